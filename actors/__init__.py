@@ -1,0 +1,24 @@
+"""Who does the work: the agent runtime, its actors, and the sources that feed them.
+
+The top floor: it imports the gateway and persistence.
+"""
+
+from commitcast.actors.errors import BackpressureError, FutureTimeoutError, RuntimeStoppedError
+from commitcast.actors.handle import AgentHandle
+from commitcast.actors.runtime import AgentRuntime
+from commitcast.actors.sources.command import CommandSource
+from commitcast.actors.sources.context import AgentContext
+from commitcast.actors.sources.draft import Draft
+from commitcast.persistence.records import AgentStatus
+
+__all__ = [
+    "AgentContext",
+    "AgentHandle",
+    "AgentRuntime",
+    "AgentStatus",
+    "BackpressureError",
+    "CommandSource",
+    "Draft",
+    "FutureTimeoutError",
+    "RuntimeStoppedError",
+]

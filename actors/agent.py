@@ -1,0 +1,332 @@
+"""The AgentActor: one agent. Owns its lifecycle, keeps its writes in order, and forwards what was committed.
+
+A message goes through here twice: on its way to the DatabaseActor (`_on_emit`) and, once it is committed, on its way
+to the GatewayActor (`_on_acknowledged`). Must never tell the gateway or a caller anything that was not acknowledged.
+Handlers run one at a time and never block.
+"""
+
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol, assert_never
+
+import msgspec
+import pykka
+
+from commitcast.actors.database import Acknowledged, Append, ChangeStatus, UpdateAgent
+from commitcast.actors.dispatch import ActorBase
+from commitcast.actors.errors import AgentEndedError
+from commitcast.actors.flow import FlowGate
+from commitcast.actors.future import Reply
+from commitcast.actors.gateway import Notice
+from commitcast.actors.lifecycle import check_transition
+from commitcast.actors.sources.draft import Ending
+from commitcast.persistence.errors import AgentNotFoundError, CommitcastError
+from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord
+from commitcast.persistence.writes import AgentPatch, NewMessage, NewStatus, encode_json
+
+logger: Final = logging.getLogger(__name__)
+
+_generations: Final = itertools.count(1)
+"""Rises over all actors: one that is made again must not be taken for the one before it."""
+
+
+class Emit(msgspec.Struct, frozen=True, gc=False):
+    """Store a message and send it to the subscribers. Its place at the flow gate is given back when it is answered."""
+
+    message: NewMessage
+    from_source: bool = False
+    for_source: bool = False
+    """A text for the source's inbox, put there once it is committed."""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Become running."""
+
+
+class Complete(msgspec.Struct, frozen=True):
+    """Become completed."""
+
+    result_json: str | None = None
+
+
+class Fail(msgspec.Struct, frozen=True):
+    """Become failed."""
+
+    error_name: str
+    error_message: str
+    result_json: str | None = None
+
+
+class Terminate(msgspec.Struct, frozen=True):
+    """Become terminated, and make the source stop."""
+
+    reason: str | None = None
+
+
+class Created(msgspec.Struct, frozen=True):
+    """The agent that this actor was made for while it was unknown exists now."""
+
+    record: AgentRecord
+    creation: Committed | None
+    feed: "Feed | None"
+
+
+class Patch(msgspec.Struct, frozen=True):
+    """Store facts learnt about the agent."""
+
+    patch: AgentPatch
+
+
+class SourceEnded(msgspec.Struct, frozen=True):
+    """The source has nothing more to say."""
+
+    ending: Ending
+
+
+AgentCommand = Emit | Start | Complete | Fail | Terminate | Created | Patch | SourceEnded | Acknowledged
+
+
+class Feed(Protocol):
+    """The source of an agent, as far as its actor knows it."""
+
+    def start(self) -> None:
+        """Begin. Does not block."""
+
+    def cancel(self) -> None:
+        """Ask it to stop. Does not block; idempotent."""
+
+    def deliver(self, content: str) -> None:
+        """Put a text into its inbox."""
+
+
+class AgentServices(msgspec.Struct, frozen=True):
+    """What every agent actor of a runtime works with."""
+
+    database: pykka.ActorRef[Any]
+    gateway: pykka.ActorRef[Any]
+    load: Callable[[str], AgentRecord | None]
+    flow: Callable[[str], FlowGate]
+    retire: Callable[[str, "AgentActor"], bool]
+    committed: Callable[[str], object]
+    """Wakes those who wait for the agent."""
+    now: Callable[[], str]
+
+
+class _InFlight(msgspec.Struct):
+    """A write that is not answered yet."""
+
+    reply: Reply[Any]
+    message: NewMessage | None = None
+    for_source: bool = False
+
+
+class AgentActor(ActorBase):
+    """One agent."""
+
+    def __init__(
+        self,
+        agent: str,
+        services: AgentServices,
+        *,
+        created: Created | None = None,
+    ) -> None:
+        """Make the actor.
+
+        Args:
+            agent: its id.
+            services: of the runtime.
+            created: what was just created; None loads the agent from the store, where it may be missing.
+        """
+        super().__init__(agent)
+        self._agent = agent
+        self._services = services
+        self._created = created
+        self._record: AgentRecord | None = None
+        self._feed: Feed | None = None
+        self._feed_running = False
+        self._status = AgentStatus.INITIALIZING
+        self._generation = self._first_generation = next(_generations)
+        self._in_flight: deque[_InFlight] = deque()
+        self._flow = services.flow(agent)
+        self.discarded = 0
+        """Messages that the source yielded after the end."""
+
+    def on_start(self) -> None:
+        """Find out who this is."""
+        if self._created is not None:
+            self._on_created(self._created)
+            self._created = None
+        else:
+            self._record = self._services.load(self._agent)
+            if self._record is not None:
+                self._status = self._record.status
+
+    def on_receive(self, command: AgentCommand) -> Any:
+        """Handle one command."""
+        try:
+            return self._handle(command)
+        finally:
+            self._retire_if_done()
+
+    def _handle(self, command: AgentCommand) -> Any:
+        match command:
+            case Emit():
+                return self._on_emit(command)
+            case Acknowledged():
+                return self._on_acknowledged(command)
+            case Start():
+                return self._change(AgentStatus.RUNNING)
+            case Complete(result_json):
+                return self._end(AgentStatus.COMPLETED, result_json=result_json)
+            case Fail(name, message, result_json):
+                return self._end(AgentStatus.FAILED, error_name=name, error_message=message, result_json=result_json)
+            case Terminate(reason):
+                return self._end(AgentStatus.TERMINATED, reason=reason)
+            case Created():
+                return self._on_created(command)
+            case Patch(patch):
+                return self._on_patch(patch)
+            case SourceEnded(ending):
+                return self._on_source_ended(ending)
+            case _:
+                assert_never(command)
+
+    def on_stop(self) -> None:
+        """Answer whoever still waits."""
+        for waiting in self._in_flight:
+            waiting.reply.fail(AgentEndedError(self._agent))
+        self._in_flight.clear()
+
+    def on_failure(self, *_: object) -> None:
+        """Answer whoever still waits."""
+        self.on_stop()
+
+    def _on_created(self, created: Created) -> None:
+        self._record = created.record
+        self._status = created.record.status
+        if created.creation is not None:
+            self._tell_gateway(created.creation)
+        if created.feed is not None:
+            self._feed = created.feed
+            self._feed_running = True
+            self._feed.start()
+
+    # On the way down: to the database.
+
+    def _on_emit(self, emit: Emit) -> Reply[MessageRecord]:
+        if emit.from_source and self._status.is_terminal:
+            self.discarded += 1
+            self._flow.release(1, emit.message.size)
+            discarded: Reply[MessageRecord] = Reply()
+            discarded.fail(AgentEndedError(self._agent))
+            return discarded
+        waiting = _InFlight(Reply(), emit.message, emit.for_source)
+        self._in_flight.append(waiting)
+        self._services.database.tell(Append(self._agent, self._generation, emit.message))
+        return waiting.reply
+
+    def _on_patch(self, patch: AgentPatch) -> Reply[AgentRecord]:
+        waiting = _InFlight(Reply())
+        self._in_flight.append(waiting)
+        self._services.database.tell(UpdateAgent(self._agent, self._generation, patch))
+        return waiting.reply
+
+    def _end(self, status: AgentStatus, **facts: str | None) -> Reply[AgentRecord] | None:
+        if self._record is None:
+            self._refuse_unknown(status)
+            return None
+        reply = self._change(status, **facts)
+        if self._feed is not None:
+            self._feed.cancel()
+        return reply
+
+    def _change(self, status: AgentStatus, **facts: str | None) -> Reply[AgentRecord]:
+        if self._record is None:
+            raise AgentNotFoundError(self._agent)
+        check_transition(self._agent, self._status, status)
+        change = NewStatus(previous=self._status, status=status, at=self._services.now(), **facts)
+        self._status = status  # from now on, so that of two changes on their way the second is refused
+        waiting = _InFlight(Reply())
+        self._in_flight.append(waiting)
+        self._services.database.tell(ChangeStatus(self._agent, self._generation, change))
+        return waiting.reply
+
+    def _refuse_unknown(self, status: AgentStatus) -> None:
+        error = AgentNotFoundError(self._agent)
+        logger.warning("cannot make it %s: %s", status, error)
+        self._tell_gateway(Notice(self._agent, error.code, str(error)))
+        if status is AgentStatus.TERMINATED:
+            raise error
+
+    def _on_source_ended(self, ending: Ending) -> None:
+        self._feed_running = False
+        if self._status.is_terminal:
+            return
+        self._change(
+            ending.status,
+            error_name=ending.error_name,
+            error_message=ending.error_message,
+            result_json=None if ending.result is None else encode_json(ending.result, "result"),
+        )
+
+    # On the way up: committed, so it may be told.
+
+    def _on_acknowledged(self, acknowledged: Acknowledged) -> None:
+        committed, replies = acknowledged.outcome.committed, acknowledged.outcome.replies
+        if committed is not None:
+            self._tell_gateway(committed)
+        if acknowledged.generation < self._first_generation:
+            return  # of an actor that was here before; whoever waited for it was answered when it died
+        refusal: Exception | None = None
+        messages = size = 0
+        for reply in replies:
+            waiting = self._in_flight.popleft()
+            if waiting.message is not None:
+                messages += 1
+                size += waiting.message.size
+            if isinstance(reply, Exception):
+                refusal = self._on_refused(waiting, reply) or refusal
+            else:
+                self._on_stored(waiting, reply)
+        self._flow.release(messages, size)
+        self._services.committed(self._agent)
+        if refusal is not None and self._feed_running and not self._status.is_terminal:
+            self._end(AgentStatus.FAILED, error_name=type(refusal).__name__, error_message=str(refusal))
+
+    def _on_stored(self, waiting: _InFlight, record: MessageRecord | AgentRecord) -> None:
+        if isinstance(record, AgentRecord):
+            self._record = record
+        elif waiting.for_source and self._feed is not None:
+            self._feed.deliver(record.content)
+        waiting.reply.resolve(record)
+
+    def _on_refused(self, waiting: _InFlight, error: Exception) -> Exception | None:
+        """Answer a refused write; return the error if it was a message."""
+        waiting.reply.fail(error)
+        if waiting.message is None:
+            if self._record is not None:
+                self._status = self._record.status  # what is stored
+            return None
+        self._generation = next(_generations)
+        code, retry = (error.code, error.retryable) if isinstance(error, CommitcastError) else ("internal", False)
+        self._tell_gateway(Notice(self._agent, code, str(error), retry))
+        return error
+
+    def _tell_gateway(self, message: Committed | Notice) -> None:
+        try:
+            self._services.gateway.tell(message)
+        except pykka.ActorDeadError:
+            # It is durable; subscribers find it in the store when the gateway is back.
+            logger.error("the gateway is not there for %r", message)
+
+    def _retire_if_done(self) -> None:
+        if self._in_flight or self._feed_running:
+            return
+        if (
+            (self._record is None or self._status.is_terminal)
+            and self._flow.is_idle
+            and self._services.retire(self._agent, self)
+        ):
+            self.stop()

@@ -1,0 +1,158 @@
+"""`commitcast demo`: three agents, one server, and a subscriber that is cut off and misses nothing.
+
+Everything in it is real: the database file, the sockets, the cut. Needs no key and no network, and ends by itself.
+"""
+
+import asyncio
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from commitcast.actors.commands import options
+from commitcast.actors.commands.output import console, note
+from commitcast.actors.commands.stopping import Stopping, stopping_on_signals
+from commitcast.actors.handle import AgentHandle
+from commitcast.actors.runtime import AgentRuntime
+from commitcast.actors.sources.context import AgentContext
+from commitcast.gateway.client import subscribe
+from commitcast.persistence.verify import verify
+
+PACES_S: Final = {"tortoise": 0.2, "walker": 0.09, "hare": 0.04}
+"""Seconds between tokens: all three end within ten seconds."""
+CUT_AFTER: Final = 60
+"""The sequence after which the hare's subscriber is cut off."""
+AWAY_S: Final = 1.5
+_COLOURS: Final = {"tortoise": "green", "walker": "cyan", "hare": "yellow"}
+_LINE: Final = 72
+
+
+class _Seen(msgspec.Struct):
+    """What one subscriber was given."""
+
+    sequences: list[int] = []
+    story: str = ""
+
+
+def demo(
+    listen: options.Listen = "127.0.0.1:0",
+    db: Annotated[
+        Path | None, typer.Option("--db", help="Keep the database here. A temporary file if not given.")
+    ] = None,
+) -> None:
+    """Show it: three agents of different pace, streamed live; one subscriber is cut off and resumes without a hole.
+
+    Takes about twelve seconds, and needs no key and no network.
+    """
+    with tempfile.TemporaryDirectory(prefix="commitcast-demo-") as folder:
+        path = db or Path(folder) / "demo.db"
+        with stopping_on_signals() as stopping:
+            with AgentRuntime(path, listen=options.address(listen) or "127.0.0.1:0") as runtime:
+                note(f"database {path}")
+                note(f"agents   http://{runtime.address}/v1/agents")
+                note(f"stream   {runtime.url}   (another terminal: commitcast tail '*' --url {runtime.address})")
+                agents = _launch(runtime)
+                seen = asyncio.run(_watch(runtime, agents, stopping))
+                stored = {name: [message.sequence for message in agent.follow()] for name, agent in agents.items()}
+            if stopping.signal is not None:
+                raise typer.Exit(130)
+        _print_account(path, seen, stored, kept=db is not None)
+        raise typer.Exit(0 if all(seen[name].sequences == stored[name] for name in stored) else 1)
+
+
+def _launch(runtime: AgentRuntime) -> dict[str, AgentHandle]:
+    texts = resources.files("commitcast.actors.commands").joinpath("demo_texts.txt").read_text("utf-8").split("\n---\n")
+    suffix = f"-{random.SystemRandom().randrange(16**4):04x}"
+    return {
+        name: runtime.launch(
+            _speaker(text.strip(), pace_s), type="demo", prompt=f"Tell of the {name}.", id=name + suffix
+        )
+        for (name, pace_s), text in zip(PACES_S.items(), texts, strict=True)
+    }
+
+
+def _speaker(text: str, pace_s: float) -> Callable[[AgentContext], Iterator[str]]:
+    def speak(context: AgentContext) -> Iterator[str]:
+        for word in text.split(" "):
+            yield word + " "
+            if context.cancelled.wait(pace_s):
+                return
+
+    return speak
+
+
+async def _watch(runtime: AgentRuntime, agents: dict[str, AgentHandle], stopping: Stopping) -> dict[str, _Seen]:
+    seen = {name: _Seen() for name in agents}
+    url = runtime.url
+    assert url is not None
+    watching = [
+        asyncio.create_task(
+            _watch_with_a_cut(url, agent, seen[name])
+            if name == "hare"
+            else _watch_one(url, name, agent.id, 0, seen[name])
+        )
+        for name, agent in agents.items()
+    ]
+    stopped = asyncio.create_task(stopping.wait_async())
+    everybody = asyncio.gather(*watching)
+    waiting: set[asyncio.Future[Any]] = {everybody, stopped}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    everybody.cancel()
+    await asyncio.gather(everybody, stopped, return_exceptions=True)
+    return seen
+
+
+async def _watch_one(url: str, name: str, agent: str, after: int, seen: _Seen, until: int | None = None) -> int:
+    """Print one agent's stream; return the cursor when it ends or `until` is reached."""
+    async with subscribe(url, agent, after=after) as subscription:
+        async for item in subscription:
+            seen.sequences.append(item.sequence)
+            if item.type == "assistant":
+                seen.story += item.content
+                if len(seen.story) > _LINE:
+                    _print_line(name, item.sequence, seen)
+            if until is not None and item.sequence >= until:
+                await subscription.cut()
+                break
+        if seen.story and subscription.ending is not None:
+            _print_line(name, subscription.cursor, seen)
+        return subscription.cursor
+
+
+async def _watch_with_a_cut(url: str, agent: AgentHandle, seen: _Seen) -> None:
+    cursor = await _watch_one(url, "hare", agent.id, 0, seen, until=CUT_AFTER)
+    _print_event(f"the hare's subscriber is cut off after message {cursor}; the hare runs on")
+    await asyncio.sleep(AWAY_S)
+    head = (await agent.arecord()).head
+    _print_event(f"it comes back and continues after {cursor}; by now there are {head}")
+    await _watch_one(url, "hare", agent.id, cursor, seen)
+
+
+def _print_line(name: str, sequence: int, seen: _Seen) -> None:
+    console.print(f"{name:<9} {sequence:>4}  {seen.story.strip()}", style=_COLOURS[name], markup=False)
+    seen.story = ""
+
+
+def _print_event(text: str) -> None:
+    console.print(f"{'':<9} {'':>4}  -- {text}", style="bold", markup=False)
+
+
+def _print_account(path: Path, seen: dict[str, _Seen], stored: dict[str, list[int]], *, kept: bool) -> None:
+    console.print("")
+    console.print(f"{'agent':<9} {'in the database':>16} {'received':>9} {'missing':>8} {'repeated':>9}", style="bold")
+    for name, sequences in stored.items():
+        received = seen[name].sequences
+        missing, repeated = len(set(sequences) - set(received)), len(received) - len(set(received))
+        console.print(
+            f"{name:<9} {len(sequences):>16} {len(received):>9} {missing:>8} {repeated:>9}", style=_COLOURS[name]
+        )
+    report = verify(path)
+    console.print(f"verified: {report.messages} messages, {'sound' if report.is_sound else 'NOT sound'}", style="bold")
+    if kept:
+        note(f"look again: commitcast agents --db {path}")

@@ -1,0 +1,266 @@
+"""The DatabaseActor: the one writer. Collects what is waiting, commits it together, and acknowledges.
+
+Owns the order of everything that is stored and the rule of what happens when the database refuses. Must never
+acknowledge before the commit has returned, and must never repeat a commit whose outcome is unknown. Runs on a thread
+of its own, which blocks for each commit; the batch is what arrived meanwhile, so no timer is needed.
+"""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final, Protocol, assert_never
+
+import msgspec
+
+from commitcast.actors.dispatch import ActorBase
+from commitcast.actors.future import Reply
+from commitcast.persistence.errors import NotStoredError, PrecedingRefusedError, StoreFullError
+from commitcast.persistence.store import Store
+from commitcast.persistence.writes import (
+    AgentPatch,
+    AgentWrites,
+    NewAgent,
+    NewMessage,
+    NewStatus,
+    Outcome,
+    Write,
+    needs_preceding,
+)
+
+logger: Final = logging.getLogger(__name__)
+
+BATCH_ROWS: Final = 4_096
+BATCH_BYTES: Final = 8 * 1024 * 1024
+"""What one transaction holds at most: beyond this a larger batch is no faster and its acknowledgements come late."""
+RETRY_WHEN_FULL_S: Final = 0.5
+REMEMBERED_REFUSALS: Final = 65_536
+
+
+class Append(msgspec.Struct, frozen=True, gc=False):
+    """Store a message."""
+
+    agent: str
+    generation: int
+    """Rises when the agent has learnt of a refusal: what it sent before that is refused too."""
+    message: NewMessage
+
+
+class ChangeStatus(msgspec.Struct, frozen=True):
+    """Apply a change of status, if the agent still has the status that it starts from."""
+
+    agent: str
+    generation: int
+    change: NewStatus
+
+
+class UpdateAgent(msgspec.Struct, frozen=True):
+    """Store facts learnt about an agent."""
+
+    agent: str
+    generation: int
+    patch: AgentPatch
+
+
+class CreateAgents(msgspec.Struct, frozen=True):
+    """Insert agents. To be asked: the reply is one `Outcome` for each."""
+
+    agents: tuple[tuple[str, NewAgent], ...]
+
+
+DatabaseCommand = Append | ChangeStatus | UpdateAgent | CreateAgents
+
+
+class Acknowledged(msgspec.Struct, frozen=True):
+    """What became of an agent's oldest unanswered writes, as many as there are replies. Sent to its AgentActor."""
+
+    outcome: Outcome
+    generation: int
+    """Of the last of them."""
+
+
+class Acknowledge(Protocol):
+    """Hands an acknowledgement to the agent's actor; made by the runtime."""
+
+    def __call__(self, agent: str, acknowledged: Acknowledged) -> None: ...
+
+
+class _Group:
+    """One agent's part of the batch: its writes, and those among them that are refused beforehand."""
+
+    __slots__ = ("answers", "creation", "generation", "writes")
+
+    def __init__(self) -> None:
+        self.generation = 0  # of the last write
+        self.writes: list[Write] = []
+        self.answers: list[Exception | None] = []  # None: to be answered by the store
+        self.creation: _Creation | None = None
+
+    def merge(self, replies: list[Any]) -> list[Any]:
+        """Return one answer for each write, in order."""
+        if len(replies) == len(self.answers):
+            return replies
+        stored = iter(replies)
+        return [next(stored) if answer is None else answer for answer in self.answers]
+
+
+class _Creation:
+    """A `CreateAgents` that waits for its commit."""
+
+    def __init__(self, agents: tuple[tuple[str, NewAgent], ...]) -> None:
+        self.order = [agent for agent, _ in agents]
+        self.outcomes: dict[str, Outcome] = {}
+        self.reply: Reply[list[Outcome]] = Reply()
+
+    def answer(self, agent: str, outcome: Outcome) -> None:
+        self.outcomes[agent] = outcome
+        if len(self.outcomes) == len(self.order):
+            self.reply.resolve([self.outcomes[agent] for agent in self.order])
+
+
+class DatabaseActor(ActorBase):
+    """The one writer of a store."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        acknowledge: Acknowledge,
+        on_fatal: Callable[[Exception], object],
+        give_up: threading.Event,
+    ) -> None:
+        """Make the actor.
+
+        Args:
+            store: open; its `commit` is called by nobody else.
+            acknowledge: takes the answers to an agent's writes.
+            on_fatal: called once when the outcome of a commit is unknown; nothing is written after that.
+            give_up: once set, a full disk is no longer waited for.
+        """
+        super().__init__(store.name)
+        self._store = store
+        self._acknowledge = acknowledge
+        self._on_fatal = on_fatal
+        self._give_up = give_up
+        self._groups: dict[str, _Group] = {}
+        self._rows = 0
+        self._bytes = 0
+        self._refused: OrderedDict[str, int] = OrderedDict()
+        self._fatal: Exception | None = None
+
+    def on_receive(self, command: DatabaseCommand) -> Any:
+        """Put a command into the batch, and commit it when nothing else waits."""
+        reply = None
+        match command:
+            case Append(agent, generation, message):
+                self._add(agent, generation, message, message.size)
+            case ChangeStatus(agent, generation, change):
+                self._add(agent, generation, change, len(change.result_json or ""))
+            case UpdateAgent(agent, generation, patch):
+                self._add(agent, generation, patch, len(patch.configuration_json or ""))
+            case CreateAgents(agents):
+                reply = self._add_creation(agents)
+            case _:
+                assert_never(command)
+        if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES or self.is_mailbox_empty():
+            self._commit()
+        return reply
+
+    def on_stop(self) -> None:
+        """Commit what is left."""
+        self._commit()
+
+    def _add(self, agent: str, generation: int, write: Write, size: int) -> None:
+        group = self._groups.get(agent)
+        if group is None:
+            group = self._groups[agent] = _Group()
+        elif group.creation is not None:
+            self._commit()
+            group = self._groups[agent] = _Group()
+        if self._is_refused(agent, generation) and needs_preceding(write):
+            group.answers.append(PrecedingRefusedError(agent))
+        else:
+            group.answers.append(None)
+            group.writes.append(write)
+        group.generation = generation
+        self._rows += 1
+        self._bytes += size
+
+    def _is_refused(self, agent: str, generation: int) -> bool:
+        if not self._refused or (refused := self._refused.get(agent)) is None:
+            return False
+        if generation > refused:
+            del self._refused[agent]
+            return False
+        return True
+
+    def _add_creation(self, agents: tuple[tuple[str, NewAgent], ...]) -> Reply[list[Outcome]]:
+        if any(agent in self._groups for agent, _ in agents):
+            self._commit()
+        creation = _Creation(agents)
+        for agent, new in agents:
+            group = self._groups[agent] = _Group()
+            group.creation = creation
+            group.writes.append(new)
+            group.answers.append(None)
+            self._rows += 1 + len(new.messages)
+            self._bytes += len(new.prompt) + len(new.configuration_json)
+        return creation.reply
+
+    def _commit(self) -> None:
+        groups, self._groups, self._rows, self._bytes = self._groups, {}, 0, 0
+        if not groups:
+            return
+        work = [AgentWrites(agent, group.writes) for agent, group in groups.items() if group.writes]
+        outcomes = {writes.agent: outcome for writes, outcome in zip(work, self._store_all(work), strict=True)}
+        for agent, group in groups.items():
+            outcome = outcomes.get(agent, Outcome(None, []))
+            if outcome.refused:
+                self._remember_refusal(agent, group.generation)
+            if group.creation is not None:
+                group.creation.answer(agent, outcome)
+            else:
+                answers = group.merge(outcome.replies)
+                answered = Outcome(outcome.committed, answers, outcome.refused)
+                self._acknowledge(agent, Acknowledged(answered, group.generation))
+
+    def _store_all(self, work: list[AgentWrites]) -> list[Outcome]:
+        """Commit, and return the outcomes: those of the store, or its error for every write."""
+        try:
+            if self._fatal is not None:
+                raise self._fatal
+            return self._store_when_there_is_space(work) if work else []
+        except NotStoredError as error:
+            refusal: Exception = error
+        except Exception as error:  # unknown to be stored or not: whatever it was, writing on could repeat or lose
+            self._stop_writing(error)
+            refusal = error
+        return [Outcome(None, [refusal] * len(agent.writes), any(map(_is_message, agent.writes))) for agent in work]
+
+    def _store_when_there_is_space(self, work: list[AgentWrites]) -> list[Outcome]:
+        warned = False
+        while True:
+            try:
+                return self._store.commit(work)
+            except StoreFullError as error:
+                if self._give_up.is_set():
+                    raise
+                if not warned:
+                    logger.warning("%s: %s; agents wait until there is", self._store.name, error)
+                    warned = True
+                self._give_up.wait(RETRY_WHEN_FULL_S)
+
+    def _remember_refusal(self, agent: str, generation: int) -> None:
+        self._refused[agent] = generation
+        while len(self._refused) > REMEMBERED_REFUSALS:
+            self._refused.popitem(last=False)
+
+    def _stop_writing(self, error: Exception) -> None:
+        if self._fatal is None:
+            self._fatal = error
+            logger.critical("%s: %s", self._store.name, error)
+            self._on_fatal(error)
+
+
+def _is_message(write: Write) -> bool:
+    return isinstance(write, NewMessage)

@@ -1,0 +1,104 @@
+"""What can go wrong above the store: an agent at its bound, a runtime that stopped, a source that failed.
+
+CommitcastError
+├── BackpressureError (TimeoutError)      the agent is at its bound; try again
+├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
+├── RuntimeStoppedError (RuntimeError)    the runtime is not running
+├── AgentEndedError (RuntimeError)        the agent's source spoke after its end
+│   └── SourceCancelledError
+└── SourceError                           a source could not do its work
+    ├── CommandNotFoundError (LookupError)
+    ├── CommandFailedError
+    └── VerdictMissingError
+"""
+
+import pykka
+
+from commitcast.persistence.errors import CommitcastError
+
+
+class BackpressureError(CommitcastError, TimeoutError):
+    """The agent has as many unacknowledged messages as it may have."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent)
+        self.agent = agent
+
+    def __str__(self) -> str:
+        return (
+            f"agent {self.agent!r} has as many unacknowledged messages as it may have: "
+            "wait for the futures of earlier ones, or use `await handle.aemit(...)`"
+        )
+
+
+class FutureTimeoutError(CommitcastError, pykka.Timeout, TimeoutError):
+    """A future had no answer within the time given. What was asked for goes on."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(timeout)
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return f"no answer within {self.timeout:g} seconds: it may still come, so wait again before you repeat it"
+
+
+class RuntimeStoppedError(CommitcastError, RuntimeError):
+    """The runtime is not running, so nothing can be done through it."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __init__(self, why: str = "it was stopped") -> None:
+        super().__init__(why)
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"the runtime is not running: {self.why}"
+
+
+class AgentEndedError(CommitcastError, RuntimeError):
+    """A source spoke after the end of its agent; what it said was discarded and counted."""
+
+    code = "bad_request"
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent)
+        self.agent = agent
+
+    def __str__(self) -> str:
+        return f"agent {self.agent!r} has ended: what its source says now is discarded"
+
+
+class SourceCancelledError(AgentEndedError):
+    """Raised inside a source to make it stop."""
+
+
+class SourceError(CommitcastError):
+    """A source could not do its work."""
+
+    code = "internal"
+
+
+class CommandNotFoundError(SourceError, LookupError):
+    """There is no such program."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(command)
+        self.command = command
+
+    def __str__(self) -> str:
+        return f"there is no program {self.command!r}: install it, or give its full path"
+
+
+class CommandFailedError(SourceError):
+    """The program ended with an error, or said itself that it failed."""
+
+
+class VerdictMissingError(SourceError):
+    """The program ended without the final line that programs of its kind always print."""

@@ -1,0 +1,149 @@
+"""Launching: what was asked for is checked, made durable, and only then given an actor and its source to run."""
+
+import asyncio
+import secrets
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pykka
+
+from commitcast.actors.agent import Created
+from commitcast.actors.database import CreateAgents, DatabaseActor
+from commitcast.actors.directory import Directory
+from commitcast.actors.future import Future
+from commitcast.actors.sources.runner import Source, SourceRunner, SourceThreads, check_source
+from commitcast.persistence.clock import now
+from commitcast.persistence.errors import InvalidValueError
+from commitcast.persistence.records import AgentRecord, Committed
+from commitcast.persistence.writes import (
+    MAX_MESSAGE_BYTES,
+    NewAgent,
+    Outcome,
+    check_agent_id,
+    check_name,
+    encode_json,
+    encode_text,
+    new_message,
+)
+
+
+class Launch:
+    """One agent to be created."""
+
+    def __init__(
+        self,
+        source: Source | None,
+        type: str | None,
+        prompt: str,
+        configuration: dict[str, Any] | None,
+        id: str | None,
+        idempotency_key: str | None,
+    ) -> None:
+        """Check what was asked for. See `AgentRuntime.launch`."""
+        self.source = None if source is None else check_source(source)
+        self.agent = str(uuid.uuid4()) if id is None else check_agent_id(id)
+        self._type = check_name(type or getattr(source, "type", None) or "agent", "type") or "agent"
+        if len(encode_text(prompt, "prompt")) > MAX_MESSAGE_BYTES:
+            raise InvalidValueError(f"the prompt has more than {MAX_MESSAGE_BYTES:,} bytes: put it into a file")
+        self._prompt = prompt
+        if configuration is not None and not isinstance(configuration, dict):
+            raise InvalidValueError(f"configuration must be a dict, not {configuration.__class__.__name__}")
+        self._configuration_json = encode_json(configuration or {}, "configuration")
+        self._idempotency_key = check_name(idempotency_key, "idempotency_key")
+
+    def new_agent(self, created_at: str) -> NewAgent:
+        """Return the agent to be inserted, with its prompt as the first message unless its source echoes it."""
+        echoed = getattr(self.source, "echoes_prompt", False)
+        messages = (
+            ()
+            if echoed or not self._prompt
+            else (new_message(self._prompt, created_at=created_at, type="user", role="user"),)
+        )
+        return NewAgent(
+            epoch=secrets.token_hex(8),
+            type=self._type,
+            created_at=created_at,
+            prompt=self._prompt,
+            configuration_json=self._configuration_json,
+            idempotency_key=self._idempotency_key,
+            messages=messages,
+        )
+
+
+def launch_many(count: int, type: str, ids: Sequence[str] | None) -> list[Launch]:
+    """Return so many launches without a source.
+
+    Raises:
+        InvalidValueError: the ids are not as many, or not different.
+    """
+    names = list(ids) if ids is not None else [str(uuid.uuid4()) for _ in range(count)]
+    if len(names) != count or len(set(names)) != count:
+        raise InvalidValueError(f"launch_many needs {count} different ids, not {len(set(names))}")
+    return [Launch(None, type, "", None, name, None) for name in names]
+
+
+class Launcher:
+    """Creates agents in the store, then starts their actors."""
+
+    def __init__(
+        self,
+        database: pykka.ActorRef[DatabaseActor],
+        directory: Directory,
+        threads: SourceThreads,
+        loop: Callable[[], asyncio.AbstractEventLoop],
+    ) -> None:
+        """Make a launcher.
+
+        Args:
+            database: the writer.
+            directory: where the actors will be found.
+            threads: where blocking sources run.
+            loop: returns the loop for async sources of hosts that have none.
+        """
+        self._database = database
+        self._directory = directory
+        self._threads = threads
+        self._loop = loop
+
+    def create(self, launches: list[Launch]) -> Future[list[Outcome]]:
+        """Ask for the agents to be inserted; the future is complete when they are on disk."""
+        agents = tuple((launch.agent, launch.new_agent(now())) for launch in launches)
+        future: Future[list[Outcome]] = self._database.ask(CreateAgents(agents), block=False)  # type: ignore[assignment]
+        return future
+
+    def begin(
+        self, launches: list[Launch], outcomes: list[Outcome], loop: asyncio.AbstractEventLoop | None = None
+    ) -> list[str]:
+        """Start the actors of those that were inserted, and return the ids.
+
+        Args:
+            launches: as given to `create`.
+            outcomes: what became of them.
+            loop: where their async sources run; None is the runtime's own.
+
+        Raises:
+            CommitcastError: the first refusal; the actors of the others are started.
+        """
+        refused: Exception | None = None
+        agents: list[str] = []
+        for launch, outcome in zip(launches, outcomes, strict=True):
+            record = outcome.replies[0]
+            if isinstance(record, AgentRecord):
+                if outcome.committed is not None:  # else it was there already, under the same idempotency key
+                    self._begin(launch, record, outcome.committed, loop)
+                agents.append(record.id)
+            elif isinstance(record, Exception):
+                refused = refused or record
+        if refused is not None:
+            raise refused
+        return agents
+
+    def _begin(
+        self, launch: Launch, record: AgentRecord, committed: Committed, loop: asyncio.AbstractEventLoop | None
+    ) -> None:
+        feed = None
+        if launch.source is not None:
+            choose = self._loop if loop is None else lambda: loop
+            feed = SourceRunner(launch.source, record, self._directory, self._threads, choose, now)
+        self._directory.add(record.id, Created(record, committed, feed))

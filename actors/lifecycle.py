@@ -1,0 +1,31 @@
+"""The life of an agent as a table. Pure; the schema's CHECK and the diagram in the documents say the same (tested)."""
+
+from typing import Final
+
+from commitcast.persistence.errors import IllegalTransitionError
+from commitcast.persistence.records import AgentStatus
+
+_I, _R = AgentStatus.INITIALIZING, AgentStatus.RUNNING
+_C, _F, _T = AgentStatus.COMPLETED, AgentStatus.FAILED, AgentStatus.TERMINATED
+
+TRANSITIONS: Final[dict[AgentStatus, frozenset[AgentStatus]]] = {
+    _I: frozenset({_R, _F, _T}),
+    _R: frozenset({_C, _F, _T}),
+    _C: frozenset(),
+    _F: frozenset(),
+    _T: frozenset(),
+}
+"""From each status to those that may follow it."""
+
+INTERRUPTED: Final = "Interrupted"
+"""The `error_name` of an agent that a crash of its runtime ended."""
+
+
+def check_transition(agent: str, previous: AgentStatus, status: AgentStatus) -> None:
+    """Raise unless the table allows the step.
+
+    Raises:
+        IllegalTransitionError: it does not.
+    """
+    if status not in TRANSITIONS[previous]:
+        raise IllegalTransitionError(agent, previous, status)

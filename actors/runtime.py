@@ -1,0 +1,421 @@
+"""The AgentRuntime: one store, its writer, a gateway and any number of agents, put together and taken apart in order.
+
+Owns composition, recovery at start and the ordered stop: agents, then database, then gateway, under one deadline.
+The only object that a host makes. Any thread.
+"""
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import pykka
+
+from commitcast.actors.agent import AgentActor, AgentServices, Created, Fail, Terminate
+from commitcast.actors.database import DatabaseActor
+from commitcast.actors.directory import Directory
+from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
+from commitcast.actors.flow import AGENT_BYTES, AGENT_MESSAGES, RUNTIME_BYTES, RUNTIME_MESSAGES, FlowGate
+from commitcast.actors.future import Future, remaining
+from commitcast.actors.gateway import GatewayActor, Notice
+from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle, Content
+from commitcast.actors.launching import Launch, Launcher, launch_many
+from commitcast.actors.loop import LoopThread
+from commitcast.actors.recovery import recover
+from commitcast.actors.sources.runner import MAX_RUNNING_SOURCES, Source, SourceThreads
+from commitcast.actors.watch import Watches
+from commitcast.gateway.server import GatewayServer
+from commitcast.persistence.clock import now
+from commitcast.persistence.errors import AgentNotFoundError
+from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord
+from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.store import PAGE_ROWS, Store
+
+logger: Final = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S: Final = 10.0
+
+
+class AgentRuntime:
+    """Agents whose every message is durable before anybody hears of it.
+
+    Use it as a context manager (`with` or `async with`), or call `start` and `stop`.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike[str] | Store,
+        *,
+        listen: str | None = None,
+        gateway: pykka.ActorRef[Any] | None = None,
+        token: str | None = None,
+        allowed_hosts: Sequence[str] = (),
+        allowed_origins: Sequence[str] = (),
+        max_running_sources: int = MAX_RUNNING_SOURCES,
+        max_unacknowledged: int = AGENT_MESSAGES,
+        max_unacknowledged_bytes: int = AGENT_BYTES,
+        emit_timeout_s: float = EMIT_TIMEOUT_S,
+        heartbeat_s: float | None = None,
+        stop_timeout_s: float = STOP_TIMEOUT_S,
+        catch_up_s: float = 0.0,
+    ) -> None:
+        """Make a runtime; nothing is opened before `start`.
+
+        Args:
+            database: path of the SQLite file, created if missing; `:memory:` for one that ends with the runtime; or
+                a store of your own.
+            listen: `HOST:PORT` to serve WebSocket subscribers on; None serves nobody. Port 0 takes a free one.
+            gateway: an actor that gets every `Committed` and `Notice` in place of the gateway (see `actors.testing`).
+            token: what clients must present; None is read-only and for loopback only.
+            allowed_hosts: further names that a Host header may have.
+            allowed_origins: further origins whose pages may subscribe.
+            max_running_sources: threads for blocking sources; further ones wait.
+            max_unacknowledged: messages of one agent that may be on their way to the disk.
+            max_unacknowledged_bytes: their bytes.
+            emit_timeout_s: how long `emit` waits at that bound.
+            heartbeat_s: seconds between heartbeats to subscribers; None is the server's own.
+            stop_timeout_s: seconds that an ordered stop may take.
+            catch_up_s: seconds that subscribers may take at the stop to get what is committed.
+
+        Raises:
+            ListenError: `listen` is no address, or needs a token.
+        """
+        self._store: Store = database if not isinstance(database, (str, os.PathLike)) else SqliteStore(database)
+        self._stop_timeout_s = stop_timeout_s
+        self._emit_timeout_s = emit_timeout_s
+        self._catch_up_s = catch_up_s
+        options: dict[str, Any] = {} if heartbeat_s is None else {"heartbeat_s": heartbeat_s}
+        self._server = (
+            None
+            if listen is None
+            else GatewayServer(
+                self._store,
+                listen,
+                token=token,
+                allowed_hosts=allowed_hosts,
+                allowed_origins=allowed_origins,
+                **options,
+            )
+        )
+        self._given_gateway = gateway
+        self._watches = Watches()
+        self._threads = SourceThreads(max_running_sources)
+        self._loop = LoopThread("sources")
+        self._give_up = threading.Event()
+        self._lock = threading.Lock()
+        self._state = "new"
+        self._fatal: Exception | None = None
+        self._directory = Directory(
+            self._start_agent,
+            FlowGate("all agents", RUNTIME_MESSAGES, RUNTIME_BYTES),
+            agent_messages=max_unacknowledged,
+            agent_bytes=max_unacknowledged_bytes,
+        )
+        self._services: AgentServices | None = None
+        self._database: pykka.ActorRef[DatabaseActor] | None = None
+        self._gateway: pykka.ActorRef[Any] | None = None
+        self._launcher: Launcher | None = None
+        self.interrupted = 0
+        """How many agents a crash had left behind at the start."""
+
+    # Its own life.
+
+    def start(self, *, accept: bool = True) -> Self:
+        """Open the store, recover it, and begin to serve. Blocks.
+
+        Args:
+            accept: False binds the address but lets nobody connect before `accept` is called, so that a subscriber
+                who is there from the first moment finds the agents that were launched until then.
+
+        Raises:
+            StoreOpenError: the database cannot be used; it was left as it is.
+            ListenError: the address cannot be served.
+        """
+        with self._lock:
+            if self._state != "new":
+                raise RuntimeStoppedError("a runtime is started once: make another")
+            self._state = "starting"
+        self._store.open()
+        try:
+            self.interrupted = recover(self._store)
+            if self._server is not None:
+                self._server.start()
+        except BaseException:
+            self._store.close()
+            raise
+        self._start_actors()
+        self._state = "running"
+        atexit.register(self.stop)
+        if accept:
+            self.accept()
+        return self
+
+    def accept(self) -> None:
+        """Let subscribers connect, if `start` did not."""
+        if self._server is not None:
+            self._server.accept()
+
+    def _start_actors(self) -> None:
+        self._gateway = self._given_gateway or GatewayActor.start(publish=self._publish, notify=self._notify)
+        self._database = DatabaseActor.start(
+            self._store,
+            acknowledge=self._directory.tell,
+            on_fatal=self._on_fatal,
+            give_up=self._give_up,
+        )
+        self._services = AgentServices(
+            database=self._database,
+            gateway=self._gateway,
+            load=self._store.agent,
+            flow=self._directory.flow,
+            retire=self._directory.retire,
+            committed=self._watches.raise_version,
+            now=now,
+        )
+        self._launcher = Launcher(self._database, self._directory, self._threads, self._loop.get)
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """End every agent that is at work, commit what is on its way, and close everything. Idempotent. Blocks.
+
+        Args:
+            timeout_s: seconds in all; what does not end in time is left to recovery. None is `stop_timeout_s`.
+        """
+        with self._lock:
+            if self._state != "running":
+                return
+            self._state = "stopping"
+        atexit.unregister(self.stop)
+        deadline = time.monotonic() + (self._stop_timeout_s if timeout_s is None else timeout_s)
+        self._end_agents(deadline)
+        self._give_up.set()
+        if isinstance(self._store, SqliteStore):
+            self._store.abandon_waiting()
+        if self._database is not None:
+            _stop_actor(self._database, deadline)
+        for ref in self._directory.close():
+            ref.stop(block=False)
+        if self._gateway is not None and self._given_gateway is None:
+            _stop_actor(self._gateway, deadline)
+        if self._server is not None:
+            self._server.stop(catch_up_s=0 if self._fatal is not None else self._catch_up_s)
+        self._loop.stop()
+        self._store.close()
+        self._state = "stopped"
+        self._watches.raise_all()
+
+    def _end_agents(self, deadline: float) -> None:
+        live = self._directory.refuse_others()
+        fatal = self._fatal
+        commands = Terminate("the runtime was stopped") if fatal is None else Fail(type(fatal).__name__, str(fatal))
+        futures = [ref.ask(commands, block=False) for ref in live]
+        for future in futures:
+            try:
+                future.get(timeout=remaining(deadline))
+            except FutureTimeoutError:
+                logger.warning("an agent did not end in time: the next start will end it")
+                break
+            except Exception as error:  # it has ended already, or cannot: there is nobody to tell but the log
+                logger.debug("at the stop: %s", error)
+        if not self._threads.join(remaining(deadline) or 0.0):
+            logger.warning("a source did not end in time: its thread is left behind")
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+    @property
+    def address(self) -> str | None:
+        """Where subscribers connect, `HOST:PORT`; None if nobody is served."""
+        return None if self._server is None else self._server.address
+
+    @property
+    def url(self) -> str | None:
+        """The WebSocket URL for subscribers; None if nobody is served."""
+        return None if self._server is None else f"ws://{self._server.address}/v1/ws"
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the runtime stopped by itself; None if it did not."""
+        return self._fatal
+
+    @property
+    def store(self) -> Store:
+        """The store, to read from."""
+        return self._store
+
+    # Launching.
+
+    def launch(
+        self,
+        source: Source | None = None,
+        *,
+        type: str | None = None,
+        prompt: str = "",
+        configuration: dict[str, Any] | None = None,
+        id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> AgentHandle:
+        """Create an agent and start its source. Blocks for one commit.
+
+        Args:
+            source: a callable that takes an `AgentContext` and returns or yields `str` or `Draft`, sync or async; or a
+                `CommandSource`. None: the host says and ends everything through the handle.
+            type: free text; that of the source if it has one, else "agent".
+            prompt: kept with the agent; if not empty it is message 1, of type user.
+            configuration: a JSON object, kept with the agent.
+            id: 1 to 128 of A-Z a-z 0-9 . _ : -; a UUID if None.
+            idempotency_key: makes a repeated launch return the agent that is there already.
+
+        Returns:
+            A handle, once the agent is on disk.
+
+        Raises:
+            InvalidValueError: one of the arguments cannot be stored.
+            AgentExistsError: the id is taken.
+            IdempotencyConflictError: the key was used with another type, prompt or configuration.
+            StoreError: it could not be stored.
+            RuntimeStoppedError: the runtime is not running.
+        """
+        launcher = self._running
+        launch = Launch(source, type, prompt, configuration, id, idempotency_key)
+        return self._handle(launcher.begin([launch], launcher.create([launch]).get())[0])
+
+    async def alaunch(
+        self,
+        source: Source | None = None,
+        *,
+        type: str | None = None,
+        prompt: str = "",
+        configuration: dict[str, Any] | None = None,
+        id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> AgentHandle:
+        """Create an agent without blocking the loop; an async source runs on the calling loop. See `launch`."""
+        launcher = self._running
+        launch = Launch(source, type, prompt, configuration, id, idempotency_key)
+        outcomes = await launcher.create([launch])
+        return self._handle(launcher.begin([launch], outcomes, asyncio.get_running_loop())[0])
+
+    def launch_many(self, count: int, *, type: str = "agent", ids: Sequence[str] | None = None) -> list[AgentHandle]:
+        """Create agents without a source, many to a commit. Blocks.
+
+        Args:
+            count: how many.
+            type: of all.
+            ids: one for each; UUIDs if None.
+
+        Raises:
+            As for `launch`; of a batch with a refused agent the others are created.
+        """
+        launches = launch_many(count, type, ids)
+        launcher = self._running
+        return [self._handle(agent) for agent in launcher.begin(launches, launcher.create(launches).get())]
+
+    @property
+    def _running(self) -> Launcher:
+        if self._state != "running" or self._launcher is None:
+            raise RuntimeStoppedError(str(self._fatal) if self._fatal is not None else "start it first")
+        return self._launcher
+
+    def _start_agent(self, agent: str, created: Created | None) -> pykka.ActorRef[AgentActor]:
+        if self._services is None:
+            raise RuntimeStoppedError("start it first")
+        return AgentActor.start(agent, self._services, created=created)
+
+    # Finding agents, and working on them by id.
+
+    def agent(self, id: str) -> AgentHandle:
+        """Return the handle of an agent. Blocks for a short read.
+
+        Raises:
+            AgentNotFoundError: there is no such agent.
+        """
+        if self._store.agent(id) is None:
+            raise AgentNotFoundError(id)
+        return self._handle(id)
+
+    def agents(
+        self, status: AgentStatus | str | None = None, *, after: int = 0, limit: int = PAGE_ROWS
+    ) -> list[AgentRecord]:
+        """Return a page of agents in order of creation.
+
+        Args:
+            status: only those that have it now.
+            after: the `position` of the last record of the page before.
+            limit: how many at most.
+        """
+        return self._store.agents(None if status is None else AgentStatus(status), after, limit)
+
+    def _handle(self, agent: str) -> AgentHandle:
+        return AgentHandle(
+            agent,
+            directory=self._directory,
+            store=self._store,
+            watches=self._watches,
+            emit_timeout_s=self._emit_timeout_s,
+        )
+
+    def emit(
+        self,
+        agent_id: str,
+        content: Content,
+        *,
+        type: str = "assistant",
+        role: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        raw: bytes | str | None = None,
+        key: str | None = None,
+    ) -> Future[MessageRecord]:
+        """Store a message of an agent and send it to its subscribers. See `AgentHandle.emit`.
+
+        For an unknown agent the future raises `AgentNotFoundError`, and the gateway gets a `Notice`.
+        """
+        handle = self._handle(agent_id)
+        return handle.emit(content, type=type, role=role, metadata=metadata, raw=raw, key=key)
+
+    def complete(self, agent_id: str, result: Any = None) -> Future[AgentRecord | None]:
+        """Make an agent completed. See `AgentHandle.complete`."""
+        return self._handle(agent_id).complete(result)
+
+    def fail(self, agent_id: str, error: BaseException | str, *, name: str | None = None) -> Future[AgentRecord | None]:
+        """Make an agent failed. See `AgentHandle.fail`."""
+        return self._handle(agent_id).fail(error, name=name)
+
+    # What the actors call.
+
+    def _publish(self, committed: Committed) -> None:
+        if self._server is not None:
+            self._server.publish(committed)
+
+    def _notify(self, notice: Notice) -> None:
+        if self._server is not None:
+            self._server.notify(notice.agent, notice.code, notice.message, notice.retry)
+
+    def _on_fatal(self, error: Exception) -> None:
+        """Stop, from a thread of its own: the database's is the one that calls."""
+        self._fatal = error
+        threading.Thread(target=self.stop, name="runtime-stop", daemon=True).start()
+
+
+def _stop_actor(ref: pykka.ActorRef[Any], deadline: float) -> None:
+    try:
+        ref.stop(block=True, timeout=remaining(deadline))
+    except (FutureTimeoutError, pykka.Timeout):
+        logger.warning("%s did not stop in time", ref)

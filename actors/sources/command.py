@@ -1,0 +1,277 @@
+"""A command line program as an agent's source: its lines become messages, its end becomes the agent's end.
+
+Owns what a program is told (prompt, environment), the translation of its output by the parser of its kind,
+and the decision of how it ended, which is never its exit code alone. Must never read output before the
+process is recorded in the store: what runs unrecorded could not be found again after a crash. One thread for
+each run.
+"""
+
+import errno
+import math
+import os
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, Final
+
+from commitcast.actors.errors import (
+    CommandFailedError,
+    CommandNotFoundError,
+    SourceCancelledError,
+    SourceError,
+    VerdictMissingError,
+)
+from commitcast.actors.sources.context import AgentContext
+from commitcast.actors.sources.draft import Ending
+from commitcast.actors.sources.lines import Line, LineSplitter
+from commitcast.actors.sources.parsers import PARSERS, Parser, guess_type
+from commitcast.actors.sources.parsers.decoding import clean_text
+from commitcast.actors.sources.pipes import ChildPipes
+from commitcast.actors.sources.process import process_started
+from commitcast.persistence.errors import InvalidValueError
+from commitcast.persistence.records import AgentStatus
+
+PROMPT_PLACEHOLDER: Final = "{prompt}"
+"""Replaced in every argument."""
+
+
+class CommandSource:
+    """A program to run, once for each agent that it is given to.
+
+    Attributes:
+        argv: the program and its arguments.
+        type: the kind of agent; it chooses the parser.
+        echoes_prompt: whether the program prints the prompt as a message of its own.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        type: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        grace_s: float = 5.0,
+    ) -> None:
+        """Describe a program; nothing is started.
+
+        Args:
+            argv: the program and its arguments, no shell. "{prompt}" in any of them is replaced by the
+                prompt; if it is in none, the prompt is written to standard input.
+            type: one of `PARSERS`; None guesses it by the program's name.
+            cwd: the folder in which it starts; None for the current one.
+            env: added to the environment of this process.
+            grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
+
+        Raises:
+            InvalidValueError: one of them cannot be used.
+        """
+        self.argv = _checked_argv(argv)
+        self.type = guess_type(self.argv) if type is None else type
+        if self.type not in PARSERS:
+            raise InvalidValueError(f"{type!r:.80} is no type of command: use one of {', '.join(PARSERS)}")
+        self.echoes_prompt = PARSERS[self.type]().echoes_prompt
+        self._name = clean_text(PurePath(self.argv[0]).name)
+        self._cwd = None if cwd is None else _checked_text(os.fspath(cwd), "cwd")
+        self._env = _checked_env(env or {})
+        self._grace_s = _checked_grace(grace_s)
+
+    def run(self, context: AgentContext) -> Ending:
+        """Run the program for an agent, from start to end.
+
+        Returns:
+            How it ended. Also when it could not be started, or the agent was cancelled.
+
+        Raises:
+            Exception: what the runtime raised when it was told the process id; the program was stopped.
+
+        Threads: blocks as long as the program runs, and a few seconds longer than `grace_s` to stop it. When
+            it returns or raises, nothing of the program's process group is left.
+        """
+        if context.cancelled.is_set():
+            return Ending(status=AgentStatus.TERMINATED)
+        pipes = ChildPipes()
+        try:
+            context.cancelled.on_set(pipes.wake.set)
+            return self._run(context, pipes)
+        except SourceCancelledError:
+            return Ending(status=AgentStatus.TERMINATED)
+        finally:
+            pipes.close(self._grace_s)
+
+    def _run(self, context: AgentContext, pipes: ChildPipes) -> Ending:
+        argv, stdin = self._with_prompt(context.prompt)
+        try:
+            pipes.start(
+                argv, agent=context.id, epoch=context.epoch, cwd=self._cwd, env=self._env, stdin=stdin
+            )
+        except (OSError, ValueError) as error:
+            return _failed(self._why_not_started(error), {})
+        _record_process(context, pipes)
+        parser = PARSERS[self.type]()
+        speech = _Speech(parser, context)
+        pipes.read_into(speech.feed)
+        while pipes.wait():
+            _check_cancelled(context)
+        pipes.stop(self._grace_s)
+        pipes.drain()
+        speech.end()
+        return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail)
+
+    def _with_prompt(self, prompt: str) -> tuple[list[str], bytes]:
+        """Return the arguments and what standard input gets."""
+        if any(PROMPT_PLACEHOLDER in argument for argument in self.argv):
+            return [argument.replace(PROMPT_PLACEHOLDER, prompt) for argument in self.argv], b""
+        return list(self.argv), prompt.encode(errors="replace")
+
+    def _why_not_started(self, error: OSError | ValueError) -> SourceError:
+        program = clean_text(self.argv[0])
+        if isinstance(error, FileNotFoundError):
+            if self._cwd is not None and not os.path.isdir(self._cwd):
+                return SourceError(f"cannot start {program!r}: there is no folder {clean_text(self._cwd)!r}")
+            if not self._program_exists():
+                return CommandNotFoundError(program)
+            return SourceError(f"cannot start {program!r}: the interpreter in its first line does not exist")
+        why = clean_text((error.strerror if isinstance(error, OSError) else None) or str(error))
+        if isinstance(error, OSError) and error.errno == errno.E2BIG:
+            why += f"; without {PROMPT_PLACEHOLDER} in the arguments, the prompt goes to standard input"
+        return SourceError(f"cannot start {program!r}: {why[:1].lower()}{why[1:]}")
+
+    def _program_exists(self) -> bool:
+        program = self.argv[0]
+        if "/" in program:  # looked for after the change of folder
+            return os.path.exists(os.path.join(self._cwd or "", program))
+        return shutil.which(program, path=self._env.get("PATH")) is not None
+
+
+class _Speech:
+    """What one process says, on its way from chunks of bytes to messages."""
+
+    def __init__(self, parser: Parser, context: AgentContext) -> None:
+        self._parser = parser
+        self._context = context
+        self._splitter = LineSplitter()
+        self._session_id = parser.session_id
+
+    def feed(self, chunk: bytes) -> None:
+        """Put the messages that a chunk completes. Blocks while the agent is at its bound."""
+        for line in self._splitter.feed(chunk):
+            self._say(line)
+
+    def end(self) -> None:
+        """Put the last line if it had no newline."""
+        for line in self._splitter.end():
+            self._say(line)
+
+    def _say(self, line: Line) -> None:
+        if line.partial:
+            self._context.put(self._parser.parse_piece(line.data, continues=line.continues))
+            return
+        for draft in self._parser.parse(line.data):
+            self._context.put(draft)
+        if self._parser.session_id != self._session_id:
+            self._session_id = self._parser.session_id
+            self._context.patch(configuration={"session_id": self._session_id})
+
+
+def decide_ending(command: str, exit_code: int | None, parser: Parser, stderr_tail: str) -> Ending:
+    """Decide how an agent ended whose program has ended. Pure.
+
+    Completed takes all three: exit code 0, no bad verdict, and a verdict at all where programs of the kind
+    give one. CLIs have ended with 0 after an error, and with 1 after a good result.
+
+    Args:
+        command: what to call the program.
+        exit_code: negative for a signal; None if it is lost.
+        parser: that has read all of its output.
+        stderr_tail: the end of its standard error, "" for nothing.
+    """
+    result: dict[str, Any] = dict(parser.verdict.result or {}) if parser.verdict else {}
+    result["exit_code"] = exit_code
+    if stderr_tail:
+        result["stderr_tail"] = stderr_tail
+    error = _why_failed(command, exit_code, parser, f"\n{stderr_tail}" if stderr_tail else "")
+    return Ending(result=result) if error is None else _failed(error, result)
+
+
+def _why_failed(command: str, exit_code: int | None, parser: Parser, tail: str) -> SourceError | None:
+    verdict = parser.verdict
+    how = _exit_text(exit_code, parser)
+    if verdict is not None and not verdict.ok:
+        also = "" if exit_code == 0 else f" (it {how})"
+        return CommandFailedError(f"{command} reported an error: {verdict.message}{also}{tail}")
+    last_error = "" if parser.last_error is None else f"; its last error was: {parser.last_error}"
+    if exit_code != 0:
+        though = "" if verdict is None else " although it had reported success"
+        return CommandFailedError(f"{command} {how}{though}{last_error}{tail}")
+    if verdict is None and parser.gives_verdict:
+        return VerdictMissingError(
+            f"{command} {how} but never said whether it had succeeded{last_error}{tail}"
+        )
+    return None
+
+
+def _exit_text(exit_code: int | None, parser: Parser) -> str:
+    if exit_code is None:
+        return "ended, but its exit code is lost: something else in this program waits for its children"
+    if exit_code < 0:
+        names = {number.value: number.name for number in signal.Signals}
+        return f"was killed by {names.get(-exit_code, f'signal {-exit_code}')}"
+    meaning = parser.exit_codes.get(exit_code)
+    return f"ended with exit code {exit_code}" + (f": {meaning}" if meaning else "")
+
+
+def _failed(error: SourceError, result: dict[str, Any]) -> Ending:
+    return Ending(
+        status=AgentStatus.FAILED,
+        error_name=type(error).__name__,
+        error_message=str(error),
+        result=result or None,
+    )
+
+
+def _record_process(context: AgentContext, pipes: ChildPipes) -> None:
+    """Have the process recorded, and return once that is on disk."""
+    recorded = context.patch(pid=pipes.pid, pid_started=process_started(pipes.pid))
+    recorded.add_done_callback(lambda _: pipes.wake.set())
+    while not recorded.done():
+        pipes.step()
+        _check_cancelled(context)
+    recorded.get()
+
+
+def _check_cancelled(context: AgentContext) -> None:
+    if context.cancelled.is_set():
+        raise SourceCancelledError(context.id)
+
+
+def _checked_argv(argv: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(argv, (str, bytes)) or not isinstance(argv, Sequence):
+        raise InvalidValueError(f"argv must be a list of the program and its arguments, not {argv!r:.80}")
+    if not argv or not argv[0]:
+        raise InvalidValueError("argv must name a program")
+    return tuple(_checked_text(argument, f"argument {index}") for index, argument in enumerate(argv))
+
+
+def _checked_text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidValueError(f"{what} must be text, not {value.__class__.__name__}")
+    if "\0" in value:
+        raise InvalidValueError(f"{what} holds a NUL character, which no program can be given")
+    return value
+
+
+def _checked_env(env: Mapping[str, str]) -> dict[str, str]:
+    for name, value in env.items():
+        _checked_text(name, "the name of an environment variable")
+        _checked_text(value, f"the environment variable {name!r:.80}")
+        if not name or "=" in name:
+            raise InvalidValueError(f"{name!r:.80} cannot be the name of an environment variable")
+    return dict(env)
+
+
+def _checked_grace(grace_s: float) -> float:
+    if not isinstance(grace_s, (int, float)) or not math.isfinite(grace_s) or grace_s < 0:
+        raise InvalidValueError(f"grace_s must be a number of seconds from 0 up, not {grace_s!r:.80}")
+    return float(grace_s)

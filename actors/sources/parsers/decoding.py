@@ -1,0 +1,94 @@
+"""From a line's bytes to values that a store can keep: never raises, whatever the line holds.
+
+Owns the rule of what a source does with bad text: it is shown with U+FFFD where it is bad, and the line
+itself is kept in `raw`. Numbers that JSON cannot carry become text, and nesting is cut, so that metadata made
+from a decoded value is never refused. Pure.
+"""
+
+import json
+import math
+import re
+from typing import Any, Final
+
+import msgspec
+
+MAX_DEPTH: Final = 64
+"""Levels of a decoded value. A store takes 200, metadata adds a few, and no CLI comes near."""
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_MAX_INTEGER_DIGITS: Final = 20
+"""2**64 has 20 digits; a longer number is not even tried (Python refuses more than 4,300)."""
+
+_decode_strict: Final = msgspec.json.Decoder().decode
+
+
+def text_of(line: bytes) -> str:
+    """Return a line as text, without the "\\r" that a Windows line ends in; bad bytes become U+FFFD."""
+    return line.decode(errors="replace").removesuffix("\r")
+
+
+def clean_text(text: str) -> str:
+    """Return the text with U+FFFD for each lone surrogate, which UTF-8 cannot carry."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def decode_json(line: bytes) -> Any:
+    """Return the JSON value of a line, cleaned; None if it holds none.
+
+    A line that is JSON but for bad UTF-8, lone surrogates (a CLI that cut an emoji in two), NaN or a huge
+    number is decoded too: one bad character must not cost the whole event.
+    """
+    try:
+        try:
+            value = _decode_strict(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            value = _decode_leniently.decode(text_of(line).strip())
+    except (ValueError, RecursionError):
+        return None
+    return _cleaned(value, 0)
+
+
+def compact_json(value: Any) -> str:
+    """Return a decoded value as JSON text without spaces."""
+    return msgspec.json.encode(value).decode()
+
+
+def as_text(value: Any) -> str | None:
+    """Return the value if it is text."""
+    return value if isinstance(value, str) else None
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """Return the value if it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return the value if it is a JSON array, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def _cleaned(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, dict):
+        if depth >= MAX_DEPTH:
+            return "…"
+        return {clean_text(name): _cleaned(inner, depth + 1) for name, inner in value.items()}
+    if isinstance(value, list):
+        return "…" if depth >= MAX_DEPTH else [_cleaned(inner, depth + 1) for inner in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else digits
+
+
+def _number(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
+
+
+_decode_leniently: Final = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=str)

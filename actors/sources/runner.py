@@ -1,0 +1,373 @@
+"""Running a source: each blocking one on a thread of its own, each async one as a task of a loop.
+
+Owns what lies between a source and its agent's actor: drafts made storable, the bound kept, the end told. Must never
+block an actor or an event loop, and must never let a source's error go anywhere but into its agent's end.
+"""
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from typing import Any, Final, Protocol
+
+from commitcast.actors.agent import AgentCommand, Emit, Patch, SourceEnded, Start
+from commitcast.actors.errors import BackpressureError, SourceCancelledError
+from commitcast.actors.flow import FlowGate
+from commitcast.actors.future import Future
+from commitcast.actors.sources.context import AgentContext
+from commitcast.actors.sources.draft import Draft, Ending
+from commitcast.persistence.errors import InvalidValueError
+from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
+from commitcast.persistence.writes import AgentPatch, NewMessage, encode_json, new_message
+
+logger: Final = logging.getLogger(__name__)
+
+CANCEL_CHECK_S: Final = 0.25
+"""How often a source that waits at its bound looks whether it was cancelled."""
+MAX_RUNNING_SOURCES: Final = 256
+"""Threads for blocking sources; further ones wait for a free one."""
+
+
+class RunsItself(Protocol):
+    """A source that needs a whole thread and decides itself how it ended (a CLI process)."""
+
+    echoes_prompt: bool
+
+    def run(self, context: AgentContext) -> Ending:
+        """Feed the agent until there is nothing more."""
+
+
+Source = Callable[[AgentContext], Any] | RunsItself
+
+
+class Channel(Protocol):
+    """The way to the agents' actors."""
+
+    def ask(self, agent: str, command: AgentCommand) -> Future[Any]:
+        """Send a command and return the future of its answer."""
+
+    def tell(self, agent: str, command: AgentCommand) -> bool:
+        """Send a message; return whether anybody was there."""
+
+    def flow(self, agent: str) -> FlowGate:
+        """Return the agent's gate."""
+
+
+class SourceThreads:
+    """At most so many threads for blocking sources; the rest wait in order."""
+
+    def __init__(self, limit: int = MAX_RUNNING_SOURCES) -> None:
+        self._limit = limit
+        self._lock = threading.Condition()
+        self._running = 0
+        self._waiting: deque[tuple[str, Callable[[], None]]] = deque()
+
+    def start(self, name: str, work: Callable[[], None]) -> None:
+        """Run `work` on a thread named `name`, as soon as there may be one more."""
+        with self._lock:
+            if self._running >= self._limit:
+                self._waiting.append((name, work))
+                return
+            self._running += 1
+        threading.Thread(target=self._run, args=(work,), name=name, daemon=True).start()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        finally:
+            with self._lock:
+                self._running -= 1
+                following = self._waiting.popleft() if self._waiting else None
+                self._lock.notify_all()
+            if following is not None:
+                self.start(*following)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait until no source runs; return whether that came true in time."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._running == 0, timeout_s)
+
+
+class SourceRunner:
+    """One agent's source while it runs. Implements the agent's `Feed` and the context's `Outlet`."""
+
+    def __init__(
+        self,
+        source: Source,
+        record: AgentRecord,
+        channel: Channel,
+        threads: SourceThreads,
+        loop: Callable[[], asyncio.AbstractEventLoop],
+        now: Callable[[], str],
+    ) -> None:
+        """Make a runner.
+
+        Args:
+            source: a checked source.
+            record: of the agent, as created.
+            channel: the way to the actors.
+            threads: where a blocking source runs.
+            loop: returns the running loop on which an async source runs.
+            now: the clock.
+        """
+        self._source = source
+        self._agent = record.id
+        self._channel = channel
+        self._threads = threads
+        self._loop = loop
+        self._now = now
+        self._flow = channel.flow(record.id)
+        self.context = AgentContext(
+            id=record.id,
+            epoch=record.epoch,
+            type=record.type,
+            prompt=record.prompt,
+            configuration=record.configuration,
+            outlet=self,
+        )
+
+    # The agent's side.
+
+    def start(self) -> None:
+        """Begin. Does not block."""
+        if _is_async(self._source):
+            self._start_task(self._source)
+        else:
+            self._threads.start(f"Source-{self._agent}", self._run)
+
+    def cancel(self) -> None:
+        """Ask the source to stop. Idempotent; does not block."""
+        self.context.cancelled.set()
+
+    def deliver(self, content: str) -> None:
+        """Put a text into the source's inbox."""
+        self.context.inbox.put(content)
+
+    # Running.
+
+    def _run(self) -> None:
+        self._end(self._guard(self._run_blocking))
+
+    def _guard(self, work: Callable[[], Ending | None]) -> Ending | None:
+        try:
+            return work()
+        except SourceCancelledError:
+            return Ending(status=AgentStatus.TERMINATED)
+        except Exception as error:  # whatever a source raises is how its agent ends
+            return _failure(self._agent, error)
+
+    def _end(self, ending: Ending | None) -> None:
+        """Tell the actor how it ended; None if the source goes on elsewhere."""
+        if ending is not None:
+            self._channel.tell(self._agent, SourceEnded(_checked(self._agent, ending)))
+
+    def _run_blocking(self) -> Ending | None:
+        self._begin()
+        if not callable(self._source):
+            return self._source.run(self.context)
+        said = self._source(self.context)
+        if isinstance(said, (AsyncIterable, Awaitable)):
+            self._start_task(lambda _: said)
+            return None
+        for draft in _drafts(said):
+            self.put(draft)
+        return Ending()
+
+    def _begin(self) -> None:
+        if self.context.cancelled.is_set():
+            raise SourceCancelledError(self._agent)
+        self._channel.ask(self._agent, Start())
+
+    def _start_task(self, source: Any) -> None:
+        loop = self._loop()
+        loop.call_soon_threadsafe(lambda: _keep(loop.create_task(self._run_task(source))))
+
+    async def _run_task(self, source: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        loop = task.get_loop()
+        self.context.cancelled.on_set(lambda: _cancel_task(loop, task))
+        ending: Ending | None
+        try:
+            self._begin()
+            ending = await self._run_async(source)
+        except (asyncio.CancelledError, SourceCancelledError):
+            ending = Ending(status=AgentStatus.TERMINATED, error_message="its task was cancelled")
+        except Exception as error:  # whatever a source raises is how its agent ends
+            ending = _failure(self._agent, error)
+        self._end(ending)
+
+    async def _run_async(self, source: Any) -> Ending:
+        said = source(self.context)
+        if isinstance(said, Awaitable):
+            said = await said
+        if isinstance(said, AsyncIterable):
+            async for draft in said:
+                await self._put_async(_draft(draft))
+        else:
+            for draft in _drafts(said):
+                await self._put_async(draft)
+        return Ending()
+
+    # The source's side.
+
+    def put(self, draft: Draft) -> None:
+        """Queue a draft. Blocks while the agent is at its bound. Raises `SourceCancelledError`."""
+        message = self._storable(draft)
+        self._acquire(message.size)
+        self._queue(message)
+
+    def emit(self, draft: Draft) -> Future[MessageRecord]:
+        """Queue a draft and return the future of its record. Blocks like `put`, but never an event loop."""
+        message = self._storable(draft)
+        self._acquire(message.size)
+        return self._channel.ask(self._agent, Emit(message, from_source=True))
+
+    def send(self, agent: str, content: str) -> Future[MessageRecord]:
+        """Send a durable user message to another agent."""
+        message = new_message(content, created_at=self._now(), type="user", role="user")
+        self._channel.flow(agent).acquire(message.size, None)
+        return self._channel.ask(agent, Emit(message, for_source=True))
+
+    def patch(self, configuration: dict[str, Any], pid: int | None, pid_started: str | None) -> Future[AgentRecord]:
+        """Merge facts into the agent's record."""
+        encoded = encode_json(configuration, "configuration") if configuration else None
+        patch = AgentPatch(configuration_json=encoded, pid=pid, pid_started=pid_started)
+        return self._channel.ask(self._agent, Patch(patch))
+
+    async def _put_async(self, draft: Draft) -> None:
+        message = self._storable(draft)
+        await self._flow.acquire_async(message.size)
+        self._queue(message)
+
+    def _queue(self, message: NewMessage) -> None:
+        if not self._channel.tell(self._agent, Emit(message, from_source=True)):
+            self._flow.release(1, message.size)
+            raise SourceCancelledError(self._agent)
+
+    def _acquire(self, size: int) -> None:
+        blocks = not _on_event_loop()
+        while not self.context.cancelled.is_set():
+            try:
+                return self._flow.acquire(size, CANCEL_CHECK_S if blocks else 0)
+            except BackpressureError:
+                if not blocks:
+                    raise
+        raise SourceCancelledError(self._agent)
+
+    def _storable(self, draft: Draft) -> NewMessage:
+        try:
+            return self._message(draft)
+        except InvalidValueError:
+            return self._message(_repaired(draft))
+
+    def _message(self, draft: Draft) -> NewMessage:
+        return new_message(
+            draft.content,
+            created_at=self._now(),
+            type=draft.type,
+            role=draft.role,
+            metadata=draft.metadata,
+            raw=draft.raw,
+        )
+
+
+_tasks: Final[set[asyncio.Task[None]]] = set()
+
+
+def _keep(task: asyncio.Task[None]) -> None:
+    """Hold on to a task: the loop itself keeps only a weak reference."""
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
+def _cancel_task(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    try:
+        loop.call_soon_threadsafe(task.cancel)
+    except RuntimeError:  # the loop was closed, and the task with it
+        pass
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def check_source(source: Any) -> Source:
+    """Return the source if it is one.
+
+    Raises:
+        InvalidValueError: it cannot be called.
+    """
+    if callable(source) or hasattr(source, "run"):
+        checked: Source = source
+        return checked
+    raise InvalidValueError(
+        f"a source must be a callable that takes an AgentContext, or a CommandSource, not {type(source).__name__}: "
+        "wrap a finished list as `lambda context: [...]`"
+    )
+
+
+def _is_async(source: Any) -> bool:
+    call = source if inspect.isroutine(source) else type(source).__call__ if callable(source) else source
+    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
+
+
+def _drafts(said: Any) -> Iterable[Draft]:
+    if said is None:
+        return ()
+    if isinstance(said, (str, Draft)):
+        return (_draft(said),)
+    if isinstance(said, Iterable):
+        return map(_draft, said)
+    raise TypeError(f"a source must return or yield str or Draft, not {type(said).__name__}")
+
+
+def _draft(said: Any) -> Draft:
+    if isinstance(said, Draft):
+        return said
+    if isinstance(said, str):
+        return Draft(said)
+    raise TypeError(f"a source must yield str or Draft, not {type(said).__name__}")
+
+
+def _repaired(draft: Draft) -> Draft:
+    """Return the draft with its lone surrogates replaced, and the original in `raw` if there is none."""
+    if not isinstance(draft.content, str):
+        return draft
+    original = draft.content.encode("utf-8", "surrogatepass")
+    content = draft.content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return Draft(content, draft.type, draft.role, draft.metadata, draft.raw if draft.raw is not None else original)
+
+
+def _failure(agent: str, error: Exception) -> Ending:
+    logger.info("the source of agent %s failed", agent, exc_info=error)
+    return Ending(
+        status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=_clean(str(error) or repr(error))
+    )
+
+
+def _checked(agent: str, ending: Ending) -> Ending:
+    """Return the ending, or a failure if it holds what cannot be stored."""
+    try:
+        if ending.result is not None:
+            encode_json(ending.result, "the result of the source")
+    except InvalidValueError as error:
+        return _failure(agent, error)
+    message = ending.error_message
+    return (
+        ending
+        if message is None
+        else Ending(
+            status=ending.status, error_name=ending.error_name, error_message=_clean(message), result=ending.result
+        )
+    )
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

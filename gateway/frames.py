@@ -1,0 +1,373 @@
+"""The wire protocol `commitcast.v1.json` as types: one JSON object a text frame, told apart by its key `type`.
+
+The only place where frames are encoded and decoded. Pure. Clients ignore fields and types they do not know; the
+server ignores unknown fields and refuses unknown types. Numbers stay below 2^53.
+"""
+
+import base64
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import msgspec
+
+from commitcast.gateway.errors import ErrorCode, FrameError
+from commitcast.persistence.records import AgentRecord, MessageRecord, StatusChange
+
+SUBPROTOCOL: Final = "commitcast.v1.json"
+ALL: Final = "*"
+"""In place of an agent's id: all agents. The cursor is then the position."""
+MAX_CONTROL_BYTES: Final = 64 * 1024
+"""Of a frame that carries no content."""
+MAX_CONTENT_BYTES: Final = 1024 * 1024
+MAX_FRAME_BYTES: Final = 2 * 1024 * 1024
+"""What the WebSocket layer takes at all; more closes the connection with 1009."""
+
+FrameId = int | str | None
+
+
+class _Client(msgspec.Struct, tag_field="type", kw_only=True):
+    id: FrameId = None
+    """Chosen by the client; echoed in the reply."""
+
+
+class Hello(_Client, kw_only=True, tag="hello"):
+    """Say who one is."""
+
+    token: str | None = None
+    client: str | None = None
+
+
+class Subscribe(_Client, kw_only=True, tag="subscribe"):
+    """Get everything of an agent after a cursor, and go on live."""
+
+    agent: str
+    after: int | Literal["tail"] = 0
+    epoch: str | None = None
+    raw: bool = False
+    window: int | None = None
+
+
+class Unsubscribe(_Client, kw_only=True, tag="unsubscribe"):
+    """Get nothing more of an agent."""
+
+    agent: str
+
+
+class Ack(_Client, kw_only=True, tag="ack"):
+    """Say up to where was processed."""
+
+    agent: dict[str, int] = {}
+
+
+class Ping(_Client, kw_only=True, tag="ping"):
+    """Ask whether the server is there."""
+
+
+class Launch(_Client, kw_only=True, tag="launch"):
+    """Launch an agent from a template of the server's owner."""
+
+    template: str
+    prompt: str = ""
+    key: str | None = None
+
+
+class Send(_Client, kw_only=True, tag="send"):
+    """Send a durable user message to an agent."""
+
+    agent: str
+    content: str
+    key: str | None = None
+
+
+class Terminate(_Client, kw_only=True, tag="terminate"):
+    """End an agent."""
+
+    agent: str
+    reason: str | None = None
+
+
+ClientFrame = Hello | Subscribe | Unsubscribe | Ack | Ping | Launch | Send | Terminate
+
+
+class Item(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One message inside a `messages` frame."""
+
+    sequence: int
+    type: str
+    role: str | None
+    content: str
+    content_type: str
+    metadata: Any
+    created_at: str
+    raw: Any = None
+    """Text, or `{"base64": …}` if it is not UTF-8; only if it was subscribed to."""
+    agent: str | None = None
+    """Only on a subscription to all agents, as is `position`."""
+    position: int | None = None
+
+
+class AgentView(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """An agent as subscribers see it: without its process, and without what in its configuration may be secret."""
+
+    id: str
+    epoch: str
+    type: str
+    status: str
+    head: int
+    prompt: str
+    created_at: str
+    started_at: str | None = None
+    completed_at: str | None = None
+    error: "ErrorView | None" = None
+    result: Any = None
+    configuration: dict[str, Any] = {}
+
+
+class ErrorView(msgspec.Struct, kw_only=True):
+    """Why an agent failed."""
+
+    name: str | None
+    message: str | None
+
+
+class _Server(msgspec.Struct, tag_field="type", kw_only=True, omit_defaults=True):
+    pass
+
+
+class Welcome(_Server, kw_only=True, tag="welcome"):
+    """The first frame on every connection."""
+
+    protocol: str
+    server: str
+    session: str
+    heartbeat_s: float
+    limits: dict[str, int]
+
+
+class Subscribed(_Server, kw_only=True, tag="subscribed"):
+    """The reply to `subscribe`; everything after it belongs to the new subscription."""
+
+    id: FrameId = None
+    agent: str
+    epoch: str
+    after: int
+    head: int
+    first: int
+    status: str | None
+    record: AgentView | None
+
+
+class Messages(_Server, kw_only=True, tag="messages"):
+    """Everything in (prev, last]."""
+
+    agent: str
+    prev: int
+    last: int
+    items: list[Item]
+
+
+class Live(_Server, kw_only=True, tag="live"):
+    """Caught up: what follows is new."""
+
+    agent: str
+    sequence: int
+
+
+class Status(_Server, kw_only=True, tag="status"):
+    """A change of status, after the message `sequence`."""
+
+    agent: str
+    status: str
+    previous: str
+    sequence: int
+    at: str
+    error: ErrorView | None = None
+    result: Any = None
+    reason: str | None = None
+    prev: int | None = None
+    """Positions, only on a subscription to all agents, as is `last`."""
+    last: int | None = None
+
+
+class Agent(_Server, kw_only=True, tag="agent"):
+    """An agent was created, changed or deleted. Only on a subscription to all agents."""
+
+    agent: str
+    event: Literal["created", "updated", "deleted"]
+    record: AgentView | None = None
+    prev: int
+    last: int
+
+
+class Ok(_Server, kw_only=True, tag="ok"):
+    """Done."""
+
+    id: FrameId = None
+
+
+class Error(_Server, kw_only=True, tag="error"):
+    """Not done, and why."""
+
+    id: FrameId = None
+    agent: str | None = None
+    code: str
+    message: str
+    retry: bool
+    first: int | None = None
+    head: int | None = None
+
+
+class Heartbeat(_Server, kw_only=True, tag="heartbeat"):
+    """The heads of this connection's subscriptions, from the store: one above the cursor shows a lost tail."""
+
+    heads: dict[str, int]
+
+
+class Goodbye(_Server, kw_only=True, tag="goodbye"):
+    """The server is going to close the connection."""
+
+    code: int
+    reason: str
+    reconnect_ms: int | None = None
+
+
+ServerFrame = Welcome | Subscribed | Messages | Live | Status | Agent | Ok | Error | Heartbeat | Goodbye
+
+encode: Final = msgspec.json.Encoder().encode
+"""Return any frame as UTF-8 JSON."""
+
+_decode_client: Final[Callable[[str], ClientFrame]] = msgspec.json.Decoder(ClientFrame).decode
+_decode_server: Final[Callable[[str | bytes], ServerFrame]] = msgspec.json.Decoder(ServerFrame).decode
+_decode_any: Final = msgspec.json.Decoder().decode
+_SERVER_TYPES: Final = frozenset(str(frame.__struct_config__.tag) for frame in ServerFrame.__args__)
+
+
+def decode_client(data: str | bytes) -> ClientFrame:
+    """Return the frame that a client sent.
+
+    Raises:
+        FrameError: it is none; the error has the frame's `id` if that could be read.
+    """
+    if isinstance(data, bytes):
+        raise FrameError("frames are text, not binary: send one JSON object in a text frame")
+    try:
+        frame = _decode_client(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise FrameError(f"this is no frame of {SUBPROTOCOL}: {error}", id=_id_of(data)) from None
+    if len(data) > MAX_CONTROL_BYTES and not isinstance(frame, (Send, Launch)):
+        raise FrameError(
+            f"a control frame may have {MAX_CONTROL_BYTES:,} bytes, and this one has {len(data):,}",
+            id=frame.id,
+            code=ErrorCode.TOO_LARGE,
+        )
+    return frame
+
+
+def _id_of(data: str) -> FrameId:
+    try:
+        decoded = _decode_any(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    found = decoded.get("id") if isinstance(decoded, dict) else None
+    return found if isinstance(found, (int, str)) and not isinstance(found, bool) else None
+
+
+def decode_server(data: str | bytes) -> ServerFrame | None:
+    """Return the frame that a server sent; None for a type of a later version.
+
+    Raises:
+        FrameError: it is none.
+    """
+    try:
+        return _decode_server(data)
+    except msgspec.ValidationError as error:
+        decoded = _decode_any(data)
+        if isinstance(decoded, dict) and isinstance(decoded.get("type"), str) and decoded["type"] not in _SERVER_TYPES:
+            return None
+        raise FrameError(f"the server sent no frame of {SUBPROTOCOL}: {error}") from None
+    except msgspec.MsgspecError as error:
+        raise FrameError(f"the server sent no JSON: {error}") from None
+
+
+def item(record: MessageRecord, *, raw: bool, with_agent: bool) -> Item:
+    """Return a message as an item."""
+    return Item(
+        sequence=record.sequence,
+        type=record.type,
+        role=record.role,
+        content=record.content,
+        content_type=record.content_type,
+        metadata=None if record.metadata_json is None else msgspec.Raw(record.metadata_json),
+        created_at=record.created_at,
+        raw=_raw(record.raw) if raw else None,
+        agent=record.agent if with_agent else None,
+        position=record.position if with_agent else None,
+    )
+
+
+def _raw(raw: bytes | None) -> Any:
+    if raw is None:
+        return None
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(raw).decode()}
+
+
+def raw_bytes(raw: Any) -> bytes | None:
+    """Return the bytes that an item's `raw` stands for."""
+    if raw is None:
+        return None
+    return raw.encode() if isinstance(raw, str) else base64.b64decode(raw["base64"])
+
+
+def status(change: StatusChange, *, prev: int | None = None, last: int | None = None) -> Status:
+    """Return a change of status as a frame."""
+    failed = change.error_name is not None or change.error_message is not None
+    return Status(
+        agent=change.agent,
+        status=change.status.value,
+        previous=change.previous.value,
+        sequence=change.sequence,
+        at=change.at,
+        error=ErrorView(name=change.error_name, message=change.error_message) if failed else None,
+        result=None if change.result_json is None else msgspec.Raw(change.result_json),
+        reason=change.reason,
+        prev=prev,
+        last=last,
+    )
+
+
+_SECRET: Final = ("token", "secret", "password", "passwd", "key", "credential", "auth", "cookie", "env")
+
+
+def agent_view(record: AgentRecord) -> AgentView:
+    """Return an agent's record as subscribers may see it."""
+    failed = record.error_name is not None or record.error_message is not None
+    return AgentView(
+        id=record.id,
+        epoch=record.epoch,
+        type=record.type,
+        status=record.status.value,
+        head=record.head,
+        prompt=record.prompt,
+        created_at=record.created_at,
+        started_at=record.started_at,
+        completed_at=record.completed_at,
+        error=ErrorView(name=record.error_name, message=record.error_message) if failed else None,
+        result=None if record.result_json is None else msgspec.Raw(record.result_json),
+        configuration=_without_secrets(record.configuration),
+    )
+
+
+def _without_secrets(value: Any) -> Any:
+    """Leave out every entry whose name suggests a secret: a viewer never needs one."""
+    if isinstance(value, dict):
+        return {
+            name: _without_secrets(inner)
+            for name, inner in value.items()
+            if not any(word in name.lower() for word in _SECRET)
+        }
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    return value

@@ -1,0 +1,154 @@
+"""The recent entries of a log, bounded in bytes: what a live subscriber is given without a read from the store.
+
+Pure; used from the hub's thread. Entries are the records that were committed; frames made of them are kept beside them
+while they last, so that subscribers at the same cursor share one encoding.
+"""
+
+from bisect import bisect_right
+from collections import OrderedDict
+from typing import Final
+
+from commitcast.persistence.records import Committed, Entry, MessageRecord
+
+RING_BYTES: Final = 256 * 1024
+"""For one agent: more than a socket's buffers, so that only subscribers that fell behind read the store."""
+ALL_RINGS_BYTES: Final = 64 * 1024 * 1024
+FEED_BYTES: Final = 8 * 1024 * 1024
+"""For the log of all agents: about one full batch."""
+ENTRY_BYTES: Final = 512
+"""What an entry costs beside its text."""
+
+
+class Ring:
+    """Consecutive entries of one log. Every entry with a position after `start` is inside."""
+
+    def __init__(self, start: int, epoch: str, max_bytes: int) -> None:
+        self.start = start
+        self.epoch = epoch
+        self.entries: list[Entry] = []
+        self.frames: dict[tuple[int, int, bool], tuple[bytes | None, int]] = {}
+        self.size = 0
+        self._positions: list[int] = []
+        self._max_bytes = max_bytes
+
+    @property
+    def end(self) -> int:
+        """The position of the last entry."""
+        return self._positions[-1] if self._positions else self.start
+
+    def index_after(self, position: int) -> int:
+        """Return the index of the first entry after a position."""
+        if self._positions and position == self._positions[-1]:
+            return len(self._positions)
+        return bisect_right(self._positions, position)
+
+    def extend(self, committed: Committed) -> None:
+        """Append what was committed, and drop the oldest beyond the bound."""
+        self.entries += committed.entries
+        self._positions += [entry.position for entry in committed.entries]
+        self.size += committed.size + ENTRY_BYTES * len(committed.entries)
+        self.frames.clear()
+        if self.size > self._max_bytes:
+            self._trim()
+
+    def _trim(self) -> None:
+        drop = 0
+        while self.size > self._max_bytes // 2 and drop < len(self.entries):
+            self.size -= entry_size(self.entries[drop])
+            drop += 1
+        self.start = self._positions[drop - 1]
+        del self.entries[:drop]
+        del self._positions[:drop]
+
+
+def entry_size(entry: Entry) -> int:
+    """Return the bytes that an entry counts for."""
+    if not isinstance(entry, MessageRecord):
+        return ENTRY_BYTES
+    content = len(entry.content) if entry.content.isascii() else len(entry.content.encode())
+    return ENTRY_BYTES + content + len(entry.raw or b"") + len(entry.metadata_json or "")
+
+
+class Rings:
+    """The rings of the agents that somebody subscribes to, bounded together."""
+
+    def __init__(self, ring_bytes: int = RING_BYTES, all_bytes: int = ALL_RINGS_BYTES) -> None:
+        self._rings: OrderedDict[str, Ring] = OrderedDict()
+        self._ring_bytes = ring_bytes
+        self._all_bytes = all_bytes
+        self._size = 0
+
+    def get(self, agent: str) -> Ring | None:
+        """Return an agent's ring, if it has one."""
+        return self._rings.get(agent)
+
+    def extend(self, committed: Committed) -> None:
+        """Append to the agent's ring; begin a new one if something before it is missing."""
+        ring = self._rings.get(committed.agent)
+        if ring is None or ring.epoch != committed.epoch or ring.end < committed.follows:
+            self.drop(committed.agent)
+            ring = self._rings[committed.agent] = Ring(committed.follows, committed.epoch, self._ring_bytes)
+        elif committed.last_position <= ring.end:
+            return  # known already
+        self._size -= ring.size
+        ring.extend(committed)
+        self._size += ring.size
+        self._rings.move_to_end(committed.agent)
+        while self._size > self._all_bytes and len(self._rings) > 1:
+            self._size -= self._rings.popitem(last=False)[1].size
+
+    def drop(self, agent: str) -> None:
+        """Forget an agent's ring."""
+        ring = self._rings.pop(agent, None)
+        if ring is not None:
+            self._size -= ring.size
+
+
+class Feed:
+    """The ring of the log of all agents. Commits arrive in any order of agents and leave in that of positions."""
+
+    def __init__(self, max_bytes: int = FEED_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self.ring: Ring | None = None
+        self._early: dict[int, Committed] = {}
+        self._early_bytes = 0
+        self._stuck_at: int | None = None
+
+    def begin(self, position: int) -> None:
+        """Begin to collect after a position that is in the store, unless it has begun."""
+        if self.ring is None:
+            self.ring = Ring(position, "", self._max_bytes)
+
+    def add(self, committed: Committed) -> bool:
+        """Take a commit; return whether entries were released."""
+        ring = self.ring
+        if ring is None or committed.last_position <= ring.end:
+            return False
+        self._early[committed.previous_position] = committed
+        self._early_bytes += committed.size
+        if self._early_bytes > self._max_bytes:
+            return self._restart(min(self._early))
+        return self._release(ring)
+
+    def _release(self, ring: Ring) -> bool:
+        released = False
+        while (committed := self._early.pop(ring.end, None)) is not None:
+            self._early_bytes -= committed.size
+            ring.extend(committed)
+            released = True
+        return released
+
+    def skip_gap(self) -> bool:
+        """Go on behind a gap that has not moved since the last call; return whether it did."""
+        if self.ring is None or not self._early:
+            self._stuck_at = None
+            return False
+        if self._stuck_at != self.ring.end:
+            self._stuck_at = self.ring.end
+            return False
+        return self._restart(min(self._early))
+
+    def _restart(self, position: int) -> bool:
+        self.ring = Ring(position, "", self._max_bytes)
+        self._release(self.ring)
+        return True

@@ -1,0 +1,203 @@
+"""Everything that the product raises on purpose, as one tree. Facts go in, `__str__` makes the sentence.
+
+CommitcastError
+├── InvalidValueError (ValueError)            a value that cannot be stored
+├── AgentNotFoundError (LookupError)          no agent has this id
+├── AgentExistsError (ValueError)             the id is taken
+├── IdempotencyConflictError (ValueError)     the key was used with another body
+├── IllegalTransitionError (ValueError)       the lifecycle does not allow this change
+├── SequenceAheadError (ValueError)           a cursor beyond the head: a witness of loss
+└── StoreError
+    ├── StoreOpenError (OSError)              the store was refused at start and left untouched
+    │   ├── NotADatabaseError
+    │   ├── StoreCorruptError
+    │   ├── StoreReadOnlyError (PermissionError)
+    │   ├── StoreLockedError                  another runtime has it
+    │   ├── SchemaTooNewError
+    │   └── StoreSettingError                 a pragma did not take
+    ├── NotStoredError                        rolled back: it is certainly not on disk
+    │   ├── StoreBusyError (TimeoutError)
+    │   ├── StoreFullError
+    │   ├── RowRefusedError                   a constraint refused this row
+    │   └── PrecedingRefusedError             an earlier append of the agent was refused
+    ├── StoreUnknownError                     the commit failed half-way: it may be on disk
+    └── StoreClosedError                      the store was closed
+"""
+
+from typing import ClassVar
+
+
+class CommitcastError(Exception):
+    """The root of the tree. `code` is stable, `retryable` says whether the same call may work later."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+    hint: ClassVar[str] = ""
+
+
+class InvalidValueError(CommitcastError, ValueError):
+    """A value that cannot be stored without loss; nothing was stored."""
+
+    code = "bad_request"
+
+
+class AgentNotFoundError(CommitcastError, LookupError):
+    """No agent has this id."""
+
+    code = "not_found"
+    hint = "launch it first, or list the ids with `commitcast agents`"
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent)
+        self.agent = agent
+
+    def __str__(self) -> str:
+        return f"there is no agent {self.agent!r}: {self.hint}"
+
+
+class AgentExistsError(CommitcastError, ValueError):
+    """An agent with this id exists already; its messages are untouched."""
+
+    code = "bad_request"
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent)
+        self.agent = agent
+
+    def __str__(self) -> str:
+        return f"there is already an agent {self.agent!r}: choose another id, or delete that agent first"
+
+
+class IdempotencyConflictError(CommitcastError, ValueError):
+    """An idempotency key was used again with a different body; the first one stands."""
+
+    code = "bad_request"
+
+    def __init__(self, key: str, what: str) -> None:
+        super().__init__(key, what)
+        self.key = key
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"the key {self.key!r} was already used for another {self.what}: use a new key for a new {self.what}"
+
+
+class IllegalTransitionError(CommitcastError, ValueError):
+    """The lifecycle does not allow this change of status; nothing was changed."""
+
+    code = "bad_request"
+
+    def __init__(self, agent: str, previous: str, status: str) -> None:
+        super().__init__(agent, previous, status)
+        self.agent = agent
+        self.previous = previous
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"agent {self.agent!r} is {self.previous} and cannot become {self.status}"
+
+
+class SequenceAheadError(CommitcastError, ValueError):
+    """A cursor lies beyond the last stored message: the store has lost something, or the cursor is of another store."""
+
+    code = "ahead"
+
+    def __init__(self, after: int, head: int) -> None:
+        super().__init__(after, head)
+        self.after = after
+        self.head = head
+
+    def __str__(self) -> str:
+        return (
+            f"cannot continue after {self.after}: the store ends at {self.head}; "
+            "it lost data or is another one, so start again after 0 and raise an alarm"
+        )
+
+
+class StoreError(CommitcastError):
+    """Something about the store itself."""
+
+    code = "unavailable"
+
+
+class StoreOpenError(StoreError, OSError):
+    """The store was refused at start. It was left as it is."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(path, why)
+        self.path = path
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"cannot open {self.path}: {self.why}"
+
+
+class NotADatabaseError(StoreOpenError):
+    """The file is not a database, or not one of commitcast's."""
+
+
+class StoreCorruptError(StoreOpenError):
+    """The file is damaged."""
+
+
+class StoreReadOnlyError(StoreOpenError, PermissionError):
+    """The file or its folder cannot be written."""
+
+
+class StoreLockedError(StoreOpenError):
+    """Another runtime has the file."""
+
+
+class SchemaTooNewError(StoreOpenError):
+    """The file was written by a newer version."""
+
+
+class StoreSettingError(StoreOpenError):
+    """A setting that durability rests on did not take effect."""
+
+
+class NotStoredError(StoreError):
+    """The transaction was rolled back: what was asked for is certainly not on disk."""
+
+    retryable = True
+
+
+class StoreBusyError(NotStoredError, TimeoutError):
+    """Another program held the database longer than the timeout."""
+
+
+class StoreFullError(NotStoredError):
+    """There is no space left for the transaction."""
+
+
+class RowRefusedError(NotStoredError):
+    """A constraint of the schema refused this row; the others of its batch are not touched."""
+
+    retryable = False
+
+
+class PrecedingRefusedError(NotStoredError):
+    """An earlier append of the same agent was refused, so this one would leave a hole in the text."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent)
+        self.agent = agent
+
+    def __str__(self) -> str:
+        return (
+            f"an earlier message of agent {self.agent!r} was refused, so this one was refused too: "
+            "send both again, in order"
+        )
+
+
+class StoreUnknownError(StoreError):
+    """A commit failed half-way: it may or may not be on disk. The runtime stops; the next start tells."""
+
+    code = "internal"
+
+
+class StoreClosedError(StoreError):
+    """The store was closed."""
+
+    def __str__(self) -> str:
+        return "the store is closed: start the runtime again"

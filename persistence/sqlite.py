@@ -1,0 +1,245 @@
+"""The store in an SQLite file (or in memory): one writer connection, a few readers, and the gate between them.
+
+Owns the meaning of a failed commit: rolled back, still to be tried, or unknown. Must never repeat a commit whose
+outcome is unknown. `commit` is called by one thread; reads by any.
+"""
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+
+from commitcast.persistence import sqlite_file
+from commitcast.persistence.errors import (
+    NotStoredError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreFullError,
+    StoreUnknownError,
+)
+from commitcast.persistence.gate import Gate
+from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
+from commitcast.persistence.sqlite_batch import Batch
+from commitcast.persistence.sqlite_pages import READERS, Pages
+from commitcast.persistence.store import PAGE_BYTES, PAGE_ROWS, AgentPage, FeedPage, Standing
+from commitcast.persistence.writes import AgentWrites, Outcome
+
+logger: Final = logging.getLogger(__name__)
+
+MEMORY: Final = ":memory:"
+
+
+class SqliteStore:
+    """Agents and messages in one SQLite file in DELETE mode."""
+
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, vfs: str | None = None) -> None:
+        """Make a store; nothing is opened yet.
+
+        Args:
+            path: of the file, created with mode 0600 if missing; `:memory:` for one that ends with the process.
+            read_only: open an existing file to read only, without the lock, beside a runtime that may have it.
+            vfs: name of a registered SQLite VFS, for fault tests.
+        """
+        self._in_memory = str(path) == MEMORY
+        self._path = Path(path).absolute()
+        self._read_only = read_only
+        self._vfs = vfs
+        self._source = f"file:/commitcast-{secrets.token_hex(8)}?vfs=memdb" if self._in_memory else str(self._path)
+        self._gate = Gate(READERS)
+        self._pages = Pages(self._connect_reader, self._gate)
+        self._lock: sqlite_file.FileLock | None = None
+        self._writer: apsw.Connection | None = None
+        self._batch: Batch | None = None
+        self._identity: tuple[int, int] | None = None
+        self._closing = threading.Event()
+
+    @property
+    def name(self) -> str:
+        """What to call it in a sentence."""
+        return MEMORY if self._in_memory else str(self._path)
+
+    def open(self) -> None:
+        """Open the store, recover it from a crash, migrate it, and read its settings back.
+
+        Raises:
+            StoreOpenError: it cannot be used; nothing was changed.
+
+        Durability: on return the recovered state is on disk, so that nothing read later can be rolled back.
+        """
+        try:
+            if self._read_only:
+                sqlite_file.inspect(self._path, write=False)
+                self._pages.position()
+            else:
+                self._open_writer()
+        except apsw.Error as error:
+            self.close()
+            raise sqlite_file.explain(error, self.name) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_writer(self) -> None:
+        if not self._in_memory:
+            self._path = self._path.resolve()  # the lock and the identity are of the file, not of a link to it
+            self._source = str(self._path)
+            sqlite_file.check_folder(self._path)
+            if self._path.exists():
+                sqlite_file.inspect(self._path, write=True)
+            self._lock = sqlite_file.FileLock(self._path)
+            sqlite_file.create_if_missing(self._path)
+            sqlite_file.inspect(self._path, write=True)
+        writer = self._writer = sqlite_file.connect(self._source, create=True, vfs=self._vfs)
+        if not self._in_memory:
+            writer.pragma("user_version")  # the first read rolls a hot journal back
+            sqlite_file.check_pages(writer, self._path)
+        sqlite_file.migrate(writer, self.name)
+        if not self._in_memory:
+            sqlite_file.sync_folder(self._path)
+            self._identity = _identity(self._path)
+        self._batch = Batch(writer)
+
+    def _connect_reader(self) -> apsw.Connection:
+        read_only = self._read_only and not os.access(self._path, os.W_OK)
+        connection = sqlite_file.connect(self._source, read_only=read_only, vfs=self._vfs)
+        connection.pragma("query_only", "on")
+        return connection
+
+    def close(self) -> None:
+        """Close every connection and give the lock back. Idempotent. A commit under way is waited for."""
+        self._closing.set()
+        self._pages.close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = self._batch = None
+        if self._lock is not None:
+            self._lock.release()
+
+    def abandon_waiting(self) -> None:
+        """Make a commit that waits for another program give up instead. Any thread."""
+        self._closing.set()
+
+    def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
+        """Write everything in one transaction and return once it is on disk. See `Store.commit`."""
+        if self._writer is None or self._batch is None:
+            raise StoreClosedError
+        self._check_identity()
+        # In memory readers and an open transaction exclude each other, so the gate is held for all of it.
+        with self._gate.writing() if self._in_memory else nullcontext():
+            self._begin(self._writer)
+            try:
+                outcomes = self._batch.write(work)
+            except (apsw.Error, MemoryError) as error:
+                self._roll_back(self._writer, error)
+                raise _not_stored(error) from error
+            except BaseException as error:
+                self._roll_back(self._writer, error)
+                raise
+            with nullcontext() if self._in_memory else self._gate.writing():
+                self._end(self._writer)
+        return outcomes
+
+    def _begin(self, writer: apsw.Connection) -> None:
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+        except apsw.Error as error:
+            raise _not_stored(error) from error
+
+    def _end(self, writer: apsw.Connection) -> None:
+        while True:
+            try:
+                writer.execute("COMMIT")
+                return
+            except apsw.BusyError as error:  # a reader in another program; the transaction is still whole
+                if self._closing.is_set():
+                    self._roll_back(writer, error)
+                    raise _not_stored(error) from error
+                logger.warning("another program is reading %s: the commit waits for it", self.name)
+            except apsw.FullError as error:
+                self._roll_back(writer, error)
+                raise _not_stored(error) from error
+            except (apsw.Error, MemoryError) as error:
+                assert self._batch is not None
+                self._batch.forget()
+                raise StoreUnknownError(
+                    f"the commit to {self.name} failed half-way ({error}): what it held may or may not be stored; "
+                    "start again to find out"
+                ) from error
+
+    def _roll_back(self, writer: apsw.Connection, cause: BaseException) -> None:
+        assert self._batch is not None
+        self._batch.forget()
+        try:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+        except apsw.Error as error:
+            raise StoreUnknownError(
+                f"a transaction on {self.name} failed ({cause}) and could not be rolled back ({error}): start again"
+            ) from error
+
+    def _check_identity(self) -> None:
+        if self._identity is not None and _identity(self._path) != self._identity:
+            # SQLite would go on writing into the file that no longer has a name.
+            raise StoreUnknownError(
+                f"{self.name} was deleted or replaced while it was open: put it back, or start again with another file"
+            )
+
+    def agent(self, agent: str) -> AgentRecord | None:
+        """Return one agent's record, or None if there is none."""
+        return self._pages.agent(agent)
+
+    def agents(self, status: AgentStatus | None = None, after: int = 0, limit: int = PAGE_ROWS) -> list[AgentRecord]:
+        """Return records in order of creation, those whose position is beyond `after`."""
+        return self._pages.agents(status, after, limit)
+
+    def messages(
+        self, agent: str, after: int = 0, limit: int = PAGE_ROWS, max_bytes: int = PAGE_BYTES
+    ) -> list[MessageRecord]:
+        """Return a page of messages after a sequence; empty at the end. Raises `AgentNotFoundError`."""
+        return self._pages.messages(agent, after, limit, max_bytes)
+
+    def standing(self, agent: str, after: int | None) -> Standing:
+        """Return where an agent stands and where a subscriber begins. Raises `AgentNotFoundError`."""
+        return self._pages.standing(agent, after)
+
+    def entries(self, agent: str, sequence: int, position: int) -> AgentPage:
+        """Return a page of messages and changes of status after a cursor. Raises `AgentNotFoundError`."""
+        return self._pages.entries(agent, sequence, position, PAGE_ROWS, PAGE_BYTES)
+
+    def feed(self, after: int) -> FeedPage:
+        """Return a page of everything after a position, over all agents."""
+        return self._pages.feed(after, PAGE_ROWS, PAGE_BYTES)
+
+    def heads(self, agents: Iterable[str]) -> dict[str, int]:
+        """Return the last sequence of each of these agents that exists."""
+        return self._pages.heads(agents)
+
+    def position(self) -> tuple[int, str]:
+        """Return the last position of all, and the store's epoch."""
+        return self._pages.position()
+
+    def ask(self, sql: str) -> Any:
+        """Return the single value of a query, for settings and tests."""
+        return self._pages.ask(sql)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _not_stored(error: BaseException) -> NotStoredError:
+    if isinstance(error, apsw.BusyError):
+        return StoreBusyError("another program holds the database locked: it was rolled back, try again")
+    if isinstance(error, apsw.FullError):
+        return StoreFullError("the disk is full: it was rolled back, free some space")
+    return NotStoredError(f"the database refused the transaction ({error}): it was rolled back")

@@ -1,0 +1,227 @@
+"""Reads in short pages: a small pool of read-only connections behind the gate.
+
+Each page is one read transaction, bounded in rows and bytes, so that a commit never waits long for a reader. Any
+thread; blocks for at most one commit and one place in the pool.
+"""
+
+import queue
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import apsw
+
+from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError
+from commitcast.persistence.gate import Gate
+from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
+from commitcast.persistence.sqlite_rows import (
+    AGENT_COLUMNS,
+    MESSAGE_COLUMNS,
+    TRANSITION_COLUMNS,
+    agent_deletion,
+    agent_record,
+    message_record,
+    status_change,
+)
+from commitcast.persistence.store import AgentPage, FeedPage, Standing
+
+READERS: Final = 4
+"""Connections in the pool: more do not read faster under one interpreter lock."""
+MAX_PAGE_ROWS: Final = 1_000
+MAX_PAGE_BYTES: Final = 1024 * 1024
+"""A page ends with the row that passes this, so one row larger than it is still read."""
+
+_AGENT: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE id = ?"
+_AGENTS: Final = (
+    f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE key > ?1 AND (?2 IS NULL OR status = ?2) ORDER BY key LIMIT ?3"
+)
+_MESSAGES: Final = (
+    f"SELECT {MESSAGE_COLUMNS} FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
+    " ORDER BY sequence_number LIMIT ?"
+)
+_TRANSITIONS: Final = (
+    f"SELECT {TRANSITION_COLUMNS} FROM agent_transitions t WHERE t.agent_key = ? AND t.position > ? ORDER BY t.position"
+)
+_POSITION_OF: Final = "SELECT position FROM agent_messages WHERE agent_key = ? AND sequence_number = ?"
+_LAST_TRANSITION: Final = "SELECT max(position) FROM agent_transitions WHERE agent_key = ?"
+_HEAD: Final = "SELECT head FROM agents WHERE id = ?"
+_FEED_MESSAGES: Final = (
+    f"SELECT {MESSAGE_COLUMNS}, (SELECT id FROM agents WHERE key = agent_key) FROM agent_messages"
+    " WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
+)
+_FEED_TRANSITIONS: Final = (
+    f"SELECT {TRANSITION_COLUMNS}, a.id, a.error_name, a.error_message, a.result FROM agent_transitions t"
+    " JOIN agents a ON a.key = t.agent_key WHERE t.position > ? AND t.position <= ? ORDER BY t.position LIMIT ?"
+)
+_FEED_AGENTS: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE key > ? AND key <= ? ORDER BY key LIMIT ?"
+_FEED_DELETIONS: Final = (
+    "SELECT position, agent_id, at FROM agent_deletions WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
+)
+
+
+class Pages:
+    """Every read that the product makes of an SQLite store."""
+
+    def __init__(self, connect: Callable[[], apsw.Connection], gate: Gate, readers: int = READERS) -> None:
+        self._connect = connect
+        self._gate = gate
+        self._idle: queue.LifoQueue[apsw.Connection | None] = queue.LifoQueue()
+        for _ in range(readers):
+            self._idle.put(None)  # opened when first needed
+        self._closed = False
+
+    def close(self) -> None:
+        """Wait for the pages under way, then close the connections. Idempotent."""
+        with self._gate.writing():
+            self._closed = True
+            while not self._idle.empty():
+                connection = self._idle.get_nowait()
+                if connection is not None:
+                    connection.close()
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[apsw.Connection]:
+        with self._gate.reading():
+            if self._closed:
+                raise StoreClosedError
+            connection = self._idle.get_nowait()  # the gate admits no more readers than there are connections
+            try:
+                if connection is None:
+                    connection = self._connect()
+                connection.execute("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    connection.execute("ROLLBACK")
+            finally:
+                self._idle.put(connection)
+
+    def agent(self, agent: str) -> AgentRecord | None:
+        """Return one agent's record, or None if there is none."""
+        with self._snapshot() as connection:
+            return _find(connection, agent)
+
+    def agents(self, status: AgentStatus | None, after: int, limit: int) -> list[AgentRecord]:
+        """Return records in order of creation, those with a position beyond `after`."""
+        with self._snapshot() as connection:
+            return [agent_record(row) for row in connection.execute(_AGENTS, (after, status, limit))]
+
+    def messages(self, agent: str, after: int, limit: int, max_bytes: int) -> list[MessageRecord]:
+        """Return consecutive messages after a sequence.
+
+        Raises:
+            AgentNotFoundError: there is no such agent.
+        """
+        with self._snapshot() as connection:
+            key = _get(connection, agent).position
+            rows = connection.execute(_MESSAGES, (key, after, limit))
+            return list(_bounded((message_record(agent, row) for row in rows), max_bytes))
+
+    def standing(self, agent: str, after: int | None) -> Standing:
+        """Return where an agent stands and the position at which a subscriber begins (`after` None: the tail).
+
+        Raises:
+            AgentNotFoundError: there is no such agent.
+        """
+        with self._snapshot() as connection:
+            record = _get(connection, agent)
+            key = record.position
+            sequence = record.head if after is None else min(after, record.head)
+            position = key if sequence == 0 else connection.execute(_POSITION_OF, (key, sequence)).get
+            if after is None:
+                position = max(position, connection.execute(_LAST_TRANSITION, (key,)).get or 0)
+            return Standing(record, position)
+
+    def entries(self, agent: str, sequence: int, position: int, limit: int, max_bytes: int) -> AgentPage:
+        """Return what follows a cursor in one agent.
+
+        Args:
+            agent: its id.
+            sequence: of the last message before the page.
+            position: of the last entry before the page.
+            limit: messages at most.
+            max_bytes: the page ends with the message that passes this.
+
+        Raises:
+            AgentNotFoundError: there is no such agent.
+        """
+        with self._snapshot() as connection:
+            record = _get(connection, agent)
+            rows = connection.execute(_MESSAGES, (record.position, sequence, limit))
+            messages = list(_bounded((message_record(agent, row) for row in rows), max_bytes))
+            last = messages[-1].sequence if messages else sequence
+            ending = (record.error_name, record.error_message, record.result_json)
+            changes = [
+                status_change(agent, row, ending)
+                for row in connection.execute(_TRANSITIONS, (record.position, position))
+            ]
+            entries: list[Entry] = [*messages, *(change for change in changes if change.sequence <= last)]
+            entries.sort(key=lambda entry: entry.position)
+            return AgentPage(entries, at_end=last >= record.head)
+
+    def feed(self, after: int, limit: int, max_bytes: int) -> FeedPage:
+        """Return what follows a position, over all agents."""
+        with self._snapshot() as connection:
+            end = connection.execute("SELECT last FROM positions").get
+            bounds = (after, end, limit)
+            messages: list[Entry] = list(
+                _bounded(
+                    (message_record(row[-1], row[:-1]) for row in connection.execute(_FEED_MESSAGES, bounds)), max_bytes
+                )
+            )
+            others: list[Entry] = [
+                status_change(row[6], row[:6], row[7:]) for row in connection.execute(_FEED_TRANSITIONS, bounds)
+            ]
+            created = [agent_record(row) for row in connection.execute(_FEED_AGENTS, bounds)]
+            deleted = [agent_deletion(row) for row in connection.execute(_FEED_DELETIONS, bounds)]
+            # A list that was cut ends the page: beyond its last row others may be missing.
+            full = [rows[-1].position for rows in (others, created, deleted) if len(rows) == limit]
+            if (
+                messages
+                and connection.execute(
+                    "SELECT 1 FROM agent_messages WHERE position > ? LIMIT 1", (messages[-1].position,)
+                ).fetchone()
+            ):
+                full.append(messages[-1].position)
+            last = min(full, default=end)
+            entries = [entry for entry in (*messages, *others, *created, *deleted) if entry.position <= last]
+            entries.sort(key=lambda entry: entry.position)
+            return FeedPage(entries, last, at_end=last == end)
+
+    def heads(self, agents: Iterable[str]) -> dict[str, int]:
+        """Return the last sequence of each of these agents that exists."""
+        with self._snapshot() as connection:
+            found = ((agent, connection.execute(_HEAD, (agent,)).fetchone()) for agent in agents)
+            return {agent: row[0] for agent, row in found if row is not None}
+
+    def position(self) -> tuple[int, str]:
+        """Return the last position of all and the epoch of the store."""
+        with self._snapshot() as connection:
+            last, epoch = connection.execute("SELECT last, epoch FROM positions").fetchone() or (0, "")
+            return last, epoch
+
+    def ask(self, sql: str) -> Any:
+        """Return the single value of a query without parameters (settings, counts)."""
+        with self._snapshot() as connection:
+            return connection.execute(sql).get
+
+
+def _find(connection: apsw.Connection, agent: str) -> AgentRecord | None:
+    row = connection.execute(_AGENT, (agent,)).fetchone()
+    return None if row is None else agent_record(row)
+
+
+def _get(connection: apsw.Connection, agent: str) -> AgentRecord:
+    record = _find(connection, agent)
+    if record is None:
+        raise AgentNotFoundError(agent)
+    return record
+
+
+def _bounded(records: Iterable[MessageRecord], max_bytes: int) -> Iterator[MessageRecord]:
+    size = 0
+    for record in records:
+        yield record
+        size += len(record.content) + len(record.raw or b"") + len(record.metadata_json or "")
+        if size >= max_bytes:
+            return

@@ -1,0 +1,114 @@
+"""The columns of each table in the order in which they are read, rows turned into records, and back. Pure."""
+
+import zlib
+from typing import Any, Final
+
+import msgspec
+
+from commitcast.persistence.records import AgentDeletion, AgentRecord, AgentStatus, MessageRecord, StatusChange
+
+AGENT_COLUMNS: Final = (
+    "id, epoch, head, status, type, created_at, started_at, completed_at, error_name, error_message,"
+    " pid, pid_started, idempotency_key, result, configuration, prompt"
+)
+MESSAGE_COLUMNS: Final = "sequence_number, position, type, role, content, content_type, created_at, metadata, raw, key"
+TRANSITION_COLUMNS: Final = 't.position, t."from", t."to", t.after_sequence, t.at, t.reason'
+
+Row = tuple[Any, ...]
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+
+
+def agent_record(row: Row) -> AgentRecord:
+    """Return the record of `key` and `AGENT_COLUMNS`."""
+    return AgentRecord(
+        position=row[0],
+        id=row[1],
+        epoch=row[2],
+        head=row[3],
+        status=AgentStatus(row[4]),
+        type=row[5],
+        created_at=row[6],
+        started_at=row[7],
+        completed_at=row[8],
+        error_name=row[9],
+        error_message=row[10],
+        pid=row[11],
+        pid_started=row[12],
+        idempotency_key=row[13],
+        result_json=row[14],
+        configuration_json=row[15],
+        prompt=row[16],
+    )
+
+
+def message_record(agent: str, row: Row) -> MessageRecord:
+    """Return the record of `MESSAGE_COLUMNS`."""
+    return MessageRecord(agent, *row)
+
+
+def status_change(agent: str, row: Row, ending: Row) -> StatusChange:
+    """Return the record of `TRANSITION_COLUMNS` and the agent's `error_name, error_message, result`."""
+    status = AgentStatus(row[2])
+    name, message, result = ending if status.is_terminal else (None, None, None)
+    return StatusChange(
+        agent=agent,
+        position=row[0],
+        previous=AgentStatus(row[1]),
+        status=status,
+        sequence=row[3],
+        at=row[4],
+        reason=row[5],
+        error_name=name,
+        error_message=message,
+        result_json=result,
+    )
+
+
+def agent_deletion(row: Row) -> AgentDeletion:
+    """Return the record of `position, agent_id, at`."""
+    return AgentDeletion(position=row[0], agent=row[1], at=row[2])
+
+
+def agent_row(record: AgentRecord) -> Row:
+    """Return `key` and `AGENT_COLUMNS` of a record."""
+    return (
+        record.position,
+        record.id,
+        record.epoch,
+        record.head,
+        record.status,
+        record.type,
+        record.created_at,
+        record.started_at,
+        record.completed_at,
+        record.error_name,
+        record.error_message,
+        record.pid,
+        record.pid_started,
+        record.idempotency_key,
+        record.result_json,
+        record.configuration_json,
+        record.prompt,
+    )
+
+
+def checksum(record: MessageRecord) -> int:
+    """Return the CRC-32 (zlib) over every stored field of a message, each with its length and type (msgpack)."""
+    return zlib.crc32(
+        _pack(
+            (
+                record.agent,
+                record.sequence,
+                record.position,
+                record.type,
+                record.role,
+                record.content,
+                record.content_type,
+                record.raw,
+                record.metadata_json,
+                record.key,
+                record.created_at,
+            )
+        )
+    )

@@ -1,0 +1,98 @@
+"""What every store can do. The DatabaseActor calls `commit`; anybody may read.
+
+`SqliteStore` is the one in the box. A store owns its file or server, gives sequences and positions, and is the only
+maker of `Committed`. It must never report as stored what a crash can take back.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
+from commitcast.persistence.writes import AgentWrites, Outcome
+
+PAGE_ROWS = 256
+PAGE_BYTES = 256 * 1024
+"""The ordinary page: short enough that nobody waits long for its reader."""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Where an agent stands, and where a subscriber to it begins."""
+
+    record: AgentRecord
+    position: int
+    """Of the message after which the subscriber continues; of the agent's last entry if it begins at the tail."""
+
+
+class AgentPage(msgspec.Struct, frozen=True):
+    """Consecutive entries of one agent: messages, and the changes of status between them."""
+
+    entries: list[Entry]
+    at_end: bool
+    """Nothing more was stored when the page was read."""
+
+
+class FeedPage(msgspec.Struct, frozen=True):
+    """Consecutive entries of all agents: everything in (after, `last`] that has not been deleted since."""
+
+    entries: list[Entry]
+    last: int
+    at_end: bool
+
+
+class Store(Protocol):
+    """Durable agents and messages."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in a sentence: the path of its file."""
+
+    def open(self) -> None:
+        """Open for writing and take the lock. Raises `StoreOpenError` and touches nothing if it cannot."""
+
+    def close(self) -> None:
+        """Close everything and give the lock back. Idempotent."""
+
+    def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
+        """Write everything in one transaction and return once it is on disk.
+
+        Args:
+            work: at most one `AgentWrites` for each agent; at least one write in each.
+
+        Returns:
+            One outcome for each, in order. A refused write fails alone, with its error in place of its reply.
+
+        Raises:
+            NotStoredError: nothing of it is on disk; try again or give up.
+            StoreUnknownError: it may be on disk. Say nothing of it to anybody, and stop.
+
+        Durability: what the outcomes call committed survives a power cut.
+        Threads: one thread only.
+        """
+
+    def agent(self, agent: str) -> AgentRecord | None:
+        """Return one agent's record, or None if there is none."""
+
+    def agents(self, status: AgentStatus | None = None, after: int = 0, limit: int = PAGE_ROWS) -> list[AgentRecord]:
+        """Return records in order of creation, those whose position is beyond `after`."""
+
+    def messages(
+        self, agent: str, after: int = 0, limit: int = PAGE_ROWS, max_bytes: int = PAGE_BYTES
+    ) -> list[MessageRecord]:
+        """Return a page of messages after a sequence; empty at the end. Raises `AgentNotFoundError`."""
+
+    def standing(self, agent: str, after: int | None) -> Standing:
+        """Return where an agent stands and where a subscriber begins. Raises `AgentNotFoundError`."""
+
+    def entries(self, agent: str, sequence: int, position: int) -> AgentPage:
+        """Return a page of messages and changes of status after a cursor. Raises `AgentNotFoundError`."""
+
+    def feed(self, after: int) -> FeedPage:
+        """Return a page of everything after a position, over all agents."""
+
+    def heads(self, agents: Iterable[str]) -> dict[str, int]:
+        """Return the last sequence of each of these agents that exists."""
+
+    def position(self) -> tuple[int, str]:
+        """Return the last position of all, and the store's epoch."""

@@ -1,0 +1,237 @@
+"""What is to be written, as values: the only things that a store's `commit` takes.
+
+Owns the rule of what can be stored at all. A value that would not come back equal is refused here, with one sentence,
+before it is queued anywhere. Pure; used from any thread.
+"""
+
+import math
+import re
+from typing import Any, Final
+
+import msgspec
+
+from commitcast.persistence.errors import InvalidValueError
+from commitcast.persistence.records import MESSAGE_TYPES, AgentRecord, AgentStatus, Committed, MessageRecord
+
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+"""Content, raw and metadata of one message together. One row must fit into memory several times over."""
+
+_AGENT_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
+_encode_json: Final = msgspec.json.Encoder().encode
+_decode_json: Final = msgspec.json.Decoder().decode
+
+
+class NewMessage(msgspec.Struct, frozen=True, gc=False):
+    """A message on its way to the store. Made by `new_message`, which has checked it."""
+
+    type: str
+    role: str | None
+    content: str
+    content_type: str
+    created_at: str
+    size: int
+    """Bytes that it counts for in every bound."""
+    metadata_json: str | None = None
+    raw: bytes | None = None
+    key: str | None = None
+
+
+class NewAgent(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent to be inserted, with its first messages."""
+
+    epoch: str
+    type: str
+    created_at: str
+    prompt: str = ""
+    configuration_json: str = "{}"
+    idempotency_key: str | None = None
+    messages: tuple[NewMessage, ...] = ()
+
+
+class NewStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of status, applied only if the agent still has the status `previous`."""
+
+    previous: AgentStatus
+    status: AgentStatus
+    at: str
+    reason: str | None = None
+    error_name: str | None = None
+    error_message: str | None = None
+    result_json: str | None = None
+
+
+class AgentPatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts learnt about an agent while it runs. None leaves a column as it is."""
+
+    configuration_json: str | None = None
+    pid: int | None = None
+    pid_started: str | None = None
+
+
+Write = NewAgent | NewMessage | NewStatus | AgentPatch
+
+
+class AgentWrites(msgspec.Struct, frozen=True):
+    """What one agent wants to have written in one transaction, in order."""
+
+    agent: str
+    writes: list[Write]
+
+
+Reply = MessageRecord | AgentRecord | Exception
+"""The answer to one write: the record as stored, or why it was refused."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one `AgentWrites`: the proof of what was committed, and one reply for each write, in order."""
+
+    committed: Committed | None
+    replies: list[Reply]
+    refused: bool = False
+    """Whether a message was refused, so that what its agent sent after it must be refused too."""
+
+
+def needs_preceding(write: Write) -> bool:
+    """Whether a write would tell an untruth if a message before it were missing: more text, or `completed`."""
+    return isinstance(write, NewMessage) or (isinstance(write, NewStatus) and write.status is AgentStatus.COMPLETED)
+
+
+def check_agent_id(agent: str) -> str:
+    """Return the id if it can be one.
+
+    Raises:
+        InvalidValueError: it is not 1 to 128 of the characters A-Z a-z 0-9 . _ : -
+    """
+    if not isinstance(agent, str) or not _AGENT_ID.fullmatch(agent):
+        raise InvalidValueError(
+            f"{agent!r:.200} cannot be the id of an agent: use 1 to 128 of the characters A-Z a-z 0-9 . _ : -"
+        )
+    return agent
+
+
+def check_name(value: str | None, what: str) -> str | None:
+    """Return a short name (a type, a role, a key) if it is one, or None.
+
+    Raises:
+        InvalidValueError: it is empty, longer than 128 characters, or holds control characters or lone surrogates.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise InvalidValueError(f"{what} {value!r:.200} must be 1 to 128 characters without control characters")
+    encode_text(value, what)
+    return value
+
+
+def encode_text(text: str, what: str) -> bytes:
+    """Return the text as UTF-8.
+
+    Raises:
+        InvalidValueError: it is no text, or holds a lone surrogate, which UTF-8 cannot carry.
+    """
+    if not isinstance(text, str):
+        raise InvalidValueError(f"{what} must be text, not {type(text).__name__}")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(
+            f"{what} has a lone surrogate at character {error.start}, which cannot be stored: "
+            "decode the source with errors='replace', and pass the original bytes as raw"
+        ) from None
+
+
+def encode_json(value: Any, what: str) -> str:
+    """Return the value as JSON text that decodes to an equal value (tuples come back as lists).
+
+    Raises:
+        InvalidValueError: JSON cannot carry it; the message names the place.
+    """
+    try:
+        encoded = _encode_json(value)
+        if _decode_json(encoded) == value:
+            return encoded.decode()
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    _refuse_what_json_cannot_carry(value, what, 0)
+    try:
+        return _encode_json(value).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidValueError(f"{what} cannot be carried by JSON: {error}") from None
+
+
+def _refuse_what_json_cannot_carry(value: Any, path: str, depth: int) -> None:
+    if depth > 200:  # msgspec and other decoders stop near 1,000; a reader must never be the one to find out
+        raise InvalidValueError(f"{path:.80}… is nested deeper than 200 levels")
+    if value is None or isinstance(value, (bool, int)):
+        return
+    if isinstance(value, str):
+        encode_text(value, path)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidValueError(f"{path} is {value}, which JSON cannot carry: send None or text")
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise InvalidValueError(f"{path} has the key {name!r:.80}, and JSON has only text for keys")
+            encode_text(name, f"a key of {path}")
+            _refuse_what_json_cannot_carry(inner, f"{path}.{name}", depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            _refuse_what_json_cannot_carry(inner, f"{path}[{index}]", depth + 1)
+    else:
+        raise InvalidValueError(f"{path} is a {type(value).__name__}, which JSON cannot carry")
+
+
+def new_message(
+    content: Any,
+    *,
+    created_at: str,
+    type: str = "assistant",
+    role: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    raw: bytes | str | None = None,
+    key: str | None = None,
+) -> NewMessage:
+    """Check a message and return it ready to be queued.
+
+    Args:
+        content: text, kept as text even if it looks like a number; or a JSON object or array.
+        created_at: RFC 3339.
+        type: one of `MESSAGE_TYPES`.
+        role: the speaker, free text of up to 128 characters.
+        metadata: a JSON object.
+        raw: the producer's own bytes, kept as they are; text is encoded as UTF-8.
+        key: makes a repeated send of the same message harmless; unique per agent.
+
+    Raises:
+        InvalidValueError: something in it cannot be stored without loss.
+    """
+    content_type = "text"
+    if type not in MESSAGE_TYPES:
+        raise InvalidValueError(f"{type!r:.80} is no type of message: use one of {', '.join(MESSAGE_TYPES)}")
+    if not isinstance(content, str):
+        if not isinstance(content, (dict, list)):
+            raise InvalidValueError(
+                f"content must be text, or a dict or list for JSON, not {content.__class__.__name__}"
+            )
+        content, content_type = encode_json(content, "content"), "json"
+    size = len(content) if content.isascii() else len(encode_text(content, "content"))
+    metadata_json = None
+    if metadata is not None:
+        if not isinstance(metadata, dict):
+            raise InvalidValueError(f"metadata must be a dict, not {metadata.__class__.__name__}")
+        metadata_json = encode_json(metadata, "metadata")
+        size += len(metadata_json)
+    if raw is not None:
+        raw = encode_text(raw, "raw") if isinstance(raw, str) else bytes(raw)
+        size += len(raw)
+    if size > MAX_MESSAGE_BYTES:
+        raise InvalidValueError(
+            f"the message has {size:,} bytes and the limit is {MAX_MESSAGE_BYTES:,}: split it, or store a reference"
+        )
+    if role is not None:
+        check_name(role, "role")
+    if key is not None:
+        check_name(key, "key")
+    return NewMessage(type, role, content, content_type, created_at, size, metadata_json, raw, key)

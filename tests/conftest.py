@@ -1,0 +1,66 @@
+"""What holds for every test: a random order that can be repeated, nothing left behind, and no quiet skip in CI."""
+
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from waiting import wait_until
+
+SEED = int(os.environ.get("COMMITCAST_SEED") or random.SystemRandom().randrange(2**32))
+
+
+def pytest_report_header() -> str:
+    return f"commitcast: random order, COMMITCAST_SEED={SEED}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    random.Random(SEED).shuffle(items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Make a skipped test a failure where everything is expected to be there."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("COMMITCAST_NO_SKIP") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.is_alive()}
+
+
+def _files() -> set[str]:
+    """The sockets, pipes and files that are open, by what they are."""
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            found.add(os.readlink(link))
+        except OSError:
+            continue
+    return {name for name in found if not name.startswith(("/dev/", "/proc/"))}
+
+
+def _children() -> set[str]:
+    return {child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """No thread, child process or open file outlives its test."""
+    before = (_threads(), _children(), _files())
+    yield
+    for what, look, known in zip(("threads", "processes", "files"), (_threads, _children, _files), before, strict=True):
+        left = partial(_left, look, known)
+        wait_until(partial(_none, left), f"{what} to be gone", show=left)
+
+
+def _left(look: Callable[[], set[str]], known: set[str]) -> set[str]:
+    return look() - known
+
+
+def _none(left: Callable[[], set[str]]) -> bool:
+    return not left()
