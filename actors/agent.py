@@ -15,19 +15,21 @@ import msgspec
 import pykka
 
 from commitcast.actors.database import Acknowledged, Append, ChangeStatus, UpdateAgent
-from commitcast.actors.dispatch import ActorBase
-from commitcast.actors.errors import AgentEndedError
+from commitcast.actors.dispatch import Dispatcher, PooledActor
+from commitcast.actors.errors import AgentEndedError, InputRefusedError
 from commitcast.actors.flow import FlowGate
 from commitcast.actors.future import Reply
 from commitcast.actors.gateway import Notice
 from commitcast.actors.lifecycle import check_transition
 from commitcast.actors.sources.draft import Ending
-from commitcast.persistence.errors import AgentNotFoundError, CommitcastError
+from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord
 from commitcast.persistence.writes import AgentPatch, NewMessage, NewStatus, encode_json
 
 logger: Final = logging.getLogger(__name__)
 
+ENDINGS_TRIED: Final = 5
+"""How often the end of an agent with a source is tried; after that the next start of the runtime ends it."""
 _generations: Final = itertools.count(1)
 """Rises over all actors: one that is made again must not be taken for the one before it."""
 
@@ -91,6 +93,9 @@ AgentCommand = Emit | Start | Complete | Fail | Terminate | Created | Patch | So
 class Feed(Protocol):
     """The source of an agent, as far as its actor knows it."""
 
+    takes_input: bool
+    """Whether it reads its inbox."""
+
     def start(self) -> None:
         """Begin. Does not block."""
 
@@ -104,6 +109,7 @@ class Feed(Protocol):
 class AgentServices(msgspec.Struct, frozen=True):
     """What every agent actor of a runtime works with."""
 
+    dispatcher: Dispatcher
     database: pykka.ActorRef[Any]
     gateway: pykka.ActorRef[Any]
     load: Callable[[str], AgentRecord | None]
@@ -122,7 +128,7 @@ class _InFlight(msgspec.Struct):
     for_source: bool = False
 
 
-class AgentActor(ActorBase):
+class AgentActor(PooledActor):
     """One agent."""
 
     def __init__(
@@ -139,13 +145,16 @@ class AgentActor(ActorBase):
             services: of the runtime.
             created: what was just created; None loads the agent from the store, where it may be missing.
         """
-        super().__init__(agent)
+        super().__init__(agent, services.dispatcher)
         self._agent = agent
         self._services = services
         self._created = created
         self._record: AgentRecord | None = None
+        self._is_loaded = False
         self._feed: Feed | None = None
         self._feed_running = False
+        self._ending: Ending | None = None  # how an agent with a source shall end, until it has
+        self._endings_tried = 0
         self._status = AgentStatus.INITIALIZING
         self._generation = self._first_generation = next(_generations)
         self._in_flight: deque[_InFlight] = deque()
@@ -154,17 +163,15 @@ class AgentActor(ActorBase):
         """Messages that the source yielded after the end."""
 
     def on_start(self) -> None:
-        """Find out who this is."""
+        """Begin with what was just created. An agent of the store is loaded with the first command, on a worker."""
         if self._created is not None:
             self._on_created(self._created)
             self._created = None
-        else:
-            self._record = self._services.load(self._agent)
-            if self._record is not None:
-                self._status = self._record.status
 
     def on_receive(self, command: AgentCommand) -> Any:
         """Handle one command."""
+        if not self._is_loaded:
+            self._load()
         try:
             return self._handle(command)
         finally:
@@ -193,6 +200,12 @@ class AgentActor(ActorBase):
             case _:
                 assert_never(command)
 
+    def _load(self) -> None:
+        self._record = self._services.load(self._agent)
+        if self._record is not None:
+            self._status = self._record.status
+        self._is_loaded = True
+
     def on_stop(self) -> None:
         """Answer whoever still waits."""
         for waiting in self._in_flight:
@@ -206,6 +219,7 @@ class AgentActor(ActorBase):
     def _on_created(self, created: Created) -> None:
         self._record = created.record
         self._status = created.record.status
+        self._is_loaded = True
         if created.creation is not None:
             self._tell_gateway(created.creation)
         if created.feed is not None:
@@ -222,10 +236,20 @@ class AgentActor(ActorBase):
             discarded: Reply[MessageRecord] = Reply()
             discarded.fail(AgentEndedError(self._agent))
             return discarded
+        if emit.for_source and (why := self._refuses_input()):
+            self._flow.release(1, emit.message.size)
+            raise InputRefusedError(self._agent, why)
         waiting = _InFlight(Reply(), emit.message, emit.for_source)
         self._in_flight.append(waiting)
         self._services.database.tell(Append(self._agent, self._generation, emit.message))
         return waiting.reply
+
+    def _refuses_input(self) -> str | None:
+        if self._status.is_terminal:
+            return f"is {self._status} and reads no messages any more"
+        if self._feed is not None and not self._feed.takes_input:
+            return "runs a program that takes no further input"
+        return None
 
     def _on_patch(self, patch: AgentPatch) -> Reply[AgentRecord]:
         waiting = _InFlight(Reply())
@@ -262,14 +286,22 @@ class AgentActor(ActorBase):
 
     def _on_source_ended(self, ending: Ending) -> None:
         self._feed_running = False
-        if self._status.is_terminal:
+        self._ending = self._ending or ending
+        self._end_if_due()
+
+    def _end_if_due(self) -> None:
+        """Bring an agent with a source to its end, again if the database refused that."""
+        ending = self._ending
+        if ending is None or self._status.is_terminal or self._endings_tried >= ENDINGS_TRIED:
             return
-        self._change(
-            ending.status,
-            error_name=ending.error_name,
-            error_message=ending.error_message,
-            result_json=None if ending.result is None else encode_json(ending.result, "result"),
-        )
+        self._endings_tried += 1
+        result = None if ending.result is None else encode_json(ending.result, "result")
+        name, message = ending.error_name, ending.error_message
+        try:
+            self._change(ending.status, error_name=name, error_message=message, result_json=result)
+        except IllegalTransitionError as error:  # it never became running, so it cannot have completed
+            name, message = type(error).__name__, str(error)
+            self._change(AgentStatus.FAILED, error_name=name, error_message=message, result_json=result)
 
     # On the way up: committed, so it may be told.
 
@@ -279,7 +311,6 @@ class AgentActor(ActorBase):
             self._tell_gateway(committed)
         if acknowledged.generation < self._first_generation:
             return  # of an actor that was here before; whoever waited for it was answered when it died
-        refusal: Exception | None = None
         messages = size = 0
         for reply in replies:
             waiting = self._in_flight.popleft()
@@ -287,13 +318,12 @@ class AgentActor(ActorBase):
                 messages += 1
                 size += waiting.message.size
             if isinstance(reply, Exception):
-                refusal = self._on_refused(waiting, reply) or refusal
+                self._on_refused(waiting, reply)
             else:
                 self._on_stored(waiting, reply)
         self._flow.release(messages, size)
         self._services.committed(self._agent)
-        if refusal is not None and self._feed_running and not self._status.is_terminal:
-            self._end(AgentStatus.FAILED, error_name=type(refusal).__name__, error_message=str(refusal))
+        self._end_if_due()
 
     def _on_stored(self, waiting: _InFlight, record: MessageRecord | AgentRecord) -> None:
         if isinstance(record, AgentRecord):
@@ -302,17 +332,20 @@ class AgentActor(ActorBase):
             self._feed.deliver(record.content)
         waiting.reply.resolve(record)
 
-    def _on_refused(self, waiting: _InFlight, error: Exception) -> Exception | None:
-        """Answer a refused write; return the error if it was a message."""
+    def _on_refused(self, waiting: _InFlight, error: Exception) -> None:
         waiting.reply.fail(error)
         if waiting.message is None:
             if self._record is not None:
                 self._status = self._record.status  # what is stored
-            return None
-        self._generation = next(_generations)
-        code, retry = (error.code, error.retryable) if isinstance(error, CommitcastError) else ("internal", False)
-        self._tell_gateway(Notice(self._agent, code, str(error), retry))
-        return error
+        else:
+            self._generation = next(_generations)
+            code, retry = (error.code, error.retryable) if isinstance(error, CommitcastError) else ("internal", False)
+            self._tell_gateway(Notice(self._agent, code, str(error), retry))
+        if self._feed is not None:
+            # What its source said has a hole now, so whatever it says of itself later, it did not complete.
+            failed = Ending(status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=str(error))
+            self._ending = failed if self._ending is None or self._ending.status is not failed.status else self._ending
+            self._feed.cancel()
 
     def _tell_gateway(self, message: Committed | Notice) -> None:
         try:

@@ -51,10 +51,14 @@ app.command()(tail)
 app.command()(verify)
 
 
-def main() -> None:
-    """Run the command and exit."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit.
+
+    Args:
+        arguments: in place of those of the process.
+    """
     try:
-        app()
+        app(arguments)
     except CommitcastError as error:
         fail(str(error))
         sys.exit(2 if isinstance(error, ValueError | LookupError) else 1)

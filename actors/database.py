@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, assert_never
 
 import msgspec
 
-from commitcast.actors.dispatch import ActorBase
+from commitcast.actors.dispatch import PinnedActor
 from commitcast.actors.future import Reply
 from commitcast.persistence.errors import NotStoredError, PrecedingRefusedError, StoreFullError
 from commitcast.persistence.store import Store
@@ -111,6 +111,8 @@ class _Creation:
         self.order = [agent for agent, _ in agents]
         self.outcomes: dict[str, Outcome] = {}
         self.reply: Reply[list[Outcome]] = Reply()
+        if not agents:
+            self.reply.resolve([])
 
     def answer(self, agent: str, outcome: Outcome) -> None:
         self.outcomes[agent] = outcome
@@ -118,7 +120,7 @@ class _Creation:
             self.reply.resolve([self.outcomes[agent] for agent in self.order])
 
 
-class DatabaseActor(ActorBase):
+class DatabaseActor(PinnedActor):
     """The one writer of a store."""
 
     def __init__(

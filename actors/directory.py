@@ -7,15 +7,15 @@ the mailbox of an actor that has just decided to stop. Any thread; the lock is h
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import pykka
 
-from commitcast.actors.agent import AgentActor, AgentCommand, Created
-from commitcast.actors.errors import RuntimeStoppedError
+from commitcast.actors.agent import AgentActor, AgentCommand, Created, Fail, Terminate
+from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.flow import AGENT_BYTES, AGENT_MESSAGES, FlowGate
-from commitcast.actors.future import Future
+from commitcast.actors.future import Future, remaining
 
 logger: Final = logging.getLogger(__name__)
 
@@ -52,17 +52,31 @@ class Directory:
         self._start = start
         self._open = True
 
-    def refuse_others(self) -> list[AgentRef]:
-        """Take no more requests from outside, and return the live actors. Acknowledgements still arrive."""
+    def end_all(self, command: Terminate | Fail, deadline: float) -> None:
+        """Take no more requests from outside, and end every agent that is at work.
+
+        Acknowledgements still arrive. What has not ended by `deadline` is left to the next start.
+        """
         with self._lock:
             self._open = False
-            return list(self._refs.values())
+            live = list(self._refs.values())
+        self._await([ref.ask(command, block=False) for ref in live], deadline)
 
-    def close(self) -> list[AgentRef]:
-        """Take out the actors that are left and return them."""
+    def _await(self, futures: Sequence[pykka.Future[Any]], deadline: float) -> None:
+        for future in futures:
+            try:
+                future.get(timeout=remaining(deadline))
+            except FutureTimeoutError:
+                logger.warning("an agent did not end in time: the next start will end it")
+                break
+            except Exception as error:  # it has ended already, or cannot: there is nobody to tell but the log
+                logger.debug("at the stop: %s", error)
+
+    def stop_all(self, deadline: float) -> None:
+        """Stop the actors that are left, each after it has forwarded what it was told of before."""
         with self._lock:
             left, self._refs = list(self._refs.values()), {}
-            return left
+        self._await([ref.stop(block=False) for ref in left], deadline)
 
     def flow(self, agent: str) -> FlowGate:
         """Return the agent's gate; hold on to it while it is counted in."""

@@ -4,6 +4,7 @@ CommitcastError
 ├── BackpressureError (TimeoutError)      the agent is at its bound; try again
 ├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
 ├── RuntimeStoppedError (RuntimeError)    the runtime is not running
+├── InputRefusedError (RuntimeError)      the agent takes no (further) messages of a user
 ├── AgentEndedError (RuntimeError)        the agent's source spoke after its end
 │   └── SourceCancelledError
 └── SourceError                           a source could not do its work
@@ -60,6 +61,20 @@ class RuntimeStoppedError(CommitcastError, RuntimeError):
 
     def __str__(self) -> str:
         return f"the runtime is not running: {self.why}"
+
+
+class InputRefusedError(CommitcastError, RuntimeError):
+    """A user's message that nobody would read: the agent has ended, or its program takes no further input."""
+
+    code = "bad_request"
+
+    def __init__(self, agent: str, why: str) -> None:
+        super().__init__(agent, why)
+        self.agent = agent
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"agent {self.agent!r} {self.why}: launch another with this message as its prompt"
 
 
 class AgentEndedError(CommitcastError, RuntimeError):

@@ -27,13 +27,16 @@ ExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType 
 class Future(pykka.Future[T]):
     """The answer to one request."""
 
+    # One is made for every message, so what most of them never change is kept by the class.
+    _get_hook = None
+    _get_hook_result: Any = pykka.Future()._get_hook_result
+    _done = False
+    _value: Any = None
+    _error: BaseException | None = None
+    _callbacks: "list[Callable[[Future[T]], object]] | None" = None
+
     def __init__(self) -> None:
-        super().__init__()
         self._lock = threading.Lock()
-        self._done = False
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._callbacks: list[Callable[[Future[T]], object]] | None = None
 
     def done(self) -> bool:
         """Whether the answer is here."""

@@ -4,12 +4,11 @@ Its two messages are all that a gateway ever hears. It must never make up a mess
 a `Committed`, which only a store can make, or a `Notice`, which becomes an `error` frame.
 """
 
-from collections.abc import Callable
-from typing import Final, assert_never
+from typing import Protocol, assert_never
 
 import msgspec
 
-from commitcast.actors.dispatch import ActorBase
+from commitcast.actors.dispatch import PinnedActor
 from commitcast.persistence.records import Committed
 
 
@@ -26,26 +25,36 @@ class Notice(msgspec.Struct, frozen=True):
 GatewayCommand = Committed | Notice
 
 
-class GatewayActor(ActorBase):
+class Audience(Protocol):
+    """Who is told: the gateway's server."""
+
+    def publish(self, committed: Committed) -> None:
+        """Take what was committed. Returns at once."""
+
+    def notify(self, agent: str, code: str, message: str, retry: bool) -> None:
+        """Take what could not be done. Returns at once."""
+
+
+class GatewayActor(PinnedActor):
     """Hands committed messages to the hub."""
 
-    def __init__(self, *, publish: Callable[[Committed], object], notify: Callable[[Notice], object]) -> None:
+    def __init__(self, audience: Audience | None) -> None:
         """Make the actor.
 
         Args:
-            publish: takes what was committed; called in the order in which agents forward it.
-            notify: takes what could not be done.
+            audience: the server, which is told in the order in which agents forward; None if nobody is served.
         """
         super().__init__("gateway")
-        self._publish: Final = publish
-        self._notify: Final = notify
+        self._audience = audience
 
     def on_receive(self, command: GatewayCommand) -> None:
         """Hand one thing on."""
+        if self._audience is None:
+            return
         match command:
             case Committed():
-                self._publish(command)
-            case Notice():
-                self._notify(command)
+                self._audience.publish(command)
+            case Notice(agent, code, message, retry):
+                self._audience.notify(agent, code, message, retry)
             case _:
                 assert_never(command)

@@ -81,7 +81,7 @@ class AgentHandle:
             message = _message(content, type, role, metadata, raw, key)
         except InvalidValueError as error:
             return Future.failed(error)
-        self._flow.acquire(message.size, 0 if _on_event_loop() else self._emit_timeout_s)
+        self._wait_for_place(message)
         return self._send_to_actor(Emit(message), message)
 
     async def aemit(
@@ -105,13 +105,14 @@ class AgentHandle:
     def send(self, content: str, *, key: str | None = None) -> Future[MessageRecord]:
         """Store a user's message, and put it into the inbox of the agent's source once it is on disk.
 
-        Args, Returns, Raises: as for `emit`.
+        Args, Returns, Raises: as for `emit`; and the future raises `InputRefusedError` if the agent has ended, or
+        runs a program that takes no further input.
         """
         try:
             message = _message(encode_text(content, "content").decode(), "user", "user", None, None, key)
         except InvalidValueError as error:
             return Future.failed(error)
-        self._flow.acquire(message.size, 0 if _on_event_loop() else self._emit_timeout_s)
+        self._wait_for_place(message)
         return self._send_to_actor(Emit(message, for_source=True), message)
 
     async def asend(self, content: str, *, key: str | None = None) -> MessageRecord:
@@ -119,6 +120,10 @@ class AgentHandle:
         message = _message(encode_text(content, "content").decode(), "user", "user", None, None, key)
         await self._flow.acquire_async(message.size)
         return await self._send_to_actor(Emit(message, for_source=True), message)
+
+    def _wait_for_place(self, message: NewMessage) -> None:
+        if not self._flow.try_acquire(message.size):
+            self._flow.acquire(message.size, 0 if _on_event_loop() else self._emit_timeout_s)
 
     def _send_to_actor(self, emit: Emit, message: NewMessage) -> Future[MessageRecord]:
         future: Future[MessageRecord] = self._directory.ask(self.id, emit)

@@ -19,20 +19,21 @@ import pykka
 from commitcast.actors.agent import AgentActor, AgentServices, Created, Fail, Terminate
 from commitcast.actors.database import DatabaseActor
 from commitcast.actors.directory import Directory
+from commitcast.actors.dispatch import Dispatcher
 from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.flow import AGENT_BYTES, AGENT_MESSAGES, RUNTIME_BYTES, RUNTIME_MESSAGES, FlowGate
 from commitcast.actors.future import Future, remaining
-from commitcast.actors.gateway import GatewayActor, Notice
+from commitcast.actors.gateway import GatewayActor
 from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle, Content
 from commitcast.actors.launching import Launch, Launcher, launch_many
 from commitcast.actors.loop import LoopThread
 from commitcast.actors.recovery import recover
 from commitcast.actors.sources.runner import MAX_RUNNING_SOURCES, Source, SourceThreads
 from commitcast.actors.watch import Watches
-from commitcast.gateway.server import GatewayServer
+from commitcast.gateway.server import HEARTBEAT_S, GatewayServer
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError
-from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord
+from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite import SqliteStore
 from commitcast.persistence.store import PAGE_ROWS, Store
 
@@ -60,7 +61,7 @@ class AgentRuntime:
         max_unacknowledged: int = AGENT_MESSAGES,
         max_unacknowledged_bytes: int = AGENT_BYTES,
         emit_timeout_s: float = EMIT_TIMEOUT_S,
-        heartbeat_s: float | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
         stop_timeout_s: float = STOP_TIMEOUT_S,
         catch_up_s: float = 0.0,
     ) -> None:
@@ -78,7 +79,7 @@ class AgentRuntime:
             max_unacknowledged: messages of one agent that may be on their way to the disk.
             max_unacknowledged_bytes: their bytes.
             emit_timeout_s: how long `emit` waits at that bound.
-            heartbeat_s: seconds between heartbeats to subscribers; None is the server's own.
+            heartbeat_s: seconds between heartbeats to subscribers.
             stop_timeout_s: seconds that an ordered stop may take.
             catch_up_s: seconds that subscribers may take at the stop to get what is committed.
 
@@ -89,7 +90,6 @@ class AgentRuntime:
         self._stop_timeout_s = stop_timeout_s
         self._emit_timeout_s = emit_timeout_s
         self._catch_up_s = catch_up_s
-        options: dict[str, Any] = {} if heartbeat_s is None else {"heartbeat_s": heartbeat_s}
         self._server = (
             None
             if listen is None
@@ -99,7 +99,7 @@ class AgentRuntime:
                 token=token,
                 allowed_hosts=allowed_hosts,
                 allowed_origins=allowed_origins,
-                **options,
+                heartbeat_s=heartbeat_s,
             )
         )
         self._given_gateway = gateway
@@ -122,8 +122,6 @@ class AgentRuntime:
         self._launcher: Launcher | None = None
         self.interrupted = 0
         """How many agents a crash had left behind at the start."""
-
-    # Its own life.
 
     def start(self, *, accept: bool = True) -> Self:
         """Open the store, recover it, and begin to serve. Blocks.
@@ -161,7 +159,7 @@ class AgentRuntime:
             self._server.accept()
 
     def _start_actors(self) -> None:
-        self._gateway = self._given_gateway or GatewayActor.start(publish=self._publish, notify=self._notify)
+        self._gateway = self._given_gateway or GatewayActor.start(self._server)
         self._database = DatabaseActor.start(
             self._store,
             acknowledge=self._directory.tell,
@@ -169,6 +167,7 @@ class AgentRuntime:
             give_up=self._give_up,
         )
         self._services = AgentServices(
+            dispatcher=Dispatcher("agents"),
             database=self._database,
             gateway=self._gateway,
             load=self._store.agent,
@@ -191,38 +190,26 @@ class AgentRuntime:
             self._state = "stopping"
         atexit.unregister(self.stop)
         deadline = time.monotonic() + (self._stop_timeout_s if timeout_s is None else timeout_s)
-        self._end_agents(deadline)
+        fatal = self._fatal
+        self._directory.end_all(
+            Terminate("the runtime was stopped") if fatal is None else Fail(type(fatal).__name__, str(fatal)), deadline
+        )
+        if not self._threads.join(remaining(deadline) or 0.0):
+            logger.warning("a source did not end in time: its thread is left behind")
         self._give_up.set()
         if isinstance(self._store, SqliteStore):
             self._store.abandon_waiting()
-        if self._database is not None:
-            _stop_actor(self._database, deadline)
-        for ref in self._directory.close():
-            ref.stop(block=False)
-        if self._gateway is not None and self._given_gateway is None:
-            _stop_actor(self._gateway, deadline)
+        _stop_actor(self._database, deadline)
+        self._directory.stop_all(deadline)
+        _stop_actor(self._gateway if self._given_gateway is None else None, deadline)
         if self._server is not None:
-            self._server.stop(catch_up_s=0 if self._fatal is not None else self._catch_up_s)
+            self._server.stop(catch_up_s=self._catch_up_s if fatal is None else 0)
+        if self._services is not None:
+            self._services.dispatcher.stop()
         self._loop.stop()
         self._store.close()
         self._state = "stopped"
         self._watches.raise_all()
-
-    def _end_agents(self, deadline: float) -> None:
-        live = self._directory.refuse_others()
-        fatal = self._fatal
-        commands = Terminate("the runtime was stopped") if fatal is None else Fail(type(fatal).__name__, str(fatal))
-        futures = [ref.ask(commands, block=False) for ref in live]
-        for future in futures:
-            try:
-                future.get(timeout=remaining(deadline))
-            except FutureTimeoutError:
-                logger.warning("an agent did not end in time: the next start will end it")
-                break
-            except Exception as error:  # it has ended already, or cannot: there is nobody to tell but the log
-                logger.debug("at the stop: %s", error)
-        if not self._threads.join(remaining(deadline) or 0.0):
-            logger.warning("a source did not end in time: its thread is left behind")
 
     def __enter__(self) -> Self:
         return self.start()
@@ -259,8 +246,6 @@ class AgentRuntime:
     def store(self) -> Store:
         """The store, to read from."""
         return self._store
-
-    # Launching.
 
     def launch(
         self,
@@ -339,8 +324,6 @@ class AgentRuntime:
             raise RuntimeStoppedError("start it first")
         return AgentActor.start(agent, self._services, created=created)
 
-    # Finding agents, and working on them by id.
-
     def agent(self, id: str) -> AgentHandle:
         """Return the handle of an agent. Blocks for a short read.
 
@@ -398,24 +381,15 @@ class AgentRuntime:
         """Make an agent failed. See `AgentHandle.fail`."""
         return self._handle(agent_id).fail(error, name=name)
 
-    # What the actors call.
-
-    def _publish(self, committed: Committed) -> None:
-        if self._server is not None:
-            self._server.publish(committed)
-
-    def _notify(self, notice: Notice) -> None:
-        if self._server is not None:
-            self._server.notify(notice.agent, notice.code, notice.message, notice.retry)
-
     def _on_fatal(self, error: Exception) -> None:
         """Stop, from a thread of its own: the database's is the one that calls."""
         self._fatal = error
         threading.Thread(target=self.stop, name="runtime-stop", daemon=True).start()
 
 
-def _stop_actor(ref: pykka.ActorRef[Any], deadline: float) -> None:
+def _stop_actor(ref: pykka.ActorRef[Any] | None, deadline: float) -> None:
     try:
-        ref.stop(block=True, timeout=remaining(deadline))
+        if ref is not None:
+            ref.stop(block=True, timeout=remaining(deadline))
     except (FutureTimeoutError, pykka.Timeout):
         logger.warning("%s did not stop in time", ref)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pykka
 
-from commitcast.actors.dispatch import ActorBase
+from commitcast.actors.dispatch import PinnedActor
 from commitcast.actors.gateway import GatewayCommand, Notice
 from commitcast.persistence.records import Committed, MessageRecord, StatusChange
 
@@ -122,7 +122,7 @@ class MockGateway:
             self._changed.notify_all()
 
 
-class _MockGatewayActor(ActorBase):
+class _MockGatewayActor(PinnedActor):
     def __init__(self, receive: Callable[[GatewayCommand], None]) -> None:
         super().__init__("mock-gateway")
         self._receive = receive

@@ -83,7 +83,7 @@ class Access:
         if origin is None:
             return True
         origin = origin.lower().rstrip("/")
-        return origin in self._origins or (host is not None and urlsplit(origin).netloc == host.lower())
+        return origin in self._origins or (host is not None and origin.partition("://")[2] == host.lower())
 
     def accepts_token(self, token: str | None) -> bool:
         """Whether the token is the right one, in constant time."""

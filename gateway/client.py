@@ -68,6 +68,7 @@ class Subscription:
         self.record: frames.AgentView | None = None
         self.reconnects = 0
         self._after: int | Literal["tail"] = after
+        self._doubted: int | None = None
         self._epoch = epoch
         self._url = url
         self._agent = agent
@@ -88,7 +89,7 @@ class Subscription:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop, and close the connection. Idempotent."""
+        """Stop, and close the connection. Idempotent; while another task iterates, cancel that task instead."""
         await self._messages.aclose()
 
     async def cut(self) -> None:
@@ -119,8 +120,7 @@ class Subscription:
                                 yield thing
                     return
             except _GapError as error:
-                logger.debug("%s: subscribing again after %s", error, self.cursor)
-                continue
+                logger.info("%s: subscribing again after it", error)
             except InvalidStatus as error:
                 if error.response.status_code in (401, 403, 404):
                     raise SubscriptionError("forbidden", f"{self._url} refused the connection: {error}") from error
@@ -132,6 +132,8 @@ class Subscription:
                 if code >= CloseCode.BAD_REQUEST:
                     raise SubscriptionError(str(code), f"the server closed for good: {error}") from error
                 logger.info("the connection to %s was lost (%s)", self._url, error)
+            except SubscriptionError:
+                raise
             except (OSError, TimeoutError, InvalidHandshake, _SilentError, EOFError) as error:
                 logger.info("%s is not reached (%s)", self._url, error)
             finally:
@@ -172,10 +174,9 @@ class Subscription:
                 case frames.Status() if subscribed:
                     self._on_status(frame)
                 case frames.Agent() if subscribed:
-                    self._move(frame.prev, frame.last)
-                    self.cursor = frame.last
-                case frames.Heartbeat() if subscribed and frame.heads.get(self._agent, 0) > self.cursor:
-                    logger.debug("the store is ahead of the cursor %s", self.cursor)
+                    self.cursor = self._move(frame.prev, frame.last)
+                case frames.Heartbeat() if subscribed:
+                    self._on_heartbeat(frame)
                 case frames.Live() if subscribed and self._is_over:
                     return
                 case frames.Error():
@@ -192,7 +193,10 @@ class Subscription:
             raise SubscriptionError("bad_request", str(error)) from error
 
     def _on_subscribed(self, frame: frames.Subscribed) -> None:
+        if self._after not in ("tail", frame.after):
+            raise _GapError(f"the stream begins after {frame.after} and the cursor is {self._after}")
         self.cursor = self._after = frame.after
+        self._doubted = None
         self._epoch = frame.epoch
         self._head = frame.head
         self.record = frame.record
@@ -200,9 +204,7 @@ class Subscription:
 
     def _on_status(self, frame: frames.Status) -> None:
         if self._agent == frames.ALL:
-            assert frame.prev is not None and frame.last is not None
-            self._move(frame.prev, frame.last)
-            self.cursor = frame.last
+            self.cursor = self._move(frame.prev, frame.last)
             return
         self.status = frame.status
         if frame.status in _TERMINAL:
@@ -217,10 +219,18 @@ class Subscription:
         if frame.id == 1:
             raise _SilentError(frame.message)
 
-    def _move(self, prev: int, last: int) -> None:
-        if prev != self._after:
+    def _on_heartbeat(self, frame: frames.Heartbeat) -> None:
+        """Doubt the stream if the store is ahead: what is missing may be on its way, but not for a whole heartbeat."""
+        is_behind = frame.heads.get(self._agent, 0) > self.cursor
+        if is_behind and self._doubted == self.cursor:
+            raise _GapError(f"nothing came for a heartbeat, the store is ahead and the cursor is {self.cursor}")
+        self._doubted = self.cursor if is_behind else None
+
+    def _move(self, prev: int | None, last: int | None) -> int:
+        if prev != self._after or last is None:
             raise _GapError(f"a frame begins after {prev} and the cursor is {self._after}")
         self._after = last
+        return last
 
 
 def subscribe(

@@ -16,6 +16,8 @@ WRITE_LIMIT_BYTES: Final = 64 * 1024
 """Beyond this the connection is paused; the rest stays in the ring or the store."""
 UNSENT_LIMIT_BYTES: Final = 16 * 1024
 """TCP_NOTSENT_LOWAT: without it the kernel takes 4 MiB, behind which the keepalive's ping waits too long."""
+CLOSE_TIMEOUT_S: Final = 2.0
+"""How long a peer may take to read what is left and to close; then the connection is dropped."""
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # 25 on Linux; not in every Python
 
 
@@ -61,7 +63,30 @@ class GatewayConnection(ServerConnection):
 
     def write(self, data: bytes) -> None:
         """Send a text frame without waiting; does nothing if the connection is not open."""
-        broadcast([self], data, text=True)
+        if not self.transport.is_closing():  # else asyncio would warn of what nobody can help
+            broadcast([self], data, text=True)
+
+    async def wait_until_it_takes_more(self) -> None:
+        """Wait while the write buffer is full, and let other connections have their turn.
+
+        Raises:
+            OSError: the connection was lost meanwhile.
+        """
+        await asyncio.sleep(0)
+        await self.drain()
+
+    async def finish(self, code: int, reason: str) -> None:
+        """Close the connection, whether the peer helps or not."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.close(code, reason)
+        except TimeoutError:  # `close` has no limit of its own while the write buffer is full
+            self.abort()
+
+    def abort(self) -> None:
+        """Drop the connection without a word. What was not sent is lost."""
+        if hasattr(self, "transport"):
+            self.transport.abort()
 
     @property
     def unsent_bytes(self) -> int:

@@ -6,11 +6,12 @@ server ignores unknown fields and refuses unknown types. Numbers stay below 2^53
 
 import base64
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from commitcast.gateway.errors import ErrorCode, FrameError
+from commitcast.gateway.redaction import without_secrets
 from commitcast.persistence.records import AgentRecord, MessageRecord, StatusChange
 
 SUBPROTOCOL: Final = "commitcast.v1.json"
@@ -22,7 +23,12 @@ MAX_CONTENT_BYTES: Final = 1024 * 1024
 MAX_FRAME_BYTES: Final = 2 * 1024 * 1024
 """What the WebSocket layer takes at all; more closes the connection with 1009."""
 
-FrameId = int | str | None
+MAX_NUMBER: Final = 2**53 - 1
+"""JavaScript counts no further."""
+
+FrameId = Annotated[int, msgspec.Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)] | str | None
+Cursor = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+"""A sequence or a position, as a client may give it."""
 
 
 class _Client(msgspec.Struct, tag_field="type", kw_only=True):
@@ -41,10 +47,10 @@ class Subscribe(_Client, kw_only=True, tag="subscribe"):
     """Get everything of an agent after a cursor, and go on live."""
 
     agent: str
-    after: int | Literal["tail"] = 0
+    after: Cursor | Literal["tail"] = 0
     epoch: str | None = None
     raw: bool = False
-    window: int | None = None
+    window: Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)] | None = None
 
 
 class Unsubscribe(_Client, kw_only=True, tag="unsubscribe"):
@@ -56,7 +62,7 @@ class Unsubscribe(_Client, kw_only=True, tag="unsubscribe"):
 class Ack(_Client, kw_only=True, tag="ack"):
     """Say up to where was processed."""
 
-    agent: dict[str, int] = {}
+    agent: dict[str, Cursor] = {}
 
 
 class Ping(_Client, kw_only=True, tag="ping"):
@@ -242,34 +248,55 @@ _decode_any: Final = msgspec.json.Decoder().decode
 _SERVER_TYPES: Final = frozenset(str(frame.__struct_config__.tag) for frame in ServerFrame.__args__)
 
 
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""What a decoder raises: no JSON or not ours, a lone surrogate, nested too deeply."""
+_SHOWN: Final = 200
+"""Characters of a decoder's complaint, which quotes the frame."""
+
+
 def decode_client(data: str | bytes) -> ClientFrame:
     """Return the frame that a client sent.
 
     Raises:
-        FrameError: it is none; the error has the frame's `id` if that could be read.
+        FrameError: it is none, or too large; the error has the frame's `id` if that could be read.
     """
     if isinstance(data, bytes):
         raise FrameError("frames are text, not binary: send one JSON object in a text frame")
     try:
         frame = _decode_client(data)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise FrameError(f"this is no frame of {SUBPROTOCOL}: {error}", id=_id_of(data)) from None
-    if len(data) > MAX_CONTROL_BYTES and not isinstance(frame, (Send, Launch)):
-        raise FrameError(
-            f"a control frame may have {MAX_CONTROL_BYTES:,} bytes, and this one has {len(data):,}",
-            id=frame.id,
-            code=ErrorCode.TOO_LARGE,
-        )
+    except _UNREADABLE as error:
+        raise FrameError(f"this is no frame of {SUBPROTOCOL}: {error!s:.{_SHOWN}}", id=_id_of(data)) from None
+    match frame:
+        case Send():
+            _check_size("content", frame.content, MAX_CONTENT_BYTES, frame.id)
+        case Launch():
+            _check_size("a prompt", frame.prompt, MAX_CONTENT_BYTES, frame.id)
+        case _:
+            _check_size("a control frame", data, MAX_CONTROL_BYTES, frame.id)
     return frame
+
+
+def _check_size(what: str, text: str, most: int, id: FrameId) -> None:
+    size = len(text) if text.isascii() else len(text.encode())
+    if size > most:
+        raise FrameError(f"{what} may have {most:,} bytes, and this has {size:,}", id=id, code=ErrorCode.TOO_LARGE)
+
+
+def _fields_of(data: str | bytes) -> dict[str, Any]:
+    """Return what can be read of a frame that is none."""
+    try:
+        decoded = _decode_any(data)
+    except _UNREADABLE:
+        return {}
+    return decoded if isinstance(decoded, dict) else {}
 
 
 def _id_of(data: str) -> FrameId:
     try:
-        decoded = _decode_any(data)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        id: FrameId = msgspec.convert(_fields_of(data).get("id"), FrameId)
+    except msgspec.ValidationError:
         return None
-    found = decoded.get("id") if isinstance(decoded, dict) else None
-    return found if isinstance(found, (int, str)) and not isinstance(found, bool) else None
+    return id
 
 
 def decode_server(data: str | bytes) -> ServerFrame | None:
@@ -280,13 +307,11 @@ def decode_server(data: str | bytes) -> ServerFrame | None:
     """
     try:
         return _decode_server(data)
-    except msgspec.ValidationError as error:
-        decoded = _decode_any(data)
-        if isinstance(decoded, dict) and isinstance(decoded.get("type"), str) and decoded["type"] not in _SERVER_TYPES:
+    except _UNREADABLE as error:
+        found = _fields_of(data).get("type")
+        if isinstance(found, str) and found not in _SERVER_TYPES:
             return None
-        raise FrameError(f"the server sent no frame of {SUBPROTOCOL}: {error}") from None
-    except msgspec.MsgspecError as error:
-        raise FrameError(f"the server sent no JSON: {error}") from None
+        raise FrameError(f"the server sent no frame of {SUBPROTOCOL}: {error!s:.{_SHOWN}}") from None
 
 
 def item(record: MessageRecord, *, raw: bool, with_agent: bool) -> Item:
@@ -338,9 +363,6 @@ def status(change: StatusChange, *, prev: int | None = None, last: int | None = 
     )
 
 
-_SECRET: Final = ("token", "secret", "password", "passwd", "key", "credential", "auth", "cookie", "env")
-
-
 def agent_view(record: AgentRecord) -> AgentView:
     """Return an agent's record as subscribers may see it."""
     failed = record.error_name is not None or record.error_message is not None
@@ -356,18 +378,5 @@ def agent_view(record: AgentRecord) -> AgentView:
         completed_at=record.completed_at,
         error=ErrorView(name=record.error_name, message=record.error_message) if failed else None,
         result=None if record.result_json is None else msgspec.Raw(record.result_json),
-        configuration=_without_secrets(record.configuration),
+        configuration=without_secrets(record.configuration),
     )
-
-
-def _without_secrets(value: Any) -> Any:
-    """Leave out every entry whose name suggests a secret: a viewer never needs one."""
-    if isinstance(value, dict):
-        return {
-            name: _without_secrets(inner)
-            for name, inner in value.items()
-            if not any(word in name.lower() for word in _SECRET)
-        }
-    if isinstance(value, list):
-        return [_without_secrets(inner) for inner in value]
-    return value

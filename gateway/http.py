@@ -3,20 +3,23 @@
 Runs on a reader thread, because it reads the store.
 """
 
+import logging
 import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 import msgspec
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
 from commitcast.gateway import frames
-from commitcast.persistence.errors import AgentNotFoundError, StoreError
+from commitcast.persistence.errors import AgentNotFoundError, SequenceAheadError, StoreError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 from commitcast.persistence.store import PAGE_ROWS, Store
+
+logger: Final = logging.getLogger(__name__)
 
 MAX_LIMIT: Final = 1_000
 
@@ -48,18 +51,28 @@ class MessageList(msgspec.Struct):
 
 def respond(store: Store, target: str) -> Response:
     """Answer a GET."""
-    parts = urlsplit(target)
+    path, _, query = target.partition("?")
     for pattern, answer in _ROUTES:
-        if match := pattern.fullmatch(parts.path):
-            try:
-                return json_response(HTTPStatus.OK, answer(store, parse_qs(parts.query), *map(unquote, match.groups())))
-            except AgentNotFoundError as error:
-                return error_response(HTTPStatus.NOT_FOUND, error.code, str(error))
-            except RequestError as error:
-                return error_response(HTTPStatus.BAD_REQUEST, "bad_request", str(error))
-            except StoreError as error:
-                return error_response(HTTPStatus.SERVICE_UNAVAILABLE, error.code, str(error))
-    return error_response(HTTPStatus.NOT_FOUND, "not_found", f"there is nothing at {parts.path}: see /v1/agents")
+        if match := pattern.fullmatch(path):
+            return _answer(store, answer, parse_qs(query), [unquote(part) for part in match.groups()])
+    return error_response(HTTPStatus.NOT_FOUND, "not_found", f"there is nothing at {path:.200}: see /v1/agents")
+
+
+def _answer(store: Store, answer: Callable[..., Any], query: dict[str, list[str]], parts: list[str]) -> Response:
+    try:
+        return json_response(HTTPStatus.OK, answer(store, query, *parts))
+    except AgentNotFoundError as error:
+        return error_response(HTTPStatus.NOT_FOUND, error.code, str(error))
+    except SequenceAheadError as error:
+        return error_response(HTTPStatus.BAD_REQUEST, error.code, str(error))
+    except RequestError as error:
+        return error_response(HTTPStatus.BAD_REQUEST, "bad_request", str(error))
+    except StoreError as error:
+        return error_response(HTTPStatus.SERVICE_UNAVAILABLE, error.code, str(error))
+    except Exception:  # the last word on a request, as in the connection loop
+        logger.exception("a request failed")
+        message = "the server could not do this, and its log says why"
+        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message)
 
 
 def _health(store: Store, query: dict[str, list[str]]) -> dict[str, Any]:
@@ -71,7 +84,7 @@ def _agents(store: Store, query: dict[str, list[str]]) -> AgentList:
     status = query.get("status", [None])[0]
     if status is not None and status not in list(AgentStatus):
         raise RequestError(f"{status!r} is no status: use one of {', '.join(AgentStatus)}")
-    limit = _number(query, "limit", PAGE_ROWS, MAX_LIMIT)
+    limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
     wanted = None if status is None else AgentStatus(status)
     records = store.agents(wanted, _number(query, "after", 0), limit)
     following = records[-1].position if len(records) == limit else None
@@ -84,14 +97,15 @@ def _agent(store: Store, query: dict[str, list[str]], agent: str) -> frames.Agen
 
 def _messages(store: Store, query: dict[str, list[str]], agent: str) -> MessageList:
     after = _number(query, "after", 0)
-    limit = _number(query, "limit", PAGE_ROWS, MAX_LIMIT)
+    limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
     raw = query.get("raw", ["false"])[0] == "true"
-    record = _record(store, agent)
     messages = store.messages(agent, after, limit)
+    record = _record(store, agent)  # after the messages, so that its head is not behind them
+    if after > record.head:
+        raise SequenceAheadError(after, record.head)
     last = messages[-1].sequence if messages else after
     items = [frames.item(message, raw=raw, with_agent=False) for message in messages]
-    head = max(record.head, last)
-    return MessageList(agent, record.epoch, head, record.status.value, items, last, last >= head)
+    return MessageList(agent, record.epoch, record.head, record.status.value, items, last, last >= record.head)
 
 
 def _record(store: Store, agent: str) -> AgentRecord:
@@ -101,10 +115,12 @@ def _record(store: Store, agent: str) -> AgentRecord:
     return record
 
 
-def _number(query: dict[str, list[str]], name: str, default: int, most: int = 2**53 - 1) -> int:
+def _number(
+    query: dict[str, list[str]], name: str, default: int, *, least: int = 0, most: int = frames.MAX_NUMBER
+) -> int:
     text = query.get(name, [str(default)])[0]
-    if not text.isascii() or not text.isdecimal() or len(text) > 16 or not 0 <= int(text) <= most:
-        raise RequestError(f"{name} must be a whole number from 0 to {most}, not {text[:40]!r}")
+    if not text.isascii() or not text.isdecimal() or len(text) > 16 or not least <= int(text) <= most:
+        raise RequestError(f"{name} must be a whole number from {least} to {most}, not {text[:40]!r}")
     return int(text)
 
 
@@ -132,6 +148,8 @@ def json_response(status: HTTPStatus, body: Any) -> Response:
     return Response(status.value, status.phrase, headers, data)
 
 
-def error_response(status: HTTPStatus, code: str, message: str) -> Response:
+def error_response(status: HTTPStatus, code: str, message: str, **headers: str) -> Response:
     """Return a response that says what is wrong."""
-    return json_response(status, {"error": {"code": code, "message": message}})
+    response = json_response(status, {"error": {"code": code, "message": message}})
+    response.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+    return response

@@ -9,7 +9,8 @@ Positions order everything: a subscription holds the position of the last entry 
 every entry of its log after the position `start`. An entry is taken from the ring if the cursor is not before `start`.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +19,8 @@ from commitcast.gateway import frames
 from commitcast.gateway.ring import Feed, Ring, Rings
 from commitcast.persistence.records import AgentDeletion, AgentRecord, Committed, Entry, MessageRecord, StatusChange
 from commitcast.persistence.store import AgentPage, FeedPage
+
+logger: Final = logging.getLogger(__name__)
 
 FRAME_ITEMS: Final = 512
 FRAME_BYTES: Final = 64 * 1024
@@ -37,7 +40,20 @@ class Subscriber:
 class Subscription:
     """A cursor over one agent's log, or over all."""
 
-    __slots__ = ("acked", "agent", "checked", "cursor", "is_live", "position", "raw", "reading", "subscriber", "window")
+    __slots__ = (
+        "acked",
+        "agent",
+        "checked",
+        "cursor",
+        "has_ended",
+        "is_live",
+        "position",
+        "raw",
+        "reading",
+        "rechecked",
+        "subscriber",
+        "window",
+    )
 
     def __init__(
         self, subscriber: Subscriber, agent: str, cursor: int, position: int, raw: bool, window: int | None
@@ -51,9 +67,13 @@ class Subscription:
         self.window = window
         self.acked = cursor
         self.is_live = False
+        self.has_ended = False
+        """It was given the agent's terminal status."""
         self.reading = False
         self.checked = False
-        """A page read at this position was the last one there."""
+        """Nothing is known to be in the store beyond what was read, or is being read."""
+        self.rechecked = -1
+        """The position at the last recheck."""
 
     @property
     def is_to_all(self) -> bool:
@@ -61,10 +81,14 @@ class Subscription:
         return self.agent == frames.ALL
 
     @property
+    def room(self) -> int:
+        """How many messages the next frame may have: no more than the window takes."""
+        return FRAME_ITEMS if self.window is None else min(FRAME_ITEMS, self.window - self.cursor + self.acked)
+
+    @property
     def may_advance(self) -> bool:
         """Whether the socket takes more and the window is open."""
-        open_window = self.window is None or self.cursor - self.acked < self.window
-        return open_window and not self.reading and not self.subscriber.is_paused
+        return self.room > 0 and not self.reading and not self.subscriber.is_paused
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -75,7 +99,7 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Read(msgspec.Struct, frozen=True):
-    """Read the page that follows the subscription's cursor, and give it to `Hub.page`."""
+    """Read the page that follows the subscription's cursor, after this and not before, and give it to `Hub.page`."""
 
     subscription: Subscription
 
@@ -86,11 +110,12 @@ Effect = Write | Read
 class Hub:
     """The subscriptions of one gateway."""
 
-    def __init__(self, rings: Rings | None = None) -> None:
+    def __init__(self, rings: Rings | None = None, feed: Feed | None = None) -> None:
         self._rings = rings or Rings()
-        self._feed = Feed()
+        self._feed = feed or Feed()
         self._by_agent: dict[str, dict[Subscription, None]] = {}
         self._ready: dict[Subscription, None] = {}
+        self._failed: dict[Subscription, None] = {}
         self._notes: list[Write] = []
 
     # What happens outside.
@@ -99,18 +124,26 @@ class Hub:
         """Take what was committed. In any order over agents; in order for each agent, or with gaps."""
         subscriptions = self._by_agent.get(committed.agent)
         if subscriptions:
-            self._rings.extend(committed)
+            for agent, end in self._rings.extend(committed):
+                self.miss(agent, end)
             self._ready.update(subscriptions)
         to_all = self._by_agent.get(frames.ALL)
         if to_all and self._feed.add(committed):
             self._ready.update(to_all)
 
+    def miss(self, agent: str, position: int) -> None:
+        """Entries up to a position are in the store and not here: who does not have them reads them."""
+        for subscription in self._by_agent.get(agent, ()):
+            if subscription.position < position:
+                self._look_again(subscription)
+
     def notify(self, agent: str, code: str, message: str, retry: bool) -> None:
-        """Tell an agent's subscribers that something was refused."""
+        """Tell an agent's subscribers that something was refused; those who take nothing now are not told."""
         hearing = [*self._by_agent.get(agent, ()), *self._by_agent.get(frames.ALL, ())]
         if hearing:
             data = frames.encode(frames.Error(agent=agent, code=code, message=message, retry=retry))
-            self._notes += [Write(subscription.subscriber, data) for subscription in hearing]
+            subscribers = dict.fromkeys(subscription.subscriber for subscription in hearing)
+            self._notes += [Write(subscriber, data) for subscriber in subscribers]
 
     def subscribe(
         self, subscriber: Subscriber, agent: str, *, cursor: int, position: int, raw: bool, window: int | None = None
@@ -142,10 +175,11 @@ class Hub:
         others = self._by_agent[agent]
         del others[subscription]
         self._ready.pop(subscription, None)
+        self._failed.pop(subscription, None)
         if not others:
             del self._by_agent[agent]
             if agent == frames.ALL:
-                self._feed = Feed()
+                self._feed.end()
             else:
                 self._rings.drop(agent)
         return True
@@ -173,40 +207,67 @@ class Hub:
 
     def page(self, subscription: Subscription, page: AgentPage | FeedPage) -> Iterator[Effect]:
         """Take a page that was read; yields its frames."""
-        if subscription.subscriber.subscriptions.get(subscription.agent) is not subscription:
+        if not self.is_current(subscription):
             return  # it was ended while the page was read
         subscription.reading = False
-        subscription.checked = page.at_end
+        if isinstance(page, FeedPage) and page.at_end and self._feed.reach(page.last):
+            self._ready.update(self._by_agent[frames.ALL])
+        try:
+            given = yield from self._give(subscription, page)
+        except Exception:  # see `pump`
+            self._log_failure(subscription)
+            return
+        subscription.checked = subscription.checked and given and page.at_end
+        self._ready[subscription] = None
+
+    def _give(self, subscription: Subscription, page: AgentPage | FeedPage) -> Generator[Effect, None, bool]:
+        """Yield a page's frames as far as the window takes them; return whether that was all."""
         start = 0
         while start < len(page.entries):
+            if subscription.room <= 0:
+                return False
             data, used = _frame(subscription, page.entries, start)
-            self._advance_to(subscription, page.entries[start : start + used])
             start += used
+            self._advance_to(subscription, page.entries[start - 1])
             if data is not None:
                 yield Write(subscription.subscriber, data)
         if isinstance(page, FeedPage) and page.last > subscription.cursor:
             # The rest of the page was deleted: the cursor passes it, and the client's must too.
             empty = frames.Messages(agent=frames.ALL, prev=subscription.cursor, last=page.last, items=[])
-            yield Write(subscription.subscriber, frames.encode(empty))
             subscription.cursor = subscription.position = page.last
-        self._ready[subscription] = None
+            yield Write(subscription.subscriber, frames.encode(empty))
+        return True
 
     def page_failed(self, subscription: Subscription) -> None:
-        """The page could not be read now; it will be tried again with the next commit or `recheck`."""
-        subscription.reading = False
+        """The page could not be read now; it will be tried again with the next commit, `recheck` or `repair`."""
+        subscription.reading = subscription.checked = False
+        if self.is_current(subscription):
+            self._failed[subscription] = None
 
     def recheck(self, heads: dict[str, int]) -> None:
-        """Compare with the heads in the store: whoever is behind without knowing reads again."""
+        """Compare with the heads in the store: whoever is behind without knowing reads again.
+
+        A head says nothing of a change of status. So whoever has been given nothing since the last recheck, and not
+        the agent's end, reads again too.
+        """
         for agent, head in heads.items():
             for subscription in self._by_agent.get(agent, ()):
-                if subscription.cursor < head and not subscription.reading:
-                    subscription.checked = False
-                    self._ready[subscription] = None
+                is_idle = subscription.rechecked == subscription.position
+                subscription.rechecked = subscription.position
+                may_lack_status = is_idle and not subscription.has_ended and not subscription.is_to_all
+                if subscription.cursor < head or may_lack_status:
+                    self._look_again(subscription)
 
     def repair(self) -> None:
-        """Give up waiting for commits that never came: subscribers to all agents read them from the store."""
+        """Give up waiting for commits that never came, and read again what could not be read."""
         if self._feed.skip_gap():
             self._ready.update(self._by_agent.get(frames.ALL, {}))
+        self._ready.update(self._failed)
+        self._failed.clear()
+
+    def _look_again(self, subscription: Subscription) -> None:
+        subscription.checked = False
+        self._ready[subscription] = None
 
     @property
     def agents(self) -> list[str]:
@@ -218,6 +279,7 @@ class Hub:
         """Whether every subscription has been given everything that the hub knows of."""
         return not self._notes and all(
             subscription.is_live
+            and subscription.checked
             and not subscription.reading
             and ((ring := self._ring_of(subscription)) is None or subscription.position >= ring.end)
             for subscriptions in self._by_agent.values()
@@ -230,54 +292,64 @@ class Hub:
         """Yield what is to be done now, in turns over the subscriptions. Perform each before taking the next."""
         while self._notes or self._ready:
             notes, self._notes = self._notes, []
-            yield from notes
+            yield from (note for note in notes if not note.subscriber.is_paused and note.subscriber.subscriptions)
             ready, self._ready = self._ready, {}
             for subscription in ready:
-                if subscription.may_advance and self._is_current(subscription):
-                    yield from self._advance(subscription)
+                if subscription.may_advance and self.is_current(subscription):
+                    try:
+                        yield from self._advance(subscription)
+                    except Exception:  # whatever kept one frame from being made must not keep others from theirs
+                        self._log_failure(subscription)
 
-    def _is_current(self, subscription: Subscription) -> bool:
+    def is_current(self, subscription: Subscription) -> bool:
+        """Whether it was neither ended nor replaced."""
         return subscription.subscriber.subscriptions.get(subscription.agent) is subscription
+
+    def _log_failure(self, subscription: Subscription) -> None:
+        """Say why there was no frame; it is tried again with the next commit or `recheck`."""
+        subscription.checked = False
+        agent, cursor = subscription.agent, subscription.cursor
+        logger.exception("no frame could be made for a subscriber to %s after %s", agent, cursor)
 
     def _ring_of(self, subscription: Subscription) -> Ring | None:
         return self._feed.ring if subscription.is_to_all else self._rings.get(subscription.agent)
 
     def _advance(self, subscription: Subscription) -> Iterator[Effect]:
         ring = self._ring_of(subscription)
-        if ring is not None and subscription.position >= ring.start:
+        is_before_ring = ring is not None and subscription.position < ring.start
+        if ring is not None and not is_before_ring:
             start = ring.index_after(subscription.position)
             if start < len(ring.entries):
-                self._ready[subscription] = None
                 yield from self._advance_in_ring(subscription, ring, start)
                 return
-        elif ring is not None or not subscription.checked:
-            subscription.reading = True
+        if is_before_ring or not subscription.checked:
+            subscription.reading = subscription.checked = True
             yield Read(subscription)
-            return
-        if not subscription.is_live and subscription.checked:
+        elif not subscription.is_live:
             subscription.is_live = True
             live = frames.Live(agent=subscription.agent, sequence=subscription.cursor)
             yield Write(subscription.subscriber, frames.encode(live))
-        elif not subscription.checked:
-            subscription.reading = True
-            yield Read(subscription)
 
     def _advance_in_ring(self, subscription: Subscription, ring: Ring, start: int) -> Iterator[Effect]:
-        key = (subscription.position, subscription.cursor, subscription.raw)
-        cached = ring.frames.get(key)
-        if cached is None:
-            cached = ring.frames[key] = _frame(subscription, ring.entries, start)
-        data, used = cached
-        self._advance_to(subscription, ring.entries[start : start + used])
+        key = (subscription.position, subscription.cursor, subscription.raw, subscription.room)
+        made = ring.frames.get(key)
+        if made is None:
+            made = _frame(subscription, ring.entries, start)
+            ring.keep(key, made)
+        data, used = made
+        self._advance_to(subscription, ring.entries[start + used - 1])
+        self._ready[subscription] = None
         if data is not None:
             yield Write(subscription.subscriber, data)
 
-    def _advance_to(self, subscription: Subscription, entries: list[Entry]) -> None:
-        subscription.position = entries[-1].position
+    def _advance_to(self, subscription: Subscription, entry: Entry) -> None:
+        subscription.position = entry.position
         if subscription.is_to_all:
-            subscription.cursor = subscription.position
-        else:
-            subscription.cursor += sum(isinstance(entry, MessageRecord) for entry in entries)
+            subscription.cursor = entry.position
+        elif isinstance(entry, MessageRecord):
+            subscription.cursor = entry.sequence
+        elif isinstance(entry, StatusChange):
+            subscription.has_ended = entry.status.is_terminal
 
 
 def _frame(subscription: Subscription, entries: list[Entry], start: int) -> tuple[bytes | None, int]:
@@ -297,12 +369,12 @@ def _frame(subscription: Subscription, entries: list[Entry], start: int) -> tupl
 def _messages(subscription: Subscription, entries: list[Entry], start: int) -> tuple[bytes, int]:
     items: list[frames.Item] = []
     size = 0
-    for index in range(start, min(start + FRAME_ITEMS, len(entries))):
+    for index in range(start, min(start + subscription.room, len(entries))):
         entry = entries[index]
         if type(entry) is not MessageRecord:
             break
         items.append(frames.item(entry, raw=subscription.raw, with_agent=subscription.is_to_all))
-        size += len(entry.content)
+        size += len(entry.content) + len(entry.metadata_json or "") + (len(entry.raw or b"") if subscription.raw else 0)
         if size >= FRAME_BYTES:
             break
     last = items[-1].position if subscription.is_to_all else items[-1].sequence

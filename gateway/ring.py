@@ -1,14 +1,14 @@
 """The recent entries of a log, bounded in bytes: what a live subscriber is given without a read from the store.
 
 Pure; used from the hub's thread. Entries are the records that were committed; frames made of them are kept beside them
-while they last, so that subscribers at the same cursor share one encoding.
+while they last, so that subscribers at the same cursor share one encoding. Those count for as much again.
 """
 
 from bisect import bisect_right
 from collections import OrderedDict
 from typing import Final
 
-from commitcast.persistence.records import Committed, Entry, MessageRecord
+from commitcast.persistence.records import AgentRecord, Committed, Entry, MessageRecord, StatusChange
 
 RING_BYTES: Final = 256 * 1024
 """For one agent: more than a socket's buffers, so that only subscribers that fell behind read the store."""
@@ -18,6 +18,11 @@ FEED_BYTES: Final = 8 * 1024 * 1024
 ENTRY_BYTES: Final = 512
 """What an entry costs beside its text."""
 
+FrameKey = tuple[int, int, bool, int]
+"""Position, cursor, whether raw is wanted, and how many messages fit: what makes two subscribers' next frames equal."""
+Made = tuple[bytes | None, int]
+"""A frame, None if the entries need none, and how many entries it covers."""
+
 
 class Ring:
     """Consecutive entries of one log. Every entry with a position after `start` is inside."""
@@ -26,8 +31,9 @@ class Ring:
         self.start = start
         self.epoch = epoch
         self.entries: list[Entry] = []
-        self.frames: dict[tuple[int, int, bool], tuple[bytes | None, int]] = {}
+        self.frames: dict[FrameKey, Made] = {}
         self.size = 0
+        self._frames_size = 0
         self._positions: list[int] = []
         self._max_bytes = max_bytes
 
@@ -46,10 +52,20 @@ class Ring:
         """Append what was committed, and drop the oldest beyond the bound."""
         self.entries += committed.entries
         self._positions += [entry.position for entry in committed.entries]
-        self.size += committed.size + ENTRY_BYTES * len(committed.entries)
+        self.size += committed_size(committed)
         self.frames.clear()
+        self._frames_size = 0
         if self.size > self._max_bytes:
             self._trim()
+
+    def keep(self, key: FrameKey, made: Made) -> None:
+        """Keep a frame for others at the same cursor, until something is appended or too many are kept."""
+        size = ENTRY_BYTES + len(made[0] or b"")
+        if self._frames_size + size > self._max_bytes:
+            self.frames.clear()
+            self._frames_size = 0
+        self.frames[key] = made
+        self._frames_size += size
 
     def _trim(self) -> None:
         drop = 0
@@ -63,10 +79,20 @@ class Ring:
 
 def entry_size(entry: Entry) -> int:
     """Return the bytes that an entry counts for."""
-    if not isinstance(entry, MessageRecord):
-        return ENTRY_BYTES
-    content = len(entry.content) if entry.content.isascii() else len(entry.content.encode())
-    return ENTRY_BYTES + content + len(entry.raw or b"") + len(entry.metadata_json or "")
+    if isinstance(entry, MessageRecord):
+        content = len(entry.content) if entry.content.isascii() else len(entry.content.encode())
+        return ENTRY_BYTES + content + len(entry.raw or b"") + len(entry.metadata_json or "")
+    if isinstance(entry, StatusChange):
+        return ENTRY_BYTES + len(entry.result_json or "") + len(entry.error_message or "")
+    return ENTRY_BYTES + (len(entry.configuration_json) + len(entry.prompt) if isinstance(entry, AgentRecord) else 0)
+
+
+def committed_size(committed: Committed) -> int:
+    """Return the sum over its entries; the store has added the messages up already."""
+    size = ENTRY_BYTES * len(committed.entries) + committed.size
+    if len(committed.entries) > committed.last - committed.previous:  # others beside messages
+        size += sum(entry_size(entry) - ENTRY_BYTES for entry in committed.entries if type(entry) is not MessageRecord)
+    return size
 
 
 class Rings:
@@ -76,32 +102,41 @@ class Rings:
         self._rings: OrderedDict[str, Ring] = OrderedDict()
         self._ring_bytes = ring_bytes
         self._all_bytes = all_bytes
-        self._size = 0
+        self.size = 0
+        """Bytes in all of them."""
 
     def get(self, agent: str) -> Ring | None:
         """Return an agent's ring, if it has one."""
         return self._rings.get(agent)
 
-    def extend(self, committed: Committed) -> None:
-        """Append to the agent's ring; begin a new one if something before it is missing."""
+    def extend(self, committed: Committed) -> list[tuple[str, int]]:
+        """Append to the agent's ring; begin a new one if something before it is missing.
+
+        Returns:
+            The agents whose rings had to go, each with the position where its ring ended.
+        """
         ring = self._rings.get(committed.agent)
         if ring is None or ring.epoch != committed.epoch or ring.end < committed.follows:
             self.drop(committed.agent)
             ring = self._rings[committed.agent] = Ring(committed.follows, committed.epoch, self._ring_bytes)
         elif committed.last_position <= ring.end:
-            return  # known already
-        self._size -= ring.size
+            return []  # known already
+        self.size -= ring.size
         ring.extend(committed)
-        self._size += ring.size
+        self.size += ring.size
         self._rings.move_to_end(committed.agent)
-        while self._size > self._all_bytes and len(self._rings) > 1:
-            self._size -= self._rings.popitem(last=False)[1].size
+        gone = []
+        while self.size > self._all_bytes and len(self._rings) > 1:
+            agent, oldest = self._rings.popitem(last=False)
+            self.size -= oldest.size
+            gone.append((agent, oldest.end))
+        return gone
 
     def drop(self, agent: str) -> None:
         """Forget an agent's ring."""
         ring = self._rings.pop(agent, None)
         if ring is not None:
-            self._size -= ring.size
+            self.size -= ring.size
 
 
 class Feed:
@@ -114,10 +149,21 @@ class Feed:
         self._early_bytes = 0
         self._stuck_at: int | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes that wait or are kept."""
+        return self._early_bytes + (0 if self.ring is None else self.ring.size)
+
     def begin(self, position: int) -> None:
         """Begin to collect after a position that is in the store, unless it has begun."""
         if self.ring is None:
             self.ring = Ring(position, "", self._max_bytes)
+
+    def end(self) -> None:
+        """Forget everything: nobody is interested any more."""
+        self.ring = self._stuck_at = None
+        self._early.clear()
+        self._early_bytes = 0
 
     def add(self, committed: Committed) -> bool:
         """Take a commit; return whether entries were released."""
@@ -125,18 +171,19 @@ class Feed:
         if ring is None or committed.last_position <= ring.end:
             return False
         self._early[committed.previous_position] = committed
-        self._early_bytes += committed.size
+        self._early_bytes += committed_size(committed)
         if self._early_bytes > self._max_bytes:
             return self._restart(min(self._early))
         return self._release(ring)
 
-    def _release(self, ring: Ring) -> bool:
-        released = False
-        while (committed := self._early.pop(ring.end, None)) is not None:
-            self._early_bytes -= committed.size
-            ring.extend(committed)
-            released = True
-        return released
+    def reach(self, position: int) -> bool:
+        """Begin there instead, if nothing was collected yet: the store had nothing beyond when it was last read.
+
+        Whoever begins in the past is given that past from the store; what is committed meanwhile joins its end.
+        """
+        if self.ring is None or self.ring.entries or self.ring.end >= position:
+            return False
+        return self._restart(position)
 
     def skip_gap(self) -> bool:
         """Go on behind a gap that has not moved since the last call; return whether it did."""
@@ -148,7 +195,17 @@ class Feed:
             return False
         return self._restart(min(self._early))
 
+    def _release(self, ring: Ring) -> bool:
+        released = False
+        while (committed := self._early.pop(ring.end, None)) is not None:
+            self._early_bytes -= committed_size(committed)
+            ring.extend(committed)
+            released = True
+        return released
+
     def _restart(self, position: int) -> bool:
         self.ring = Ring(position, "", self._max_bytes)
+        for previous in [previous for previous in self._early if previous < position]:
+            self._early_bytes -= committed_size(self._early.pop(previous))
         self._release(self.ring)
         return True

@@ -4,8 +4,8 @@ Must never let a client's mistake end anything but that client's request.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol, TypeVar, assert_never
+import logging
+from typing import Final, assert_never
 
 from websockets.exceptions import ConnectionClosed
 
@@ -13,11 +13,10 @@ from commitcast.gateway import frames
 from commitcast.gateway.access import Access
 from commitcast.gateway.connection import GatewayConnection
 from commitcast.gateway.errors import CloseCode, ErrorCode, FrameError
-from commitcast.gateway.hub import Hub
+from commitcast.gateway.pump import Pump
 from commitcast.persistence.errors import AgentNotFoundError, SequenceAheadError, StoreError
-from commitcast.persistence.store import Store
 
-T = TypeVar("T")
+logger: Final = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTIONS: Final = 1_024
 """For one connection; each costs a cursor, and a read when it begins."""
@@ -25,25 +24,12 @@ HELLO_TIMEOUT_S: Final = 5.0
 """How long a connection that needs a token may wait with it."""
 
 
-class Host(Protocol):
-    """The server, as far as a session needs it."""
-
-    store: Store
-    hub: Hub
-    access: Access
-
-    def read(self, function: Callable[..., T], *arguments: Any) -> Awaitable[T]:
-        """Call a function of the store on a reader thread."""
-
-    def schedule_pump(self) -> None:
-        """Have the hub's effects performed soon."""
-
-
 class Session:
     """One connection's requests."""
 
-    def __init__(self, host: Host, connection: GatewayConnection) -> None:
-        self._host = host
+    def __init__(self, pump: Pump, access: Access, connection: GatewayConnection) -> None:
+        self._pump = pump
+        self._access = access
         self._connection = connection
 
     async def run(self) -> None:
@@ -53,8 +39,8 @@ class Session:
                 return
             async for data in self._connection:
                 await self._on_data(data)
-        except ConnectionClosed:
-            pass  # however it was closed, there is nobody left to tell
+        except (ConnectionClosed, OSError):
+            pass  # however it was lost, there is nobody left to tell
 
     async def _wait_for_hello(self) -> bool:
         try:
@@ -70,20 +56,32 @@ class Session:
     async def close(self, code: CloseCode, reason: str, reconnect_ms: int | None = None) -> None:
         """Say goodbye and close the connection."""
         self._send(frames.Goodbye(code=code, reason=reason, reconnect_ms=reconnect_ms))
-        await self._connection.close(code, reason)
+        await self._connection.finish(code, reason)
 
     def _send(self, frame: frames.ServerFrame) -> None:
         self._connection.write(frames.encode(frame))
 
     async def _on_data(self, data: str | bytes) -> None:
+        """Answer a frame, and take no further one before the client has taken its answers."""
         try:
             frame = frames.decode_client(data)
         except FrameError as error:
             self._refuse(error.id, None, error.error_code, str(error))
-            return
+        else:
+            await self._on_frame(frame)
+        await self._connection.wait_until_it_takes_more()
+
+    async def _on_frame(self, frame: frames.ClientFrame) -> None:
         if not self._connection.is_authenticated and not isinstance(frame, frames.Hello):
             self._refuse(frame.id, None, ErrorCode.UNAUTHENTICATED, "a token is needed: send hello with it first")
             return
+        try:
+            await self._answer(frame)
+        except Exception:  # whatever a request ran into must not end anything but that request
+            logger.exception("a %s failed", type(frame).__name__)
+            self._refuse(frame.id, None, ErrorCode.INTERNAL, "the server could not do this, and its log says why")
+
+    async def _answer(self, frame: frames.ClientFrame) -> None:
         match frame:
             case frames.Hello():
                 await self._on_hello(frame)
@@ -113,7 +111,7 @@ class Session:
         self._send(frames.Error(id=id, agent=agent, code=code.value, message=message, retry=retry, head=head))
 
     async def _on_hello(self, frame: frames.Hello) -> None:
-        if self._connection.is_authenticated or self._host.access.accepts_token(frame.token):
+        if self._connection.is_authenticated or self._access.accepts_token(frame.token):
             self._connection.is_authenticated = True
             self._send(frames.Ok(id=frame.id))
             return
@@ -126,13 +124,6 @@ class Session:
             message = f"a connection may have {MAX_SUBSCRIPTIONS} subscriptions: unsubscribe one, or open another"
             self._refuse(frame.id, frame.agent, ErrorCode.LIMIT, message)
             return
-        if frame.after != "tail" and frame.after < 0:
-            message = f'after must be 0 or more, or "tail", not {frame.after}'
-            self._refuse(frame.id, frame.agent, ErrorCode.BAD_REQUEST, message)
-            return
-        if frame.window is not None and frame.window < 1:
-            self._refuse(frame.id, frame.agent, ErrorCode.BAD_REQUEST, "window must be 1 or more")
-            return
         try:
             await (self._subscribe_to_all(frame) if frame.agent == frames.ALL else self._subscribe(frame))
         except AgentNotFoundError as error:
@@ -144,7 +135,7 @@ class Session:
 
     async def _subscribe(self, frame: frames.Subscribe) -> None:
         after = None if frame.after == "tail" else frame.after
-        standing = await self._host.read(self._host.store.standing, frame.agent, after)
+        standing = await self._pump.read(self._pump.store.standing, frame.agent, after)
         record = standing.record
         if not self._is_epoch(frame, record.epoch):
             return
@@ -155,7 +146,7 @@ class Session:
         self._begin(frame, record.epoch, cursor, record.head, standing.position, view)
 
     async def _subscribe_to_all(self, frame: frames.Subscribe) -> None:
-        last, epoch = await self._host.read(self._host.store.position)
+        last, epoch = await self._pump.read(self._pump.store.position)
         if not self._is_epoch(frame, epoch):
             return
         cursor = last if frame.after == "tail" else frame.after
@@ -192,7 +183,7 @@ class Session:
                 record=view,
             )
         )
-        self._host.hub.subscribe(
+        self._pump.hub.subscribe(
             self._connection.subscriber,
             frame.agent,
             cursor=cursor,
@@ -200,10 +191,10 @@ class Session:
             raw=frame.raw,
             window=frame.window,
         )
-        self._host.schedule_pump()
+        self._pump.schedule()
 
     def _on_unsubscribe(self, frame: frames.Unsubscribe) -> None:
-        if self._host.hub.unsubscribe(self._connection.subscriber, frame.agent):
+        if self._pump.hub.unsubscribe(self._connection.subscriber, frame.agent):
             self._send(frames.Ok(id=frame.id))
         else:
             message = f"this connection has no subscription to {frame.agent[:128]!r}"
@@ -211,5 +202,5 @@ class Session:
 
     def _on_ack(self, frame: frames.Ack) -> None:
         for agent, cursor in frame.agent.items():
-            self._host.hub.ack(self._connection.subscriber, agent, cursor)
-        self._host.schedule_pump()
+            self._pump.hub.ack(self._connection.subscriber, agent, cursor)
+        self._pump.schedule()

@@ -2,3 +2,42 @@
 
 The ground floor: it imports nothing of the floors above.
 """
+
+from commitcast.persistence.errors import (
+    AgentExistsError,
+    AgentNotFoundError,
+    CommitcastError,
+    IdempotencyConflictError,
+    IllegalTransitionError,
+    InvalidValueError,
+    NotStoredError,
+    StoreError,
+    StoreOpenError,
+    StoreUnknownError,
+)
+from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord, StatusChange
+from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.store import Store
+from commitcast.persistence.verify import Report, verify
+
+__all__ = [
+    "AgentExistsError",
+    "AgentNotFoundError",
+    "AgentRecord",
+    "AgentStatus",
+    "CommitcastError",
+    "Committed",
+    "IdempotencyConflictError",
+    "IllegalTransitionError",
+    "InvalidValueError",
+    "MessageRecord",
+    "NotStoredError",
+    "Report",
+    "SqliteStore",
+    "StatusChange",
+    "Store",
+    "StoreError",
+    "StoreOpenError",
+    "StoreUnknownError",
+    "verify",
+]

@@ -20,6 +20,7 @@ CommitcastError
     │   ├── StoreFullError
     │   ├── RowRefusedError                   a constraint refused this row
     │   └── PrecedingRefusedError             an earlier append of the agent was refused
+    ├── StoreReadError                        what is stored could not be read
     ├── StoreUnknownError                     the commit failed half-way: it may be on disk
     └── StoreClosedError                      the store was closed
 """
@@ -188,6 +189,19 @@ class PrecedingRefusedError(NotStoredError):
             f"an earlier message of agent {self.agent!r} was refused, so this one was refused too: "
             "send both again, in order"
         )
+
+
+class StoreReadError(StoreError):
+    """A read failed: another program held the database too long, or what is stored is damaged."""
+
+    retryable = True
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"the store cannot be read ({self.why}): try again, and if it stays so run `commitcast verify`"
 
 
 class StoreUnknownError(StoreError):

@@ -1,12 +1,14 @@
 """The gate between page reads and commits of one file inside one process.
 
 In DELETE mode a reader and a commit exclude each other, and SQLite settles it by polling, which starves whoever
-polls less often. The gate settles it by turns: while a commit waits or runs, new readers queue; when it ends, all
-readers that queued meanwhile are let in (up to `max_readers`) before the next commit can begin. So a reader waits
-for at most one commit, and a commit for at most one page of each reader. Any thread; blocks; never spins.
+polls less often. The gate settles it by turns: while a commit waits or runs, new readers queue; when it ends, those who
+queued are let in, in the order in which they came, up to `max_readers`, before the next commit can begin. So a reader
+waits for at most one commit for every `max_readers` ahead of it, and a commit for at most one page of each reader
+inside. Any thread; blocks; never spins. A wait that is broken off (Ctrl-C) leaves no place taken.
 """
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,8 +25,7 @@ class Gate:
         self._changed = threading.Condition()
         self._max_readers = max_readers
         self._readers = 0
-        self._queued = 0
-        self._admitted = 0
+        self._queue: deque[object] = deque()
         self._writer_waits = False
         self._writing = False
 
@@ -32,21 +33,32 @@ class Gate:
     def reading(self) -> Iterator[None]:
         """Hold a reader's place. Blocks while a commit waits or runs."""
         with self._changed:
-            if self._writing or self._writer_waits or self._queued or self._readers >= self._max_readers:
-                self._queued += 1
-                while not self._admitted:
-                    self._changed.wait()
-                self._admitted -= 1  # the place itself was taken by `_admit`
+            if self._writing or self._writer_waits or self._queue or self._readers >= self._max_readers:
+                self._wait_for_a_place()
             else:
                 self._readers += 1
         try:
             yield
         finally:
             with self._changed:
-                self._readers -= 1
-                if not self._writer_waits:
-                    self._admit()
-                self._changed.notify_all()
+                self._leave()
+
+    def _wait_for_a_place(self) -> None:
+        ticket = object()
+        self._queue.append(ticket)
+        try:
+            while ticket in self._queue:  # whoever takes it out has taken the place for it
+                self._changed.wait()
+        except BaseException:
+            if ticket in self._queue:
+                self._queue.remove(ticket)
+            else:
+                self._leave()
+            raise
+
+    def _leave(self) -> None:
+        self._readers -= 1
+        self._admit()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -54,21 +66,23 @@ class Gate:
         with self._changed:
             assert not self._writing and not self._writer_waits
             self._writer_waits = True
-            while self._readers:
-                self._changed.wait()
-            self._writer_waits = False
-            self._writing = True
+            try:
+                while self._readers:
+                    self._changed.wait()
+                self._writing = True
+            finally:
+                self._writer_waits = False
+                self._admit()
         try:
             yield
         finally:
             with self._changed:
                 self._writing = False
                 self._admit()
-                self._changed.notify_all()
 
     def _admit(self) -> None:
-        places = min(self._queued, self._max_readers - self._readers)
-        if places > 0:
-            self._queued -= places
-            self._admitted += places
-            self._readers += places
+        """Let in who may be inside now, and wake everybody to look."""
+        while self._queue and self._readers < self._max_readers and not self._writing and not self._writer_waits:
+            self._queue.popleft()
+            self._readers += 1
+        self._changed.notify_all()

@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from commitcast.persistence.errors import (
     StoreBusyError,
     StoreClosedError,
     StoreFullError,
+    StoreOpenError,
     StoreUnknownError,
 )
 from commitcast.persistence.gate import Gate
@@ -57,7 +58,9 @@ class SqliteStore:
         self._writer: apsw.Connection | None = None
         self._batch: Batch | None = None
         self._identity: tuple[int, int] | None = None
+        self._committing = threading.Lock()
         self._closing = threading.Event()
+        self._unknown: StoreUnknownError | None = None
 
     @property
     def name(self) -> str:
@@ -74,20 +77,23 @@ class SqliteStore:
         """
         try:
             if self._read_only:
-                sqlite_file.inspect(self._path, write=False)
-                self._pages.position()
+                self._check_readable()
             else:
                 self._open_writer()
-        except apsw.Error as error:
+        except BaseException as error:
             self.close()
-            raise sqlite_file.explain(error, self.name) from error
-        except BaseException:
-            self.close()
+            if isinstance(error, (apsw.Error, OSError)) and not isinstance(error, StoreOpenError):
+                raise sqlite_file.explain(error, self.name) from error
             raise
+
+    def _check_readable(self) -> None:
+        sqlite_file.inspect(self._path, write=False)
+        with closing(self._connect_reader()) as reader:
+            reader.execute("SELECT last FROM positions")
 
     def _open_writer(self) -> None:
         if not self._in_memory:
-            self._path = self._path.resolve()  # the lock and the identity are of the file, not of a link to it
+            self._path = Path(os.path.realpath(self._path))  # the lock and the identity are of the file, not of a link
             self._source = str(self._path)
             sqlite_file.check_folder(self._path)
             if self._path.exists():
@@ -114,12 +120,15 @@ class SqliteStore:
     def close(self) -> None:
         """Close every connection and give the lock back. Idempotent. A commit under way is waited for."""
         self._closing.set()
-        self._pages.close()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = self._batch = None
-        if self._lock is not None:
-            self._lock.release()
+        with self._committing:
+            try:
+                self._pages.close()
+                if self._writer is not None:
+                    self._writer.close()
+            finally:
+                self._writer = self._batch = None
+                if self._lock is not None:
+                    self._lock.release()
 
     def abandon_waiting(self) -> None:
         """Make a commit that waits for another program give up instead. Any thread."""
@@ -127,54 +136,57 @@ class SqliteStore:
 
     def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         """Write everything in one transaction and return once it is on disk. See `Store.commit`."""
-        if self._writer is None or self._batch is None:
-            raise StoreClosedError
+        with self._committing:
+            if self._writer is None or self._batch is None:
+                raise StoreClosedError
+            if self._unknown is not None:
+                raise StoreUnknownError(*self._unknown.args) from self._unknown
+            try:
+                return self._commit(self._writer, self._batch, work)
+            except StoreUnknownError as error:
+                self._unknown = error
+                self._pages.refuse(error)  # what was not acknowledged must not be heard of by reading either
+                raise
+
+    def _commit(self, writer: apsw.Connection, batch: Batch, work: Sequence[AgentWrites]) -> list[Outcome]:
         self._check_identity()
         # In memory readers and an open transaction exclude each other, so the gate is held for all of it.
         with self._gate.writing() if self._in_memory else nullcontext():
-            self._begin(self._writer)
             try:
-                outcomes = self._batch.write(work)
+                writer.execute("BEGIN IMMEDIATE")
+                outcomes = batch.write(work)
+                with nullcontext() if self._in_memory else self._gate.writing():
+                    self._end(writer)
+            except StoreUnknownError:
+                raise
             except (apsw.Error, MemoryError) as error:
-                self._roll_back(self._writer, error)
+                self._roll_back(writer, batch, error)
                 raise _not_stored(error) from error
             except BaseException as error:
-                self._roll_back(self._writer, error)
+                self._roll_back(writer, batch, error)
                 raise
-            with nullcontext() if self._in_memory else self._gate.writing():
-                self._end(self._writer)
+        self._check_identity()
         return outcomes
-
-    def _begin(self, writer: apsw.Connection) -> None:
-        try:
-            writer.execute("BEGIN IMMEDIATE")
-        except apsw.Error as error:
-            raise _not_stored(error) from error
 
     def _end(self, writer: apsw.Connection) -> None:
         while True:
             try:
                 writer.execute("COMMIT")
                 return
-            except apsw.BusyError as error:  # a reader in another program; the transaction is still whole
+            except apsw.BusyError:  # a reader in another program; the transaction is still whole
                 if self._closing.is_set():
-                    self._roll_back(writer, error)
-                    raise _not_stored(error) from error
+                    raise
                 logger.warning("another program is reading %s: the commit waits for it", self.name)
-            except apsw.FullError as error:
-                self._roll_back(writer, error)
-                raise _not_stored(error) from error
+            except apsw.FullError:
+                raise
             except (apsw.Error, MemoryError) as error:
-                assert self._batch is not None
-                self._batch.forget()
                 raise StoreUnknownError(
                     f"the commit to {self.name} failed half-way ({error}): what it held may or may not be stored; "
                     "start again to find out"
                 ) from error
 
-    def _roll_back(self, writer: apsw.Connection, cause: BaseException) -> None:
-        assert self._batch is not None
-        self._batch.forget()
+    def _roll_back(self, writer: apsw.Connection, batch: Batch, cause: BaseException) -> None:
+        batch.forget()
         try:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")

@@ -47,6 +47,8 @@ CACHED_AGENTS: Final = 65_536
 """Heads kept in memory, about 200 bytes each; a miss costs one indexed SELECT."""
 NO_AGENT: Final = 0
 """A key that no agent has (keys are positions and begin at 1): its rows are refused by the foreign key."""
+_REFUSALS: Final = (apsw.ConstraintError, StaleHeadError, TypeError, ValueError, OverflowError)
+"""What refuses a row: a rule of the schema, or a value that SQLite cannot hold. All else is of the transaction."""
 
 _SELECT_HEAD: Final = (
     "SELECT key, epoch, head, status, max(key,"
@@ -69,7 +71,7 @@ class _Head:
         self.epoch = epoch
         self.sequence = sequence
         self.status = status
-        self.position = position  # of the agent's last entry that an outcome has told of
+        self.position = position  # of the agent's last entry
 
 
 class Batch:
@@ -113,20 +115,24 @@ class Batch:
         plan = Plan(self._position)
         self._connection.execute("SAVEPOINT batch")
         try:
-            planned = [(agent.agent, self._plan(plan, agent.agent, agent.writes)) for agent in work]
+            planned = [
+                (agent.agent, self._head(agent.agent).position, *self._plan(plan, agent.agent, agent.writes))
+                for agent in work
+            ]
             plan.execute(self._connection)
-        except (apsw.ConstraintError, StaleHeadError):
+        except _REFUSALS:
             self._undo("batch")
             return None
         self._connection.execute("RELEASE batch")
         self._position = plan.position
-        return [self._outcome(agent, *answers) for agent, answers in planned]
+        return [self._outcome(*answers) for answers in planned]
 
     def _write_one_by_one(self, agent: str, writes: Sequence[Write]) -> Outcome:
         replies: list[Reply] = []
         entries: list[Entry] = []
         size = 0
         refused = False
+        follows = self._head(agent).position  # now: what is read after a refusal includes what was written before it
         for write in writes:
             if refused and needs_preceding(write):
                 replies.append(PrecedingRefusedError(agent))
@@ -136,7 +142,7 @@ class Batch:
             try:
                 answer, new_entries, new_size, was_refused = self._plan(plan, agent, [write])
                 plan.execute(self._connection)
-            except (apsw.ConstraintError, StaleHeadError) as error:
+            except _REFUSALS as error:
                 self._undo("one")
                 replies.append(self._refusal(agent, write, error))
                 refused = refused or isinstance(write, NewMessage)
@@ -147,7 +153,7 @@ class Batch:
             entries += new_entries
             size += new_size
             refused = refused or was_refused
-        return self._outcome(agent, replies, entries, size, refused)
+        return self._outcome(agent, follows, replies, entries, size, refused)
 
     def _undo(self, savepoint: str) -> None:
         self._connection.execute(f"ROLLBACK TO {savepoint}")
@@ -165,13 +171,15 @@ class Batch:
         refusal.__cause__ = error
         return refusal
 
-    def _outcome(self, agent: str, replies: list[Reply], entries: list[Entry], size: int, refused: bool) -> Outcome:
+    def _outcome(
+        self, agent: str, follows: int, replies: list[Reply], entries: list[Entry], size: int, refused: bool
+    ) -> Outcome:
         committed = None
         if entries:
-            head = self._heads[agent]
+            head = self._head(agent)
             first = next((entry for entry in entries if type(entry) is MessageRecord), None)
             previous = head.sequence if first is None else first.sequence - 1
-            committed = Committed._of(agent, head.epoch, previous, head.sequence, head.position, tuple(entries), size)
+            committed = Committed._of(agent, head.epoch, previous, head.sequence, follows, tuple(entries), size)
             head.position = entries[-1].position
         return Outcome(committed, [self._look_up(agent) if reply is _LATER else reply for reply in replies], refused)
 
@@ -198,7 +206,8 @@ class Batch:
             elif isinstance(write, NewStatus):
                 replies.append(self._plan_status(plan, agent, head, write, entries))
             elif isinstance(write, NewAgent):
-                head, size = self._plan_agent(plan, agent, head, write, replies, entries)
+                head, added = self._plan_agent(plan, agent, head, write, replies, entries)
+                size += added
             elif isinstance(write, AgentPatch):
                 plan.patches.append((write.configuration_json, write.pid, write.pid_started, head.key))
                 replies.append(_LATER if head.key else AgentNotFoundError(agent))
@@ -280,7 +289,7 @@ class Batch:
     def _plan_agent(
         self, plan: Plan, agent: str, head: _Head, new: NewAgent, replies: list[Any], entries: list[Entry]
     ) -> tuple[_Head, int]:
-        existing = self._find_by_idempotency(new)
+        existing = self._find_by_idempotency(new, entries)
         if existing is not None:
             same = (existing.type, existing.prompt, existing.configuration_json) == (
                 new.type,
@@ -339,9 +348,12 @@ class Batch:
         assert row is not None
         return agent_record(row)
 
-    def _find_by_idempotency(self, new: NewAgent) -> AgentRecord | None:
+    def _find_by_idempotency(self, new: NewAgent, entries: list[Entry]) -> AgentRecord | None:
         if new.idempotency_key is None:
             return None
+        for entry in entries:
+            if isinstance(entry, AgentRecord) and entry.idempotency_key == new.idempotency_key:
+                return entry
         row = self._connection.execute(_SELECT_AGENT_BY_IDEMPOTENCY, (new.idempotency_key,)).fetchone()
         return None if row is None else agent_record(row)
 

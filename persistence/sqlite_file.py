@@ -5,9 +5,11 @@ newer schema, or held by another runtime, and leaves it untouched. Must never re
 opens the store.
 """
 
+import contextlib
 import fcntl
 import os
 import secrets
+import time
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -28,9 +30,17 @@ APPLICATION_ID: Final = 0x434D5443  # "CMTC"
 SCHEMA_VERSION: Final = 1
 BUSY_TIMEOUT_MS: Final = 5_000
 """How long SQLite waits for another program that has the file before it says BUSY."""
+BUSY_POLL_S: Final = 0.001
+"""How often it looks meanwhile. SQLite's own waiting comes to look ten times a second, and finds a busy file locked
+nearly every time."""
 CHECK_WHOLE_FILE_BYTES: Final = 64 * 1024 * 1024
 """Up to this size every page is checked at start (well under a second); larger files are left to `verify`."""
+LOOKERS_PATIENCE_S: Final = 1.0
+"""How long the lock is waited for while nobody has it but those who only look whether somebody has it."""
 _MAGIC: Final = b"SQLite format 3\x00"
+_JOURNAL_MAGIC: Final = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
+_WITH_LOG: Final = 2
+"""The file format of a database whose tables may be in a write-ahead log beside it."""
 
 
 class FileLock:
@@ -41,20 +51,31 @@ class FileLock:
 
         Raises:
             StoreLockedError: another runtime has it.
+            OSError: there can be no lock.
         """
-        self._path = path.with_name(path.name + ".lock")
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(self._file, 32).decode("ascii", "replace").strip()
-            os.close(self._file)
-            raise StoreLockedError(
-                str(path),
-                f"another runtime has it (process {owner or 'unknown'}): stop that one, or use another file",
-            ) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+            if not self._take():
+                owner = os.read(self._file, 32).decode("ascii", "replace").strip()
+                raise StoreLockedError(
+                    str(path),
+                    f"another runtime has it (process {owner or 'unknown'}): stop that one, or use another file",
+                )
+        except BaseException:
+            self.release()
+            raise
+        with contextlib.suppress(OSError):  # a note for people: a full disk must not keep the store from being opened
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def _take(self) -> bool:
+        deadline = time.monotonic() + LOOKERS_PATIENCE_S
+        while not _try_lock(self._file, fcntl.LOCK_EX):
+            if not _try_lock(self._file, fcntl.LOCK_SH) or time.monotonic() > deadline:
+                return False
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # it was somebody in `is_locked`, who is gone in a moment
+            time.sleep(BUSY_POLL_S)
+        return True
 
     def release(self) -> None:
         """Give the lock back. Idempotent. The file stays: unlinking it would let two runtimes lock two files."""
@@ -70,12 +91,17 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _try_lock(file, fcntl.LOCK_SH)
     finally:
         os.close(file)
-    return False
+
+
+def _try_lock(file: int, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def check_folder(path: Path) -> None:
@@ -87,7 +113,7 @@ def check_folder(path: Path) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise StoreReadOnlyError(str(path), f"there is no folder {folder}: create it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):  # to be read because it is opened to be synced
         raise StoreReadOnlyError(str(path), f"the folder {folder} cannot be written: change its mode, or use another")
 
 
@@ -95,14 +121,10 @@ def create_if_missing(path: Path) -> None:
     """Create an empty file of mode 0600 if there is none.
 
     Raises:
-        StoreReadOnlyError: it cannot be created.
+        OSError: it cannot be created.
     """
-    try:
+    with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise StoreReadOnlyError(str(path), f"it cannot be created ({error.strerror})") from error
 
 
 def inspect(path: Path, *, write: bool) -> None:
@@ -122,37 +144,50 @@ def inspect(path: Path, *, write: bool) -> None:
     # The mode is asked too because the superuser passes every access test.
     if write and (not os.access(path, os.W_OK) or not mode & 0o222):
         raise StoreReadOnlyError(name, "the file is read-only: change its mode, or use another file")
-    try:
-        header = path.read_bytes() if path.stat().st_size < 100 else _read_header(path)
-    except OSError as error:
-        raise StoreReadOnlyError(name, f"it cannot be read ({error.strerror})") from error
-    if not header:
+    header = _head_of(path, 100)
+    is_blank = not header.strip(b"\0") and (not header or _is_half_created(path))
+    if is_blank and write:
         return  # a new file, or one whose creation was cut off before anything was committed
-    if len(header) < 100 or not header.startswith(_MAGIC):
+    if not is_blank and (len(header) < 100 or not header.startswith(_MAGIC)):
         raise NotADatabaseError(name, "it is not a SQLite database: move it away, or use another path")
     page_size, change_counter, pages, user_version, valid_for = (
         int.from_bytes(header[start:end], "big")  # SQLite file format, section 1.3
         for start, end in ((16, 18), (24, 28), (28, 32), (60, 64), (92, 96))
     )
     application_id = int.from_bytes(header[68:72], "big")
-    if application_id != APPLICATION_ID and (application_id or user_version or pages > 1):
+    is_blank = is_blank or not (application_id or user_version or pages != 1 or header[18] == _WITH_LOG)
+    if application_id != APPLICATION_ID and not is_blank:
         raise NotADatabaseError(name, "it is a database of another program: use another path")
+    if user_version == 0 and not write:
+        raise NotADatabaseError(name, "it is empty: nothing was ever stored in it")
     if user_version > SCHEMA_VERSION:
         raise SchemaTooNewError(
             name,
             f"its schema has version {user_version} and this program knows {SCHEMA_VERSION}: upgrade commitcast",
         )
-    page_size = 65_536 if page_size == 1 else page_size
-    journal = path.with_name(path.name + "-journal")
-    if valid_for == change_counter and path.stat().st_size < pages * page_size and not journal.exists():
-        raise StoreCorruptError(
-            name, f"its tail is missing ({path.stat().st_size:,} of {pages * page_size:,} bytes): restore a backup"
-        )
+    length = pages * (65_536 if page_size == 1 else page_size)
+    # The journal is looked for before the size: a runtime may be finishing a commit right now.
+    is_at_rest = valid_for == change_counter and not _journal(path).exists()
+    if is_at_rest and (size := path.stat().st_size) < length:
+        raise StoreCorruptError(name, f"its tail is missing ({size:,} of {length:,} bytes): restore a backup")
 
 
-def _read_header(path: Path) -> bytes:
+def _head_of(path: Path, count: int) -> bytes:
     with path.open("rb") as file:
-        return file.read(100)
+        return file.read(count)
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(path.name + "-journal")
+
+
+def _is_half_created(path: Path) -> bool:
+    """Whether the first transaction was cut off: the journal takes the file back to no pages at all."""
+    try:
+        journal = _head_of(_journal(path), 20)
+    except FileNotFoundError:
+        return False
+    return journal.startswith(_JOURNAL_MAGIC) and not any(journal[16:20])  # SQLite file format, section 3
 
 
 def connect(source: str, *, create: bool = False, read_only: bool = False, vfs: str | None = None) -> apsw.Connection:
@@ -166,10 +201,8 @@ def connect(source: str, *, create: bool = False, read_only: bool = False, vfs: 
     flags |= apsw.SQLITE_OPEN_CREATE if create else 0
     connection = apsw.Connection(source, flags=flags, vfs=vfs)
     try:
-        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        connection.set_busy_handler(_Patience())
         in_memory = "vfs=memdb" in source
-        if create:
-            connection.pragma("auto_vacuum", 2)  # takes effect only before the first table
         for pragma, value, wanted in (
             ("journal_mode", "memory" if in_memory else "delete", "memory" if in_memory else "delete"),
             ("synchronous", "extra", 3),
@@ -179,10 +212,27 @@ def connect(source: str, *, create: bool = False, read_only: bool = False, vfs: 
             ("temp_store", "memory", 2),
         ):
             _set(connection, source, pragma, value, wanted)
+        if create and connection.pragma("page_count") == 0:
+            connection.pragma("auto_vacuum", 2)  # takes effect only before the first table; `migrate` reads it back
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+class _Patience:
+    """Decides for one connection whether a lock is waited for any longer."""
+
+    def __init__(self) -> None:
+        self._deadline = 0.0
+
+    def __call__(self, polls: int) -> bool:
+        if polls == 0:
+            self._deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1_000
+        if time.monotonic() >= self._deadline:
+            return False
+        time.sleep(BUSY_POLL_S)
+        return True
 
 
 def _set(connection: apsw.Connection, source: str, pragma: str, value: str, wanted: Any) -> None:
@@ -198,9 +248,13 @@ def migrate(connection: apsw.Connection, name: str) -> None:
     """Bring the schema to `SCHEMA_VERSION`, one transaction for each step.
 
     Raises:
-        StoreOpenError: the file is damaged or of another program.
+        StoreOpenError: the file is damaged or of another program; nothing was written.
     """
     version = connection.pragma("user_version")
+    if version == 0 and connection.execute("SELECT count(*) FROM sqlite_schema").get:
+        raise NotADatabaseError(name, "it is a database of another program: use another path")
+    if connection.pragma("auto_vacuum") != 2:
+        raise StoreSettingError(name, "PRAGMA auto_vacuum is not INCREMENTAL: the file was not made by commitcast")
     for number in range(version + 1, SCHEMA_VERSION + 1):
         with connection:
             connection.execute(_script(number))
@@ -208,8 +262,6 @@ def migrate(connection: apsw.Connection, name: str) -> None:
                 connection.execute("INSERT INTO positions VALUES (1, 0, ?)", (secrets.token_hex(8),))
                 connection.pragma("application_id", APPLICATION_ID)
             connection.pragma("user_version", number)
-    if connection.pragma("auto_vacuum") != 2:
-        raise StoreSettingError(name, "PRAGMA auto_vacuum is not INCREMENTAL: the file was not made by commitcast")
 
 
 def _script(number: int) -> str:
@@ -228,7 +280,8 @@ def check_pages(connection: apsw.Connection, path: Path) -> None:
     small = path.stat().st_size <= CHECK_WHOLE_FILE_BYTES
     answer = connection.pragma("quick_check", 1) if small else connection.pragma("schema_version")
     if small and answer != "ok":
-        raise StoreCorruptError(str(path), f"it is damaged ({answer}): restore a backup; it was left as it is")
+        found = " ".join(answer.split())  # SQLite says it in several lines
+        raise StoreCorruptError(str(path), f"it is damaged ({found}): restore a backup; it was left as it is")
 
 
 def sync_folder(path: Path) -> None:
@@ -240,8 +293,10 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
-def explain(error: apsw.Error, path: str) -> StoreOpenError:
-    """Return the open error that an SQLite error means."""
+def explain(error: apsw.Error | OSError, path: str) -> StoreOpenError:
+    """Return the open error that an error of SQLite or of the system means."""
+    if isinstance(error, OSError):
+        return StoreReadOnlyError(path, f"{error.filename or 'it'} cannot be used ({error.strerror})")
     if isinstance(error, apsw.NotADBError):
         return NotADatabaseError(path, "it is not a SQLite database: move it away, or use another path")
     if isinstance(error, apsw.CorruptError):

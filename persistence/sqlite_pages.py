@@ -7,23 +7,25 @@ thread; blocks for at most one commit and one place in the pool.
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import apsw
 
-from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError
+from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError, StoreError, StoreReadError
 from commitcast.persistence.gate import Gate
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
 from commitcast.persistence.sqlite_rows import (
     AGENT_COLUMNS,
-    MESSAGE_COLUMNS,
+    CHECKED_COLUMNS,
     TRANSITION_COLUMNS,
     agent_deletion,
     agent_record,
-    message_record,
+    checked_message,
     status_change,
 )
 from commitcast.persistence.store import AgentPage, FeedPage, Standing
+from commitcast.persistence.writes import text_size
 
 READERS: Final = 4
 """Connections in the pool: more do not read faster under one interpreter lock."""
@@ -36,7 +38,7 @@ _AGENTS: Final = (
     f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE key > ?1 AND (?2 IS NULL OR status = ?2) ORDER BY key LIMIT ?3"
 )
 _MESSAGES: Final = (
-    f"SELECT {MESSAGE_COLUMNS} FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
+    f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
     " ORDER BY sequence_number LIMIT ?"
 )
 _TRANSITIONS: Final = (
@@ -46,7 +48,7 @@ _POSITION_OF: Final = "SELECT position FROM agent_messages WHERE agent_key = ? A
 _LAST_TRANSITION: Final = "SELECT max(position) FROM agent_transitions WHERE agent_key = ?"
 _HEAD: Final = "SELECT head FROM agents WHERE id = ?"
 _FEED_MESSAGES: Final = (
-    f"SELECT {MESSAGE_COLUMNS}, (SELECT id FROM agents WHERE key = agent_key) FROM agent_messages"
+    f"SELECT {CHECKED_COLUMNS}, (SELECT id FROM agents WHERE key = agent_key) FROM agent_messages"
     " WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
 )
 _FEED_TRANSITIONS: Final = (
@@ -68,12 +70,16 @@ class Pages:
         self._idle: queue.LifoQueue[apsw.Connection | None] = queue.LifoQueue()
         for _ in range(readers):
             self._idle.put(None)  # opened when first needed
-        self._closed = False
+        self._refusal: StoreError | None = None
+
+    def refuse(self, error: StoreError) -> None:
+        """Answer every later read with this error."""
+        self._refusal = error
 
     def close(self) -> None:
         """Wait for the pages under way, then close the connections. Idempotent."""
         with self._gate.writing():
-            self._closed = True
+            self._refusal = StoreClosedError()
             while not self._idle.empty():
                 connection = self._idle.get_nowait()
                 if connection is not None:
@@ -82,8 +88,8 @@ class Pages:
     @contextmanager
     def _snapshot(self) -> Iterator[apsw.Connection]:
         with self._gate.reading():
-            if self._closed:
-                raise StoreClosedError
+            if self._refusal is not None:
+                raise type(self._refusal)(*self._refusal.args) from self._refusal
             connection = self._idle.get_nowait()  # the gate admits no more readers than there are connections
             try:
                 if connection is None:
@@ -93,6 +99,8 @@ class Pages:
                     yield connection
                 finally:
                     connection.execute("ROLLBACK")
+            except (apsw.Error, ValueError) as error:  # ValueError: a damaged row is no text, or says no known status
+                raise StoreReadError(str(error)) from error
             finally:
                 self._idle.put(connection)
 
@@ -115,7 +123,7 @@ class Pages:
         with self._snapshot() as connection:
             key = _get(connection, agent).position
             rows = connection.execute(_MESSAGES, (key, after, limit))
-            return list(_bounded((message_record(agent, row) for row in rows), max_bytes))
+            return list(_bounded(map(partial(checked_message, agent), rows), max_bytes))
 
     def standing(self, agent: str, after: int | None) -> Standing:
         """Return where an agent stands and the position at which a subscriber begins (`after` None: the tail).
@@ -148,7 +156,7 @@ class Pages:
         with self._snapshot() as connection:
             record = _get(connection, agent)
             rows = connection.execute(_MESSAGES, (record.position, sequence, limit))
-            messages = list(_bounded((message_record(agent, row) for row in rows), max_bytes))
+            messages = list(_bounded(map(partial(checked_message, agent), rows), max_bytes))
             last = messages[-1].sequence if messages else sequence
             ending = (record.error_name, record.error_message, record.result_json)
             changes = [
@@ -164,11 +172,8 @@ class Pages:
         with self._snapshot() as connection:
             end = connection.execute("SELECT last FROM positions").get
             bounds = (after, end, limit)
-            messages: list[Entry] = list(
-                _bounded(
-                    (message_record(row[-1], row[:-1]) for row in connection.execute(_FEED_MESSAGES, bounds)), max_bytes
-                )
-            )
+            rows = connection.execute(_FEED_MESSAGES, bounds)
+            messages: list[Entry] = list(_bounded((checked_message(row[-1], row[:-1]) for row in rows), max_bytes))
             others: list[Entry] = [
                 status_change(row[6], row[:6], row[7:]) for row in connection.execute(_FEED_TRANSITIONS, bounds)
             ]
@@ -219,9 +224,15 @@ def _get(connection: apsw.Connection, agent: str) -> AgentRecord:
 
 
 def _bounded(records: Iterable[MessageRecord], max_bytes: int) -> Iterator[MessageRecord]:
-    size = 0
-    for record in records:
-        yield record
-        size += len(record.content) + len(record.raw or b"") + len(record.metadata_json or "")
-        if size >= max_bytes:
-            return
+    """Yield what fits a page. It ends before a damaged message; one that would begin with it is an error."""
+    size = count = 0
+    try:
+        for record in records:
+            yield record
+            size += text_size(record.content) + text_size(record.metadata_json or "") + len(record.raw or b"")
+            if size >= max_bytes:
+                return
+            count += 1
+    except ValueError:
+        if not count:
+            raise

@@ -5,7 +5,9 @@ problem is one sentence. What SQLite itself cannot see (a flipped byte inside a 
 checksum of each row, by the stored heads, and by counting the positions.
 """
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,29 +15,48 @@ import apsw
 import msgspec
 
 from commitcast.persistence import sqlite_file
-from commitcast.persistence.records import AgentRecord, AgentStatus
-from commitcast.persistence.sqlite_rows import AGENT_COLUMNS, MESSAGE_COLUMNS, agent_record, checksum, message_record
+from commitcast.persistence.errors import StoreOpenError
+from commitcast.persistence.records import AgentStatus
+from commitcast.persistence.sqlite_rows import CHECKED_COLUMNS, Row, checked_message
 
+MAX_HOLD_S: Final = 0.01
+"""How long commits are kept waiting before one is let through."""
 PAGE: Final = 2_000
+PAGE_BYTES: Final = 1024 * 1024
+"""What is read at once at most, or one message if that is larger."""
 MAX_PROBLEMS: Final = 1_000
 """More are counted, not listed."""
 
-_AGENTS: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE key > ? ORDER BY key LIMIT ?"
+_AGENTS: Final = "SELECT key, id, head, status FROM agents WHERE key > ? ORDER BY key LIMIT ?"
+_AGENT: Final = "SELECT head, status FROM agents WHERE key = ?"
 _MESSAGES: Final = (
-    f"SELECT {MESSAGE_COLUMNS}, checksum FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
+    f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
     " AND sequence_number <= ? ORDER BY sequence_number LIMIT ?"
 )
+_NUMBERS: Final = (
+    "SELECT sequence_number, position FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
+    " AND sequence_number <= ? ORDER BY sequence_number LIMIT 1"
+)
+_NUMBERS_ALONE: Final = 2
 _BEYOND: Final = "SELECT count(*) FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
 _TRANSITIONS: Final = (
-    'SELECT position, "from", "to", after_sequence FROM agent_transitions WHERE agent_key = ? AND position <= ?'
-    " ORDER BY position"
+    'SELECT position, "from", "to", after_sequence FROM agent_transitions WHERE agent_key = ? ORDER BY position'
 )
 _POSITION_TABLES: Final = (
+    ("agents", "key"),
     ("agent_messages", "position"),
     ("agent_transitions", "position"),
-    ("agents", "key"),
     ("agent_deletions", "position"),
 )
+_POSITIONS: Final = " UNION ALL ".join(
+    f"SELECT {column} AS position, '{table}' AS name FROM {table} WHERE {column} > ?1 AND {column} <= ?2"
+    for table, column in _POSITION_TABLES
+)
+_COUNT: Final = f"SELECT count(*), count(DISTINCT position) FROM ({_POSITIONS})"
+_REPEATED: Final = (
+    f"SELECT position, group_concat(name, ' and in ') FROM ({_POSITIONS}) GROUP BY position HAVING count(*) > 1"
+)
+_TERMINAL: Final = frozenset(str(status) for status in AgentStatus if status.is_terminal)
 
 
 class Report(msgspec.Struct):
@@ -78,17 +99,16 @@ def verify(path: str | Path, *, deep: bool = False, progress: Progress = lambda 
         StoreOpenError: the file cannot be read as one of commitcast's.
     """
     found = Path(path).absolute()
-    sqlite_file.inspect(found, write=False)
     report = Report(str(found))
-    is_live = sqlite_file.is_locked(found)
     try:
-        connection = sqlite_file.connect(str(found), read_only=is_live)
-        try:
+        sqlite_file.inspect(found, write=False)
+        is_live = sqlite_file.is_locked(found)
+        with closing(sqlite_file.connect(str(found), read_only=is_live)) as connection:
             connection.pragma("query_only", "on")
             _Verification(connection, report, progress).run(structure=deep or not is_live, is_live=is_live)
-        finally:
-            connection.close()
-    except apsw.Error as error:
+    except (apsw.Error, OSError) as error:
+        if isinstance(error, StoreOpenError):
+            raise
         raise sqlite_file.explain(error, str(found)) from error
     return report
 
@@ -98,103 +118,168 @@ class _Verification:
         self._connection = connection
         self._report = report
         self._progress = progress
+        self._began = 0.0
 
     def run(self, *, structure: bool, is_live: bool) -> None:
-        self._report.position = self._value("SELECT last FROM positions") or 0
-        if structure:
-            self._check_structure()
-        else:
-            self._report.notes.append("a runtime has the file, so SQLite's own structure was not checked: use --deep")
-        self._check_positions()
-        unfinished = 0
-        for record in self._agents():
-            self._report.agents += 1
-            unfinished += not record.status.is_terminal
-            self._check_life(record)
-            self._check_messages(record)
-        if unfinished and not is_live:
-            self._report.notes.append(f"a crash left {unfinished} agents unfinished: the next start makes them failed")
+        self._begin()
+        try:
+            last = self._value("SELECT last FROM positions")
+            self._report.position = last or 0
+            if structure:
+                self._check_structure()
+            else:
+                self._report.notes.append(
+                    "a runtime has the file, so SQLite's own structure was not checked: use --deep"
+                )
+            self._check_positions(last)
+            self._check_agents(is_live)
+        except apsw.CorruptError as error:
+            self._report.add(f"SQLite: {error}: what comes after it could not be checked")
+        except UnicodeDecodeError as error:
+            self._report.add(f"an agent or a change of status holds bytes that are no text ({error})")
+        self._connection.execute("ROLLBACK")
+        self._progress(self._report.position, self._report.position)
+
+    def _begin(self) -> None:
+        self._connection.execute("BEGIN")
+        self._began = time.monotonic()
+
+    def _rest(self) -> None:
+        """Let a commit through if one may have waited long enough, and tell how far the work is."""
+        if time.monotonic() - self._began < MAX_HOLD_S:
+            return
+        self._connection.execute("ROLLBACK")
+        done = self._report.agents + self._report.messages + self._report.transitions
+        self._progress(min(done, self._report.position), self._report.position)  # a live file may have grown
+        self._begin()
 
     def _value(self, sql: str, *parameters: Any) -> Any:
         return self._connection.execute(sql, parameters).get
 
+    def _rows(self, sql: str, *parameters: Any) -> list[Row]:
+        return list(self._connection.execute(sql, parameters))
+
     def _check_structure(self) -> None:
-        for (problem,) in self._connection.execute("PRAGMA integrity_check(100)"):
-            if problem != "ok":
-                self._report.add(f"SQLite: {problem}")
+        for (problems,) in self._connection.execute("PRAGMA integrity_check(100)"):
+            for problem in str(problems).splitlines():
+                if problem != "ok":
+                    self._report.add(f"SQLite: {problem}")
         for table, row, parent, _ in self._connection.execute("PRAGMA foreign_key_check"):
             self._report.add(f"row {row} of {table} belongs to no row of {parent}")
 
-    def _check_positions(self) -> None:
-        with self._connection:  # one snapshot, so that a live writer cannot come between the counts
-            last = self._value("SELECT last FROM positions")
-            count = 0
-            for table, column in _POSITION_TABLES:
-                count += self._value(f"SELECT count(*) FROM {table}")
-                highest = self._value(f"SELECT max({column}) FROM {table}") or 0
-                if highest > last:
-                    self._report.add(f"{table} has position {highest} and the counter stands at {last}")
-            for index, (one, column) in enumerate(_POSITION_TABLES):
-                for other, other_column in _POSITION_TABLES[index + 1 :]:
-                    joined = f"{one} JOIN {other} ON {one}.{column} = {other}.{other_column}"
-                    for (position,) in self._connection.execute(f"SELECT {one}.{column} FROM {joined}"):
-                        self._report.add(f"position {position} is both in {one} and in {other}")
-            deleted = self._value("SELECT count(*) FROM agent_deletions")
-            if last is None:
-                self._report.add("the counter of positions is missing")
-            elif not deleted and count != last:
-                self._report.add(f"{last} positions were given and {count} are there: {last - count} are missing")
+    def _check_positions(self, last: int | None) -> None:
+        if last is None:
+            self._report.add("the counter of positions is missing")
+            return
+        missing, first_missing = 0, 0
+        for after in range(0, last, PAGE):
+            bounds = (after, min(after + PAGE, last))
+            ((count, different),) = self._rows(_COUNT, *bounds)
+            if count != different:
+                for position, names in self._rows(_REPEATED, *bounds):
+                    self._report.add(f"position {position} is both in {names}")
+            if different < bounds[1] - after and not missing:
+                there = {position for position, _ in self._rows(_POSITIONS, *bounds)}
+                first_missing = next(position for position in range(after + 1, last + 1) if position not in there)
+            missing += bounds[1] - after - different
+            self._rest()
+        now = self._value("SELECT last FROM positions")
+        for table, column in _POSITION_TABLES:
+            highest = self._value(f"SELECT max({column}) FROM {table}") or 0
+            if highest > now:
+                self._report.add(f"{table} has position {highest} and the counter stands at {now}")
+        deleted = self._value("SELECT count(*) FROM agent_deletions")
+        if missing and not deleted:  # a deleted agent takes its positions with it
+            self._report.add(
+                f"{last} positions were given and {last - missing} are there: {missing} are missing,"
+                f" the first is {first_missing}"
+            )
 
-    def _agents(self) -> Iterator[AgentRecord]:
-        after = 0
-        while page := [agent_record(row) for row in self._connection.execute(_AGENTS, (after, PAGE))]:
-            yield from page
-            after = page[-1].position
+    def _check_agents(self, is_live: bool) -> None:
+        after = unfinished = 0
+        while page := self._rows(_AGENTS, after, PAGE):
+            for key, agent, head, status in page:
+                self._report.agents += 1
+                unfinished += status not in _TERMINAL
+                self._check_life(key, agent)
+                self._check_messages(key, agent, head)
+            after = page[-1][0]
+        if unfinished and not is_live:
+            self._report.notes.append(f"a crash left {unfinished} agents unfinished: the next start makes them failed")
 
-    def _check_life(self, record: AgentRecord) -> None:
-        name = f"agent {record.id!r}"
-        with self._connection:
-            now = self._value("SELECT status FROM agents WHERE key = ?", record.position)
-            head = self._value("SELECT head FROM agents WHERE key = ?", record.position)
-            steps = list(self._connection.execute(_TRANSITIONS, (record.position, 2**62)))
+    def _check_life(self, key: int, agent: str) -> None:
+        name = f"agent {agent!r}"
+        found = self._rows(_AGENT, key)
+        steps = self._rows(_TRANSITIONS, key)
+        if not found:
+            return  # deleted meanwhile
+        ((head, now),) = found
         self._report.transitions += len(steps)
         status = str(AgentStatus.INITIALIZING)
         for position, previous, following, after in steps:
             if previous != status:
                 self._report.add(f"{name} went from {previous} to {following} when it was {status}")
-            if AgentStatus(status).is_terminal:
+            if status in _TERMINAL:
                 self._report.add(f"{name} had ended as {status} and became {following}")
             if after > head:
                 self._report.add(f"{name} became {following} after message {after} and has only {head}")
-            self._check_order(record, position, after, following)
+            self._check_order(key, name, position, after, following)
             status = following
         if status != now:
             self._report.add(f"{name} is {now} and its last step was to {status}")
 
-    def _check_order(self, record: AgentRecord, position: int, after: int, following: str) -> None:
+    def _check_order(self, key: int, name: str, position: int, after: int, following: str) -> None:
         sql = "SELECT position FROM agent_messages WHERE agent_key = ? AND sequence_number = ?"
-        before, behind = self._value(sql, record.position, after), self._value(sql, record.position, after + 1)
+        before, behind = self._value(sql, key, after), self._value(sql, key, after + 1)
         if (before is not None and before > position) or (behind is not None and behind < position):
-            self._report.add(f"agent {record.id!r} became {following} out of order with message {after}")
+            self._report.add(f"{name} became {following} out of order with message {after}")
 
-    def _check_messages(self, record: AgentRecord) -> None:
-        name = f"agent {record.id!r}"
-        expected, position = 1, record.position
-        while page := list(self._connection.execute(_MESSAGES, (record.position, expected - 1, record.head, PAGE))):
+    def _check_messages(self, key: int, agent: str, head: int) -> None:
+        name = f"agent {agent!r}"
+        expected, last_position = 1, key
+        while page := self._page(key, expected - 1, head):
             for row in page:
-                message = message_record(record.id, row[:-1])
-                if message.sequence != expected:
-                    self._report.add(f"{name} has no message {expected} before message {message.sequence}")
-                if message.position <= position:
-                    self._report.add(f"{name} has message {message.sequence} at a position before the one before it")
-                if checksum(message) != row[-1]:
-                    self._report.add(f"{name} has message {message.sequence} changed since it was stored")
-                expected, position = message.sequence + 1, message.position
+                sequence, position = row[:2]
+                if sequence != expected:
+                    self._report.add(f"{name} has no message {expected} before message {sequence}")
+                if position <= last_position:
+                    self._report.add(f"{name} has message {sequence} at a position before the one before it")
+                if not _is_as_stored(agent, row):
+                    self._report.add(f"{name} has message {sequence} changed since it was stored")
+                expected, last_position = sequence + 1, position
             self._report.messages += len(page)
-            self._progress(self._report.messages, self._report.position)
-        if expected - 1 != record.head:
-            self._report.add(f"{name} should have {record.head} messages and ends at {expected - 1}")
-        with self._connection:
-            head = self._value("SELECT head FROM agents WHERE key = ?", record.position)
-            if head is not None and self._value(_BEYOND, record.position, head):
-                self._report.add(f"{name} has messages beyond its head {head}")
+            self._rest()
+        now = self._value("SELECT head FROM agents WHERE key = ?", key)
+        beyond = self._value(_BEYOND, key, now)
+        self._rest()
+        if now is None:
+            return  # deleted meanwhile
+        if expected - 1 != head:
+            self._report.add(f"{name} should have {head} messages and ends at {expected - 1}")
+        if beyond:
+            self._report.add(f"{name} has messages beyond its head {now}")
+
+    def _page(self, *bounds: int) -> list[Row]:
+        """Read consecutive messages. One that is no text ends the page, or is one of its numbers alone."""
+        page: list[Row] = []
+        size = 0
+        with closing(self._connection.cursor()) as cursor:
+            try:
+                for row in cursor.execute(_MESSAGES, (*bounds, PAGE)):
+                    page.append(row)
+                    size += len(row[5]) + len(row[8] or b"")
+                    if size > PAGE_BYTES:
+                        break
+            except UnicodeDecodeError:
+                return page or self._rows(_NUMBERS, *bounds)
+        return page
+
+
+def _is_as_stored(agent: str, row: Row) -> bool:
+    if len(row) == _NUMBERS_ALONE:
+        return False
+    try:
+        checked_message(agent, row)
+    except ValueError:
+        return False
+    return True

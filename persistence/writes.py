@@ -16,6 +16,11 @@ from commitcast.persistence.records import MESSAGE_TYPES, AgentRecord, AgentStat
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """Content, raw and metadata of one message together. One row must fit into memory several times over."""
 
+MAX_JSON_LEVELS: Final = 200
+"""Decoders stop near 1,000, and sooner with little stack left: a reader must never be the one to find out."""
+MAX_PLACE_LENGTH: Final = 200
+"""Characters that an error spends on naming the place of a value."""
+
 _AGENT_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 _encode_json: Final = msgspec.json.Encoder().encode
@@ -149,7 +154,8 @@ def encode_json(value: Any, what: str) -> str:
     """
     try:
         encoded = _encode_json(value)
-        if _decode_json(encoded) == value:
+        has_few_levels = encoded.count(b"[") + encoded.count(b"{") <= MAX_JSON_LEVELS  # more are counted one by one
+        if has_few_levels and _decode_json(encoded) == value:
             return encoded.decode()
     except (TypeError, ValueError, OverflowError, RecursionError):
         pass
@@ -161,8 +167,8 @@ def encode_json(value: Any, what: str) -> str:
 
 
 def _refuse_what_json_cannot_carry(value: Any, path: str, depth: int) -> None:
-    if depth > 200:  # msgspec and other decoders stop near 1,000; a reader must never be the one to find out
-        raise InvalidValueError(f"{path:.80}… is nested deeper than 200 levels")
+    if depth > MAX_JSON_LEVELS:
+        raise InvalidValueError(f"{path} is nested deeper than {MAX_JSON_LEVELS} levels")
     if value is None or isinstance(value, (bool, int)):
         return
     if isinstance(value, str):
@@ -173,14 +179,26 @@ def _refuse_what_json_cannot_carry(value: Any, path: str, depth: int) -> None:
     elif isinstance(value, dict):
         for name, inner in value.items():
             if not isinstance(name, str):
-                raise InvalidValueError(f"{path} has the key {name!r:.80}, and JSON has only text for keys")
+                raise InvalidValueError(f"{path} has a key of type {type(name).__name__}: JSON has only text for keys")
             encode_text(name, f"a key of {path}")
-            _refuse_what_json_cannot_carry(inner, f"{path}.{name}", depth + 1)
+            step = f".{name:.80}" if name.isidentifier() else f"[{name!r:.80}]"
+            _refuse_what_json_cannot_carry(inner, _place(path, step), depth + 1)
     elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
-            _refuse_what_json_cannot_carry(inner, f"{path}[{index}]", depth + 1)
+            _refuse_what_json_cannot_carry(inner, _place(path, f"[{index}]"), depth + 1)
     else:
         raise InvalidValueError(f"{path} is a {type(value).__name__}, which JSON cannot carry")
+
+
+def _place(path: str, step: str) -> str:
+    if len(path) > MAX_PLACE_LENGTH:
+        return path if path.endswith("…") else f"{path}…"
+    return f"{path}{step}"
+
+
+def text_size(text: str) -> int:
+    """Return the bytes of a text in UTF-8. At no cost for ASCII."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def new_message(
@@ -216,14 +234,16 @@ def new_message(
                 f"content must be text, or a dict or list for JSON, not {content.__class__.__name__}"
             )
         content, content_type = encode_json(content, "content"), "json"
-    size = len(content) if content.isascii() else len(encode_text(content, "content"))
+    size = len(content) if content.isascii() else len(encode_text(content, "content"))  # lone surrogates end here
     metadata_json = None
     if metadata is not None:
         if not isinstance(metadata, dict):
             raise InvalidValueError(f"metadata must be a dict, not {metadata.__class__.__name__}")
         metadata_json = encode_json(metadata, "metadata")
-        size += len(metadata_json)
+        size += text_size(metadata_json)
     if raw is not None:
+        if not isinstance(raw, (str, bytes, bytearray, memoryview)):
+            raise InvalidValueError(f"raw must be bytes or text, not {raw.__class__.__name__}")
         raw = encode_text(raw, "raw") if isinstance(raw, str) else bytes(raw)
         size += len(raw)
     if size > MAX_MESSAGE_BYTES:

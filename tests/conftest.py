@@ -45,7 +45,13 @@ def _files() -> set[str]:
 
 
 def _children() -> set[str]:
-    return {child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()}
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update((task / "children").read_text("ascii").split())
+        except FileNotFoundError:  # the thread has ended meanwhile
+            continue
+    return found
 
 
 @pytest.fixture(autouse=True)

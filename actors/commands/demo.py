@@ -44,10 +44,11 @@ def demo(
     db: Annotated[
         Path | None, typer.Option("--db", help="Keep the database here. A temporary file if not given.")
     ] = None,
+    speed: Annotated[float, typer.Option(min=0.1, max=100, help="How many times faster than usual.")] = 1.0,
 ) -> None:
     """Show it: three agents of different pace, streamed live; one subscriber is cut off and resumes without a hole.
 
-    Takes about twelve seconds, and needs no key and no network.
+    Takes about ten seconds, and needs no key and no network.
     """
     with tempfile.TemporaryDirectory(prefix="commitcast-demo-") as folder:
         path = db or Path(folder) / "demo.db"
@@ -56,8 +57,8 @@ def demo(
                 note(f"database {path}")
                 note(f"agents   http://{runtime.address}/v1/agents")
                 note(f"stream   {runtime.url}   (another terminal: commitcast tail '*' --url {runtime.address})")
-                agents = _launch(runtime)
-                seen = asyncio.run(_watch(runtime, agents, stopping))
+                agents = _launch(runtime, speed)
+                seen = asyncio.run(_watch(runtime, agents, stopping, AWAY_S / speed))
                 stored = {name: [message.sequence for message in agent.follow()] for name, agent in agents.items()}
             if stopping.signal is not None:
                 raise typer.Exit(130)
@@ -65,12 +66,12 @@ def demo(
         raise typer.Exit(0 if all(seen[name].sequences == stored[name] for name in stored) else 1)
 
 
-def _launch(runtime: AgentRuntime) -> dict[str, AgentHandle]:
+def _launch(runtime: AgentRuntime, speed: float) -> dict[str, AgentHandle]:
     texts = resources.files("commitcast.actors.commands").joinpath("demo_texts.txt").read_text("utf-8").split("\n---\n")
     suffix = f"-{random.SystemRandom().randrange(16**4):04x}"
     return {
         name: runtime.launch(
-            _speaker(text.strip(), pace_s), type="demo", prompt=f"Tell of the {name}.", id=name + suffix
+            _speaker(text.strip(), pace_s / speed), type="demo", prompt=f"Tell of the {name}.", id=name + suffix
         )
         for (name, pace_s), text in zip(PACES_S.items(), texts, strict=True)
     }
@@ -86,13 +87,15 @@ def _speaker(text: str, pace_s: float) -> Callable[[AgentContext], Iterator[str]
     return speak
 
 
-async def _watch(runtime: AgentRuntime, agents: dict[str, AgentHandle], stopping: Stopping) -> dict[str, _Seen]:
+async def _watch(
+    runtime: AgentRuntime, agents: dict[str, AgentHandle], stopping: Stopping, away_s: float
+) -> dict[str, _Seen]:
     seen = {name: _Seen() for name in agents}
     url = runtime.url
     assert url is not None
     watching = [
         asyncio.create_task(
-            _watch_with_a_cut(url, agent, seen[name])
+            _watch_with_a_cut(url, agent, seen[name], away_s)
             if name == "hare"
             else _watch_one(url, name, agent.id, 0, seen[name])
         )
@@ -125,10 +128,10 @@ async def _watch_one(url: str, name: str, agent: str, after: int, seen: _Seen, u
         return subscription.cursor
 
 
-async def _watch_with_a_cut(url: str, agent: AgentHandle, seen: _Seen) -> None:
+async def _watch_with_a_cut(url: str, agent: AgentHandle, seen: _Seen, away_s: float) -> None:
     cursor = await _watch_one(url, "hare", agent.id, 0, seen, until=CUT_AFTER)
     _print_event(f"the hare's subscriber is cut off after message {cursor}; the hare runs on")
-    await asyncio.sleep(AWAY_S)
+    await asyncio.sleep(away_s)
     head = (await agent.arecord()).head
     _print_event(f"it comes back and continues after {cursor}; by now there are {head}")
     await _watch_one(url, "hare", agent.id, cursor, seen)

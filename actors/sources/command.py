@@ -43,7 +43,10 @@ class CommandSource:
         argv: the program and its arguments.
         type: the kind of agent; it chooses the parser.
         echoes_prompt: whether the program prints the prompt as a message of its own.
+        takes_input: False: its standard input is closed behind the prompt.
     """
+
+    takes_input = False
 
     def __init__(
         self,
@@ -103,9 +106,7 @@ class CommandSource:
     def _run(self, context: AgentContext, pipes: ChildPipes) -> Ending:
         argv, stdin = self._with_prompt(context.prompt)
         try:
-            pipes.start(
-                argv, agent=context.id, epoch=context.epoch, cwd=self._cwd, env=self._env, stdin=stdin
-            )
+            pipes.start(argv, agent=context.id, epoch=context.epoch, cwd=self._cwd, env=self._env, stdin=stdin)
         except (OSError, ValueError) as error:
             return _failed(self._why_not_started(error), {})
         _record_process(context, pipes)
@@ -206,9 +207,7 @@ def _why_failed(command: str, exit_code: int | None, parser: Parser, tail: str) 
         though = "" if verdict is None else " although it had reported success"
         return CommandFailedError(f"{command} {how}{though}{last_error}{tail}")
     if verdict is None and parser.gives_verdict:
-        return VerdictMissingError(
-            f"{command} {how} but never said whether it had succeeded{last_error}{tail}"
-        )
+        return VerdictMissingError(f"{command} {how} but never said whether it had succeeded{last_error}{tail}")
     return None
 
 

@@ -142,8 +142,7 @@ class ChildPipes:
             timeout_s = EXIT_POLL_S if timeout_s is None else min(EXIT_POLL_S, timeout_s)
         events = self._selector.select(timeout_s)
         for key, _ in events:
-            if self._selector.get_map().get(key.fd) is key:  # not closed by the one before it
-                key.data()
+            key.data()
         if polls and has_exited(self.pid):
             self._on_exit()
         return bool(events)
@@ -198,9 +197,7 @@ class ChildPipes:
         chunk = self._read(self._output[0])
         if chunk:
             self._sink(chunk)
-            self._heard_at = (
-                time.monotonic()
-            )  # after the sink: how long that blocked is not the child's silence
+            self._heard_at = time.monotonic()  # after the sink: how long that blocked is not the child's silence
 
     def _on_stderr(self) -> None:
         chunk = self._read(self._output[1])
@@ -228,13 +225,10 @@ class ChildPipes:
             self._close_stream(self._process.stdin)
 
     def _on_exit(self) -> None:
-        assert self._process is not None
         self.exited = True
         self._heard_at = time.monotonic()
         if self._pidfd is not None:
             self._selector.unregister(self._pidfd)
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            self._close_stream(self._process.stdin)
 
     def _close_stream(self, stream: IO[bytes]) -> None:
         self._selector.unregister(stream)

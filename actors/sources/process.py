@@ -134,9 +134,7 @@ def stop_group(pgid: int, grace_s: float, pause: Callable[[float], object] = tim
 
     Threads: blocks for at most `grace_s` and `KILL_WAIT_S`.
     """
-    return _end_group(pgid, signal.SIGTERM, grace_s, pause) or _end_group(
-        pgid, signal.SIGKILL, KILL_WAIT_S, pause
-    )
+    return _end_group(pgid, signal.SIGTERM, grace_s, pause) or _end_group(pgid, signal.SIGKILL, KILL_WAIT_S, pause)
 
 
 def kill_orphan(pid: int, pid_started: str | None, epoch: str, grace_s: float) -> bool:

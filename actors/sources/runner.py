@@ -119,6 +119,7 @@ class SourceRunner:
         self._loop = loop
         self._now = now
         self._flow = channel.flow(record.id)
+        self.takes_input = getattr(source, "takes_input", True)
         self.context = AgentContext(
             id=record.id,
             epoch=record.epoch,

@@ -11,7 +11,8 @@ CREATE TABLE positions (
 CREATE TABLE agents (
     key             INTEGER PRIMARY KEY,       -- the position of its creation
     id              TEXT NOT NULL UNIQUE
-                    CHECK (length(id) BETWEEN 1 AND 128 AND id NOT GLOB '*[^-A-Za-z0-9._:]*'),
+                    CHECK (length(id) BETWEEN 1 AND 128 AND id NOT GLOB '*[^-A-Za-z0-9._:]*'
+                           AND length(id) = length(CAST(id AS BLOB))), -- no NUL, at which SQLite stops to look
     epoch           TEXT NOT NULL,             -- random: tells a relaunched id from the old one
     head            INTEGER NOT NULL,          -- sequence of its last message
     status          TEXT NOT NULL

@@ -101,6 +101,6 @@ def test_an_orphan_that_ignores_its_broken_pipe_is_killed_at_the_next_start(tmp_
     assert is_alive(record.pid)
 
     with running("serve", "--db", db, "--listen", "127.0.0.1:0") as command:
-        assert "1 agents" in wait_until(lambda: "".join(command.errors), "a word of it")
+        wait_until(lambda: "1 agents" in "".join(command.errors), "a word of it", show=lambda: command.errors)
         assert command.url
         assert not is_alive(record.pid)

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from waiting import TIMEOUT_S, wait_until
 
@@ -71,9 +71,18 @@ def running(*arguments: str, **options: Any) -> Iterator[Running]:
         command.wait()
 
 
-def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)
+class Done(NamedTuple):
+    """What a command that has ended said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str) -> Done:
+    """Run a command to its end, in a process of its own."""
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S * 6, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def is_alive(pid: int) -> bool:

@@ -54,9 +54,7 @@ class ClaudeCodeParser(EventParser):
             case {"type": "text", "text": str(text)}:
                 return Draft(text, speaker, metadata=self._marks(speaker, text, event) or None)
             case {"type": "thinking", "thinking": str(text)}:
-                return Draft(
-                    text, "assistant", metadata={"thinking": True, **self._marks(speaker, text, event)}
-                )
+                return Draft(text, "assistant", metadata={"thinking": True, **self._marks(speaker, text, event)})
             case {"type": "tool_use", "name": str(name)}:
                 used = {key: value for key, value in block.items() if key != "type"}
                 content = f"{name} {compact_json(block['input'])}" if "input" in block else name
@@ -99,9 +97,7 @@ class ClaudeCodeParser(EventParser):
         failed = event.get("is_error") not in (None, False) or subtype.startswith("error")
         answer = as_text(event.get("result"))
         message = (_errors_text(event) or answer or subtype or "it gave no reason") if failed else None
-        self.verdict = Verdict(
-            not failed, message, {key: event[key] for key in _RESULT_FIELDS if key in event}
-        )
+        self.verdict = Verdict(not failed, message, {key: event[key] for key in _RESULT_FIELDS if key in event})
         shown = ("type",) if answer is None else ("type", "result")
         metadata = {key: value for key, value in event.items() if key not in shown}
         return Draft(answer or message or "", "response", metadata=metadata)
@@ -168,6 +164,4 @@ def _result_part(part: Any) -> str:
 
 
 def _errors_text(event: dict[str, Any]) -> str:
-    return "; ".join(
-        error if isinstance(error, str) else compact_json(error) for error in as_list(event.get("errors"))
-    )
+    return "; ".join(error if isinstance(error, str) else compact_json(error) for error in as_list(event.get("errors")))

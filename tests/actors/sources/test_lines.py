@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commitcast.actors.sources.lines import Line, LineSplitter
@@ -28,11 +28,13 @@ stream = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(chunks=stream, max_line_bytes=st.integers(4, 20))
 def test_the_lines_rebuild_any_stream_in_any_chunks(chunks: list[bytes], max_line_bytes: int) -> None:
     assert rebuild(chunks, max_line_bytes) == b"".join(chunks)
 
 
+@settings(deadline=None)
 @given(chunks=stream, max_line_bytes=st.integers(4, 20))
 def test_the_chunks_make_no_difference(chunks: list[bytes], max_line_bytes: int) -> None:
     whole = b"".join(chunks)
@@ -41,6 +43,7 @@ def test_the_chunks_make_no_difference(chunks: list[bytes], max_line_bytes: int)
     assert split(chunks, max_line_bytes) == split([bytes([byte]) for byte in whole], max_line_bytes)
 
 
+@settings(deadline=None)
 @given(chunks=stream, max_line_bytes=st.integers(4, 20))
 def test_no_line_or_piece_is_longer_than_the_limit_and_none_holds_a_newline(
     chunks: list[bytes], max_line_bytes: int
@@ -50,6 +53,7 @@ def test_no_line_or_piece_is_longer_than_the_limit_and_none_holds_a_newline(
         assert b"\n" not in line.data
 
 
+@settings(deadline=None)
 @given(
     text=st.text(st.characters(blacklist_characters="\n", blacklist_categories=["Cs"])),
     limit=st.integers(4, 9),

@@ -172,6 +172,16 @@ def test_an_exit_code_that_somebody_else_took_is_not_called_success(children: li
     assert reap(child) is None
 
 
+def test_a_child_that_cannot_be_killed_is_not_waited_for_for_ever(
+    children: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = shell(children, "echo; exec sleep 60")
+    monkeypatch.setattr(process, "KILL_WAIT_S", 0.01)
+
+    assert reap(child) is None
+    assert is_alive(child.pid)
+
+
 def test_without_pidfds_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: int) -> int:
         raise PermissionError("filtered")
@@ -226,7 +236,11 @@ def test_sigterm_is_sent_once(children: list[Child]) -> None:
     read_line(child)
     heard: list[bytes] = []
 
-    assert stop_group(child.pid, 0.05, pause=lambda _: heard or heard.append(read_line(child)))
+    def pause(_: float) -> None:
+        if not heard:
+            heard.append(read_line(child))
+
+    assert stop_group(child.pid, 0.05, pause=pause)
 
     assert child.stdout is not None
     assert heard + child.stdout.readlines() == [b"term\n"]
@@ -239,13 +253,18 @@ def test_stopping_what_is_gone_does_nothing(children: list[Child]) -> None:
     assert stop_group(child.pid, TIMEOUT_S)
 
 
+@pytest.mark.parametrize("error", [ProcessLookupError, PermissionError])
 def test_a_group_that_cannot_be_killed_is_given_up_in_the_end(
-    children: list[Child], monkeypatch: pytest.MonkeyPatch
+    children: list[Child], monkeypatch: pytest.MonkeyPatch, error: type[OSError]
 ) -> None:
     child = shell(children, STUBBORN)
+
+    def refuse(_group: int, _number: int) -> None:
+        raise error
+
     with monkeypatch.context() as patch:
         patch.setattr(process, "KILL_WAIT_S", 0.01)
-        patch.setattr(os, "killpg", lambda *_: None)
+        patch.setattr(os, "killpg", refuse)
 
         assert not stop_group(child.pid, 0)
 
@@ -302,17 +321,23 @@ def test_a_leader_whose_start_was_never_recorded_is_killed_only_if_it_has_the_ep
     assert is_alive(child.pid) is not killed
 
 
-def test_a_damaged_record_never_kills_this_process_or_everything() -> None:
-    heard: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
-    try:
-        results = [kill_orphan(pid, None, EPOCH, 0) for pid in (-1, 0, 1, os.getpgrp(), os.getsid(0))]
-        results.append(kill_orphan(os.getpgrp(), process_started(os.getpgrp()), EPOCH, 0))
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+@pytest.mark.parametrize("pid", [-1, 0, 1, os.getpgrp(), os.getsid(0)])
+def test_a_damaged_record_never_kills_this_process_or_everything(monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(process, "stop_group", lambda pgid, grace_s: killed.append(pgid))
+    monkeypatch.setattr(process, "_has_epoch", lambda pid, epoch: True)
 
-    assert results == [False] * 6
-    assert not heard
+    assert not kill_orphan(pid, process_started(pid), EPOCH, 0)
+    assert not kill_orphan(pid, None, EPOCH, 0)
+
+    assert not killed
+
+
+def test_a_process_that_vanishes_while_it_is_looked_at_is_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = process._Stat(pid=2**22 + 1, alive=True, group=2**22 + 1, session=2**22 + 1, started="1")
+    monkeypatch.setattr(process, "_members", lambda pgid: iter([gone]))
+
+    assert not kill_orphan(gone.pid, None, EPOCH, 0)
 
 
 def test_nothing_is_left_to_kill_when_all_are_gone(children: list[Child]) -> None:

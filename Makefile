@@ -1,0 +1,47 @@
+# What the people who work on commitcast type. `make all` is what CI runs.
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN      = $(VENV)/bin
+TYPING   = build/typing/commitcast
+
+.PHONY: help all install links format lint types test coverage faults build clean
+
+help:            ## show this
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
+
+all: test lint types build  ## everything that CI runs
+
+install:         ## make the virtual environment with everything
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e ".[test,dev]"
+
+links:           ## the folders under their import name, for type checkers
+	@mkdir -p $(TYPING)
+	@for p in actors gateway persistence; do ln -sfn ../../../$$p $(TYPING)/$$p; done
+
+format:          ## lay the code out
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint:            ## look for mistakes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: links     ## check the types
+	$(BIN)/mypy
+
+test:            ## the suite, in the README's own words
+	sh -ec "$$(sed -n '/^Install it for development/,/^## /p' README.md | sed -n '/^```sh/,/^```/p' | sed '/^```/d')"
+
+coverage:        ## the suite with branch coverage
+	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage report --skip-covered
+
+faults:          ## only the tests that break disks and processes
+	$(BIN)/pytest -m fault
+
+build:           ## build the wheel, install it elsewhere, and run the demo from it
+	bash .ci/wheel
+
+clean:           ## remove what was made
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

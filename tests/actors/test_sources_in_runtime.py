@@ -1,0 +1,267 @@
+"""What feeds an agent, through the whole runtime: every kind of source, its end, its bound and its cancelling."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commitcast.actors import AgentContext, AgentHandle, AgentRuntime, AgentStatus, CommandSource, Draft
+from commitcast.actors.errors import InputRefusedError
+from commitcast.actors.testing import MockGateway
+from commitcast.persistence import InvalidValueError
+from waiting import wait_until
+
+SECONDS = 10.0
+
+
+def contents(agent: AgentHandle) -> list[str]:
+    return [message.content for message in agent.follow()]
+
+
+def says_generator(context: AgentContext) -> Iterator[str]:
+    yield from ("a", "b")
+
+
+def says_list(context: AgentContext) -> list[Draft]:
+    return [Draft("a"), Draft("b")]
+
+
+async def says_async_generator(context: AgentContext) -> AsyncIterator[str]:
+    yield "a"
+    await asyncio.sleep(0)
+    yield "b"
+
+
+async def says_coroutine(context: AgentContext) -> list[str]:
+    await asyncio.sleep(0)
+    return ["a", "b"]
+
+
+def says_by_emit(context: AgentContext) -> None:
+    assert context.emit("a").get(SECONDS).sequence == 1
+    context.emit("b")
+
+
+class SaysByCall:
+    async def __call__(self, context: AgentContext) -> list[str]:
+        return ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        says_generator,
+        says_list,
+        says_async_generator,
+        says_coroutine,
+        says_by_emit,
+        SaysByCall(),
+        lambda context: says_async_generator(context),
+        CommandSource(["printf", "a\\nb\\n"], type="text"),
+    ],
+    ids=["generator", "list", "async-generator", "coroutine", "emit", "async-call", "hidden-async", "command"],
+)
+def test_every_kind_of_source_is_stored_in_order_and_completes(agent_runtime: AgentRuntime, source: Any) -> None:
+    agent = agent_runtime.launch(source)
+
+    assert contents(agent) == ["a", "b"]
+    record = agent.wait(SECONDS)
+    assert record.status is AgentStatus.COMPLETED
+    assert record.started_at is not None
+
+
+def test_an_async_source_of_an_async_host_runs_on_the_hosts_loop(tmp_path: Path) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def source(context: AgentContext) -> AsyncIterator[str]:
+        loops.append(asyncio.get_running_loop())
+        yield "a"
+
+    async def host() -> asyncio.AbstractEventLoop:
+        async with AgentRuntime(tmp_path / "a.db") as runtime:
+            agent = await runtime.alaunch(source)
+            assert [message.content async for message in agent.afollow()] == ["a"]
+            assert (await agent.await_(SECONDS)).status is AgentStatus.COMPLETED
+            assert (await agent.arecord()).head == 1
+            assert [message.sequence for message in await agent.amessages()] == [1]
+        return asyncio.get_running_loop()
+
+    assert loops == [asyncio.run(host())]
+
+
+def test_a_source_that_raises_fails_its_agent_and_keeps_what_it_said(agent_runtime: AgentRuntime) -> None:
+    def source(context: AgentContext) -> Iterator[str]:
+        yield "before"
+        raise ConnectionResetError("the model hung up")
+
+    agent = agent_runtime.launch(source)
+
+    record = agent.wait(SECONDS)
+    assert (record.status, record.error_name, record.error_message) == (
+        AgentStatus.FAILED,
+        "ConnectionResetError",
+        "the model hung up",
+    )
+    assert contents(agent) == ["before"]
+
+
+@pytest.mark.parametrize("said", [42, b"bytes", object()], ids=["int", "bytes", "object"])
+def test_a_source_that_yields_what_is_no_message_fails_its_agent(agent_runtime: AgentRuntime, said: object) -> None:
+    record = agent_runtime.launch(lambda context: [said]).wait(SECONDS)
+
+    assert (record.status, record.error_name) == (AgentStatus.FAILED, "TypeError")
+
+
+def test_bad_text_of_a_source_is_replaced_and_kept_in_raw(agent_runtime: AgentRuntime) -> None:
+    agent = agent_runtime.launch(lambda context: "lone \ud800 surrogate")
+
+    agent.wait(SECONDS)
+    message = agent.messages()[0]
+    assert message.content == "lone \ufffd surrogate"
+    assert message.raw == b"lone \xed\xa0\x80 surrogate"
+
+
+def test_one_failing_agent_does_not_stop_another(agent_runtime: AgentRuntime) -> None:
+    def fails(context: AgentContext) -> None:
+        raise SystemError("broken")
+
+    def speaks(context: AgentContext) -> Iterator[str]:
+        for number in range(200):
+            yield str(number)
+
+    good, bad = agent_runtime.launch(speaks), agent_runtime.launch(fails)
+
+    assert bad.wait(SECONDS).status is AgentStatus.FAILED
+    assert contents(good) == [str(number) for number in range(200)]
+
+
+def test_terminate_stops_the_source_and_what_it_yields_after_that_is_discarded(
+    agent_runtime: AgentRuntime, mock_gateway: MockGateway
+) -> None:
+    said, may_end = threading.Event(), threading.Event()
+
+    def source(context: AgentContext) -> Iterator[str]:
+        yield "before"
+        said.set()
+        context.cancelled.wait(SECONDS)
+        may_end.wait(SECONDS)
+        yield "after"
+
+    agent = agent_runtime.launch(source)
+    said.wait(SECONDS)
+
+    record = agent.terminate("enough").get(SECONDS)
+    may_end.set()
+
+    assert record.status is AgentStatus.TERMINATED
+    assert contents(agent) == ["before"]
+    change = mock_gateway.wait_for_status(agent.id, "terminated")
+    assert (change.reason, change.sequence) == ("enough", 1)
+
+
+def test_an_async_source_is_cancelled_by_terminate(agent_runtime: AgentRuntime) -> None:
+    async def source(context: AgentContext) -> AsyncIterator[str]:
+        yield "before"
+        await asyncio.get_running_loop().create_future()
+
+    agent = agent_runtime.launch(source)
+    assert next(iter(agent.follow())).content == "before"
+
+    assert agent.terminate().get(SECONDS).status is AgentStatus.TERMINATED
+
+
+def test_a_source_waits_at_its_bound_while_the_database_stands_still(tmp_path: Path) -> None:
+    """The generator is not read further than the bound allows, however long the commit takes."""
+    holding, gone_on = threading.Event(), threading.Event()
+    yielded: list[int] = []
+
+    def hold(told: object) -> None:
+        gone_on.wait(SECONDS)
+
+    def source(context: AgentContext) -> Iterator[str]:
+        for number in range(100):
+            yielded.append(number)
+            yield str(number)
+
+    with AgentRuntime(tmp_path / "a.db", max_unacknowledged=10) as runtime:
+        commit = runtime.store.commit
+
+        def slow(work: Any) -> Any:
+            if any(writes.agent == "bounded" and len(yielded) > 0 for writes in work):
+                holding.set()
+                gone_on.wait(SECONDS)
+            return commit(work)
+
+        runtime.store.commit = slow  # type: ignore[method-assign]
+        agent = runtime.launch(source, id="bounded")
+        holding.wait(SECONDS)
+        wait_until(lambda: len(yielded) >= 11, "the source to reach its bound")
+        assert len(yielded) == 11  # ten on their way, and one in the source's hand
+        gone_on.set()
+
+        assert contents(agent) == [str(number) for number in range(100)]
+
+
+def test_send_is_stored_as_a_users_message_and_reaches_the_inbox_only_after_that(agent_runtime: AgentRuntime) -> None:
+    def source(context: AgentContext) -> Iterator[str]:
+        text = context.inbox.get(timeout=SECONDS)
+        stored = [message.content for message in agent_runtime.store.messages(context.id)]
+        yield f"heard {text!r}, stored {stored!r}"
+
+    agent = agent_runtime.launch(source)
+
+    sent = agent.send("hello").get(SECONDS)
+
+    assert (sent.type, sent.role) == ("user", "user")
+    assert contents(agent) == ["hello", "heard 'hello', stored ['hello']"]
+
+
+def test_more_sources_than_threads_take_turns(tmp_path: Path) -> None:
+    most, now, lock = 0, 0, threading.Lock()
+
+    def source(context: AgentContext) -> str:
+        nonlocal most, now
+        with lock:
+            now += 1
+            most = max(most, now)
+        context.cancelled.wait(0.001)
+        with lock:
+            now -= 1
+        return "done"
+
+    with AgentRuntime(tmp_path / "a.db", max_running_sources=3) as runtime:
+        agents = [runtime.launch(source) for _ in range(20)]
+        assert [agent.wait(SECONDS).status for agent in agents] == [AgentStatus.COMPLETED] * 20
+
+    assert most <= 3
+
+
+def test_what_is_no_source_is_refused_before_anything_is_stored(agent_runtime: AgentRuntime) -> None:
+    with pytest.raises(InvalidValueError, match="callable"):
+        agent_runtime.launch(["a", "b"])  # type: ignore[arg-type]
+
+    assert agent_runtime.agents() == []
+
+
+def test_the_prompt_reaches_the_source_and_is_message_one(agent_runtime: AgentRuntime) -> None:
+    agent = agent_runtime.launch(
+        lambda context: f"{context.prompt} {context.configuration['model']}", prompt="hi", configuration={"model": "m"}
+    )
+
+    assert contents(agent) == ["hi", "hi m"]
+
+
+def test_a_users_message_that_nobody_would_read_is_refused_and_not_stored(agent_runtime: AgentRuntime) -> None:
+    ended = agent_runtime.launch(lambda context: "done")
+    ended.wait(SECONDS)
+    program = agent_runtime.launch(CommandSource(["sleep", "60"], type="text"))
+
+    assert isinstance(ended.send("hello?").exception(SECONDS), InputRefusedError)
+    assert isinstance(program.send("hello?").exception(SECONDS), InputRefusedError)
+
+    assert contents(ended) == ["done"]
+    assert program.messages() == []
+    program.terminate().get(SECONDS)

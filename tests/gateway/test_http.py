@@ -1,0 +1,141 @@
+"""The one-shot HTTP reads on the gateway's port."""
+
+import http.client
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commitcast.actors import AgentRuntime
+
+SECONDS = 10.0
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[AgentRuntime]:
+    with AgentRuntime(tmp_path / "agents.db", listen="127.0.0.1:0") as runtime:
+        yield runtime
+
+
+def get(
+    runtime: AgentRuntime, path: str, *, method: str = "GET", headers: dict[str, str] | None = None
+) -> tuple[int, Any, dict[str, str]]:
+    connection = http.client.HTTPConnection(str(runtime.address), timeout=SECONDS)
+    try:
+        connection.request(method, path, headers=headers or {})
+        answer = connection.getresponse()
+        body = answer.read()
+        return answer.status, json.loads(body) if body else None, {k.lower(): v for k, v in answer.getheaders()}
+    finally:
+        connection.close()
+
+
+def test_health_tells_the_position(runtime: AgentRuntime) -> None:
+    runtime.launch()
+
+    status, body, _ = get(runtime, "/healthz")
+
+    assert (status, body) == (200, {"status": "ok", "position": 1})
+
+
+def test_agents_are_listed_in_pages_and_by_status(runtime: AgentRuntime) -> None:
+    agents = [agent.id for agent in runtime.launch_many(5)]
+    runtime.agent(agents[3]).start().get(SECONDS)
+
+    listed: list[str] = []
+    after: int | None = 0
+    while after is not None:
+        _, page, _ = get(runtime, f"/v1/agents?limit=2&after={after}")
+        listed += [agent["id"] for agent in page["agents"]]
+        after = page["next"]
+
+    assert listed == agents
+    _, running, _ = get(runtime, "/v1/agents?status=running")
+    assert [agent["id"] for agent in running["agents"]] == [agents[3]]
+
+
+def test_an_agent_is_shown_without_its_secrets(runtime: AgentRuntime) -> None:
+    runtime.launch(id="a:1", prompt="hi", configuration={"model": "m", "api_key": "s3cret"})
+
+    status, body, _ = get(runtime, "/v1/agents/a%3A1")
+
+    assert status == 200
+    assert (body["id"], body["prompt"], body["head"], body["status"]) == ("a:1", "hi", 1, "initializing")
+    assert body["configuration"] == {"model": "m"}
+    assert "s3cret" not in json.dumps(body)
+
+
+def test_messages_are_paged_without_hole_or_repeat(runtime: AgentRuntime) -> None:
+    agent = runtime.launch(id="a1")
+    for number in range(25):
+        last = agent.emit(str(number), raw=b"\xff" if number == 3 else f"raw {number}")
+    last.get(SECONDS)
+
+    seen: list[int] = []
+    up_to_date = False
+    while not up_to_date:
+        _, page, _ = get(runtime, f"/v1/agents/a1/messages?after={seen[-1] if seen else 0}&limit=7&raw=true")
+        seen += [item["sequence"] for item in page["items"]]
+        up_to_date = page["up_to_date"]
+
+    assert seen == list(range(1, 26))
+    _, page, _ = get(runtime, "/v1/agents/a1/messages?after=3&limit=2&raw=true")
+    assert [item["raw"] for item in page["items"]] == [{"base64": "/w=="}, "raw 4"]
+    assert (page["next"], page["head"], page["status"]) == (5, 25, "initializing")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/", 404, "not_found"),
+        ("/v1/agents/nobody", 404, "not_found"),
+        ("/v1/agents/nobody/messages", 404, "not_found"),
+        ("/v1/agents?limit=-1", 400, "bad_request"),
+        ("/v1/agents?limit=1001", 400, "bad_request"),
+        ("/v1/agents?after=x", 400, "bad_request"),
+        ("/v1/agents?status=asleep", 400, "bad_request"),
+        ("/v1/agents/a/messages?after=99999999999999999999", 400, "bad_request"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_a_json_error(
+    runtime: AgentRuntime, path: str, status: int, code: str
+) -> None:
+    found, body, _ = get(runtime, path)
+
+    assert (found, body["error"]["code"]) == (status, code)
+    assert body["error"]["message"]
+
+
+def test_another_method_is_not_allowed(runtime: AgentRuntime) -> None:
+    status, body, _ = get(runtime, "/v1/agents", method="POST")
+
+    assert (status, body["error"]["code"]) == (405, "bad_request")
+
+
+def test_browsers_are_told_not_to_guess_or_keep(runtime: AgentRuntime) -> None:
+    _, _, headers = get(runtime, "/v1/agents")
+
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
+    assert headers["content-type"].startswith("application/json")
+
+
+def test_a_host_that_is_not_ours_is_refused(runtime: AgentRuntime) -> None:
+    status, body, _ = get(runtime, "/v1/agents", headers={"Host": "evil.example"})
+
+    assert (status, body["error"]["code"]) == (403, "forbidden")
+
+
+def test_a_page_of_another_site_is_refused(runtime: AgentRuntime) -> None:
+    assert get(runtime, "/v1/agents", headers={"Origin": "https://evil.example"})[0] == 403
+    assert get(runtime, "/v1/agents", headers={"Origin": f"http://{runtime.address}"})[0] == 200
+
+
+def test_with_a_token_only_health_is_answered_without_it(tmp_path: Path) -> None:
+    with AgentRuntime(tmp_path / "t.db", listen="127.0.0.1:0", token="s3cret") as runtime:
+        assert get(runtime, "/healthz")[0] == 200
+        assert get(runtime, "/v1/agents")[0] == 401
+        assert get(runtime, "/v1/agents", headers={"Authorization": "Bearer wrong"})[0] == 401
+        assert get(runtime, "/v1/agents", headers={"Authorization": "Bearer s3cret"})[0] == 200

@@ -1,0 +1,133 @@
+"""The rules of the house that a machine can read: imports point down, modules say what they are, files stay short."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {
+    "persistence": {"persistence"},
+    "gateway": {"gateway", "persistence"},
+    "actors": {"actors", "gateway", "persistence"},
+}
+PURE = {
+    "gateway/hub.py",
+    "gateway/ring.py",
+    "gateway/frames.py",
+    "gateway/access.py",
+    "actors/lifecycle.py",
+    "persistence/records.py",
+    "persistence/writes.py",
+    "persistence/sqlite_rows.py",
+    *(str(path.relative_to(ROOT)) for path in (ROOT / "actors/sources/parsers").glob("*.py")),
+    "actors/sources/lines.py",
+    "actors/sources/draft.py",
+}
+IMPURE = {"asyncio", "threading", "sqlite3", "apsw", "time", "random", "socket", "queue", "subprocess", "secrets"}
+MAX_LINES = 400
+SQL = ("SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM", "PRAGMA ")
+
+
+def modules() -> list[Path]:
+    return sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(module: Path) -> Iterator[tuple[str, bool]]:
+    """Every imported module, and whether it is imported inside of a function."""
+    tree = ast.parse(module.read_text("utf-8"))
+    for node in ast.walk(tree):
+        names = (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or "."]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+        for name in names:
+            yield name, node not in tree.body
+
+
+def dependencies(module: Path) -> Iterator[str]:
+    """Every module that is needed: of `from package import module` that module, not the package."""
+    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            are_modules = [(ROOT / Path(*name.split(".")[1:])).with_suffix(".py").exists() for name in inner]
+            yield from (name for name, is_module in zip(inner, are_modules, strict=True) if is_module)
+            if not all(are_modules):
+                yield node.module
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+class TestEveryModule:
+    def test_imports_point_down(self, module: Path) -> None:
+        floor = module.relative_to(ROOT).parts[0]
+
+        ours = {name.split(".")[1] for name, _ in imports(module) if name.startswith("commitcast.")}
+
+        assert ours <= MAY_IMPORT[floor]
+
+    def test_imports_stand_at_the_top(self, module: Path) -> None:
+        assert [name for name, is_late in imports(module) if is_late] == []
+
+    def test_begins_with_a_docstring(self, module: Path) -> None:
+        assert ast.get_docstring(ast.parse(module.read_text("utf-8")))
+
+    def test_is_short(self, module: Path) -> None:
+        lines = len(module.read_text("utf-8").splitlines())
+        assert lines <= MAX_LINES, f"{lines} lines: split it by responsibility"
+
+    def test_public_names_have_docstrings(self, module: Path) -> None:
+        missing = []
+        for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+            body = getattr(node, "body", None)
+            if not isinstance(node, ast.Module | ast.ClassDef) or not isinstance(body, list):
+                continue
+            if isinstance(node, ast.ClassDef) and node.name.startswith("_"):
+                continue
+            for inner in body:
+                is_named = isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+                if is_named and not inner.name.startswith("_") and not ast.get_docstring(inner):
+                    missing.append(inner.name)
+        assert missing == []
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_pure_modules_import_neither_clock_nor_thread_nor_socket(name: str) -> None:
+    assert {imported.split(".")[0] for imported, _ in imports(ROOT / name)} & IMPURE == set()
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    names = {
+        ".".join(("commitcast", *module.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): module
+        for module in modules()
+    }
+    graph = {name: {found for found in dependencies(module) if found in names} for name, module in names.items()}
+
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
+
+    assert len(order) == len(names)
+
+
+def test_sql_stands_in_persistence_only() -> None:
+    found = []
+    for module in modules():
+        if module.relative_to(ROOT).parts[0] == "persistence":
+            continue
+        for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(SQL):
+                found.append(f"{module.relative_to(ROOT)}:{node.lineno}")
+    assert found == []
+
+
+def test_nothing_begins_a_deferred_write_transaction() -> None:
+    """A read transaction that becomes a write one can fail at once, whatever the busy timeout says."""
+    writer = (ROOT / "persistence/sqlite.py").read_text("utf-8")
+
+    assert writer.count('"BEGIN IMMEDIATE"') == 1
+    assert '"BEGIN"' not in writer

@@ -1,0 +1,70 @@
+"""The documents say what the code does: every code, frame and command is described, every path named is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from commitcast.actors.cli import app
+from commitcast.gateway.errors import CloseCode, ErrorCode
+from commitcast.gateway.frames import ClientFrame, ServerFrame
+
+ROOT = Path(__file__).parent.parent
+PROTOCOL = (ROOT / "docs/protocol.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("code", list(ErrorCode))
+def test_every_error_code_is_described(code: ErrorCode) -> None:
+    assert f"| `{code.value}` |" in PROTOCOL
+
+
+@pytest.mark.parametrize("code", list(CloseCode))
+def test_every_close_code_is_described(code: CloseCode) -> None:
+    assert f"| {code.value} |" in PROTOCOL
+    assert code.come_back == (4000 <= code < 4500)
+
+
+@pytest.mark.parametrize("frame", [*ClientFrame.__args__, *ServerFrame.__args__], ids=lambda frame: frame.__name__)
+def test_every_frame_and_its_fields_are_described(frame: type) -> None:
+    config = frame.__struct_config__  # type: ignore[attr-defined]
+
+    assert f"`{config.tag}`" in PROTOCOL
+    for field in frame.__struct_fields__:  # type: ignore[attr-defined]
+        assert f"`{field}`" in PROTOCOL, f"{config.tag}.{field}"
+
+
+def test_every_command_is_in_the_readme_or_the_changelog() -> None:
+    written = README + (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+    for command in app.registered_commands:
+        name = command.name or command.callback.__name__  # type: ignore[union-attr]
+        assert f"`{name}`" in written or f"commitcast {name}" in written
+
+
+def test_every_test_that_the_guarantees_name_is_there() -> None:
+    guarantees = (ROOT / "docs/guarantees.md").read_text("utf-8")
+
+    for path, names in re.findall(r"`([\w/]+\.py)((?:::\w+)*)`", guarantees):
+        source = (ROOT / "tests" / path).read_text("utf-8")
+        for name in filter(None, names.split("::")):
+            assert re.search(rf"(class|def) {name}\b", source), f"{path} has no {name}"
+
+
+def test_every_link_between_the_documents_leads_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text("utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_readme_opens_with_two_commands() -> None:
+    commands = re.findall(r"```sh\n(.+?)\n```", README, re.DOTALL)[:2]
+
+    assert "commitcast demo" in commands[0] and "pip install" in commands[0]
+    assert "pytest" in commands[1] and "[test]" in commands[1]
+    assert all("\n" not in command for command in commands)
+
+
+def test_no_document_names_a_place_on_somebodys_machine() -> None:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        assert not re.search(r"(?<![\w.])/(work|home|root|Users)/", document.read_text("utf-8")), document
