@@ -7,6 +7,7 @@ Handlers run one at a time and never block.
 
 import itertools
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol, assert_never
@@ -16,7 +17,7 @@ import pykka
 
 from commitcast.actors.database import Acknowledged, Append, ChangeStatus, UpdateAgent
 from commitcast.actors.dispatch import Dispatcher, PooledActor
-from commitcast.actors.errors import AgentEndedError, InputRefusedError
+from commitcast.actors.errors import AgentEndedError, InputRefusedError, RuntimeStoppedError
 from commitcast.actors.flow import FlowGate
 from commitcast.actors.future import Reply
 from commitcast.actors.gateway import Notice
@@ -28,8 +29,10 @@ from commitcast.persistence.writes import AgentPatch, NewMessage, NewStatus, enc
 
 logger: Final = logging.getLogger(__name__)
 
-ENDINGS_TRIED: Final = 5
-"""How often the end of an agent with a source is tried; after that the next start of the runtime ends it."""
+ENDINGS_TRIED: Final = 3
+"""How often the end of an agent with a source is tried at once when the database refuses it."""
+ENDING_PAUSE_S: Final = 1.0
+"""How long it waits then before it tries again, for as long as the runtime runs."""
 _generations: Final = itertools.count(1)
 """Rises over all actors: one that is made again must not be taken for the one before it."""
 
@@ -87,7 +90,11 @@ class SourceEnded(msgspec.Struct, frozen=True):
     ending: Ending
 
 
-AgentCommand = Emit | Start | Complete | Fail | Terminate | Created | Patch | SourceEnded | Acknowledged
+class EndingDue(msgspec.Struct, frozen=True):
+    """Try again to bring the agent to its end."""
+
+
+AgentCommand = Emit | Start | Complete | Fail | Terminate | Created | Patch | SourceEnded | EndingDue | Acknowledged
 
 
 class Feed(Protocol):
@@ -115,6 +122,7 @@ class AgentServices(msgspec.Struct, frozen=True):
     load: Callable[[str], AgentRecord | None]
     flow: Callable[[str], FlowGate]
     retire: Callable[[str, "AgentActor"], bool]
+    tell: Callable[[str, "AgentCommand"], bool]
     committed: Callable[[str], object]
     """Wakes those who wait for the agent."""
     now: Callable[[], str]
@@ -171,7 +179,7 @@ class AgentActor(PooledActor):
     def on_receive(self, command: AgentCommand) -> Any:
         """Handle one command."""
         if not self._is_loaded:
-            self._load()
+            self._load(command)
         try:
             return self._handle(command)
         finally:
@@ -197,11 +205,18 @@ class AgentActor(PooledActor):
                 return self._on_patch(patch)
             case SourceEnded(ending):
                 return self._on_source_ended(ending)
+            case EndingDue():
+                return self._end_if_due()
             case _:
                 assert_never(command)
 
-    def _load(self) -> None:
-        self._record = self._services.load(self._agent)
+    def _load(self, command: AgentCommand) -> None:
+        try:
+            self._record = self._services.load(self._agent)
+        except BaseException:
+            if isinstance(command, Emit):
+                self._flow.release(1, command.message.size)
+            raise
         if self._record is not None:
             self._status = self._record.status
         self._is_loaded = True
@@ -209,12 +224,16 @@ class AgentActor(PooledActor):
     def on_stop(self) -> None:
         """Answer whoever still waits."""
         for waiting in self._in_flight:
-            waiting.reply.fail(AgentEndedError(self._agent))
+            waiting.reply.fail(RuntimeStoppedError("it stopped before it was known whether this is stored"))
+            if waiting.message is not None:
+                self._flow.release(1, waiting.message.size)
         self._in_flight.clear()
 
     def on_failure(self, *_: object) -> None:
-        """Answer whoever still waits."""
+        """Answer whoever still waits, and make the source stop: there is nobody to hear it."""
         self.on_stop()
+        if self._feed is not None:
+            self._feed.cancel()
 
     def _on_created(self, created: Created) -> None:
         self._record = created.record
@@ -261,6 +280,10 @@ class AgentActor(PooledActor):
         if self._record is None:
             self._refuse_unknown(status)
             return None
+        due = self._ending
+        if status is AgentStatus.TERMINATED and due is not None and due.status is AgentStatus.FAILED:
+            # It has failed already, and only the database has not taken it yet: that stays the truth.
+            status, facts = due.status, {"error_name": due.error_name, "error_message": due.error_message}
         reply = self._change(status, **facts)
         if self._feed is not None:
             self._feed.cancel()
@@ -292,9 +315,15 @@ class AgentActor(PooledActor):
     def _end_if_due(self) -> None:
         """Bring an agent with a source to its end, again if the database refused that."""
         ending = self._ending
-        if ending is None or self._status.is_terminal or self._endings_tried >= ENDINGS_TRIED:
+        if ending is None or self._status.is_terminal:
             return
         self._endings_tried += 1
+        if self._endings_tried > ENDINGS_TRIED:
+            self._endings_tried = 0
+            later = threading.Timer(ENDING_PAUSE_S, self._services.tell, (self._agent, EndingDue()))
+            later.daemon = True
+            later.start()
+            return
         result = None if ending.result is None else encode_json(ending.result, "result")
         name, message = ending.error_name, ending.error_message
         try:

@@ -1,5 +1,6 @@
 """The `commitcast` command: its subcommands, and the one place where an error becomes a line and an exit code."""
 
+import io
 import os
 import sys
 from importlib import metadata
@@ -8,7 +9,7 @@ from typing import Annotated
 import typer
 
 from commitcast.actors.commands.demo import demo
-from commitcast.actors.commands.output import console, fail
+from commitcast.actors.commands.output import console, fail, leave_output
 from commitcast.actors.commands.reading import agents, messages, verify
 from commitcast.actors.commands.run import run
 from commitcast.actors.commands.serve import serve
@@ -57,15 +58,29 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: in place of those of the process.
     """
+    _make_output_safe()
     try:
         app(arguments)
     except CommitcastError as error:
         fail(str(error))
         sys.exit(2 if isinstance(error, ValueError | LookupError) else 1)
     except BrokenPipeError:
-        # Whoever read our output has left; closing it again at exit would only complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_output()
         sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (OSError, ValueError, OverflowError) as error:  # of the command line or the terminal: one line, no traceback
+        fail(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def _make_output_safe() -> None:
+    """Have somewhere to write to, and a way to write what the terminal's encoding does not know."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # lives as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -90,8 +90,15 @@ class Directory:
     def add(self, agent: str, created: Created) -> None:
         """Start the actor of a new agent, or tell the one that was made for the id while it was unknown."""
         with self._lock:
+            if not self._open:
+                created = Created(created.record, created.creation, None)
             if not self.tell(agent, created):
                 self._refs[agent] = self._start(agent, created)
+            if not self._open:
+                self._refs[agent].ask(Terminate("the runtime was stopped"), block=False)
+                raise RuntimeStoppedError(
+                    "it was stopped during the launch: if the agent is stored, the next start ends it"
+                )
 
     def ask(self, agent: str, command: AgentCommand) -> Future[Any]:
         """Send a command to an agent's actor, made if need be, and return the future of its answer."""

@@ -17,7 +17,7 @@ import pykka
 from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
-from commitcast.actors.future import Future
+from commitcast.actors.future import Future, remaining
 from commitcast.actors.mailbox import Mailbox
 
 logger: Final = logging.getLogger(__name__)
@@ -194,3 +194,12 @@ class PinnedActor(ActorBase):
         while not self.actor_stopped.is_set():
             self._turns.get()
             self.take_turn(self.budget)
+
+
+def stop_actor(ref: pykka.ActorRef[Any] | None, deadline: float) -> None:
+    """Stop an actor after what it was sent before; wait until a `time.monotonic()` deadline, half a second at least."""
+    try:
+        if ref is not None:
+            ref.stop(block=True, timeout=max(0.5, remaining(deadline) or 0.0))
+    except pykka.Timeout:
+        logger.warning("%s did not stop in time", ref)

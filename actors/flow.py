@@ -66,10 +66,13 @@ class FlowGate:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self.try_acquire(size):
             freed = threading.Event()
-            self._call_when_freed(freed.set)
+            call = freed.set
+            self._call_when_freed(call)
             if self.try_acquire(size):
+                self._forget(call)
                 return
             if not freed.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                self._forget(call)
                 raise BackpressureError(self._owner)
 
     async def acquire_async(self, size: int) -> None:
@@ -99,6 +102,13 @@ class FlowGate:
             self._waiting.append(call)
         if self._parent is not None:
             self._parent._call_when_freed(call)
+
+    def _forget(self, call: Callable[[], object]) -> None:
+        with self._lock:
+            if call in self._waiting:
+                self._waiting.remove(call)
+        if self._parent is not None:
+            self._parent._forget(call)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

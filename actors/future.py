@@ -113,7 +113,7 @@ class Future(pykka.Future[T]):
     def _call(self, callback: Callable[["Future[T]"], object]) -> None:
         try:
             callback(self)
-        except Exception:  # a caller's mistake must not take down the actor that completes the future
+        except BaseException:  # a caller's mistake, SystemExit too, must not end the actor that completes the future
             logger.exception("a future's callback failed")
 
     def __await__(self) -> Generator[Any, None, T]:

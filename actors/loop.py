@@ -16,7 +16,7 @@ class LoopThread:
     def get(self) -> asyncio.AbstractEventLoop:
         """Return the running loop. Any thread."""
         with self._lock:
-            if self._loop is None:
+            if self._loop is None or self._thread is None or not self._thread.is_alive():
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._run, args=(self._loop,), name=self._name, daemon=True)
                 self._thread.start()
@@ -26,13 +26,20 @@ class LoopThread:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(_until_stopped())
 
-    def stop(self) -> None:
-        """Cancel what still runs and end the thread. Idempotent. Blocks."""
+    def stop(self, timeout_s: float) -> bool:
+        """Cancel what still runs and end the thread. Idempotent. Blocks, but not for the loop's own thread.
+
+        Returns:
+            Whether it ended in time; else its thread is left behind.
+        """
         with self._lock:
             loop, thread, self._loop = self._loop, self._thread, None
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(_cancel_all)
-            thread.join()
+        if loop is None or thread is None or not thread.is_alive():
+            return True
+        loop.call_soon_threadsafe(_cancel_all)
+        if thread is not threading.current_thread():
+            thread.join(timeout_s)
+        return not thread.is_alive()
 
 
 async def _until_stopped() -> None:

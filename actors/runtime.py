@@ -19,8 +19,8 @@ import pykka
 from commitcast.actors.agent import AgentActor, AgentServices, Created, Fail, Terminate
 from commitcast.actors.database import DatabaseActor
 from commitcast.actors.directory import Directory
-from commitcast.actors.dispatch import Dispatcher
-from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
+from commitcast.actors.dispatch import Dispatcher, stop_actor
+from commitcast.actors.errors import RuntimeStoppedError
 from commitcast.actors.flow import AGENT_BYTES, AGENT_MESSAGES, RUNTIME_BYTES, RUNTIME_MESSAGES, FlowGate
 from commitcast.actors.future import Future, remaining
 from commitcast.actors.gateway import GatewayActor
@@ -109,6 +109,7 @@ class AgentRuntime:
         self._give_up = threading.Event()
         self._lock = threading.Lock()
         self._state = "new"
+        self._stopped = threading.Event()
         self._fatal: Exception | None = None
         self._directory = Directory(
             self._start_agent,
@@ -173,6 +174,7 @@ class AgentRuntime:
             load=self._store.agent,
             flow=self._directory.flow,
             retire=self._directory.retire,
+            tell=self._directory.tell,
             committed=self._watches.raise_version,
             now=now,
         )
@@ -184,29 +186,40 @@ class AgentRuntime:
         Args:
             timeout_s: seconds in all; what does not end in time is left to recovery. None is `stop_timeout_s`.
         """
+        timeout_s = self._stop_timeout_s if timeout_s is None else timeout_s
         with self._lock:
-            if self._state != "running":
-                return
-            self._state = "stopping"
+            state = self._state
+            self._state = "stopping" if state == "running" else state
+        if state == "running":
+            try:
+                self._stop(timeout_s)
+            finally:
+                self._stopped.set()
+        elif state == "stopping":
+            self._stopped.wait(timeout_s)
+
+    def _stop(self, timeout_s: float) -> None:
         atexit.unregister(self.stop)
-        deadline = time.monotonic() + (self._stop_timeout_s if timeout_s is None else timeout_s)
+        deadline = time.monotonic() + timeout_s
         fatal = self._fatal
         self._directory.end_all(
-            Terminate("the runtime was stopped") if fatal is None else Fail(type(fatal).__name__, str(fatal)), deadline
+            Terminate("the runtime was stopped") if fatal is None else Fail(type(fatal).__name__, str(fatal)),
+            deadline - timeout_s / 2,  # a disk that is full then is not waited for any longer
         )
-        if not self._threads.join(remaining(deadline) or 0.0):
-            logger.warning("a source did not end in time: its thread is left behind")
         self._give_up.set()
+        if not self._threads.join(remaining(deadline - timeout_s / 4) or 0.0):
+            logger.warning("a source did not end in time: its thread is left behind")
         if isinstance(self._store, SqliteStore):
             self._store.abandon_waiting()
-        _stop_actor(self._database, deadline)
+        stop_actor(self._database, deadline)
         self._directory.stop_all(deadline)
-        _stop_actor(self._gateway if self._given_gateway is None else None, deadline)
+        stop_actor(self._gateway if self._given_gateway is None else None, deadline)
         if self._server is not None:
             self._server.stop(catch_up_s=self._catch_up_s if fatal is None else 0)
         if self._services is not None:
             self._services.dispatcher.stop()
-        self._loop.stop()
+        if not self._loop.stop(max(0.1, remaining(deadline) or 0.0)):
+            logger.warning("an async source did not end in time: its thread is left behind")
         self._store.close()
         self._state = "stopped"
         self._watches.raise_all()
@@ -385,11 +398,3 @@ class AgentRuntime:
         """Stop, from a thread of its own: the database's is the one that calls."""
         self._fatal = error
         threading.Thread(target=self.stop, name="runtime-stop", daemon=True).start()
-
-
-def _stop_actor(ref: pykka.ActorRef[Any] | None, deadline: float) -> None:
-    try:
-        if ref is not None:
-            ref.stop(block=True, timeout=remaining(deadline))
-    except (FutureTimeoutError, pykka.Timeout):
-        logger.warning("%s did not stop in time", ref)

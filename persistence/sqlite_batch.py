@@ -101,7 +101,6 @@ class Batch:
         known = [agent for agent in work if self._is_known(agent)]
         planned = self._write_at_once(known)
         if planned is None:
-            self._position = begun
             known, planned = [], []
         done = dict(zip(map(id, known), planned, strict=True))
         outcomes = [done.get(id(agent)) or self._write_one_by_one(agent.agent, agent.writes) for agent in work]

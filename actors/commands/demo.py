@@ -16,7 +16,7 @@ import typer
 
 from commitcast.actors.commands import options
 from commitcast.actors.commands.output import console, note
-from commitcast.actors.commands.stopping import Stopping, stopping_on_signals
+from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.sources.context import AgentContext
@@ -52,16 +52,16 @@ def demo(
     """
     with tempfile.TemporaryDirectory(prefix="commitcast-demo-") as folder:
         path = db or Path(folder) / "demo.db"
-        with stopping_on_signals() as stopping:
-            with AgentRuntime(path, listen=options.address(listen) or "127.0.0.1:0") as runtime:
-                note(f"database {path}")
-                note(f"agents   http://{runtime.address}/v1/agents")
-                note(f"stream   {runtime.url}   (another terminal: commitcast tail '*' --url {runtime.address})")
-                agents = _launch(runtime, speed)
-                seen = asyncio.run(_watch(runtime, agents, stopping, AWAY_S / speed))
-                stored = {name: [message.sequence for message in agent.follow()] for name, agent in agents.items()}
+        runtime = AgentRuntime(path, listen=options.address(listen) or "127.0.0.1:0")
+        with stopping_on_signals() as stopping, runtime:
+            note(f"database {path}")
+            note(f"agents   http://{runtime.address}/v1/agents")
+            note(f"stream   {runtime.url}   (another terminal: commitcast tail '*' --url {runtime.address})")
+            agents = _launch(runtime, speed)
+            seen = asyncio.run(_watch(runtime, agents, stopping, AWAY_S / speed))
             if stopping.signal is not None:
-                raise typer.Exit(130)
+                raise typer.Exit(EXIT_CODES[stopping.signal])
+            stored = {name: [message.sequence for message in agent.follow()] for name, agent in agents.items()}
         _print_account(path, seen, stored, kept=db is not None)
         raise typer.Exit(0 if all(seen[name].sequences == stored[name] for name in stored) else 1)
 

@@ -1,5 +1,6 @@
 """What the commands print: for people, or one JSON object a line. Owns standard output and standard error."""
 
+import os
 import sys
 import unicodedata
 from typing import Any, Final
@@ -10,8 +11,15 @@ from rich.console import Console
 from commitcast.gateway import frames
 from commitcast.persistence.records import AgentRecord, MessageRecord
 
-console: Final = Console(highlight=False, soft_wrap=True)
-notes: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command what it means that nobody reads any more."""
+        raise BrokenPipeError
+
+
+console: Final = _Console(highlight=False, soft_wrap=True)
+notes: Final = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 _COLOURS: Final = {
     "assistant": "default",
@@ -43,6 +51,11 @@ def printable(text: str) -> str:
         character if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs") else "�"
         for character in text
     )
+
+
+def leave_output() -> None:
+    """Write to nowhere from now on: whoever read our output has left, and would only be complained of at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(value: Any) -> None:

@@ -48,8 +48,8 @@ def agents(
 def messages(
     agent: Annotated[str, typer.Argument(help="The agent's id.")],
     db: options.Database = options.DEFAULT_DATABASE,
-    after: Annotated[int, typer.Option(min=0, help="Only messages after this sequence.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="How many at most. All if not given.")] = None,
+    after: Annotated[int, typer.Option(min=0, max=2**53, help="Only messages after this sequence.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, max=2**53, help="How many at most. All if not given.")] = None,
     json: options.Json = False,
 ) -> None:
     """Print an agent's messages in order."""

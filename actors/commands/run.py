@@ -1,5 +1,6 @@
 """`commitcast run`: one agent in the foreground, from a CLI to the database, the terminal and any subscriber."""
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -8,15 +9,17 @@ from typing import Annotated, Final
 import typer
 
 from commitcast.actors.commands import options
-from commitcast.actors.commands.output import note, print_ending, print_message
+from commitcast.actors.commands.output import leave_output, note, print_ending, print_message
 from commitcast.actors.commands.stopping import EXIT_CODES, stopping_on_signals
-from commitcast.actors.errors import CommandNotFoundError, RuntimeStoppedError
+from commitcast.actors.errors import CommandNotFoundError, FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.sources.command import CommandSource
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 
+TERMINATE_S: Final = 8.0
+"""How long a signal's end of the agent may take to be stored: the time that its program has to end, and some."""
 CATCH_UP_S: Final = 5.0
 """How long subscribers may take at the end to get what is committed."""
 
@@ -50,6 +53,8 @@ def run(
     if not command:
         raise InvalidValueError("give the command to run after `--`, for example: commitcast run -- echo hello")
     if shutil.which(command[0]) is None:
+        if os.path.exists(command[0]):
+            raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder, or has no permission to execute")
         raise CommandNotFoundError(command[0])
     source = CommandSource(command, type=type)
     runtime = AgentRuntime(db, listen=options.address(listen), token=options.token(token_file), catch_up_s=CATCH_UP_S)
@@ -58,8 +63,12 @@ def run(
 
     def terminate(reason: str) -> None:
         with launched:
-            for agent in agents:
-                agent.terminate(reason)
+            ending = [agent.terminate(reason) for agent in agents]
+        for future in ending:
+            try:
+                future.exception(timeout=TERMINATE_S)
+            except FutureTimeoutError:  # the disk is full, say: it is not waited for any longer
+                runtime.stop()
 
     with stopping_on_signals(terminate) as stopping:
         runtime.start(accept=False)
@@ -71,6 +80,11 @@ def run(
             runtime.accept()
             _announce(runtime, db)
             ended = _follow(runtime, agents[0], as_json=json)
+        except RuntimeStoppedError:
+            if stopping.signal is None:
+                raise
+            note("stopped before the end could be stored: the next start tells")
+            raise typer.Exit(EXIT_CODES[stopping.signal]) from None
         finally:
             runtime.stop()
         print_ending(ended, as_json=json)
@@ -90,8 +104,14 @@ def _announce(runtime: AgentRuntime, db: Path) -> None:
 
 def _follow(runtime: AgentRuntime, agent: AgentHandle, *, as_json: bool) -> AgentRecord:
     try:
+        is_read = True
         for message in agent.follow():
-            print_message(message, as_json=as_json)
+            try:
+                if is_read:
+                    print_message(message, as_json=as_json)
+            except BrokenPipeError:  # whoever read our output has left; the agent and its subscribers go on
+                is_read = False
+                leave_output()
         return agent.record()
     except RuntimeStoppedError:
         if runtime.failure is not None:

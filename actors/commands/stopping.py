@@ -1,10 +1,11 @@
-"""Signals for the commands: SIGINT and SIGTERM ask for an ordered stop, SIGUSR1 shows what every thread is doing.
+"""Signals for the commands: SIGINT and SIGTERM ask for an ordered stop, twice for any; SIGUSR1 shows all threads.
 
 Only the commands install handlers; a host's process is its own.
 """
 
 import asyncio
 import faulthandler
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -49,7 +50,11 @@ def stopping_on_signals(then: Callable[[str], object] = lambda name: None) -> It
     stopping = Stopping()
 
     def handle(number: int, _: FrameType | None) -> None:
-        if stopping.signal is None:
+        if stopping.signal is not None:
+            # Asked twice: whatever holds the ordered stop up (a full disk, a terminal that nobody reads) is not waited
+            # for. It is like a crash, which the next start recovers from.
+            os._exit(EXIT_CODES[signal.Signals(number)])
+        else:
             stopping.ask(number)
             threading.Thread(target=then, args=(signal.Signals(number).name,), name="stopping", daemon=True).start()
 

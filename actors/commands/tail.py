@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import typer
 
@@ -10,6 +11,7 @@ from commitcast.actors.commands.output import note, print_item
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.gateway.client import Subscription, subscribe
 from commitcast.gateway.frames import ALL
+from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
 
 
@@ -28,7 +30,7 @@ def tail(
     Comes back by itself when the connection is lost. Exit code 0 if the agent completed, 1 if it did not.
     """
     if after != "tail" and not (after.isascii() and after.isdecimal()):
-        raise typer.BadParameter(f"--after takes a sequence or tail, not {after!r}")
+        raise InvalidValueError(f"--after takes a sequence or tail, not {after!r}")
     start: int | Literal["tail"] = "tail" if after == "tail" else int(after)
     following = subscribe(websocket_url(url), agent, after=start, raw=raw, token=options.token(token_file))
     with stopping_on_signals() as stopping:
@@ -63,4 +65,10 @@ def websocket_url(address: str) -> str:
     address = address.replace("http://", "ws://", 1).replace("https://", "wss://", 1)
     scheme, _, rest = address.partition("://")
     host, slash, path = rest.partition("/")
+    try:
+        is_address = bool(urlsplit(f"ws://{host}").hostname) and (urlsplit(f"ws://{host}").port or 1) > 0
+    except ValueError:
+        is_address = False
+    if scheme not in ("ws", "wss") or not is_address or any(character.isspace() for character in address):
+        raise InvalidValueError(f"{address!r} is no address of a server: use HOST:PORT or ws://HOST:PORT/v1/ws")
     return f"{scheme}://{host}/{path}" if slash and path else f"{scheme}://{host}/v1/ws"

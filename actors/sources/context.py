@@ -4,14 +4,17 @@ Owns nothing but the cancel flag and its callbacks; every call goes to the agent
 thread or loop.
 """
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from commitcast.actors.future import Future
 from commitcast.actors.sources.draft import Draft
 from commitcast.persistence.records import AgentRecord, MessageRecord
+
+logger: Final = logging.getLogger(__name__)
 
 
 class Cancelled:
@@ -44,7 +47,10 @@ class Cancelled:
             self._event.set()
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:  # a source's mistake must not keep its agent from ending
+                logger.exception("a callback of a cancelled source failed")
 
 
 class Outlet(Protocol):

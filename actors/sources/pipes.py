@@ -19,6 +19,9 @@ from commitcast.actors.sources.process import has_exited, open_pidfd, reap, star
 SILENCE_AFTER_EXIT_S: Final = 2.0
 """How long the output may be silent when the child has exited but something it left behind holds it open."""
 
+OUTPUT_AFTER_EXIT_S: Final = 10.0
+"""How long something that the child left behind may go on talking before it is stopped."""
+
 STDERR_TAIL_BYTES: Final = 8 * 1024
 """The end of standard error, which says why; everything before it is read and dropped."""
 
@@ -81,6 +84,7 @@ class ChildPipes:
         self._output: list[IO[bytes]] = []
         self._sink: Callable[[bytes], object] = _discard
         self._heard_at = 0.0
+        self._give_up_at: float | None = None
         self._stderr_tail = b""
         self._reaped = False
 
@@ -150,12 +154,15 @@ class ChildPipes:
     def wait(self) -> bool:
         """Wait for something to happen and handle it; return False when there is nothing more to wait for.
 
-        That is when the child has exited and its output is closed, or was silent for `SILENCE_AFTER_EXIT_S`.
+        That is when the child has exited and its output is closed, or was silent for `SILENCE_AFTER_EXIT_S`, or
+        went on for `OUTPUT_AFTER_EXIT_S`.
         """
         if not self.exited:
             self.step()
             return True
-        left_s = self._heard_at + SILENCE_AFTER_EXIT_S - time.monotonic()
+        if self._give_up_at is None:
+            self._give_up_at = time.monotonic() + OUTPUT_AFTER_EXIT_S
+        left_s = min(self._heard_at + SILENCE_AFTER_EXIT_S, self._give_up_at) - time.monotonic()
         if left_s <= 0 or all(stream.closed for stream in self._output):
             return False
         self.step(left_s)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
 from commitcast.actors.agent import AgentCommand, Emit, Patch, SourceEnded, Start
-from commitcast.actors.errors import BackpressureError, SourceCancelledError
+from commitcast.actors.errors import BackpressureError, RuntimeStoppedError, SourceCancelledError
 from commitcast.actors.flow import FlowGate
 from commitcast.actors.future import Future
 from commitcast.actors.sources.context import AgentContext
@@ -156,7 +156,7 @@ class SourceRunner:
             return work()
         except SourceCancelledError:
             return Ending(status=AgentStatus.TERMINATED)
-        except Exception as error:  # whatever a source raises is how its agent ends
+        except BaseException as error:  # whatever a source raises is how its agent ends, SystemExit too
             return _failure(self._agent, error)
 
     def _end(self, ending: Ending | None) -> None:
@@ -196,7 +196,7 @@ class SourceRunner:
             ending = await self._run_async(source)
         except (asyncio.CancelledError, SourceCancelledError):
             ending = Ending(status=AgentStatus.TERMINATED, error_message="its task was cancelled")
-        except Exception as error:  # whatever a source raises is how its agent ends
+        except BaseException as error:  # whatever a source raises is how its agent ends; the loop serves others too
             ending = _failure(self._agent, error)
         self._end(ending)
 
@@ -217,20 +217,24 @@ class SourceRunner:
     def put(self, draft: Draft) -> None:
         """Queue a draft. Blocks while the agent is at its bound. Raises `SourceCancelledError`."""
         message = self._storable(draft)
-        self._acquire(message.size)
+        self._acquire(message.size, self._flow)
         self._queue(message)
 
     def emit(self, draft: Draft) -> Future[MessageRecord]:
         """Queue a draft and return the future of its record. Blocks like `put`, but never an event loop."""
         message = self._storable(draft)
-        self._acquire(message.size)
+        self._acquire(message.size, self._flow)
         return self._channel.ask(self._agent, Emit(message, from_source=True))
 
     def send(self, agent: str, content: str) -> Future[MessageRecord]:
         """Send a durable user message to another agent."""
         message = new_message(content, created_at=self._now(), type="user", role="user")
-        self._channel.flow(agent).acquire(message.size, None)
-        return self._channel.ask(agent, Emit(message, for_source=True))
+        flow = self._channel.flow(agent)  # held until the actor has it, so that both count at the same gate
+        self._acquire(message.size, flow)
+        future = self._channel.ask(agent, Emit(message, for_source=True))
+        if future.done() and isinstance(future.exception(), RuntimeStoppedError):
+            flow.release(1, message.size)  # no actor took it
+        return future
 
     def patch(self, configuration: dict[str, Any], pid: int | None, pid_started: str | None) -> Future[AgentRecord]:
         """Merge facts into the agent's record."""
@@ -248,11 +252,11 @@ class SourceRunner:
             self._flow.release(1, message.size)
             raise SourceCancelledError(self._agent)
 
-    def _acquire(self, size: int) -> None:
+    def _acquire(self, size: int, flow: FlowGate) -> None:
         blocks = not _on_event_loop()
         while not self.context.cancelled.is_set():
             try:
-                return self._flow.acquire(size, CANCEL_CHECK_S if blocks else 0)
+                return flow.acquire(size, CANCEL_CHECK_S if blocks else 0)
             except BackpressureError:
                 if not blocks:
                     raise
@@ -338,19 +342,29 @@ def _draft(said: Any) -> Draft:
 
 
 def _repaired(draft: Draft) -> Draft:
-    """Return the draft with its lone surrogates replaced, and the original in `raw` if there is none."""
-    if not isinstance(draft.content, str):
-        return draft
-    original = draft.content.encode("utf-8", "surrogatepass")
-    content = draft.content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return Draft(content, draft.type, draft.role, draft.metadata, draft.raw if draft.raw is not None else original)
+    """Return the draft with its lone surrogates replaced, and a text's original in `raw` if there is none."""
+    raw = draft.raw
+    if raw is None and isinstance(draft.content, str):
+        raw = draft.content.encode("utf-8", "surrogatepass")
+    return Draft(_paired(draft.content), draft.type, draft.role, _paired(draft.metadata), raw)
 
 
-def _failure(agent: str, error: Exception) -> Ending:
-    logger.info("the source of agent %s failed", agent, exc_info=error)
-    return Ending(
-        status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=_clean(str(error) or repr(error))
-    )
+def _paired(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_paired(name): _paired(inner) for name, inner in value.items()}
+    return [_paired(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _failure(agent: str, error: BaseException) -> Ending:
+    name = type(error).__name__
+    try:
+        message = _clean(str(error)) or name
+        logger.info("the source of agent %s failed", agent, exc_info=error)
+    except Exception:  # a defect in the error's own text must not hide that there was one
+        message = name
+    return Ending(status=AgentStatus.FAILED, error_name=name, error_message=message)
 
 
 def _checked(agent: str, ending: Ending) -> Ending:

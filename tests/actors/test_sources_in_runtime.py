@@ -11,7 +11,7 @@ import pytest
 from commitcast.actors import AgentContext, AgentHandle, AgentRuntime, AgentStatus, CommandSource, Draft
 from commitcast.actors.errors import InputRefusedError
 from commitcast.actors.testing import MockGateway
-from commitcast.persistence import InvalidValueError
+from commitcast.persistence import AgentNotFoundError, InvalidValueError
 from waiting import wait_until
 
 SECONDS = 10.0
@@ -265,3 +265,78 @@ def test_a_users_message_that_nobody_would_read_is_refused_and_not_stored(agent_
     assert contents(ended) == ["done"]
     assert program.messages() == []
     program.terminate().get(SECONDS)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_source_that_tries_to_end_its_thread_fails_its_agent_only(
+    agent_runtime: AgentRuntime, error: BaseException, is_async: bool
+) -> None:
+    def source(context: AgentContext) -> Iterator[str]:
+        yield "before"
+        raise error
+
+    async def async_source(context: AgentContext) -> AsyncIterator[str]:
+        yield "before"
+        raise error
+
+    bad = agent_runtime.launch(async_source if is_async else source)
+
+    assert bad.wait(SECONDS).status.is_terminal
+    assert contents(bad) == ["before"]
+    assert contents(agent_runtime.launch(says_async_generator)) == ["a", "b"]
+
+
+def test_a_message_to_an_agent_that_is_not_there_counts_at_no_gate(agent_runtime: AgentRuntime) -> None:
+    ended = agent_runtime.launch(lambda context: "done")
+    ended.wait(SECONDS)
+    errors: list[BaseException | None] = []
+
+    def source(context: AgentContext) -> None:
+        errors.extend(context.send(agent, "hello?").exception(SECONDS) for agent in ("nobody", ended.id))
+
+    assert agent_runtime.launch(source).wait(SECONDS).status is AgentStatus.COMPLETED
+    assert [type(error) for error in errors] == [AgentNotFoundError, InputRefusedError]
+    assert agent_runtime._directory._flow.is_idle
+
+
+def test_bad_text_anywhere_in_a_draft_is_replaced(agent_runtime: AgentRuntime) -> None:
+    drafts = [Draft("x", metadata={"a": ["\ud800"]}), Draft({"b\udfff": "\ud800"})]
+
+    agent = agent_runtime.launch(lambda context: drafts)
+
+    assert agent.wait(SECONDS).status is AgentStatus.COMPLETED
+    first, second = agent.messages()
+    assert (first.metadata, second.json()) == ({"a": ["\ufffd"]}, {"b\ufffd": "\ufffd"})
+
+
+def test_a_failing_callback_keeps_no_agent_from_its_end(agent_runtime: AgentRuntime) -> None:
+    def source(context: AgentContext) -> Iterator[str]:
+        context.cancelled.on_set(lambda: 1 / 0)
+        yield "ready"
+        context.cancelled.wait(SECONDS)
+
+    agent = agent_runtime.launch(source)
+    next(iter(agent.follow()))
+
+    assert agent.terminate().get(SECONDS).status is AgentStatus.TERMINATED
+
+
+def test_an_async_source_that_will_not_be_cancelled_does_not_hold_the_stop_up_for_ever(tmp_path: Path) -> None:
+    may_end = threading.Event()
+
+    async def stubborn(context: AgentContext) -> AsyncIterator[str]:
+        yield "here"
+        while not may_end.is_set():
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                continue
+
+    runtime = AgentRuntime(tmp_path / "a.db", stop_timeout_s=0.5).start()
+    next(iter(runtime.launch(stubborn).follow()))
+
+    runtime.stop()
+    may_end.set()
+
+    assert runtime.failure is None

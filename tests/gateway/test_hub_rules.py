@@ -205,7 +205,6 @@ class TestRing:
             bench.hub.resume(peer.subscriber)
         bench.pump()
 
-        assert [bench.hub._rings.get(agent) for agent in "abc"].count(None) >= 1
         assert all(peer.of_type("messages")[-1]["last"] == 5 for peer in peers.values())
 
     def test_nobody_subscribed_means_nothing_kept(self, bench: Bench) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from commitcast.persistence.gate import Gate
 from commitcast.persistence.sqlite import SqliteStore
+from faulty_disk import DATABASE, FaultyDisk
 from stores import commit, new_agent, opened, text
 from waiting import TIMEOUT_S, wait_until
 
@@ -274,6 +275,37 @@ def test_pages_and_commits_of_a_busy_file_take_turns(path: Path) -> None:
             writer.join()
 
     assert 0 < during <= pages * MAX_COMMITS_A_PAGE
+
+
+def test_a_page_meets_a_commit_at_the_gate_and_not_at_the_lock_of_the_file(path: Path, disk: FaultyDisk) -> None:
+    with opened(path, vfs=disk.name) as store:
+        commit(store, "a", new_agent("one"))
+        pages: list[int] = []
+        reader = threading.Thread(target=lambda: pages.append(len(store.messages("a"))))
+
+        def read() -> None:
+            reader.start()
+            wait_until(lambda: store._gate._queue, "the reader to queue")
+
+        disk.on("sync", DATABASE, read)  # the commit holds the file
+        commit(store, "a", text("two"))
+        reader.join(TIMEOUT_S)
+
+    assert pages == [2]
+
+
+def test_a_commit_meets_a_page_at_the_gate_and_not_at_the_lock_of_the_file(path: Path, disk: FaultyDisk) -> None:
+    with opened(path, vfs=disk.name) as store:
+        commit(store, "a", new_agent("one"))
+        disk.operations.clear()
+        writer = threading.Thread(target=lambda: commit(store, "a", text("two")))
+        with store._pages._snapshot():
+            writer.start()
+            wait_until(lambda: store._gate._writer_waits, "the commit to wait")
+
+            assert ("write", DATABASE) not in disk.operations
+        writer.join(TIMEOUT_S)
+        assert len(store.messages("a")) == 2
 
 
 def test_closing_waits_for_a_commit_under_way(path: Path) -> None:

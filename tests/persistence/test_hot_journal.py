@@ -137,7 +137,14 @@ def test_a_first_page_that_a_power_cut_left_unwritten_is_made_again(path: Path, 
 
 
 @pytest.mark.parametrize(
-    "journal", [b"", bytes(512), bytes.fromhex("d9d505f920a163d7") + b"\x00" * 8 + b"\x00\x00\x00\x05" + bytes(492)]
+    "journal",
+    [
+        b"",
+        bytes(512),
+        b"\x01" * 16 + bytes(4) + b"\x01" * 492,
+        bytes.fromhex("d9d505f920a163d7") + bytes(8) + b"\x00\x00\x00\x05" + bytes(492),
+    ],
+    ids=["empty", "zeros", "of somebody else", "of five pages"],
 )
 def test_zeros_without_the_journal_of_a_creation_are_no_database(path: Path, journal: bytes) -> None:
     path.write_bytes(bytes(8192))

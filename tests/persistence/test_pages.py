@@ -1,6 +1,7 @@
 """Reads in pages: whatever the cut, the pages laid end to end are the whole, with nothing twice and nothing missing."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -231,6 +232,22 @@ class TestFeed:
         assert isinstance(page.entries[-1], AgentDeletion) and page.entries[-1].agent == "gone"
         assert (page.last, page.at_end) == (27, True)
 
+    @pytest.mark.parametrize("limit", [1, 2, 3])
+    def test_creations_and_changes_without_a_message_are_paged_too(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, limit: int
+    ) -> None:
+        monkeypatch.setattr(sqlite, "PAGE_ROWS", limit)
+        store.commit([of(agent, new_agent()) for agent in "abcd"])
+        store.commit([of(agent, change(INITIALIZING, RUNNING)) for agent in "abcd"])
+        seen: list[int] = []
+
+        while not seen or seen[-1] < 8:
+            page = store.feed(seen[-1] if seen else 0)
+            assert page.at_end == (page.last == 8)
+            seen += [entry.position for entry in page.entries]
+
+        assert seen == list(range(1, 9))
+
     def test_from_every_position_exactly_the_rest_follows(self, busy: SqliteStore) -> None:
         whole = busy.feed(0).entries
 
@@ -324,6 +341,23 @@ class TestFailures:
         assert caught.value.retryable
         assert isinstance(caught.value.__cause__, apsw.BusyError)
         assert len(busy.agents()) == 3
+
+    def test_a_lock_of_another_program_is_looked_at_a_thousand_times_a_second(
+        self, path: Path, busy: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pauses: list[float] = []
+        with by_hand(path) as intruder:
+            intruder.execute("BEGIN EXCLUSIVE")
+
+            def pause(seconds: float) -> None:
+                pauses.append(seconds)
+                if len(pauses) == 3:
+                    intruder.execute("ROLLBACK")
+
+            monkeypatch.setattr(time, "sleep", pause)
+
+            assert len(busy.agents()) == 3
+        assert pauses == [0.001] * 3
 
     def test_a_page_that_fails_gives_its_connection_back(self, busy: SqliteStore) -> None:
         for _ in range(10):

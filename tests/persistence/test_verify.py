@@ -258,11 +258,15 @@ def test_the_size_of_its_pages_changes_nothing(path: Path, monkeypatch: pytest.M
     assert len(problems(path)) >= 3
 
 
-def test_what_was_deleted_with_its_agent_is_not_missed(path: Path) -> None:
+def delete(path: Path, agent: str) -> None:
     with by_hand(path) as connection:
         connection.pragma("foreign_keys", "on")
-        connection.execute("DELETE FROM agents WHERE id = 'a'; UPDATE positions SET last = 14")
-        connection.execute("INSERT INTO agent_deletions VALUES (14, 'a', ?)", (AT,))
+        connection.execute("DELETE FROM agents WHERE id = ?; UPDATE positions SET last = last + 1", (agent,))
+        connection.execute("INSERT INTO agent_deletions SELECT last, ?, ? FROM positions", (agent, AT))
+
+
+def test_what_was_deleted_with_its_agent_is_not_missed(path: Path) -> None:
+    delete(path, "a")
 
     assert problems(path) == []
 
@@ -321,21 +325,22 @@ class TestBesideARuntime:
             assert report.is_sound, report.problems
             assert store.position()[0] >= 16
 
+    @pytest.mark.parametrize("agent", ["a", "b"])
     def test_an_agent_that_is_deleted_meanwhile_is_no_problem(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, agent: str
     ) -> None:
-        monkeypatch.setattr(module, "PAGE", 1)
+        monkeypatch.setattr(module, "PAGE", 2)
         monkeypatch.setattr(module, "MAX_HOLD_S", 0)
+        deleted: list[str] = []
 
-        def delete(done: int, _: int) -> None:
-            if done == 2:
-                with by_hand(path) as connection:
-                    connection.pragma("foreign_keys", "on")
-                    connection.execute("DELETE FROM agents WHERE id = 'a'; UPDATE positions SET last = 14")
-                    connection.execute("INSERT INTO agent_deletions VALUES (14, 'a', ?)", (AT,))
+        def delete_once(done: int, _: int) -> None:
+            if done > 0 and not deleted:  # in the middle of the messages of `a`
+                delete(path, agent)
+                deleted.append(agent)
 
         with opened(path):
-            assert verify(path, progress=delete).problems == []
+            assert verify(path, progress=delete_once).problems == []
+        assert deleted == [agent]
 
     def test_it_raises_no_false_alarm_while_a_runtime_appends_and_keeps_no_commit_waiting(self, path: Path) -> None:
         with AgentRuntime(path) as runtime:

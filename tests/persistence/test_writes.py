@@ -89,6 +89,13 @@ def same(one: Any, other: Any) -> bool:
     ]
 
 
+def named(name: str, levels: int) -> Any:
+    value: Any = object()
+    for _ in range(levels):
+        value = {name: value}
+    return value
+
+
 def nested(levels: int, kind: str = "list") -> Any:
     value: Any = 1
     for _ in range(levels):
@@ -102,6 +109,7 @@ class TestJson:
     @example({"a\nb": float("nan")})
     @example({"a\nb": {"c\u2028d": (1, object())}})
     @example({"x" * 5_000: {"y" * 5_000: float("inf")}})
+    @example(named("x" * 5_000, 50))
     @example({"\ud800": 1})
     @example({1: 2})
     @example([1.0, 1, True])

@@ -67,7 +67,7 @@ def running(*arguments: str, **options: Any) -> Iterator[Running]:
         yield command
     finally:
         if command.process.poll() is None:
-            command.process.kill()
+            command.process.terminate()  # not killed: its own child must not be left behind
         command.wait()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
@@ -109,34 +110,39 @@ class TestRun:
         ]
         assert [json.loads(line).get("content") for line in piped.stdout.splitlines()] == ["hi there", "hi there", None]
 
-    def test_an_early_a_late_and_a_cut_off_subscriber_end_with_the_same_list(self, run: Run, db: str) -> None:
-        """The producer goes on only when it is told to, so that each subscriber is where the test wants it."""
-        producer = "import sys\nfor line in sys.stdin: print(line.strip(), flush=True)"
+    def test_an_early_a_late_and_a_cut_off_subscriber_end_with_the_same_list(self, db: str, tmp_path: Path) -> None:
+        """A slow producer: it says the second half only when the test lets it, so that everybody is where he should."""
+        gate = tmp_path / "gate"
+        os.mkfifo(gate)
+        producer = f"for n in range(150): print('line', n, flush=True)\nopen({str(gate)!r}).read()\nprint('end')"
 
-        async def collect(url: str, stop_after: int | None = None, after: int = 0) -> list[tuple[int, str]]:
-            seen = []
+        async def collect(url: str, seen: list[tuple[int, str]], stop_after: int = 0, after: int = 0) -> None:
             async with subscribe(url, "a1", after=after) as subscription:
                 async for message in subscription:
                     seen.append((message.sequence, message.content))
                     if len(seen) == stop_after:
                         await subscription.cut()
                         break
-            return seen
 
         async def scenario() -> None:
-            prompt = "\n".join(f"line {number}" for number in range(300))
             with running(
-                *("run", "--id", "a1", "--db", db, "--listen", "127.0.0.1:0", "--prompt", prompt),
-                *("--", sys.executable, "-c", producer + "\nimport time; sys.stdout.flush()"),
+                *("run", "--id", "a1", "--db", db, "--listen", "127.0.0.1:0", "--", sys.executable, "-c", producer)
             ) as command:
                 url = await asyncio.to_thread(lambda: command.url)
-                async with asyncio.timeout(TIMEOUT_S):
-                    early = asyncio.create_task(collect(url))
-                    first = await collect(url, stop_after=50)
-                    second = await collect(url, after=first[-1][0])
-                    late = await collect(url)
-                    assert await early == late == first + second
-                    assert [sequence for sequence, _ in late] == list(range(1, 302))
+                early: list[tuple[int, str]] = []
+                cut: list[tuple[int, str]] = []
+                late: list[tuple[int, str]] = []
+                async with asyncio.timeout(2 * TIMEOUT_S):
+                    tasks = [asyncio.create_task(collect(url, early))]
+                    await collect(url, cut, stop_after=50)
+                    tasks.append(asyncio.create_task(collect(url, cut, after=cut[-1][0])))
+                    tasks.append(asyncio.create_task(collect(url, late)))
+                    while not (early and late and len(cut) > 50):
+                        await asyncio.sleep(0.001)
+                    await asyncio.to_thread(gate.write_text, "go on")
+                    await asyncio.gather(*tasks)
+                assert early == cut == late
+                assert [sequence for sequence, _ in late] == list(range(1, 152))
 
         asyncio.run(scenario())
 
