@@ -48,12 +48,19 @@ async def _print_all(following: Subscription, stopping: Stopping, *, as_json: bo
         async for item in following:
             print_item(item, as_json=as_json)
 
+    async def tell_if_nobody_is_there() -> None:
+        while following.reconnects < 3:
+            await asyncio.sleep(0.2)
+        if following.status is None and not following.cursor:
+            note("the server is not reached yet; it is tried again and again (stop: Ctrl-C)")
+
     printing = asyncio.create_task(print_them())
+    telling = asyncio.create_task(tell_if_nobody_is_there())
     asked = asyncio.create_task(stopping.wait_async())
     await asyncio.wait({printing, asked}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (printing, asked):
+    for task in (printing, asked, telling):
         task.cancel()
-    results = await asyncio.gather(printing, asked, return_exceptions=True)
+    results = await asyncio.gather(printing, asked, telling, return_exceptions=True)
     if isinstance(results[0], Exception):
         raise results[0]
 

@@ -156,6 +156,16 @@ class TestLaunching:
             agent_runtime.launch(prompt="do something else", idempotency_key="k")
         assert len(agent_runtime.agents()) == 1
 
+    def test_a_repeated_launch_does_not_start_the_source_again(self, agent_runtime: AgentRuntime) -> None:
+        def source(context: AgentContext) -> str:
+            return "said once"
+
+        for _ in range(3):
+            agent = agent_runtime.launch(source, prompt="do it", idempotency_key="k")
+            agent.wait(SECONDS)
+
+        assert [message.content for message in agent.messages()] == ["do it", "said once"]
+
     def test_an_unknown_agent_is_not_found(self, agent_runtime: AgentRuntime) -> None:
         with pytest.raises(AgentNotFoundError, match="nobody"):
             agent_runtime.agent("nobody")
@@ -259,6 +269,26 @@ class TestRefusals:
         gateway.stop()
         with AgentRuntime(path) as again:
             assert again.agent(agent.id).record().error_name == "Interrupted"
+
+    def test_after_an_unknown_commit_nothing_more_is_written(self, path: Path) -> None:
+        runtime = AgentRuntime(path).start()
+        agent, other = runtime.launch(), runtime.launch()
+        commit = runtime.store.commit
+        tried: list[str] = []
+
+        def breaks_once(work: Any) -> Any:
+            tried.extend(writes.agent for writes in work)
+            if len(tried) == 1:
+                raise StoreUnknownError("the fsync failed")
+            return commit(work)
+
+        runtime.store.commit = breaks_once  # type: ignore[method-assign]
+        agent.emit("maybe").exception(SECONDS)
+        error = other.emit("never").exception(SECONDS)
+
+        assert isinstance(error, StoreUnknownError | RuntimeStoppedError)
+        wait_until(lambda: _is_stopped(runtime), "the runtime to stop by itself")
+        assert tried == [agent.id]
 
     def test_emit_on_a_loop_at_the_bound_raises_at_once_and_aemit_waits(self, path: Path) -> None:
         entered, gone_on = threading.Event(), threading.Event()

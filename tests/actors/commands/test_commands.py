@@ -3,15 +3,17 @@
 import asyncio
 import json
 import os
+import shlex
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from commands import Done, running
+from commands import COMMAND, Done, running
 from commands import run as run_in_a_process
 from commitcast.actors.cli import main
 from commitcast.gateway.client import subscribe
@@ -145,6 +147,32 @@ class TestRun:
                 assert [sequence for sequence, _ in late] == list(range(1, 152))
 
         asyncio.run(scenario())
+
+    def test_the_agent_goes_on_when_nobody_reads_the_output_any_more(self, db: str) -> None:
+        command = f"{shlex.join(COMMAND)} run --db {shlex.quote(db)} --id a1 -- seq 20000 | head -n 1"
+
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+
+        assert "a1 completed after 20000 messages" in done.stderr
+
+    def test_a_second_signal_ends_it_at_once_though_nobody_reads_its_output(self, db: str) -> None:
+        process = subprocess.Popen(
+            [*COMMAND, "run", "--db", db, "--id", "a1", "--", "seq", "200000"], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        process.stdout.readline()  # and no more: its pipe is full soon
+
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: _is_blocked_or_gone(process, signal.SIGTERM), "the second signal to end it")
+
+        assert process.returncode in (130, 143)
+        process.stdout.close()
+
+
+def _is_blocked_or_gone(process: "subprocess.Popen[bytes]", again: signal.Signals) -> bool:
+    if process.poll() is None:
+        process.send_signal(again)
+    return process.poll() is not None
 
 
 class TestBadInput:
