@@ -141,12 +141,7 @@ class SqliteStore:
                 raise StoreClosedError
             if self._unknown is not None:
                 raise StoreUnknownError(*self._unknown.args) from self._unknown
-            try:
-                return self._commit(self._writer, self._batch, work)
-            except StoreUnknownError as error:
-                self._unknown = error
-                self._pages.refuse(error)  # what was not acknowledged must not be heard of by reading either
-                raise
+            return self._commit(self._writer, self._batch, work)
 
     def _commit(self, writer: apsw.Connection, batch: Batch, work: Sequence[AgentWrites]) -> list[Outcome]:
         self._check_identity()
@@ -157,6 +152,7 @@ class SqliteStore:
                 outcomes = batch.write(work)
                 with nullcontext() if self._in_memory else self._gate.writing():
                     self._end(writer)
+                    self._check_identity()
             except StoreUnknownError:
                 raise
             except (apsw.Error, MemoryError) as error:
@@ -165,7 +161,6 @@ class SqliteStore:
             except BaseException as error:
                 self._roll_back(writer, batch, error)
                 raise
-        self._check_identity()
         return outcomes
 
     def _end(self, writer: apsw.Connection) -> None:
@@ -180,7 +175,7 @@ class SqliteStore:
             except apsw.FullError:
                 raise
             except (apsw.Error, MemoryError) as error:
-                raise StoreUnknownError(
+                raise self._stop(
                     f"the commit to {self.name} failed half-way ({error}): what it held may or may not be stored; "
                     "start again to find out"
                 ) from error
@@ -191,16 +186,22 @@ class SqliteStore:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
         except apsw.Error as error:
-            raise StoreUnknownError(
+            raise self._stop(
                 f"a transaction on {self.name} failed ({cause}) and could not be rolled back ({error}): start again"
             ) from error
 
     def _check_identity(self) -> None:
         if self._identity is not None and _identity(self._path) != self._identity:
             # SQLite would go on writing into the file that no longer has a name.
-            raise StoreUnknownError(
+            raise self._stop(
                 f"{self.name} was deleted or replaced while it was open: put it back, or start again with another file"
             )
+
+    def _stop(self, why: str) -> StoreUnknownError:
+        """Refuse everything from now on: what was not acknowledged must not be heard of by reading either."""
+        self._unknown = StoreUnknownError(why)
+        self._pages.refuse(self._unknown)
+        return self._unknown
 
     def agent(self, agent: str) -> AgentRecord | None:
         """Return one agent's record, or None if there is none."""

@@ -17,6 +17,7 @@ from commitcast.persistence.errors import (
     NotStoredError,
     RowRefusedError,
     StoreBusyError,
+    StoreError,
     StoreFullError,
     StoreUnknownError,
 )
@@ -71,10 +72,14 @@ def after_a_restart(path: Path) -> list[str]:
 class InThread:
     """A call in a thread of its own, and its answer."""
 
-    def __init__(self, call: Callable[[], Outcome]) -> None:
+    def __init__(self, call: Callable[[], object], *, begun: bool = True) -> None:
         self._call = call
-        self._answer: Outcome | CommitcastError | None = None
+        self._answer: object = None
         self._thread = threading.Thread(target=self._run)
+        if begun:
+            self.begin()
+
+    def begin(self) -> None:
         self._thread.start()
 
     def _run(self) -> None:
@@ -87,7 +92,7 @@ class InThread:
     def is_done(self) -> bool:
         return not self._thread.is_alive()
 
-    def get(self) -> Outcome | CommitcastError | None:
+    def get(self) -> object:
         self._thread.join(TIMEOUT_S)
         assert self.is_done
         return self._answer
@@ -184,6 +189,29 @@ class TestHalfWay:
 
         with by_hand(path) as other:
             assert other.execute("SELECT count(*) FROM agent_messages").get == 2
+
+    def test_a_reader_who_waits_for_the_commit_that_fails_does_not_get_to_see_it(
+        self, disk: FaultyDisk, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refuse = store._pages.refuse
+        reading = InThread(lambda: store.messages("a"), begun=False)
+
+        def fail() -> None:
+            reading.begin()
+            wait_until(lambda: store._gate._queue, "the reader to queue")
+            raise apsw.exception_for(apsw.SQLITE_IOERR_DIR_FSYNC)
+
+        def refuse_late(error: StoreError) -> None:
+            wait_until(lambda: store._gate._queue or reading.is_done, "the reader to read if it can")
+            refuse(error)
+
+        disk.on("deleted", JOURNAL, fail)
+        monkeypatch.setattr(store._pages, "refuse", refuse_late)
+
+        with pytest.raises(StoreUnknownError):
+            commit(store, "a", text("second"))
+
+        assert isinstance(reading.get(), StoreUnknownError)
 
     @pytest.mark.parametrize(
         ("fault", "times"),
