@@ -4,12 +4,12 @@ VENV    ?= .venv
 BIN      = $(VENV)/bin
 TYPING   = build/typing/commitcast
 
-.PHONY: help all install links format lint types test coverage faults build clean
+.PHONY: help all install links format lint types test pykka-suite coverage faults bench build clean
 
 help:            ## show this
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
 
-all: test lint types build  ## everything that CI runs
+all: test lint types pykka-suite build  ## everything that CI runs
 
 install:         ## make the virtual environment with everything
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,12 +33,22 @@ types: links     ## check the types
 test:            ## the suite, in the README's own words
 	sh -ec "$$(sed -n '/^Install it for development/,/^## /p' README.md | sed -n '/^```sh/,/^```/p' | sed '/^```/d')"
 
+pykka-suite:     ## Pykka's own tests against our actors, but for the differences that are meant
+	@mkdir -p build/pykka
+	$(BIN)/pip install -q pytest-mock
+	$(BIN)/pip download -q --no-deps --no-binary :all: -d build/pykka "pykka==$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("pykka"))')"
+	$(BIN)/python tests/pykka_suite/run.py build/pykka/pykka-*.tar.gz
+
 coverage:        ## the suite with branch coverage
 	$(BIN)/coverage run -m pytest -q
 	$(BIN)/coverage report --skip-covered
 
 faults:          ## only the tests that break disks and processes
 	$(BIN)/pytest -m fault
+
+bench:           ## measure it against bare SQLite, with a plot; some ten minutes
+	@mkdir -p build
+	$(BIN)/commitcast bench --folder build --plot build/bench.png
 
 build:           ## build the wheel, install it elsewhere, and run the demo from it
 	bash .ci/wheel

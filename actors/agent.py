@@ -7,32 +7,29 @@ Handlers run one at a time and never block.
 
 import itertools
 import logging
-import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol, assert_never
 
 import msgspec
 import pykka
 
+from commitcast.actors.agent_source import AgentSource
 from commitcast.actors.database import Acknowledged, Append, ChangeStatus, UpdateAgent
 from commitcast.actors.dispatch import Dispatcher, PooledActor
 from commitcast.actors.errors import AgentEndedError, InputRefusedError, RuntimeStoppedError
-from commitcast.actors.flow import FlowGate
-from commitcast.actors.future import Reply
+from commitcast.actors.flow import Flow
 from commitcast.actors.gateway import Notice
+from commitcast.actors.in_flight import InFlight, Waiting
 from commitcast.actors.lifecycle import check_transition
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord
-from commitcast.persistence.writes import AgentPatch, NewMessage, NewStatus, encode_json
+from commitcast.persistence.writes import AgentPatch, NewMessage, NewStatus, encode_json, new_message
 
 logger: Final = logging.getLogger(__name__)
 
-ENDINGS_TRIED: Final = 3
-"""How often the end of an agent with a source is tried at once when the database refuses it."""
 ENDING_PAUSE_S: Final = 1.0
-"""How long it waits then before it tries again, for as long as the runtime runs."""
+"""How long the end of an agent waits when the database has refused it several times, before it is tried again."""
 _generations: Final = itertools.count(1)
 """Rises over all actors: one that is made again must not be taken for the one before it."""
 
@@ -75,7 +72,7 @@ class Created(msgspec.Struct, frozen=True):
 
     record: AgentRecord
     creation: Committed | None
-    feed: "Feed | None"
+    source: AgentSource | None
 
 
 class Patch(msgspec.Struct, frozen=True):
@@ -90,27 +87,17 @@ class SourceEnded(msgspec.Struct, frozen=True):
     ending: Ending
 
 
+class RestartDue(msgspec.Struct, frozen=True):
+    """Start the source again, if the agent still runs."""
+
+
 class EndingDue(msgspec.Struct, frozen=True):
     """Try again to bring the agent to its end."""
 
 
-AgentCommand = Emit | Start | Complete | Fail | Terminate | Created | Patch | SourceEnded | EndingDue | Acknowledged
-
-
-class Feed(Protocol):
-    """The source of an agent, as far as its actor knows it."""
-
-    takes_input: bool
-    """Whether it reads its inbox."""
-
-    def start(self) -> None:
-        """Begin. Does not block."""
-
-    def cancel(self) -> None:
-        """Ask it to stop. Does not block; idempotent."""
-
-    def deliver(self, content: str) -> None:
-        """Put a text into its inbox."""
+AgentCommand = (
+    Emit | Start | Complete | Fail | Terminate | Created | Patch | SourceEnded | RestartDue | EndingDue | Acknowledged
+)
 
 
 class AgentServices(msgspec.Struct, frozen=True):
@@ -120,53 +107,42 @@ class AgentServices(msgspec.Struct, frozen=True):
     database: pykka.ActorRef[Any]
     gateway: pykka.ActorRef[Any]
     load: Callable[[str], AgentRecord | None]
-    flow: Callable[[str], FlowGate]
-    retire: Callable[[str, "AgentActor"], bool]
-    tell: Callable[[str, "AgentCommand"], bool]
+    flow: Flow
+    home: "Home"
     committed: Callable[[str], object]
     """Wakes those who wait for the agent."""
     now: Callable[[], str]
 
 
-class _InFlight(msgspec.Struct):
-    """A write that is not answered yet."""
+class Home(Protocol):
+    """Where an agent's actor is registered: the directory."""
 
-    reply: Reply[Any]
-    message: NewMessage | None = None
-    for_source: bool = False
+    def retire(self, actor: "AgentActor") -> bool:
+        """Take it out if nothing waits for it; return whether it has been stopped."""
+
+    def redeliver(self, actor: "AgentActor") -> None:
+        """Give what reached it too late to the actor that is there now."""
+
+    def tell(self, agent: str, command: "AgentCommand") -> bool:
+        """Send a message to a live actor; return whether there was one."""
 
 
 class AgentActor(PooledActor):
     """One agent."""
 
-    def __init__(
-        self,
-        agent: str,
-        services: AgentServices,
-        *,
-        created: Created | None = None,
-    ) -> None:
-        """Make the actor.
-
-        Args:
-            agent: its id.
-            services: of the runtime.
-            created: what was just created; None loads the agent from the store, where it may be missing.
-        """
+    def __init__(self, agent: str, services: AgentServices, created: Created | None) -> None:
+        """Make the actor of an agent that was just created, or with None of one that may be in the store."""
         super().__init__(agent, services.dispatcher)
-        self._agent = agent
+        self.agent = agent
         self._services = services
         self._created = created
-        self._record: AgentRecord | None = None
         self._is_loaded = False
-        self._feed: Feed | None = None
-        self._feed_running = False
-        self._ending: Ending | None = None  # how an agent with a source shall end, until it has
-        self._endings_tried = 0
-        self._status = AgentStatus.INITIALIZING
+        self._stored_status: AgentStatus | None = None  # None: there is no such agent
+        self._status = AgentStatus.INITIALIZING  # when everything in flight is stored
+        self._source: AgentSource | None = None
         self._generation = self._first_generation = next(_generations)
-        self._in_flight: deque[_InFlight] = deque()
-        self._flow = services.flow(agent)
+        self._in_flight = InFlight()
+        self._outgoing: list[NewMessage] = []  # of this turn
         self.discarded = 0
         """Messages that the source yielded after the end."""
 
@@ -176,16 +152,19 @@ class AgentActor(PooledActor):
             self._on_created(self._created)
             self._created = None
 
+    def wake_here(self) -> None:
+        """Take a turn on the sender's thread when nothing is on its way, else on a worker, for many at once."""
+        if self._is_loaded and not self._in_flight:
+            super().wake_here()
+        else:
+            self.wake()
+
     def on_receive(self, command: AgentCommand) -> Any:
         """Handle one command."""
         if not self._is_loaded:
             self._load(command)
-        try:
-            return self._handle(command)
-        finally:
-            self._retire_if_done()
-
-    def _handle(self, command: AgentCommand) -> Any:
+        if self._outgoing and type(command) is not Emit:
+            self._send_outgoing()  # what was said before the command is stored before it
         match command:
             case Emit():
                 return self._on_emit(command)
@@ -205,129 +184,160 @@ class AgentActor(PooledActor):
                 return self._on_patch(patch)
             case SourceEnded(ending):
                 return self._on_source_ended(ending)
+            case RestartDue():
+                return self._on_restart_due()
             case EndingDue():
                 return self._end_if_due()
             case _:
                 assert_never(command)
 
+    def on_turn_end(self) -> None:
+        """Send what was said during the turn, and retire if there is nothing left to do."""
+        if self._outgoing:
+            self._send_outgoing()
+        elif not self._in_flight:
+            self._retire_if_done()
+
     def _load(self, command: AgentCommand) -> None:
         try:
-            self._record = self._services.load(self._agent)
+            record = self._services.load(self.agent)
         except BaseException:
-            if isinstance(command, Emit):
-                self._flow.release(1, command.message.size)
+            self.on_dropped(command)
             raise
-        if self._record is not None:
-            self._status = self._record.status
+        if record is not None:
+            self._stored_status = self._status = record.status
         self._is_loaded = True
+
+    def on_dropped(self, message: Any) -> None:
+        """Give back the place of a message that will not be stored."""
+        if isinstance(message, Emit):
+            self._services.flow.release(self.agent, 1, message.message.size)
 
     def on_stop(self) -> None:
         """Answer whoever still waits."""
-        for waiting in self._in_flight:
-            waiting.reply.fail(RuntimeStoppedError("it stopped before it was known whether this is stored"))
+        for waiting in self._in_flight.clear():
+            if waiting.asker is not None:
+                waiting.asker.fail(RuntimeStoppedError("it stopped before it was known whether this is stored"))
             if waiting.message is not None:
-                self._flow.release(1, waiting.message.size)
-        self._in_flight.clear()
+                self._services.flow.release(self.agent, 1, waiting.message.size)
 
     def on_failure(self, *_: object) -> None:
-        """Answer whoever still waits, and make the source stop: there is nobody to hear it."""
+        """Answer whoever still waits, and make the source stop: nobody hears it."""
         self.on_stop()
-        if self._feed is not None:
-            self._feed.cancel()
+        if self._source is not None:
+            self._source.cancel()
+
+    def answer_late(self) -> None:
+        """Hand what came after the end to the next actor of this agent."""
+        self._services.home.redeliver(self)
 
     def _on_created(self, created: Created) -> None:
-        self._record = created.record
-        self._status = created.record.status
+        self._stored_status = self._status = created.record.status
         self._is_loaded = True
         if created.creation is not None:
             self._tell_gateway(created.creation)
-        if created.feed is not None:
-            self._feed = created.feed
-            self._feed_running = True
-            self._feed.start()
+        if created.source is not None:
+            self._source = created.source
+            self._source.start()
 
     # On the way down: to the database.
 
-    def _on_emit(self, emit: Emit) -> Reply[MessageRecord]:
+    def _on_emit(self, emit: Emit) -> None:
         if emit.from_source and self._status.is_terminal:
             self.discarded += 1
-            self._flow.release(1, emit.message.size)
-            discarded: Reply[MessageRecord] = Reply()
-            discarded.fail(AgentEndedError(self._agent))
-            return discarded
+            self.on_dropped(emit)
+            if (asker := self.reply_later()) is not None:
+                asker.fail(AgentEndedError(self.agent))
+            return
         if emit.for_source and (why := self._refuses_input()):
-            self._flow.release(1, emit.message.size)
-            raise InputRefusedError(self._agent, why)
-        waiting = _InFlight(Reply(), emit.message, emit.for_source)
-        self._in_flight.append(waiting)
-        self._services.database.tell(Append(self._agent, self._generation, emit.message))
-        return waiting.reply
+            self.on_dropped(emit)
+            raise InputRefusedError(self.agent, why)
+        self._outgoing.append(emit.message)
+        self._in_flight.add(self.reply_later(), emit.message, emit.for_source)
+
+    def _send_outgoing(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        self._services.database.tell(Append(self.agent, self._generation, outgoing))
 
     def _refuses_input(self) -> str | None:
         if self._status.is_terminal:
             return f"is {self._status} and reads no messages any more"
-        if self._feed is not None and not self._feed.takes_input:
+        if self._source is not None and not self._source.takes_input:
             return "runs a program that takes no further input"
         return None
 
-    def _on_patch(self, patch: AgentPatch) -> Reply[AgentRecord]:
-        waiting = _InFlight(Reply())
-        self._in_flight.append(waiting)
-        self._services.database.tell(UpdateAgent(self._agent, self._generation, patch))
-        return waiting.reply
+    def _on_patch(self, patch: AgentPatch) -> None:
+        self._in_flight.add(self.reply_later(), None, False)
+        self._services.database.tell(UpdateAgent(self.agent, self._generation, patch))
 
-    def _end(self, status: AgentStatus, **facts: str | None) -> Reply[AgentRecord] | None:
-        if self._record is None:
+    def _end(self, status: AgentStatus, **facts: str | None) -> None:
+        if self._stored_status is None:
             self._refuse_unknown(status)
-            return None
-        due = self._ending
-        if status is AgentStatus.TERMINATED and due is not None and due.status is AgentStatus.FAILED:
+            return
+        source = self._source
+        if status is AgentStatus.TERMINATED and source is not None and source.has_failed:
             # It has failed already, and only the database has not taken it yet: that stays the truth.
-            status, facts = due.status, {"error_name": due.error_name, "error_message": due.error_message}
-        reply = self._change(status, **facts)
-        if self._feed is not None:
-            self._feed.cancel()
-        return reply
+            assert source.ending is not None
+            status, facts = AgentStatus.FAILED, source.ending.error
+        self._change(status, **facts)
+        if source is not None:
+            source.cancel()
 
-    def _change(self, status: AgentStatus, **facts: str | None) -> Reply[AgentRecord]:
-        if self._record is None:
-            raise AgentNotFoundError(self._agent)
-        check_transition(self._agent, self._status, status)
+    def _change(self, status: AgentStatus, **facts: str | None) -> None:
+        if self._stored_status is None:
+            raise AgentNotFoundError(self.agent)
+        check_transition(self.agent, self._status, status)
         change = NewStatus(previous=self._status, status=status, at=self._services.now(), **facts)
         self._status = status  # from now on, so that of two changes on their way the second is refused
-        waiting = _InFlight(Reply())
-        self._in_flight.append(waiting)
-        self._services.database.tell(ChangeStatus(self._agent, self._generation, change))
-        return waiting.reply
+        self._in_flight.add(self.reply_later(), None, False)
+        self._services.database.tell(ChangeStatus(self.agent, self._generation, change))
 
     def _refuse_unknown(self, status: AgentStatus) -> None:
-        error = AgentNotFoundError(self._agent)
+        error = AgentNotFoundError(self.agent)
         logger.warning("cannot make it %s: %s", status, error)
-        self._tell_gateway(Notice(self._agent, error.code, str(error)))
+        self._tell_gateway(Notice(self.agent, error.code, str(error)))
         if status is AgentStatus.TERMINATED:
             raise error
 
     def _on_source_ended(self, ending: Ending) -> None:
-        self._feed_running = False
-        self._ending = self._ending or ending
-        self._end_if_due()
+        source, dispatcher = self._source, self._services.dispatcher
+        assert source is not None
+        if not self._status.is_terminal and (delay_s := source.ended(ending, dispatcher.now())) is not None:
+            self._say_restart(ending, source.restarts, delay_s)
+            dispatcher.call_later(delay_s, lambda: self._services.home.tell(self.agent, RestartDue()))
+        elif self._status.is_terminal:
+            source.is_running = False
+        else:
+            self._end_if_due()
+
+    def _say_restart(self, ending: Ending, restarts: int, delay_s: float) -> None:
+        """Mark in the agent's messages that what follows is said by another run of its source."""
+        message = new_message(
+            f"The source failed ({ending.error_name}: {ending.error_message}) and is started again in {delay_s:g} s.",
+            created_at=self._services.now(),
+            type="system",
+            metadata={"restart": restarts, "delay_s": delay_s, **ending.error},
+        )
+        self._services.flow.count_in(self.agent, message.size)
+        self._on_emit(Emit(message))
+
+    def _on_restart_due(self) -> None:
+        if self._source is not None and not self._status.is_terminal and self._source.ending is None:
+            self._source.start_again()
 
     def _end_if_due(self) -> None:
         """Bring an agent with a source to its end, again if the database refused that."""
-        ending = self._ending
-        if ending is None or self._status.is_terminal:
+        source = self._source
+        if source is None or source.ending is None or self._status.is_terminal:
             return
-        self._endings_tried += 1
-        if self._endings_tried > ENDINGS_TRIED:
-            self._endings_tried = 0
-            later = threading.Timer(ENDING_PAUSE_S, self._services.tell, (self._agent, EndingDue()))
-            later.daemon = True
-            later.start()
+        if not source.may_try_ending():
+            tell = self._services.home.tell
+            self._services.dispatcher.call_later(ENDING_PAUSE_S, lambda: tell(self.agent, EndingDue()))
             return
+        ending = source.ending
         result = None if ending.result is None else encode_json(ending.result, "result")
-        name, message = ending.error_name, ending.error_message
         try:
-            self._change(ending.status, error_name=name, error_message=message, result_json=result)
+            self._change(ending.status, result_json=result, **ending.error)
         except IllegalTransitionError as error:  # it never became running, so it cannot have completed
             name, message = type(error).__name__, str(error)
             self._change(AgentStatus.FAILED, error_name=name, error_message=message, result_json=result)
@@ -335,46 +345,42 @@ class AgentActor(PooledActor):
     # On the way up: committed, so it may be told.
 
     def _on_acknowledged(self, acknowledged: Acknowledged) -> None:
-        committed, replies = acknowledged.outcome.committed, acknowledged.outcome.replies
-        if committed is not None:
-            self._tell_gateway(committed)
+        if acknowledged.committed is not None:
+            self._tell_gateway(acknowledged.committed)
         if acknowledged.generation < self._first_generation:
             return  # of an actor that was here before; whoever waited for it was answered when it died
         messages = size = 0
-        for reply in replies:
-            waiting = self._in_flight.popleft()
-            if waiting.message is not None:
+        for waiting, reply in self._in_flight.answered(acknowledged.replies):
+            message, asker = waiting.message, waiting.asker
+            if message is not None:
                 messages += 1
-                size += waiting.message.size
+                size += message.size
+                if waiting.for_source and self._source is not None and isinstance(reply, MessageRecord):
+                    self._source.deliver(reply.content)
+            elif isinstance(reply, AgentRecord):
+                self._stored_status = reply.status
             if isinstance(reply, Exception):
                 self._on_refused(waiting, reply)
-            else:
-                self._on_stored(waiting, reply)
-        self._flow.release(messages, size)
-        self._services.committed(self._agent)
-        self._end_if_due()
+            elif asker is not None:
+                asker.set(reply)
+        if messages:
+            self._services.flow.release(self.agent, messages, size)
+        self._services.committed(self.agent)
+        if self._source is not None and self._source.ending is not None:
+            self._end_if_due()
 
-    def _on_stored(self, waiting: _InFlight, record: MessageRecord | AgentRecord) -> None:
-        if isinstance(record, AgentRecord):
-            self._record = record
-        elif waiting.for_source and self._feed is not None:
-            self._feed.deliver(record.content)
-        waiting.reply.resolve(record)
-
-    def _on_refused(self, waiting: _InFlight, error: Exception) -> None:
-        waiting.reply.fail(error)
+    def _on_refused(self, waiting: Waiting, error: Exception) -> None:
+        if waiting.asker is not None:
+            waiting.asker.fail(error)
         if waiting.message is None:
-            if self._record is not None:
-                self._status = self._record.status  # what is stored
+            if self._stored_status is not None:
+                self._status = self._stored_status
         else:
             self._generation = next(_generations)
             code, retry = (error.code, error.retryable) if isinstance(error, CommitcastError) else ("internal", False)
-            self._tell_gateway(Notice(self._agent, code, str(error), retry))
-        if self._feed is not None:
-            # What its source said has a hole now, so whatever it says of itself later, it did not complete.
-            failed = Ending(status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=str(error))
-            self._ending = failed if self._ending is None or self._ending.status is not failed.status else self._ending
-            self._feed.cancel()
+            self._tell_gateway(Notice(self.agent, code, str(error), retry))
+        if self._source is not None:
+            self._source.lost(error)
 
     def _tell_gateway(self, message: Committed | Notice) -> None:
         try:
@@ -384,11 +390,7 @@ class AgentActor(PooledActor):
             logger.error("the gateway is not there for %r", message)
 
     def _retire_if_done(self) -> None:
-        if self._in_flight or self._feed_running:
-            return
-        if (
-            (self._record is None or self._status.is_terminal)
-            and self._flow.is_idle
-            and self._services.retire(self._agent, self)
-        ):
-            self.stop()
+        is_done = self._stored_status is None or self._status.is_terminal
+        is_running = self._source is not None and self._source.is_running
+        if is_done and not is_running and self._is_loaded and self._services.flow.is_idle(self.agent):
+            self._services.home.retire(self)

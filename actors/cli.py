@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from commitcast.actors.commands.bench import bench
 from commitcast.actors.commands.demo import demo
 from commitcast.actors.commands.output import console, fail, leave_output
 from commitcast.actors.commands.reading import agents, messages, verify
@@ -50,6 +51,7 @@ app.command()(agents)
 app.command()(messages)
 app.command()(tail)
 app.command()(verify)
+app.command()(bench)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,9 +13,10 @@ from typing import Any, Final, Protocol, assert_never
 
 import msgspec
 
-from commitcast.actors.dispatch import PinnedActor
-from commitcast.actors.future import Reply
+from commitcast.actors.dispatch import Dispatcher, PinnedActor
+from commitcast.actors.future import Future
 from commitcast.persistence.errors import NotStoredError, PrecedingRefusedError, StoreFullError
+from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Store
 from commitcast.persistence.writes import (
     AgentPatch,
@@ -37,13 +38,13 @@ RETRY_WHEN_FULL_S: Final = 0.5
 REMEMBERED_REFUSALS: Final = 65_536
 
 
-class Append(msgspec.Struct, frozen=True, gc=False):
-    """Store a message."""
+class Append(msgspec.Struct, frozen=True):
+    """Store messages of one agent, in order."""
 
     agent: str
     generation: int
     """Rises when the agent has learnt of a refusal: what it sent before that is refused too."""
-    message: NewMessage
+    messages: list[NewMessage]
 
 
 class ChangeStatus(msgspec.Struct, frozen=True):
@@ -74,7 +75,9 @@ DatabaseCommand = Append | ChangeStatus | UpdateAgent | CreateAgents
 class Acknowledged(msgspec.Struct, frozen=True):
     """What became of an agent's oldest unanswered writes, as many as there are replies. Sent to its AgentActor."""
 
-    outcome: Outcome
+    committed: Committed | None
+    replies: list[Any]
+    """One for each write: the record as stored, or why it was refused."""
     generation: int
     """Of the last of them."""
 
@@ -82,42 +85,48 @@ class Acknowledged(msgspec.Struct, frozen=True):
 class Acknowledge(Protocol):
     """Hands an acknowledgement to the agent's actor; made by the runtime."""
 
-    def __call__(self, agent: str, acknowledged: Acknowledged) -> None: ...
+    def __call__(self, agent: str, command: Acknowledged, /) -> object: ...
 
 
 class _Group:
     """One agent's part of the batch: its writes, and those among them that are refused beforehand."""
 
-    __slots__ = ("answers", "creation", "generation", "writes")
+    __slots__ = ("creation", "generation", "refusals", "writes")
 
-    def __init__(self) -> None:
-        self.generation = 0  # of the last write
+    def __init__(self, generation: int) -> None:
+        self.generation = generation  # of the last write
         self.writes: list[Write] = []
-        self.answers: list[Exception | None] = []  # None: to be answered by the store
+        self.refusals: list[tuple[int, Exception]] | None = None  # each with its place among all
         self.creation: _Creation | None = None
+
+    def refuse(self, error: Exception) -> None:
+        """Answer one more write with an error."""
+        if self.refusals is None:
+            self.refusals = []
+        self.refusals.append((len(self.writes) + len(self.refusals), error))
 
     def merge(self, replies: list[Any]) -> list[Any]:
         """Return one answer for each write, in order."""
-        if len(replies) == len(self.answers):
-            return replies
-        stored = iter(replies)
-        return [next(stored) if answer is None else answer for answer in self.answers]
+        if self.refusals is not None:
+            replies = list(replies)
+            for place, error in self.refusals:
+                replies.insert(place, error)
+        return replies
 
 
 class _Creation:
     """A `CreateAgents` that waits for its commit."""
 
-    def __init__(self, agents: tuple[tuple[str, NewAgent], ...]) -> None:
-        self.order = [agent for agent, _ in agents]
-        self.outcomes: dict[str, Outcome] = {}
-        self.reply: Reply[list[Outcome]] = Reply()
-        if not agents:
-            self.reply.resolve([])
+    def __init__(self, agents: tuple[tuple[str, NewAgent], ...], asker: Future[Any] | None) -> None:
+        self._order = [agent for agent, _ in agents]
+        self._asker = asker
+        self._outcomes: dict[str, Outcome] = {}
 
     def answer(self, agent: str, outcome: Outcome) -> None:
-        self.outcomes[agent] = outcome
-        if len(self.outcomes) == len(self.order):
-            self.reply.resolve([self.outcomes[agent] for agent in self.order])
+        """Take what became of one of them; answer when it was the last."""
+        self._outcomes[agent] = outcome
+        if len(self._outcomes) == len(self._order) and self._asker is not None:
+            self._asker.set([self._outcomes[agent] for agent in self._order])
 
 
 class DatabaseActor(PinnedActor):
@@ -130,6 +139,7 @@ class DatabaseActor(PinnedActor):
         acknowledge: Acknowledge,
         on_fatal: Callable[[Exception], object],
         give_up: threading.Event,
+        dispatcher: Dispatcher | None = None,
     ) -> None:
         """Make the actor.
 
@@ -138,8 +148,9 @@ class DatabaseActor(PinnedActor):
             acknowledge: takes the answers to an agent's writes.
             on_fatal: called once when the outcome of a commit is unknown; nothing is written after that.
             give_up: once set, a full disk is no longer waited for.
+            dispatcher: who gives it turns instead of a thread of its own.
         """
-        super().__init__(store.name)
+        super().__init__(store.name, dispatcher)
         self._store = store
         self._acknowledge = acknowledge
         self._on_fatal = on_fatal
@@ -151,42 +162,57 @@ class DatabaseActor(PinnedActor):
         self._fatal: Exception | None = None
 
     def on_receive(self, command: DatabaseCommand) -> Any:
-        """Put a command into the batch, and commit it when nothing else waits."""
-        reply = None
+        """Put a command into the batch. What waits in the mailbox joins it until it is full."""
         match command:
-            case Append(agent, generation, message):
-                self._add(agent, generation, message, message.size)
+            case Append(agent, generation, messages):
+                self._append(agent, generation, messages)
             case ChangeStatus(agent, generation, change):
                 self._add(agent, generation, change, len(change.result_json or ""))
             case UpdateAgent(agent, generation, patch):
                 self._add(agent, generation, patch, len(patch.configuration_json or ""))
             case CreateAgents(agents):
-                reply = self._add_creation(agents)
+                return self._add_creation(agents)
             case _:
                 assert_never(command)
-        if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES or self.is_mailbox_empty():
-            self._commit()
-        return reply
 
-    def on_stop(self) -> None:
-        """Commit what is left."""
+    def on_turn_end(self) -> None:
+        """Commit: nothing else waits, or the batch is full."""
         self._commit()
 
-    def _add(self, agent: str, generation: int, write: Write, size: int) -> None:
+    def _group(self, agent: str, generation: int) -> _Group:
         group = self._groups.get(agent)
-        if group is None:
-            group = self._groups[agent] = _Group()
-        elif group.creation is not None:
-            self._commit()
-            group = self._groups[agent] = _Group()
-        if self._is_refused(agent, generation) and needs_preceding(write):
-            group.answers.append(PrecedingRefusedError(agent))
-        else:
-            group.answers.append(None)
-            group.writes.append(write)
+        if group is None or group.creation is not None:
+            if group is not None:
+                self._commit()
+            group = self._groups[agent] = _Group(generation)
         group.generation = generation
+        return group
+
+    def _append(self, agent: str, generation: int, messages: list[NewMessage]) -> None:
+        if self._rows and self._rows + len(messages) > BATCH_ROWS:
+            self._commit()
+        group = self._group(agent, generation)
+        if self._refused and self._is_refused(agent, generation):
+            for _ in messages:
+                group.refuse(PrecedingRefusedError(agent))
+        else:
+            group.writes += messages
+        for message in messages:
+            self._bytes += message.size
+        self._rows += len(messages)
+        if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
+            self._commit()
+
+    def _add(self, agent: str, generation: int, write: NewStatus | AgentPatch, size: int) -> None:
+        group = self._group(agent, generation)
+        if self._is_refused(agent, generation) and needs_preceding(write):
+            group.refuse(PrecedingRefusedError(agent))
+        else:
+            group.writes.append(write)
         self._rows += 1
         self._bytes += size
+        if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
+            self._commit()
 
     def _is_refused(self, agent: str, generation: int) -> bool:
         if not self._refused or (refused := self._refused.get(agent)) is None:
@@ -196,35 +222,37 @@ class DatabaseActor(PinnedActor):
             return False
         return True
 
-    def _add_creation(self, agents: tuple[tuple[str, NewAgent], ...]) -> Reply[list[Outcome]]:
-        if any(agent in self._groups for agent, _ in agents):
+    def _add_creation(self, agents: tuple[tuple[str, NewAgent], ...]) -> list[Outcome] | None:
+        if not agents:
+            return []
+        if self._rows + len(agents) > BATCH_ROWS or any(agent in self._groups for agent, _ in agents):
             self._commit()
-        creation = _Creation(agents)
+        creation = _Creation(agents, self.reply_later())
         for agent, new in agents:
-            group = self._groups[agent] = _Group()
+            group = self._groups[agent] = _Group(0)
             group.creation = creation
             group.writes.append(new)
-            group.answers.append(None)
             self._rows += 1 + len(new.messages)
             self._bytes += len(new.prompt) + len(new.configuration_json)
-        return creation.reply
+        if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
+            self._commit()
+        return None
 
     def _commit(self) -> None:
         groups, self._groups, self._rows, self._bytes = self._groups, {}, 0, 0
         if not groups:
             return
         work = [AgentWrites(agent, group.writes) for agent, group in groups.items() if group.writes]
-        outcomes = {writes.agent: outcome for writes, outcome in zip(work, self._store_all(work), strict=True)}
+        outcomes = iter(self._store_all(work))
         for agent, group in groups.items():
-            outcome = outcomes.get(agent, Outcome(None, []))
+            outcome = next(outcomes) if group.writes else _NOTHING
             if outcome.refused:
                 self._remember_refusal(agent, group.generation)
             if group.creation is not None:
                 group.creation.answer(agent, outcome)
             else:
-                answers = group.merge(outcome.replies)
-                answered = Outcome(outcome.committed, answers, outcome.refused)
-                self._acknowledge(agent, Acknowledged(answered, group.generation))
+                replies = group.merge(outcome.replies)
+                self._acknowledge(agent, Acknowledged(outcome.committed, replies, group.generation))
 
     def _store_all(self, work: list[AgentWrites]) -> list[Outcome]:
         """Commit, and return the outcomes: those of the store, or its error for every write."""
@@ -262,6 +290,9 @@ class DatabaseActor(PinnedActor):
             self._fatal = error
             logger.critical("%s: %s", self._store.name, error)
             self._on_fatal(error)
+
+
+_NOTHING: Final = Outcome(None, [])
 
 
 def _is_message(write: Write) -> bool:

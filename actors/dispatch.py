@@ -1,156 +1,108 @@
 """How actors are run: many on a few threads, or one on a thread of its own.
 
-Both kinds are Pykka actors on Pykka's hooks for new actor types, with a loop of their own: an exception of any kind in
-a handler ends at most that actor, every ask is answered, and nothing is global to the process. An actor's messages are
+All are Pykka actors on Pykka's hooks for new actor types, with a loop of their own: an exception of any kind in a
+handler ends at most that actor, every ask is answered, and nothing is global to the process. An actor's messages are
 handled one at a time and in order; an actor that waits for messages costs its mailbox and nothing else.
+
+A *turn* is what a thread does for one actor before another gets the thread. An actor may collect during its turn and
+act at the end of it (`on_turn_end`), which is how many small messages become one large one.
 """
 
-import itertools
 import logging
 import queue
-import sys
 import threading
+import time
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Protocol
 
 import pykka
-from pykka._envelope import Envelope
-from pykka.messages import _ActorStop
 
-from commitcast.actors.future import Future, remaining
-from commitcast.actors.mailbox import Mailbox
+from commitcast.actors.actor import Actor
+from commitcast.actors.deadletters import DeadLetters
+from commitcast.actors.future import remaining
+from commitcast.actors.timers import Timer, Timers
 
 logger: Final = logging.getLogger(__name__)
 
-WORKERS: Final = 4
-"""Threads for pooled actors. Their handlers do not block, so more would only wait for the interpreter's lock."""
+WORKERS: Final = 2
+"""Threads for pooled actors. Their handlers hold the interpreter's lock, so more would only wait for it; a second one
+serves the others while the first loads an agent from the disk."""
 TURN_MESSAGES: Final = 64
 """What one actor handles before another gets the thread."""
 
-_numbers: Final = itertools.count(1)
+_thread = threading.local()
 
 
-class Flag:
-    """Whether an actor has stopped: what Pykka keeps in an `Event`, without the event's lock and queue."""
+class Dispatcher(Protocol):
+    """Who gives turns to actors, and calls them later."""
 
-    __slots__ = ("_set",)
+    dead_letters: DeadLetters
 
-    def __init__(self) -> None:
-        self._set = False
+    def schedule(self, actor: "PooledActor") -> None:
+        """Give an actor a turn soon. Any thread; never blocks."""
 
-    def is_set(self) -> bool:
-        """Whether it is set."""
-        return self._set
+    def run_or_schedule(self, actor: "PooledActor") -> None:
+        """Let an actor handle one message on this thread if that can be done, else give it a turn soon."""
 
-    def set(self) -> None:
-        """Set it."""
-        self._set = True
+    def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
+        """Call `callback` after `delay_s` seconds. It must not block."""
 
+    def now(self) -> float:
+        """Return the seconds of a clock that only goes forward."""
 
-class ActorBase(pykka.Actor):
-    """What the two kinds have in common: the turn, and what becomes of an error in it."""
-
-    def __init__(self, name: str) -> None:
-        # Pykka's own makes an Event, a UUID and a place in a process-wide list for each actor.
-        self.actor_urn = f"urn:commitcast:{next(_numbers)}"
-        self.actor_inbox: Mailbox = self._create_actor_inbox()
-        self.actor_stopped: Any = Flag()
-        self._actor_ref = pykka.ActorRef(self)
-        self._name = name
-
-    def __str__(self) -> str:
-        return f"{type(self).__name__}-{self._name}"
-
-    @classmethod
-    def start(cls, *args: Any, **kwargs: Any) -> pykka.ActorRef[Self]:
-        """Make and start an actor; raises what its `on_start` raises."""
-        actor = cls(*args, **kwargs)
-        actor._start_actor_loop()
-        return actor.actor_ref
-
-    @staticmethod
-    def _create_actor_inbox() -> Mailbox:
-        return Mailbox()
-
-    @staticmethod
-    def _create_future() -> Future[Any]:
-        return Future()
-
-    def is_mailbox_empty(self) -> bool:
-        """Whether nothing waits to be handled."""
-        return self.actor_inbox.empty()
-
-    def take_turn(self, budget: int) -> None:
-        """Handle messages until none waits or the budget is used up. One thread at a time."""
-        mailbox, stopped = self.actor_inbox, self.actor_stopped
-        for _ in range(budget):
-            if stopped.is_set():
-                break
-            try:
-                envelope = mailbox.get()
-            except IndexError:
-                break
-            self._deliver(envelope)
-        if not stopped.is_set():
-            mailbox.turn_ended()
-
-    def _deliver(self, envelope: Envelope[Any]) -> None:
-        message, reply_to = envelope.message, envelope.reply_to
-        if isinstance(message, _ActorStop):
-            self._finish(self.on_stop)
-            if reply_to is not None:
-                reply_to.set(None)
-            return
-        try:
-            response = self._handle_receive(message)
-            if reply_to is not None:
-                reply_to.set(response)
-        except BaseException as error:  # SystemExit and CancelledError too: one handler must not end the others
-            is_ordinary = isinstance(error, Exception)
-            if reply_to is not None:
-                logger.debug("%s answers with %r", self, error)
-                reply_to.set_exception(sys.exc_info())
-            if reply_to is None or not is_ordinary:
-                logger.error("%s failed and is stopped", self, exc_info=error)
-                failure = sys.exc_info()
-                self._finish(lambda: self.on_failure(*failure))
-
-    def _finish(self, last_words: Callable[[], object]) -> None:
-        self.actor_stopped.set()
-        try:
-            last_words()
-        except Exception:  # whatever it is, the mailbox must still be closed
-            logger.exception("%s failed while stopping", self)
-        self.actor_inbox.close()
-
-    def _refuse(self, envelope: Envelope[Any]) -> None:
-        """Answer what reached the mailbox too late."""
-        if envelope.reply_to is None:
-            logger.debug("%s was not there for %r", self, type(envelope.message).__name__)
-        elif isinstance(envelope.message, _ActorStop):
-            envelope.reply_to.set(None)
-        else:
-            error = pykka.ActorDeadError(f"{self} stopped before handling the message")
-            envelope.reply_to.set_exception((pykka.ActorDeadError, error, None))
+    def stop(self) -> None:
+        """End the threads once the turns that are scheduled are over. Blocks, but not for the thread that calls."""
 
 
-class Dispatcher:
+class ThreadDispatcher:
     """A few threads that give turns to any number of pooled actors."""
 
-    def __init__(self, name: str, workers: int = WORKERS) -> None:
+    def __init__(self, name: str, workers: int = WORKERS, dead_letters: DeadLetters | None = None) -> None:
+        """Start the threads.
+
+        Args:
+            name: of the threads: `<name>-<number>`, or just `<name>` if there is one.
+            workers: how many.
+            dead_letters: where what reached nobody is counted; one of its own if None.
+        """
+        self.dead_letters = dead_letters or DeadLetters()
         self._ready: queue.SimpleQueue[PooledActor | None] = queue.SimpleQueue()
+        self._timers = Timers(name)
+        # Daemons: a host that forgets to stop its runtime must still be able to exit, and what is not committed was
+        # never promised to anybody.
         self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(workers)
+            threading.Thread(target=self._work, name=name if workers == 1 else f"{name}-{number}", daemon=True)
+            for number in range(workers)
         ]
         for thread in self._threads:
             thread.start()
 
     def schedule(self, actor: "PooledActor") -> None:
-        """Give an actor a turn soon. Any thread; never blocks."""
+        """Give an actor a turn soon."""
         self._ready.put(actor)
 
+    def run_or_schedule(self, actor: "PooledActor") -> None:
+        """Let an actor handle one message on this thread, unless this thread is in a turn already."""
+        if getattr(_thread, "in_turn", False):
+            self._ready.put(actor)
+            return
+        _thread.in_turn = True
+        try:
+            actor.take_turn(1)
+        finally:
+            _thread.in_turn = False
+
+    def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
+        """Call `callback` after `delay_s` seconds, on the timers' thread."""
+        return self._timers.call_later(delay_s, callback)
+
+    def now(self) -> float:
+        """Return `time.monotonic()`."""
+        return time.monotonic()
+
     def stop(self) -> None:
-        """End the threads once the turns that are scheduled are over. Blocks, but not for the thread that calls."""
+        """End the threads once the turns that are scheduled are over."""
+        self._timers.stop()
         for _ in self._threads:
             self._ready.put(None)
         for thread in self._threads:
@@ -158,42 +110,74 @@ class Dispatcher:
                 thread.join()
 
     def _work(self) -> None:
+        _thread.in_turn = True
         while (actor := self._ready.get()) is not None:
-            actor.take_turn(TURN_MESSAGES)
+            actor.take_turn(actor.turn_messages)
             del actor  # or an idle worker would keep a dead actor
 
 
-class PooledActor(ActorBase):
+class PooledActor(Actor):
     """An actor that shares the threads of a dispatcher. Its handlers must not block."""
 
+    turn_messages: ClassVar[int] = TURN_MESSAGES
+
     def __init__(self, name: str, dispatcher: Dispatcher) -> None:
-        super().__init__(name)
+        """Make the actor.
+
+        Args:
+            name: what to call it in logs and errors.
+            dispatcher: who gives it turns.
+        """
+        super().__init__(name, dispatcher.dead_letters)
         self._dispatcher = dispatcher
 
     def _start_actor_loop(self) -> None:
         self.on_start()
-        self.actor_inbox.open(lambda: self._dispatcher.schedule(self), self._refuse)
+        self.actor_inbox.open(self)
+
+    def wake(self) -> None:
+        """Have a turn scheduled."""
+        self._dispatcher.schedule(self)
+
+    def wake_here(self) -> None:
+        """Take a turn on this thread if that can be done."""
+        self._dispatcher.run_or_schedule(self)
 
 
-class PinnedActor(ActorBase):
+class PinnedActor(PooledActor):
     """An actor with a thread of its own, named `<Actor>-<name>`. Its handlers may block."""
 
-    budget: ClassVar[int] = 4_096
+    turn_messages: ClassVar[int] = 4_096
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()
+    def __init__(self, name: str, dispatcher: Dispatcher | None = None) -> None:
+        """Make the actor; its thread begins with it.
+
+        Args:
+            name: what to call it; its thread has it too.
+            dispatcher: who gives it turns instead of a thread of its own (for tests on one thread).
+        """
+        self._own = None if dispatcher is not None else ThreadDispatcher(f"{type(self).__name__}-{name}", workers=1)
+        super().__init__(name, dispatcher or self._own)  # type: ignore[arg-type]  # one of the two is there
 
     def _start_actor_loop(self) -> None:
-        self.on_start()
-        self.actor_inbox.open(lambda: self._turns.put(None), self._refuse)
-        # A host that forgets to stop its runtime must still be able to exit; what is not committed was never promised.
-        threading.Thread(target=self._run, name=str(self), daemon=True).start()
+        try:
+            super()._start_actor_loop()
+        except BaseException:
+            self.on_end()
+            raise
 
-    def _run(self) -> None:
-        while not self.actor_stopped.is_set():
-            self._turns.get()
-            self.take_turn(self.budget)
+    def take_over(self, failed: Actor) -> None:
+        """Take the place of an actor that failed. See `Actor.take_over`."""
+        try:
+            super().take_over(failed)
+        except BaseException:
+            self.on_end()
+            raise
+
+    def on_end(self) -> None:
+        """End the thread. It may be the one that calls."""
+        if self._own is not None:
+            self._own.stop()
 
 
 def stop_actor(ref: pykka.ActorRef[Any] | None, deadline: float) -> None:

@@ -2,7 +2,9 @@
 
 CommitcastError
 ├── BackpressureError (TimeoutError)      the agent is at its bound; try again
+│   └── MailboxFullError                  an actor has as many messages waiting as it may have; try again
 ├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
+├── FutureCancelledError                  the request was taken back
 ├── RuntimeStoppedError (RuntimeError)    the runtime is not running
 ├── InputRefusedError (RuntimeError)      the agent takes no (further) messages of a user
 ├── AgentEndedError (RuntimeError)        the agent's source spoke after its end
@@ -35,6 +37,17 @@ class BackpressureError(CommitcastError, TimeoutError):
         )
 
 
+class MailboxFullError(BackpressureError):
+    """As many messages wait for an actor as may wait."""
+
+    def __init__(self, actor: str, limit_messages: int) -> None:
+        super().__init__(actor)
+        self.limit_messages = limit_messages
+
+    def __str__(self) -> str:
+        return f"{self.agent} has {self.limit_messages} messages waiting, as many as it may have: send it less at once"
+
+
 class FutureTimeoutError(CommitcastError, pykka.Timeout, TimeoutError):
     """A future had no answer within the time given. What was asked for goes on."""
 
@@ -47,6 +60,16 @@ class FutureTimeoutError(CommitcastError, pykka.Timeout, TimeoutError):
 
     def __str__(self) -> str:
         return f"no answer within {self.timeout:g} seconds: it may still come, so wait again before you repeat it"
+
+
+class FutureCancelledError(CommitcastError):
+    """The request was taken back before its actor had begun with it; nothing was done."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __str__(self) -> str:
+        return "the request was cancelled before it was begun: nothing was done"
 
 
 class RuntimeStoppedError(CommitcastError, RuntimeError):

@@ -1,7 +1,8 @@
 """The bound on what is on its way to the disk: counted when it is queued, given back when it is acknowledged.
 
-One gate for each agent, all under one for the whole runtime. Whoever would pass a bound waits, is refused, or awaits;
-nothing is dropped. Any thread; on an event loop only the forms that do not block.
+One count for each agent that has something on its way, and one for the whole runtime, under one lock. Whoever would
+pass a bound waits, is refused, or awaits; nothing is dropped. Whoever waits is woken when half of the bound is free, so
+that a busy agent does not switch threads for every message. Any thread; on an event loop only what does not block.
 """
 
 import asyncio
@@ -15,104 +16,173 @@ from commitcast.actors.errors import BackpressureError
 AGENT_MESSAGES: Final = 1_024
 AGENT_BYTES: Final = 8 * 1024 * 1024
 """For one agent: about a quarter of a full batch, so a few busy agents keep the writer busy."""
-RUNTIME_MESSAGES: Final = 262_144
-RUNTIME_BYTES: Final = 256 * 1024 * 1024
-"""For all agents together: what a runtime may hold in memory at most while the disk stands still."""
+RUNTIME_MESSAGES: Final = 32_768
+RUNTIME_BYTES: Final = 64 * 1024 * 1024
+"""For all agents together: eight full batches. What a runtime holds in memory at most while the disk stands still."""
+
+Call = Callable[[], object]
 
 
-class FlowGate:
-    """Counts messages and bytes under a bound, and under that of its parent."""
+class _Count:
+    """What one agent has on its way, and who waits for it to become less."""
 
-    def __init__(self, owner: str, max_messages: int, max_bytes: int, parent: "FlowGate | None" = None) -> None:
-        """Make a gate.
+    __slots__ = ("messages", "size", "waiting")
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.size = 0
+        self.waiting: list[Call] | None = None
+
+
+class Flow:
+    """Counts messages and bytes under the bounds of one runtime."""
+
+    def __init__(
+        self,
+        *,
+        agent_messages: int = AGENT_MESSAGES,
+        agent_bytes: int = AGENT_BYTES,
+        all_messages: int = RUNTIME_MESSAGES,
+        all_bytes: int = RUNTIME_BYTES,
+    ) -> None:
+        """Set the bounds.
 
         Args:
-            owner: whom a `BackpressureError` names.
-            max_messages: how many may be on their way.
-            max_bytes: how many bytes they may have together; one message larger than this passes when it is alone.
-            parent: a gate whose bound holds too.
+            agent_messages: how many messages of one agent may be on their way.
+            agent_bytes: how many bytes of one agent; one message larger than this passes when it is alone.
+            all_messages: how many messages of all agents together.
+            all_bytes: how many bytes; here too a larger message passes when it is alone.
         """
-        self._owner = owner
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
-        self._parent = parent
+        self._agent_messages = agent_messages
+        self._agent_bytes = agent_bytes
+        self._all_messages = all_messages
+        self._all_bytes = all_bytes
         self._lock = threading.Lock()
         self._messages = 0
-        self._bytes = 0
-        self._waiting: list[Callable[[], object]] = []
+        self._size = 0
+        self._counts: dict[str, _Count] = {}  # of the agents that have something on its way
+        self._waiting: list[Call] = []  # for the bound over all agents
 
     @property
-    def is_idle(self) -> bool:
-        """Whether nothing is on its way."""
-        return self._messages == 0
+    def messages(self) -> int:
+        """How many messages of all agents are on their way."""
+        return self._messages
 
-    def try_acquire(self, size: int) -> bool:
-        """Count one message of `size` bytes if the bound allows it."""
+    @property
+    def size(self) -> int:
+        """How many bytes of all agents are on their way."""
+        return self._size
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether anybody waits at a bound."""
         with self._lock:
-            if self._messages and (self._messages >= self._max_messages or self._bytes + size > self._max_bytes):
-                return False
-            if self._parent is not None and not self._parent.try_acquire(size):
-                return False
-            self._messages += 1
-            self._bytes += size
-            return True
+            return bool(self._waiting) or any(count.waiting for count in self._counts.values())
 
-    def acquire(self, size: int, timeout_s: float | None) -> None:
-        """Count one message, waiting until the bound allows it. Blocks.
+    def is_idle(self, agent: str) -> bool:
+        """Whether an agent has nothing on its way."""
+        return agent not in self._counts
+
+    def try_acquire(self, agent: str, size: int) -> bool:
+        """Count one message of `size` bytes if the bounds allow it."""
+        with self._lock:
+            return self._count(agent, size, None)
+
+    def count_in(self, agent: str, size: int) -> None:
+        """Count one message whatever the bounds: one that the runtime itself adds, of which there are few."""
+        with self._lock:
+            count = self._counts.get(agent) or self._counts.setdefault(agent, _Count())
+            self._add(count, size)
+
+    def _count(self, agent: str, size: int, call: Call | None) -> bool:
+        """Count a message, or have `call` called when it may be tried again."""
+        count = self._counts.get(agent)
+        if count is not None and (count.messages >= self._agent_messages or count.size + size > self._agent_bytes):
+            if call is not None:
+                count.waiting = [*(count.waiting or ()), call]
+            return False
+        if self._messages and (self._messages >= self._all_messages or self._size + size > self._all_bytes):
+            if call is not None:
+                self._waiting.append(call)
+            return False
+        if count is None:
+            count = self._counts[agent] = _Count()
+        self._add(count, size)
+        return True
+
+    def _add(self, count: _Count, size: int) -> None:
+        count.messages += 1
+        count.size += size
+        self._messages += 1
+        self._size += size
+
+    def acquire(self, agent: str, size: int, timeout_s: float | None) -> None:
+        """Count one message, waiting until the bounds allow it. Blocks.
 
         Raises:
-            BackpressureError: it did not allow it within `timeout_s`; nothing was counted.
+            BackpressureError: they did not allow it within `timeout_s`; nothing was counted.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self.try_acquire(size):
-            freed = threading.Event()
-            call = freed.set
-            self._call_when_freed(call)
-            if self.try_acquire(size):
-                self._forget(call)
-                return
-            if not freed.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                self._forget(call)
-                raise BackpressureError(self._owner)
+        while True:
+            freed = threading.Lock()
+            freed.acquire()
+            call = freed.release
+            with self._lock:
+                if self._count(agent, size, call):
+                    return
+            left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+            if not freed.acquire(timeout=left):
+                self._forget(agent, call)
+                raise BackpressureError(agent)
 
-    async def acquire_async(self, size: int) -> None:
-        """Count one message, awaiting until the bound allows it. Cancelling is safe: nothing was counted."""
-        while not self.try_acquire(size):
-            loop = asyncio.get_running_loop()
+    async def acquire_async(self, agent: str, size: int) -> None:
+        """Count one message, awaiting until the bounds allow it. Cancelling is safe: nothing was counted."""
+        loop = asyncio.get_running_loop()
+        while True:
             freed = asyncio.Event()
-            self._call_when_freed(lambda loop=loop, freed=freed: _wake(loop, freed))  # type: ignore[misc]
-            if self.try_acquire(size):
-                return
-            await freed.wait()
 
-    def release(self, messages: int, size: int) -> None:
+            def call(freed: asyncio.Event = freed) -> None:
+                try:
+                    loop.call_soon_threadsafe(freed.set)
+                except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
+                    pass
+
+            with self._lock:
+                if self._count(agent, size, call):
+                    return
+            try:
+                await freed.wait()
+            except BaseException:
+                self._forget(agent, call)
+                raise
+
+    def release(self, agent: str, messages: int, size: int) -> None:
         """Give back what was counted."""
         with self._lock:
+            count = self._counts[agent]
+            count.messages -= messages
+            count.size -= size
             self._messages -= messages
-            self._bytes -= size
-            assert self._messages >= 0 and self._bytes >= 0
-            waiting, self._waiting = self._waiting, []
-        if self._parent is not None:
-            self._parent.release(messages, size)
-        for call in waiting:
+            self._size -= size
+            assert count.messages >= 0 and count.size >= 0
+            calls: list[Call] = []
+            if count.waiting is not None and (
+                count.messages <= self._agent_messages // 2 and count.size <= self._agent_bytes // 2
+            ):
+                calls, count.waiting = count.waiting, None
+            if not count.messages:
+                assert not count.size
+                del self._counts[agent]
+            if self._waiting and self._messages <= self._all_messages // 2 and self._size <= self._all_bytes // 2:
+                calls += self._waiting
+                self._waiting = []
+        for call in calls:
             call()
 
-    def _call_when_freed(self, call: Callable[[], object]) -> None:
+    def _forget(self, agent: str, call: Call) -> None:
         with self._lock:
-            self._waiting.append(call)
-        if self._parent is not None:
-            self._parent._call_when_freed(call)
-
-    def _forget(self, call: Callable[[], object]) -> None:
-        with self._lock:
+            count = self._counts.get(agent)
+            if count is not None and count.waiting is not None and call in count.waiting:
+                count.waiting.remove(call)
             if call in self._waiting:
                 self._waiting.remove(call)
-        if self._parent is not None:
-            self._parent._forget(call)
-
-
-def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    try:
-        loop.call_soon_threadsafe(event.set)
-    except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
-        pass

@@ -1,7 +1,11 @@
-"""The answer that is still to come: `Future` for whoever asked, `Reply` for the actor that answers later.
+"""The answer that is still to come.
 
-A Pykka future with callbacks, an `await` that does not block the loop, and a deadline that is total. Completed once,
-by any thread; read by any number of threads and loops.
+A Pykka future with callbacks, cancelling, an `await` that does not block the loop, and a deadline that is total.
+Completed once, by any thread; read by any number of threads and loops.
+
+One is made for every message, so it has no lock. Whatever only one of several threads may do (complete it, begin the
+request, cancel it) is settled by `dict.setdefault` on the instance's own dict, and each callback runs because one
+thread took it out of the list; both are single steps of the interpreter.
 """
 
 import asyncio
@@ -12,35 +16,38 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pykka
 
-from commitcast.actors.errors import FutureTimeoutError
+from commitcast.actors.errors import FutureCancelledError, FutureTimeoutError
 
 logger: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
 ExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
+_BEGUN: Final = object()
+_CANCELLED: Final = object()
+
 
 class Future(pykka.Future[T]):
     """The answer to one request."""
 
-    # One is made for every message, so what most of them never change is kept by the class.
-    _get_hook = None
-    _get_hook_result: Any = pykka.Future()._get_hook_result
-    _done = False
-    _value: Any = None
-    _error: BaseException | None = None
-    _callbacks: "list[Callable[[Future[T]], object]] | None" = None
+    if not TYPE_CHECKING:  # it would lose the type
+        __init__ = object.__init__  # Pykka's own only sets what the class has below
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    _get_hook: "Callable[[float | None], Any] | None" = None
+    _get_hook_result: Any = pykka.Future()._get_hook_result
+    _hook_lock: "threading.RLock | None" = None
+    _answer: tuple[Any, BaseException | None] | None = None
+    _callbacks: "list[Callable[[Future[T]], object]] | None" = None
+    driver: "Callable[[Future[Any]], None] | None" = None
+    """What completes it when nobody else can: set where one thread does everything (`actors.testing`)."""
 
     def done(self) -> bool:
         """Whether the answer is here."""
-        return self._done
+        return self._answer is not None
 
     def get(self, timeout: float | None = None) -> T:
         """Return the answer, or raise it if it is an error. Blocks.
@@ -50,17 +57,25 @@ class Future(pykka.Future[T]):
 
         Raises:
             FutureTimeoutError: there was no answer in time. It may still come.
+            FutureCancelledError: it was cancelled.
         """
         if self._get_hook is not None:
-            return super().get(timeout=timeout)
-        if not self._done:
+            assert self._hook_lock is not None
+            with self._hook_lock:
+                return super().get(timeout=timeout)
+        if self._answer is None:
             self._wait(timeout)
-        if self._error is not None:
-            raise self._error
-        value: T = self._value
-        return value
+        assert self._answer is not None
+        value, error = self._answer
+        if error is not None:
+            raise error
+        answer: T = value
+        return answer
 
     def _wait(self, timeout: float | None) -> None:
+        if self.driver is not None:
+            self.driver(self)
+            return
         arrived = threading.Lock()
         arrived.acquire()
         self.add_done_callback(lambda _: arrived.release())
@@ -70,55 +85,88 @@ class Future(pykka.Future[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error that is the answer, or None if the answer is a value. Blocks like `get`."""
-        if not self._done:
+        if self._answer is None:
             self._wait(timeout)
-        return self._error
+        assert self._answer is not None
+        return self._answer[1]
 
     def set(self, value: Any = None) -> None:
-        """Complete it with a value; with a `Reply`, when that is completed. Raises if it is complete."""
-        if isinstance(value, Reply):
-            value.attach(self)
-        else:
-            self._complete(value, None)
+        """Complete it with a value. Raises `queue.Full` if it is complete, as Pykka's own does."""
+        self._complete(value, None)
 
     def set_exception(self, exc_info: ExcInfo | None = None) -> None:
         """Complete it with an error: that of `exc_info`, or the one being handled."""
+        assert exc_info is None or len(exc_info) == 3
         kind, error, traceback = exc_info or sys.exc_info()
         if error is None:
             assert kind is not None
             error = kind()
         self._complete(None, error.with_traceback(traceback))
 
+    def fail(self, error: BaseException) -> None:
+        """Complete it with an error as it is."""
+        self._complete(None, error)
+
     def _complete(self, value: Any, error: BaseException | None) -> None:
-        with self._lock:
-            if self._done or self._get_hook is not None:
-                raise queue.Full  # what Pykka's own future raises
-            self._value = value
-            self._error = error
-            self._done = True
-            callbacks, self._callbacks = self._callbacks, None
-        for callback in callbacks or ():
-            self._call(callback)
+        answer = (value, error)
+        if self._get_hook is not None or self.__dict__.setdefault("_answer", answer) is not answer:
+            raise queue.Full
+        if self._callbacks is not None:
+            self._run_callbacks(self._callbacks)
+
+    def set_get_hook(self, func: "Callable[[float | None], Any]") -> None:
+        """Have `get` call a function in place of waiting. For Pykka's `map`, `filter`, `join` and `reduce`."""
+        if self._answer is not None:
+            raise queue.Full
+        self._hook_lock = threading.RLock()
+        self._get_hook = func
+
+    # Cancelling.
+
+    def cancel(self) -> bool:
+        """Take the request back if its actor has not begun with it.
+
+        Returns:
+            True: it is not carried out, and the answer is `FutureCancelledError`. False: it is too late.
+        """
+        if self._answer is not None or self.__dict__.setdefault("_claim", _CANCELLED) is not _CANCELLED:
+            return False
+        if self._answer is None:
+            self._complete(None, FutureCancelledError())
+        return True
+
+    def begin(self) -> bool:
+        """Claim the request for its actor, once; False if it was cancelled. Called by the actor's turn."""
+        return self.__dict__.setdefault("_claim", _BEGUN) is _BEGUN
+
+    # Being told.
 
     def add_done_callback(self, callback: Callable[["Future[T]"], object]) -> None:
-        """Call `callback(self)` once it is complete, on the thread that completes it; at once if it is."""
-        with self._lock:
-            if not self._done:
-                if self._callbacks is None:
-                    self._callbacks = []
-                self._callbacks.append(callback)
-                return
-        self._call(callback)
+        """Call `callback(self)` once it is complete, on the thread that completes it; at once if it is.
 
-    def _call(self, callback: Callable[["Future[T]"], object]) -> None:
-        try:
-            callback(self)
-        except BaseException:  # a caller's mistake, SystemExit too, must not end the actor that completes the future
-            logger.exception("a future's callback failed")
+        That thread runs actors: a callback must not block.
+        """
+        callbacks: list[Callable[[Future[T]], object]] = self.__dict__.setdefault("_callbacks", [])
+        callbacks.append(callback)
+        if self._answer is not None:
+            self._run_callbacks(callbacks)
+
+    def _run_callbacks(self, callbacks: "list[Callable[[Future[T]], object]]") -> None:
+        while callbacks:
+            try:
+                callback = callbacks.pop(0)
+            except IndexError:  # another thread has taken it
+                return
+            try:
+                callback(self)
+            except BaseException:  # a caller's mistake, SystemExit too, must not end the actor that completes it
+                logger.exception("a future's callback failed")
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait on the running event loop without blocking it. Cancelling the wait leaves the request as it is."""
-        if not self._done and self._get_hook is None:
+        if self._get_hook is not None:
+            yield from asyncio.get_running_loop().run_in_executor(None, self.get)
+        elif self._answer is None:
             loop = asyncio.get_running_loop()
             arrived: asyncio.Future[None] = loop.create_future()
 
@@ -139,14 +187,14 @@ class Future(pykka.Future[T]):
     @classmethod
     def of(cls, value: T) -> "Future[T]":
         """Return a future that is complete with a value."""
-        future = cls()
+        future: Future[T] = cls()
         future._complete(value, None)
         return future
 
     @classmethod
     def failed(cls, error: BaseException) -> "Future[T]":
         """Return a future that is complete with an error."""
-        future = cls()
+        future: Future[T] = cls()
         future._complete(None, error)
         return future
 
@@ -162,41 +210,6 @@ class Future(pykka.Future[T]):
 
         self.add_done_callback(completed)
         return mapped
-
-
-class Reply(Generic[T]):
-    """What a handler returns when it will answer later; the asker's future is completed with it.
-
-    Made, attached and completed on the actor's thread, in either order; a `tell` attaches nothing.
-    """
-
-    __slots__ = ("_done", "_error", "_future", "_value")
-
-    def __init__(self) -> None:
-        self._future: Future[T] | None = None
-        self._done = False
-        self._value: Any = None
-        self._error: BaseException | None = None
-
-    def attach(self, future: Future[T]) -> None:
-        """Name the future to be completed."""
-        if self._done:
-            future._complete(self._value, self._error)
-        else:
-            self._future = future
-
-    def resolve(self, value: T) -> None:
-        """Answer with a value."""
-        self._complete(value, None)
-
-    def fail(self, error: BaseException) -> None:
-        """Answer with an error."""
-        self._complete(None, error)
-
-    def _complete(self, value: Any, error: BaseException | None) -> None:
-        self._done, self._value, self._error = True, value, error
-        if self._future is not None:
-            self._future._complete(value, error)
 
 
 def remaining(deadline: float | None) -> float | None:

@@ -4,12 +4,15 @@ Its two messages are all that a gateway ever hears. It must never make up a mess
 a `Committed`, which only a store can make, or a `Notice`, which becomes an `error` frame.
 """
 
-from typing import Protocol, assert_never
+from typing import ClassVar, Final, Protocol, assert_never
 
 import msgspec
 
-from commitcast.actors.dispatch import PinnedActor
+from commitcast.actors.dispatch import Dispatcher, PooledActor
 from commitcast.persistence.records import Committed
+
+MAILBOX_LIMIT_MESSAGES: Final = 65_536
+"""Sixteen full batches of as many agents; handing one on takes a microsecond and waits for nothing."""
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -35,16 +38,24 @@ class Audience(Protocol):
         """Take what could not be done. Returns at once."""
 
 
-class GatewayActor(PinnedActor):
-    """Hands committed messages to the hub."""
+class GatewayActor(PooledActor):
+    """Hands committed messages to the hub.
 
-    def __init__(self, audience: Audience | None) -> None:
+    When its mailbox is full, what would be forwarded becomes a dead letter: it is durable, and the subscribers' next
+    heartbeat sends them to the store for it.
+    """
+
+    turn_messages: ClassVar[int] = MAILBOX_LIMIT_MESSAGES
+    mailbox_limit_messages: ClassVar[int | None] = MAILBOX_LIMIT_MESSAGES
+
+    def __init__(self, dispatcher: Dispatcher, audience: Audience | None) -> None:
         """Make the actor.
 
         Args:
+            dispatcher: who gives it turns.
             audience: the server, which is told in the order in which agents forward; None if nobody is served.
         """
-        super().__init__("gateway")
+        super().__init__("gateway", dispatcher)
         self._audience = audience
 
     def on_receive(self, command: GatewayCommand) -> None:

@@ -9,9 +9,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from commitcast.actors.agent import AgentCommand, Complete, Emit, Fail, Start, Terminate
 from commitcast.actors.directory import Directory
 from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
+from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
 from commitcast.actors.watch import RECHECK_S, Watches
 from commitcast.persistence.clock import now
@@ -28,19 +31,25 @@ EMIT_TIMEOUT_S: Final = 30.0
 Content = str | dict[str, Any] | list[Any]
 
 
+class HandleServices(msgspec.Struct, frozen=True):
+    """What every handle of a runtime works with."""
+
+    directory: Directory
+    flow: Flow
+    store: Store
+    watches: Watches
+    emit_timeout_s: float
+
+
 class AgentHandle:
     """One agent."""
 
-    def __init__(
-        self, agent: str, *, directory: Directory, store: Store, watches: Watches, emit_timeout_s: float
-    ) -> None:
+    __slots__ = ("_services", "id")
+
+    def __init__(self, agent: str, services: HandleServices) -> None:
         """Made by the runtime."""
-        self.id: Final = agent
-        self._directory = directory
-        self._store = store
-        self._watches = watches
-        self._emit_timeout_s = emit_timeout_s
-        self._flow = directory.flow(agent)
+        self.id = agent
+        self._services = services
 
     def __repr__(self) -> str:
         return f"<AgentHandle {self.id}>"
@@ -82,7 +91,7 @@ class AgentHandle:
         except InvalidValueError as error:
             return Future.failed(error)
         self._wait_for_place(message)
-        return self._send_to_actor(Emit(message), message)
+        return self._services.directory.emit(self.id, Emit(message))
 
     async def aemit(
         self,
@@ -99,8 +108,8 @@ class AgentHandle:
         Cancelling is safe: the message is either not sent at all, or stored.
         """
         message = _message(content, type, role, metadata, raw, key)
-        await self._flow.acquire_async(message.size)
-        return await self._send_to_actor(Emit(message), message)
+        await self._services.flow.acquire_async(self.id, message.size)
+        return await self._services.directory.emit(self.id, Emit(message))
 
     def send(self, content: str, *, key: str | None = None) -> Future[MessageRecord]:
         """Store a user's message, and put it into the inbox of the agent's source once it is on disk.
@@ -113,23 +122,19 @@ class AgentHandle:
         except InvalidValueError as error:
             return Future.failed(error)
         self._wait_for_place(message)
-        return self._send_to_actor(Emit(message, for_source=True), message)
+        return self._services.directory.ask(self.id, Emit(message, for_source=True))
 
     async def asend(self, content: str, *, key: str | None = None) -> MessageRecord:
         """Store a user's message and deliver it; awaits at the bound. See `send`."""
         message = _message(encode_text(content, "content").decode(), "user", "user", None, None, key)
-        await self._flow.acquire_async(message.size)
-        return await self._send_to_actor(Emit(message, for_source=True), message)
+        await self._services.flow.acquire_async(self.id, message.size)
+        sent: Future[MessageRecord] = self._services.directory.ask(self.id, Emit(message, for_source=True))
+        return await sent
 
     def _wait_for_place(self, message: NewMessage) -> None:
-        if not self._flow.try_acquire(message.size):
-            self._flow.acquire(message.size, 0 if _on_event_loop() else self._emit_timeout_s)
-
-    def _send_to_actor(self, emit: Emit, message: NewMessage) -> Future[MessageRecord]:
-        future: Future[MessageRecord] = self._directory.ask(self.id, emit)
-        if future.done() and isinstance(future.exception(), RuntimeStoppedError):
-            self._flow.release(1, message.size)  # no actor took it
-        return future
+        flow = self._services.flow
+        if not flow.try_acquire(self.id, message.size):
+            flow.acquire(self.id, message.size, 0 if _on_event_loop() else self._services.emit_timeout_s)
 
     # Its life.
 
@@ -169,7 +174,7 @@ class AgentHandle:
 
     def _ask(self, make: Callable[[], AgentCommand]) -> Future[Any]:
         try:
-            return self._directory.ask(self.id, make())
+            return self._services.directory.ask(self.id, make())
         except InvalidValueError as error:
             return Future.failed(error)
 
@@ -181,7 +186,7 @@ class AgentHandle:
         Raises:
             AgentNotFoundError: there is no such agent.
         """
-        record = self._store.agent(self.id)
+        record = self._services.store.agent(self.id)
         if record is None:
             raise AgentNotFoundError(self.id)
         return record
@@ -202,7 +207,7 @@ class AgentHandle:
         """
         if after < 0 or limit < 1:
             raise InvalidValueError(f"after must be 0 or more and limit 1 or more, not {after} and {limit}")
-        return self._store.messages(self.id, after, limit)
+        return self._services.store.messages(self.id, after, limit)
 
     async def amessages(self, after: int = 0, limit: int = PAGE_ROWS) -> list[MessageRecord]:
         """Return a page of stored messages, in order. See `messages`."""
@@ -217,12 +222,12 @@ class AgentHandle:
 
         Threads: any; blocks while the agent says nothing.
         """
-        watch = self._watches.enter(self.id)
+        watch = self._services.watches.enter(self.id)
         try:
             while True:
                 version = watch.version
                 is_over = self._guard(self.record).status.is_terminal  # before the page: what was said before it is in
-                page = self._guard(lambda after=after: self._store.messages(self.id, after))  # type: ignore[misc]
+                page = self._guard(lambda after=after: self._services.store.messages(self.id, after))  # type: ignore[misc]
                 yield from page
                 if page:
                     after = page[-1].sequence
@@ -231,16 +236,18 @@ class AgentHandle:
                 else:
                     watch.wait(version, RECHECK_S)
         finally:
-            self._watches.leave(self.id)
+            self._services.watches.leave(self.id)
 
     async def afollow(self, after: int = 0) -> AsyncIterator[MessageRecord]:
         """Yield every message after a sequence until the agent's end, without blocking the loop. See `follow`."""
-        watch = self._watches.enter(self.id)
+        watch = self._services.watches.enter(self.id)
         try:
             while True:
                 version = watch.version
                 is_over = (await asyncio.to_thread(self._guard, self.record)).status.is_terminal
-                page = await asyncio.to_thread(self._guard, lambda after=after: self._store.messages(self.id, after))
+                page = await asyncio.to_thread(
+                    self._guard, lambda after=after: self._services.store.messages(self.id, after)
+                )
                 for message in page:
                     yield message
                 if page:
@@ -250,7 +257,7 @@ class AgentHandle:
                 else:
                     await watch.wait_async(version, RECHECK_S)
         finally:
-            self._watches.leave(self.id)
+            self._services.watches.leave(self.id)
 
     def wait(self, timeout: float | None = None) -> AgentRecord:
         """Return the agent's record once it has ended. Blocks.
@@ -264,7 +271,7 @@ class AgentHandle:
             RuntimeStoppedError: the runtime stopped before the agent's end.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        watch = self._watches.enter(self.id)
+        watch = self._services.watches.enter(self.id)
         try:
             while True:
                 version = watch.version
@@ -273,12 +280,12 @@ class AgentHandle:
                     return record
                 watch.wait(version, _left(deadline, timeout))
         finally:
-            self._watches.leave(self.id)
+            self._services.watches.leave(self.id)
 
     async def await_(self, timeout: float | None = None) -> AgentRecord:
         """Return the agent's record once it has ended, without blocking the loop. See `wait`."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        watch = self._watches.enter(self.id)
+        watch = self._services.watches.enter(self.id)
         try:
             while True:
                 version = watch.version
@@ -287,7 +294,7 @@ class AgentHandle:
                     return record
                 await watch.wait_async(version, _left(deadline, timeout))
         finally:
-            self._watches.leave(self.id)
+            self._services.watches.leave(self.id)
 
     def _guard(self, read: Callable[[], T]) -> T:
         try:

@@ -9,10 +9,13 @@ from typing import Any
 import pykka
 
 from commitcast.actors.agent import Created
+from commitcast.actors.agent_source import AgentSource
 from commitcast.actors.database import CreateAgents, DatabaseActor
 from commitcast.actors.directory import Directory
+from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
 from commitcast.actors.sources.runner import Source, SourceRunner, SourceThreads, check_source
+from commitcast.actors.supervision import RestartPolicy
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, Committed
@@ -39,9 +42,11 @@ class Launch:
         configuration: dict[str, Any] | None,
         id: str | None,
         idempotency_key: str | None,
+        restart: RestartPolicy | str = "never",
     ) -> None:
         """Check what was asked for. See `AgentRuntime.launch`."""
         self.source = None if source is None else check_source(source)
+        self.restart = RestartPolicy.of(restart)
         self.agent = str(uuid.uuid4()) if id is None else check_agent_id(id)
         self._type = check_name(type or getattr(source, "type", None) or "agent", "type") or "agent"
         if len(encode_text(prompt, "prompt")) > MAX_MESSAGE_BYTES:
@@ -90,6 +95,7 @@ class Launcher:
         self,
         database: pykka.ActorRef[DatabaseActor],
         directory: Directory,
+        flow: Flow,
         threads: SourceThreads,
         loop: Callable[[], asyncio.AbstractEventLoop],
     ) -> None:
@@ -98,11 +104,13 @@ class Launcher:
         Args:
             database: the writer.
             directory: where the actors will be found.
+            flow: counts what is on its way.
             threads: where blocking sources run.
             loop: returns the loop for async sources of hosts that have none.
         """
         self._database = database
         self._directory = directory
+        self._flow = flow
         self._threads = threads
         self._loop = loop
 
@@ -142,8 +150,9 @@ class Launcher:
     def _begin(
         self, launch: Launch, record: AgentRecord, committed: Committed, loop: asyncio.AbstractEventLoop | None
     ) -> None:
-        feed = None
+        source = None
         if launch.source is not None:
             choose = self._loop if loop is None else lambda: loop
-            feed = SourceRunner(launch.source, record, self._directory, self._threads, choose, now)
-        self._directory.add(record.id, Created(record, committed, feed))
+            feed = SourceRunner(launch.source, record, self._directory, self._flow, self._threads, choose, now)
+            source = AgentSource(feed, launch.restart)
+        self._directory.add(record.id, Created(record, committed, source))

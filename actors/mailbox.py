@@ -1,80 +1,114 @@
-"""An actor's mailbox: first in, first out, any number of senders, and nothing lost at the end.
+"""An actor's mailbox: first in, first out, any number of senders, a bound, and nothing lost at the end.
 
-Lock-free on the way in: `deque.append` and `popleft` are atomic, and one lock is only ever tried, as the token that
-says whether the actor is waiting for work. Closing leaves no gap: who puts into a closed mailbox answers it himself.
+Lock-free on the way in: the queue is the interpreter's own, and one lock is only ever tried, as the token that says
+whether the actor is waiting for work. Closing leaves no gap: who puts into a closed mailbox sees to it that what it
+holds is answered.
 
-The mailbox itself has no bound. What grows with load is counted before it gets here (`flow.py`), so that control
-messages always pass; see `docs/guarantees.md`.
+Overflow rule: a mailbox with a limit refuses ordinary messages at the limit, and the sender is told. Control messages
+(stop, watch, acknowledgements) are never refused; they keep their place in the line, so that what was said before a
+stop is handled before it.
 """
 
+import queue
 import threading
-from collections import deque
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, Protocol
 
-from pykka._envelope import Envelope
+import msgspec
 
-Schedule = Callable[[], object]
+from commitcast.actors.future import Future
+
+Empty: Final = queue.Empty
+
+
+class Envelope(msgspec.Struct, gc=False):
+    """A message on its way to an actor, and whom to answer."""
+
+    message: Any
+    reply_to: Future[Any] | None = None
+
+
+class Owner(Protocol):
+    """The actor whose mailbox it is."""
+
+    def wake(self) -> None:
+        """There is work, and no turn is scheduled or under way. Must not block."""
+
+    def wake_here(self) -> None:
+        """Like `wake`; the turn may be taken on the calling thread."""
+
+    def answer_late(self) -> None:
+        """Something was put into the mailbox after it was closed."""
 
 
 class Mailbox:
     """The messages that wait for one actor."""
 
-    __slots__ = ("_closed", "_idle", "_queue", "_refuse", "_schedule")
+    __slots__ = ("_idle", "_queue", "is_closed", "is_stopped", "limit_messages", "owner")
 
-    def __init__(self) -> None:
-        self._queue: deque[Envelope[Any]] = deque()
-        self._idle = threading.Lock()  # free: the actor waits for work, and whoever takes it schedules a turn
-        self._idle.acquire()  # nobody schedules before `open`
-        self._schedule: Schedule | None = None
-        self._closed = False
-        self._refuse: Callable[[Envelope[Any]], None] | None = None
-
-    def open(self, schedule: Schedule, refuse: Callable[[Envelope[Any]], None]) -> None:
-        """Begin to schedule turns.
+    def __init__(self, limit_messages: int | None = None) -> None:
+        """Make a mailbox; nobody is woken before `open`.
 
         Args:
-            schedule: called when there is work and no turn is scheduled or under way. Must not block.
-            refuse: answers what arrives after `close`.
+            limit_messages: how many ordinary messages may wait; passed by no more than the number of threads that
+                send at the same instant. None: the senders keep the bound (`flow.py`).
         """
-        self._schedule = schedule
-        self._refuse = refuse
+        self._queue: queue.SimpleQueue[Envelope] = queue.SimpleQueue()
+        self._idle = threading.Lock()  # free: the actor waits for work, and whoever takes it schedules a turn
+        self._idle.acquire()
+        self.limit_messages = limit_messages
+        self.owner: Owner | None = None
+        self.is_stopped = False
+        """The actor takes no more turns."""
+        self.is_closed = False
+        """What is put here is answered by `Owner.answer_late`."""
+
+    def open(self, owner: Owner) -> None:
+        """Begin to wake the owner."""
+        self.owner = owner
         self.turn_ended()
 
-    def put(self, envelope: Envelope[Any]) -> None:
-        """Add a message. Any thread; never blocks."""
-        self._queue.append(envelope)
-        if self._closed:
-            self._drain()
-        elif self._idle.acquire(blocking=False):
-            assert self._schedule is not None
-            self._schedule()
+    def offer(self, envelope: Envelope) -> bool:
+        """Add an ordinary message; return False, and add nothing, at the limit. Any thread; never blocks."""
+        if self.limit_messages is not None and self._queue.qsize() >= self.limit_messages:
+            return False
+        self.put(envelope)
+        return True
 
-    def get(self) -> Envelope[Any]:
-        """Take the oldest message. Raises `IndexError` if there is none."""
-        return self._queue.popleft()
+    def put(self, envelope: Envelope) -> None:
+        """Add a message whatever the limit. Any thread; never blocks."""
+        self._queue.put(envelope)
+        if self.is_closed:
+            assert self.owner is not None
+            self.owner.answer_late()
+        elif self._idle.acquire(False):
+            assert self.owner is not None
+            self.owner.wake()
+
+    def put_here(self, envelope: Envelope) -> None:
+        """Add a message, and let the owner handle it on this thread if it has nothing else to do."""
+        self._queue.put(envelope)
+        if self.is_closed:
+            assert self.owner is not None
+            self.owner.answer_late()
+        elif self._idle.acquire(False):
+            assert self.owner is not None
+            self.owner.wake_here()
+
+    def get(self, block: bool = True) -> Envelope:
+        """Take the oldest message. Raises `Empty` if there is none and it may not wait."""
+        return self._queue.get(block)
 
     def empty(self) -> bool:
         """Whether nothing waits."""
-        return not self._queue
+        return self._queue.empty()
+
+    def __len__(self) -> int:
+        """Return how many messages wait."""
+        return self._queue.qsize()
 
     def turn_ended(self) -> None:
-        """Wait for work again; schedule a turn at once if there is some already."""
+        """Wait for work again; wake the owner at once if there is some already."""
         self._idle.release()
-        if self._queue and self._idle.acquire(blocking=False):
-            assert self._schedule is not None
-            self._schedule()
-
-    def close(self) -> None:
-        """Take nothing more: answer what waits, and whatever still comes."""
-        self._closed = True
-        self._drain()
-
-    def _drain(self) -> None:
-        assert self._refuse is not None
-        while True:
-            try:
-                envelope = self._queue.popleft()
-            except IndexError:
-                return
-            self._refuse(envelope)
+        if not self._queue.empty() and self._idle.acquire(False):
+            assert self.owner is not None
+            self.owner.wake()

@@ -12,26 +12,23 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import pykka
 
-from commitcast.actors.agent import AgentActor, AgentServices, Created, Fail, Terminate
-from commitcast.actors.database import DatabaseActor
-from commitcast.actors.directory import Directory
-from commitcast.actors.dispatch import Dispatcher, stop_actor
+from commitcast.actors.agent import Fail, Terminate
+from commitcast.actors.database import BATCH_ROWS
+from commitcast.actors.dispatch import Dispatcher
 from commitcast.actors.errors import RuntimeStoppedError
-from commitcast.actors.flow import AGENT_BYTES, AGENT_MESSAGES, RUNTIME_BYTES, RUNTIME_MESSAGES, FlowGate
-from commitcast.actors.future import Future, remaining
-from commitcast.actors.gateway import GatewayActor
-from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle, Content
+from commitcast.actors.flow import AGENT_BYTES, AGENT_MESSAGES, Flow
+from commitcast.actors.future import Future
+from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle, Content, HandleServices
 from commitcast.actors.launching import Launch, Launcher, launch_many
-from commitcast.actors.loop import LoopThread
 from commitcast.actors.recovery import recover
-from commitcast.actors.sources.runner import MAX_RUNNING_SOURCES, Source, SourceThreads
-from commitcast.actors.watch import Watches
+from commitcast.actors.sources.runner import MAX_RUNNING_SOURCES, Source
+from commitcast.actors.supervision import RestartPolicy
+from commitcast.actors.system import ActorSystem, RuntimeStats
 from commitcast.gateway.server import HEARTBEAT_S, GatewayServer
-from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite import SqliteStore
@@ -64,6 +61,7 @@ class AgentRuntime:
         heartbeat_s: float = HEARTBEAT_S,
         stop_timeout_s: float = STOP_TIMEOUT_S,
         catch_up_s: float = 0.0,
+        dispatcher: Dispatcher | None = None,
     ) -> None:
         """Make a runtime; nothing is opened before `start`.
 
@@ -82,13 +80,13 @@ class AgentRuntime:
             heartbeat_s: seconds between heartbeats to subscribers.
             stop_timeout_s: seconds that an ordered stop may take.
             catch_up_s: seconds that subscribers may take at the stop to get what is committed.
+            dispatcher: gives the actors their turns in place of threads (see `actors.testing`).
 
         Raises:
             ListenError: `listen` is no address, or needs a token.
         """
         self._store: Store = database if not isinstance(database, (str, os.PathLike)) else SqliteStore(database)
         self._stop_timeout_s = stop_timeout_s
-        self._emit_timeout_s = emit_timeout_s
         self._catch_up_s = catch_up_s
         self._server = (
             None
@@ -103,24 +101,20 @@ class AgentRuntime:
             )
         )
         self._given_gateway = gateway
-        self._watches = Watches()
-        self._threads = SourceThreads(max_running_sources)
-        self._loop = LoopThread("sources")
-        self._give_up = threading.Event()
+        self._system = ActorSystem(
+            self._store,
+            Flow(agent_messages=max_unacknowledged, agent_bytes=max_unacknowledged_bytes),
+            max_running_sources=max_running_sources,
+            on_fatal=self._on_fatal,
+            dispatcher=dispatcher,
+        )
         self._lock = threading.Lock()
         self._state = "new"
         self._stopped = threading.Event()
         self._fatal: Exception | None = None
-        self._directory = Directory(
-            self._start_agent,
-            FlowGate("all agents", RUNTIME_MESSAGES, RUNTIME_BYTES),
-            agent_messages=max_unacknowledged,
-            agent_bytes=max_unacknowledged_bytes,
+        self._handles = HandleServices(
+            self._system.directory, self._system.flow, self._store, self._system.watches, emit_timeout_s
         )
-        self._services: AgentServices | None = None
-        self._database: pykka.ActorRef[DatabaseActor] | None = None
-        self._gateway: pykka.ActorRef[Any] | None = None
-        self._launcher: Launcher | None = None
         self.interrupted = 0
         """How many agents a crash had left behind at the start."""
 
@@ -147,7 +141,7 @@ class AgentRuntime:
         except BaseException:
             self._store.close()
             raise
-        self._start_actors()
+        self._system.start(self._server, self._given_gateway)
         self._state = "running"
         atexit.register(self.stop)
         if accept:
@@ -158,27 +152,6 @@ class AgentRuntime:
         """Let subscribers connect, if `start` did not."""
         if self._server is not None:
             self._server.accept()
-
-    def _start_actors(self) -> None:
-        self._gateway = self._given_gateway or GatewayActor.start(self._server)
-        self._database = DatabaseActor.start(
-            self._store,
-            acknowledge=self._directory.tell,
-            on_fatal=self._on_fatal,
-            give_up=self._give_up,
-        )
-        self._services = AgentServices(
-            dispatcher=Dispatcher("agents"),
-            database=self._database,
-            gateway=self._gateway,
-            load=self._store.agent,
-            flow=self._directory.flow,
-            retire=self._directory.retire,
-            tell=self._directory.tell,
-            committed=self._watches.raise_version,
-            now=now,
-        )
-        self._launcher = Launcher(self._database, self._directory, self._threads, self._loop.get)
 
     def stop(self, timeout_s: float | None = None) -> None:
         """End every agent that is at work, commit what is on its way, and close everything. Idempotent. Blocks.
@@ -200,29 +173,19 @@ class AgentRuntime:
 
     def _stop(self, timeout_s: float) -> None:
         atexit.unregister(self.stop)
-        deadline = time.monotonic() + timeout_s
         fatal = self._fatal
-        self._directory.end_all(
+        self._system.stop(
             Terminate("the runtime was stopped") if fatal is None else Fail(type(fatal).__name__, str(fatal)),
-            deadline - timeout_s / 2,  # a disk that is full then is not waited for any longer
+            time.monotonic() + timeout_s,
+            self._stop_server,
         )
-        self._give_up.set()
-        if not self._threads.join(remaining(deadline - timeout_s / 4) or 0.0):
-            logger.warning("a source did not end in time: its thread is left behind")
-        if isinstance(self._store, SqliteStore):
-            self._store.abandon_waiting()
-        stop_actor(self._database, deadline)
-        self._directory.stop_all(deadline)
-        stop_actor(self._gateway if self._given_gateway is None else None, deadline)
-        if self._server is not None:
-            self._server.stop(catch_up_s=self._catch_up_s if fatal is None else 0)
-        if self._services is not None:
-            self._services.dispatcher.stop()
-        if not self._loop.stop(max(0.1, remaining(deadline) or 0.0)):
-            logger.warning("an async source did not end in time: its thread is left behind")
         self._store.close()
         self._state = "stopped"
-        self._watches.raise_all()
+        self._system.watches.raise_all()
+
+    def _stop_server(self) -> None:
+        if self._server is not None:
+            self._server.stop(catch_up_s=self._catch_up_s if self._fatal is None else 0)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -269,6 +232,7 @@ class AgentRuntime:
         configuration: dict[str, Any] | None = None,
         id: str | None = None,
         idempotency_key: str | None = None,
+        restart: RestartPolicy | Literal["never", "on_failure"] = "never",
     ) -> AgentHandle:
         """Create an agent and start its source. Blocks for one commit.
 
@@ -280,6 +244,8 @@ class AgentRuntime:
             configuration: a JSON object, kept with the agent.
             id: 1 to 128 of A-Z a-z 0-9 . _ : -; a UUID if None.
             idempotency_key: makes a repeated launch return the agent that is there already.
+            restart: "on_failure" runs the source again when it fails, five times in 30 s at most; the sequence goes
+                on, and a message of type system marks each restart. A `RestartPolicy` sets other limits.
 
         Returns:
             A handle, once the agent is on disk.
@@ -292,7 +258,7 @@ class AgentRuntime:
             RuntimeStoppedError: the runtime is not running.
         """
         launcher = self._running
-        launch = Launch(source, type, prompt, configuration, id, idempotency_key)
+        launch = Launch(source, type, prompt, configuration, id, idempotency_key, restart)
         return self._handle(launcher.begin([launch], launcher.create([launch]).get())[0])
 
     async def alaunch(
@@ -304,10 +270,11 @@ class AgentRuntime:
         configuration: dict[str, Any] | None = None,
         id: str | None = None,
         idempotency_key: str | None = None,
+        restart: RestartPolicy | Literal["never", "on_failure"] = "never",
     ) -> AgentHandle:
         """Create an agent without blocking the loop; an async source runs on the calling loop. See `launch`."""
         launcher = self._running
-        launch = Launch(source, type, prompt, configuration, id, idempotency_key)
+        launch = Launch(source, type, prompt, configuration, id, idempotency_key, restart)
         outcomes = await launcher.create([launch])
         return self._handle(launcher.begin([launch], outcomes, asyncio.get_running_loop())[0])
 
@@ -322,20 +289,22 @@ class AgentRuntime:
         Raises:
             As for `launch`; of a batch with a refused agent the others are created.
         """
-        launches = launch_many(count, type, ids)
         launcher = self._running
-        return [self._handle(agent) for agent in launcher.begin(launches, launcher.create(launches).get())]
+        launches = launch_many(count, type, ids)
+        chunks = [launches[start : start + BATCH_ROWS] for start in range(0, count, BATCH_ROWS)]
+        created = [launcher.create(chunk) for chunk in chunks]
+        begun = [launcher.begin(chunk, outcomes.get()) for chunk, outcomes in zip(chunks, created, strict=True)]
+        return [self._handle(agent) for agents in begun for agent in agents]
+
+    def stats(self) -> RuntimeStats:
+        """Return how much there is of everything right now."""
+        return self._system.stats()
 
     @property
     def _running(self) -> Launcher:
-        if self._state != "running" or self._launcher is None:
+        if self._state != "running" or self._system.launcher is None:
             raise RuntimeStoppedError(str(self._fatal) if self._fatal is not None else "start it first")
-        return self._launcher
-
-    def _start_agent(self, agent: str, created: Created | None) -> pykka.ActorRef[AgentActor]:
-        if self._services is None:
-            raise RuntimeStoppedError("start it first")
-        return AgentActor.start(agent, self._services, created=created)
+        return self._system.launcher
 
     def agent(self, id: str) -> AgentHandle:
         """Return the handle of an agent. Blocks for a short read.
@@ -360,13 +329,7 @@ class AgentRuntime:
         return self._store.agents(None if status is None else AgentStatus(status), after, limit)
 
     def _handle(self, agent: str) -> AgentHandle:
-        return AgentHandle(
-            agent,
-            directory=self._directory,
-            store=self._store,
-            watches=self._watches,
-            emit_timeout_s=self._emit_timeout_s,
-        )
+        return AgentHandle(agent, self._handles)
 
     def emit(
         self,
@@ -396,5 +359,5 @@ class AgentRuntime:
 
     def _on_fatal(self, error: Exception) -> None:
         """Stop, from a thread of its own: the database's is the one that calls."""
-        self._fatal = error
+        self._fatal = self._fatal or error
         threading.Thread(target=self.stop, name="runtime-stop", daemon=True).start()

@@ -136,9 +136,6 @@ class _MadeByPersistence(type):
     def __call__(cls, *_args: object, **_kwargs: object) -> Any:
         raise TypeError(f"{cls.__name__} is made by a store when it has committed, and by nothing else")
 
-    def _make(cls, *args: Any) -> Any:
-        return super().__call__(*args)
-
 
 @final
 class Committed(metaclass=_MadeByPersistence):
@@ -150,24 +147,28 @@ class Committed(metaclass=_MadeByPersistence):
 
     __slots__ = ("agent", "entries", "epoch", "follows", "last", "previous", "size")
 
-    def __init__(
-        self, agent: str, epoch: str, previous: int, last: int, follows: int, entries: tuple[Entry, ...], size: int
-    ) -> None:
-        self.agent = agent
-        self.epoch = epoch
-        self.previous = previous
-        self.last = last
-        self.follows = follows
-        """Position of the agent's entry before these, 0 if there was none: shows a missing one."""
-        self.entries = entries
-        self.size = size
-        """Bytes of content, metadata and raw."""
+    agent: str
+    epoch: str
+    previous: int
+    last: int
+    follows: int
+    """Position of the agent's entry before these, 0 if there was none: shows a missing one."""
+    entries: tuple[Entry, ...]
+    size: int
+    """Bytes of content, metadata and raw."""
 
     @classmethod
     def _of(
         cls, agent: str, epoch: str, previous: int, last: int, follows: int, entries: tuple[Entry, ...], size: int
     ) -> Self:
-        made: Self = cls._make(agent, epoch, previous, last, follows, entries, size)
+        made = object.__new__(cls)
+        made.agent = agent
+        made.epoch = epoch
+        made.previous = previous
+        made.last = last
+        made.follows = follows
+        made.entries = entries
+        made.size = size
         return made
 
     @property

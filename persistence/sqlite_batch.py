@@ -7,8 +7,7 @@ The common case is planned in memory and written with one `executemany` for each
 undone to a savepoint and done again write by write, each in its own savepoint, so that a refused row fails alone.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import apsw
@@ -21,18 +20,15 @@ from commitcast.persistence.errors import (
     PrecedingRefusedError,
     RowRefusedError,
 )
-from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, Entry, MessageRecord, StatusChange
+from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, Entry, MessageRecord
 from commitcast.persistence.sqlite_plan import Plan, StaleHeadError
 from commitcast.persistence.sqlite_rows import (
     AGENT_COLUMNS,
     MESSAGE_COLUMNS,
     agent_record,
-    agent_row,
-    checksum,
     message_record,
 )
 from commitcast.persistence.writes import (
-    AgentPatch,
     AgentWrites,
     NewAgent,
     NewMessage,
@@ -44,7 +40,7 @@ from commitcast.persistence.writes import (
 )
 
 CACHED_AGENTS: Final = 65_536
-"""Heads kept in memory, about 200 bytes each; a miss costs one indexed SELECT."""
+"""Heads kept in memory, about 200 bytes each. All are dropped beyond that: a miss costs one indexed SELECT."""
 NO_AGENT: Final = 0
 """A key that no agent has (keys are positions and begin at 1): its rows are refused by the foreign key."""
 _REFUSALS: Final = (apsw.ConstraintError, StaleHeadError, TypeError, ValueError, OverflowError)
@@ -74,12 +70,57 @@ class _Head:
         self.position = position  # of the agent's last entry
 
 
+class _Planned:
+    """What one agent's writes come to: the answers, and what there will be to say."""
+
+    __slots__ = (
+        "agent",
+        "entries",
+        "follows",
+        "has_later",
+        "head",
+        "previous",
+        "refused",
+        "replies",
+        "size",
+        "stored_sequence",
+    )
+
+    def __init__(self, agent: str, head: _Head) -> None:
+        self.agent = agent
+        self.head = head
+        self.previous = self.stored_sequence = head.sequence
+        self.follows = head.position
+        self.replies: list[Any] = []
+        self.entries: list[Entry] = []
+        self.size = 0
+        self.refused = False
+        self.has_later = False
+
+    def reply_later(self) -> None:
+        """Answer with the agent's record as it is when all rows of the transaction are written."""
+        self.replies.append(_LATER)
+        self.has_later = True
+
+    def add(self, other: "_Planned") -> None:
+        """Append what another part of the same agent's writes comes to."""
+        self.replies += other.replies
+        self.entries += other.entries
+        self.size += other.size
+        self.refused = self.refused or other.refused
+        self.has_later = self.has_later or other.has_later
+
+
+_LATER: Final[Any] = object()
+"""Stands for the agent's record, which is read when all rows of the transaction are written."""
+
+
 class Batch:
     """Turns writes into rows. Keeps each agent's head in memory between transactions."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self._heads: OrderedDict[str, _Head] = OrderedDict()
+        self._heads: dict[str, _Head] = {}
         self._position = 0
 
     def forget(self) -> None:
@@ -97,62 +138,60 @@ class Batch:
             apsw.Error: the transaction as a whole failed and must be rolled back.
         """
         self._position = begun = self._read_position()
-        # The rows of an unknown agent are going to be refused: alone, so that they cost nobody else the fast way.
-        known = [agent for agent in work if self._is_known(agent)]
-        planned = self._write_at_once(known)
-        if planned is None:
-            known, planned = [], []
-        done = dict(zip(map(id, known), planned, strict=True))
-        outcomes = [done.get(id(agent)) or self._write_one_by_one(agent.agent, agent.writes) for agent in work]
+        if len(self._heads) > CACHED_AGENTS:
+            self._heads.clear()
+        outcomes = self._write_at_once(work) or [None] * len(work)
+        if None in outcomes:
+            outcomes = [
+                self._write_one_by_one(agent.agent, agent.writes) if outcome is None else outcome
+                for agent, outcome in zip(work, outcomes, strict=True)
+            ]
         if self._position != begun:
             self._connection.execute("UPDATE positions SET last = ?", (self._position,))
-        while len(self._heads) > CACHED_AGENTS:
-            self._heads.popitem(last=False)
-        return outcomes
+        return outcomes  # type: ignore[return-value]  # whatever was None has been written one by one
 
-    def _write_at_once(self, work: Sequence[AgentWrites]) -> list[Outcome] | None:
+    def _write_at_once(self, work: Sequence[AgentWrites]) -> list[Outcome | None] | None:
+        """Write everything together, but for the rows of unknown agents, which are going to be refused: those alone.
+
+        Returns:
+            The outcomes, None for those left out; or None if a row was refused, and then nothing was written.
+        """
         plan = Plan(self._position)
+        planned: list[_Planned | None] = []
         self._connection.execute("SAVEPOINT batch")
         try:
-            planned = [
-                (agent.agent, self._head(agent.agent).position, *self._plan(plan, agent.agent, agent.writes))
-                for agent in work
-            ]
+            for agent in work:
+                head = self._head(agent.agent)
+                is_known = head.key != NO_AGENT or isinstance(agent.writes[0], NewAgent)
+                planned.append(self._plan(plan, agent.agent, head, agent.writes) if is_known else None)
             plan.execute(self._connection)
         except _REFUSALS:
             self._undo("batch")
             return None
         self._connection.execute("RELEASE batch")
         self._position = plan.position
-        return [self._outcome(*answers) for answers in planned]
+        return [None if done is None else self._outcome(done) for done in planned]
 
     def _write_one_by_one(self, agent: str, writes: Sequence[Write]) -> Outcome:
-        replies: list[Reply] = []
-        entries: list[Entry] = []
-        size = 0
-        refused = False
-        follows = self._head(agent).position  # now: what is read after a refusal includes what was written before it
+        done = _Planned(agent, self._head(agent))
         for write in writes:
-            if refused and needs_preceding(write):
-                replies.append(PrecedingRefusedError(agent))
+            if done.refused and needs_preceding(write):
+                done.replies.append(PrecedingRefusedError(agent))
                 continue
             plan = Plan(self._position)
             self._connection.execute("SAVEPOINT one")
             try:
-                answer, new_entries, new_size, was_refused = self._plan(plan, agent, [write])
+                one = self._plan(plan, agent, self._head(agent), [write])
                 plan.execute(self._connection)
             except _REFUSALS as error:
                 self._undo("one")
-                replies.append(self._refusal(agent, write, error))
-                refused = refused or isinstance(write, NewMessage)
+                done.replies.append(self._refusal(agent, write, error))
+                done.refused = done.refused or isinstance(write, NewMessage)
                 continue
             self._connection.execute("RELEASE one")
             self._position = plan.position
-            replies += answer
-            entries += new_entries
-            size += new_size
-            refused = refused or was_refused
-        return self._outcome(agent, follows, replies, entries, size, refused)
+            done.add(one)
+        return self._outcome(done)
 
     def _undo(self, savepoint: str) -> None:
         self._connection.execute(f"ROLLBACK TO {savepoint}")
@@ -170,166 +209,98 @@ class Batch:
         refusal.__cause__ = error
         return refusal
 
-    def _outcome(
-        self, agent: str, follows: int, replies: list[Reply], entries: list[Entry], size: int, refused: bool
-    ) -> Outcome:
-        committed = None
+    def _outcome(self, done: _Planned) -> Outcome:
+        committed, entries = None, done.entries
         if entries:
-            head = self._head(agent)
-            first = next((entry for entry in entries if type(entry) is MessageRecord), None)
-            previous = head.sequence if first is None else first.sequence - 1
-            committed = Committed._of(agent, head.epoch, previous, head.sequence, follows, tuple(entries), size)
+            head = self._head(done.agent)
+            committed = Committed._of(
+                done.agent, head.epoch, done.previous, head.sequence, done.follows, tuple(entries), done.size
+            )
             head.position = entries[-1].position
-        return Outcome(committed, [self._look_up(agent) if reply is _LATER else reply for reply in replies], refused)
+        if done.has_later:
+            record = self._look_up(done.agent)
+            done.replies = [record if reply is _LATER else reply for reply in done.replies]
+        return Outcome(committed, done.replies, done.refused)
 
     # Planning: no row is written here, but rows that decide are read.
 
-    def _plan(self, plan: Plan, agent: str, writes: Iterable[Write]) -> tuple[list[Any], list[Entry], int, bool]:
-        replies: list[Any] = []
-        entries: list[Entry] = []
-        size = 0
-        refused = False
-        head = self._head(agent)
+    def _plan(self, plan: Plan, agent: str, head: _Head, writes: Sequence[Write]) -> _Planned:
+        done = _Planned(agent, head)
         for write in writes:
-            if refused and needs_preceding(write):
-                replies.append(PrecedingRefusedError(agent))
-            elif type(write) is NewMessage:
-                if write.key is not None and (kept := self._find_by_key(agent, head, write, entries)) is not None:
-                    replies.append(kept)
-                    refused = isinstance(kept, Exception)
-                    continue
-                record = self._plan_message(plan, agent, head, write)
-                replies.append(record)
-                entries.append(record)
-                size += write.size
-            elif isinstance(write, NewStatus):
-                replies.append(self._plan_status(plan, agent, head, write, entries))
-            elif isinstance(write, NewAgent):
-                head, added = self._plan_agent(plan, agent, head, write, replies, entries)
-                size += added
-            elif isinstance(write, AgentPatch):
-                plan.patches.append((write.configuration_json, write.pid, write.pid_started, head.key))
-                replies.append(_LATER if head.key else AgentNotFoundError(agent))
-        return replies, entries, size, refused
+            if type(write) is NewMessage and write.key is None and not done.refused:
+                self._plan_message(plan, done, write)
+            else:
+                self._plan_other(plan, done, write)
+        head = done.head
+        if head.sequence != done.stored_sequence:
+            plan.heads[head.key] = head.sequence
+        return done
 
-    def _plan_message(self, plan: Plan, agent: str, head: _Head, new: NewMessage) -> MessageRecord:
-        plan.position = position = plan.position + 1
-        head.sequence = sequence = head.sequence + 1
-        record = MessageRecord(
-            agent,
-            sequence,
-            position,
-            new.type,
-            new.role,
-            new.content,
-            new.content_type,
-            new.created_at,
-            new.metadata_json,
-            new.raw,
-            new.key,
-        )
-        plan.messages.append(
-            (
-                head.key,
-                sequence,
-                position,
-                new.type,
-                new.role,
-                new.content,
-                new.content_type,
-                new.created_at,
-                new.metadata_json,
-                new.raw,
-                new.key,
-                checksum(record),
-            )
-        )
-        plan.heads[head.key] = sequence
-        return record
+    def _plan_message(self, plan: Plan, done: _Planned, new: NewMessage) -> None:
+        head = done.head
+        head.sequence += 1
+        record = plan.add_message(done.agent, head.key, head.sequence, new)
+        done.replies.append(record)
+        done.entries.append(record)
+        done.size += new.size
 
-    def _plan_status(self, plan: Plan, agent: str, head: _Head, new: NewStatus, entries: list[Entry]) -> Any:
-        if not head.key:
-            return AgentNotFoundError(agent)
-        if head.status != new.previous:
-            return IllegalTransitionError(agent, head.status, new.status)
-        plan.position += 1
-        head.status = new.status
-        started_at = new.at if new.status is AgentStatus.RUNNING else None
-        completed_at = new.at if new.status.is_terminal else None
-        plan.statuses.append(
-            (
-                new.status,
-                started_at,
-                completed_at,
-                new.error_name,
-                new.error_message,
-                new.result_json,
-                head.key,
-                new.previous,
-            )
-        )
-        plan.transitions.append((plan.position, head.key, new.previous, new.status, head.sequence, new.at, new.reason))
-        entries.append(
-            StatusChange(
-                agent=agent,
-                position=plan.position,
-                previous=new.previous,
-                status=new.status,
-                sequence=head.sequence,
-                at=new.at,
-                reason=new.reason,
-                error_name=new.error_name,
-                error_message=new.error_message,
-                result_json=new.result_json,
-            )
-        )
-        return _LATER
+    def _plan_other(self, plan: Plan, done: _Planned, write: Write) -> None:
+        if done.refused and needs_preceding(write):
+            done.replies.append(PrecedingRefusedError(done.agent))
+        elif isinstance(write, NewMessage):
+            kept = self._find_by_key(done, write)
+            if kept is None:
+                self._plan_message(plan, done, write)
+            else:
+                done.replies.append(kept)
+                done.refused = isinstance(kept, Exception)
+        elif isinstance(write, NewStatus):
+            self._plan_status(plan, done, write)
+        elif isinstance(write, NewAgent):
+            self._plan_agent(plan, done, write)
+        elif done.head.key == NO_AGENT:
+            done.replies.append(AgentNotFoundError(done.agent))
+        else:
+            plan.patches.append((write.configuration_json, write.pid, write.pid_started, done.head.key))
+            done.reply_later()
 
-    def _plan_agent(
-        self, plan: Plan, agent: str, head: _Head, new: NewAgent, replies: list[Any], entries: list[Entry]
-    ) -> tuple[_Head, int]:
-        existing = self._find_by_idempotency(new, entries)
+    def _plan_status(self, plan: Plan, done: _Planned, new: NewStatus) -> None:
+        head = done.head
+        if head.key == NO_AGENT:
+            done.replies.append(AgentNotFoundError(done.agent))
+        elif head.status != new.previous:
+            done.replies.append(IllegalTransitionError(done.agent, head.status, new.status))
+        else:
+            head.status = new.status
+            done.entries.append(plan.add_status(done.agent, head.key, head.sequence, new))
+            done.reply_later()
+
+    def _plan_agent(self, plan: Plan, done: _Planned, new: NewAgent) -> None:
+        existing = self._find_by_idempotency(new, done.entries)
         if existing is not None:
             same = (existing.type, existing.prompt, existing.configuration_json) == (
                 new.type,
                 new.prompt,
                 new.configuration_json,
             )
-            replies.append(existing if same else IdempotencyConflictError(str(new.idempotency_key), "agent"))
-            return head, 0
-        if head.key:
-            replies.append(AgentExistsError(agent))
-            return head, 0
-        plan.position += 1
-        head = _Head(plan.position, new.epoch, 0, AgentStatus.INITIALIZING, 0)
-        self._heads[agent] = head
-        record = AgentRecord(
-            id=agent,
-            epoch=new.epoch,
-            position=head.key,
-            type=new.type,
-            status=head.status,
-            head=len(new.messages),
-            prompt=new.prompt,
-            created_at=new.created_at,
-            idempotency_key=new.idempotency_key,
-            configuration_json=new.configuration_json,
-        )
-        plan.agents.append(agent_row(record))
-        entries.append(record)
-        entries += [self._plan_message(plan, agent, head, message) for message in new.messages]
-        plan.heads.pop(head.key, None)  # the row is inserted with it
-        replies.append(record)
-        return head, sum(message.size for message in new.messages)
+            done.replies.append(existing if same else IdempotencyConflictError(str(new.idempotency_key), "agent"))
+        elif done.head.key != NO_AGENT:
+            done.replies.append(AgentExistsError(done.agent))
+        else:
+            record = plan.add_agent(done.agent, new)
+            done.head = self._heads[done.agent] = _Head(record.position, new.epoch, 0, record.status, 0)
+            done.replies.append(record)
+            done.entries.append(record)
+            for message in new.messages:
+                self._plan_message(plan, done, message)
+                done.replies.pop()  # the agent's record answers for all
+            done.stored_sequence = done.head.sequence  # the row is inserted with it
 
     # Reading what a write depends on, inside the transaction.
 
     def _read_position(self) -> int:
         position: int = self._connection.execute("SELECT last FROM positions").get
         return position
-
-    def _is_known(self, work: AgentWrites) -> bool:
-        return isinstance(work.writes[0], NewAgent) or self._head(work.agent).key != NO_AGENT
 
     def _head(self, agent: str) -> _Head:
         head = self._heads.get(agent)
@@ -338,8 +309,6 @@ class Batch:
             if row is None:
                 return _Head(NO_AGENT, "", 0, AgentStatus.INITIALIZING, 0)
             head = self._heads[agent] = _Head(row[0], row[1], row[2], AgentStatus(row[3]), row[4])
-        else:
-            self._heads.move_to_end(agent)
         return head
 
     def _look_up(self, agent: str) -> AgentRecord:
@@ -356,20 +325,18 @@ class Batch:
         row = self._connection.execute(_SELECT_AGENT_BY_IDEMPOTENCY, (new.idempotency_key,)).fetchone()
         return None if row is None else agent_record(row)
 
-    def _find_by_key(self, agent: str, head: _Head, new: NewMessage, entries: list[Entry]) -> Reply | None:
+    def _find_by_key(self, done: _Planned, new: NewMessage) -> Reply | None:
         """Return what was stored under the key of a repeated send: by this transaction, or before it."""
-        for entry in entries:
+        if new.key is None:
+            return None
+        for entry in done.entries:
             if isinstance(entry, MessageRecord) and entry.key == new.key:
                 kept = entry
                 break
         else:
-            row = self._connection.execute(_SELECT_MESSAGE_BY_KEY, (head.key, new.key)).fetchone()
+            row = self._connection.execute(_SELECT_MESSAGE_BY_KEY, (done.head.key, new.key)).fetchone()
             if row is None:
                 return None
-            kept = message_record(agent, row)
+            kept = message_record(done.agent, row)
         same = (kept.type, kept.content, kept.content_type) == (new.type, new.content, new.content_type)
         return kept if same else IdempotencyConflictError(str(new.key), "message")
-
-
-_LATER: Final[Any] = object()
-"""Stands for the agent's record, which is read when all rows of the transaction are written."""

@@ -5,7 +5,9 @@ from typing import Any, Final
 import apsw
 
 from commitcast.persistence.errors import NotStoredError
-from commitcast.persistence.sqlite_rows import AGENT_COLUMNS, MESSAGE_COLUMNS
+from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord, StatusChange
+from commitcast.persistence.sqlite_rows import AGENT_COLUMNS, MESSAGE_COLUMNS, agent_row, checksum_of_fields
+from commitcast.persistence.writes import NewAgent, NewMessage, NewStatus
 
 _INSERT_AGENT: Final = f"INSERT INTO agents (key, {AGENT_COLUMNS}) VALUES ({', '.join('?' * 17)})"
 _INSERT_MESSAGE: Final = (
@@ -45,6 +47,74 @@ class Plan:
         self.statuses: list[tuple[Any, ...]] = []
         self.patches: list[tuple[Any, ...]] = []
         self.heads: dict[int, int] = {}
+
+    def add_agent(self, agent: str, new: NewAgent) -> AgentRecord:
+        """Add an agent at the next position, and return it. Its messages are added by themselves."""
+        self.position += 1
+        record = AgentRecord(
+            id=agent,
+            epoch=new.epoch,
+            position=self.position,
+            type=new.type,
+            status=AgentStatus.INITIALIZING,
+            head=len(new.messages),
+            prompt=new.prompt,
+            created_at=new.created_at,
+            idempotency_key=new.idempotency_key,
+            configuration_json=new.configuration_json,
+        )
+        self.agents.append(agent_row(record))
+        return record
+
+    def add_message(self, agent: str, key: int, sequence: int, new: NewMessage) -> MessageRecord:
+        """Add a message at the next position, and return it."""
+        self.position = position = self.position + 1
+        fields = (
+            agent,
+            sequence,
+            position,
+            new.type,
+            new.role,
+            new.content,
+            new.content_type,
+            new.created_at,
+            new.metadata_json,
+            new.raw,
+            new.key,
+        )
+        self.messages.append((key, *fields[1:], checksum_of_fields(fields)))
+        return MessageRecord(*fields)
+
+    def add_status(self, agent: str, key: int, sequence: int, new: NewStatus) -> StatusChange:
+        """Add a change of status after a sequence at the next position, and return it."""
+        self.position += 1
+        started_at = new.at if new.status is AgentStatus.RUNNING else None
+        completed_at = new.at if new.status.is_terminal else None
+        self.statuses.append(
+            (
+                new.status,
+                started_at,
+                completed_at,
+                new.error_name,
+                new.error_message,
+                new.result_json,
+                key,
+                new.previous,
+            )
+        )
+        self.transitions.append((self.position, key, new.previous, new.status, sequence, new.at, new.reason))
+        return StatusChange(
+            agent=agent,
+            position=self.position,
+            previous=new.previous,
+            status=new.status,
+            sequence=sequence,
+            at=new.at,
+            reason=new.reason,
+            error_name=new.error_name,
+            error_message=new.error_message,
+            result_json=new.result_json,
+        )
 
     def execute(self, connection: apsw.Connection) -> None:
         """Write the rows, in an order that the foreign keys allow.

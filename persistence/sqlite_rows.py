@@ -55,7 +55,7 @@ def checked_message(agent: str, row: Row) -> MessageRecord:
         ValueError: it is not what was stored.
     """
     fields = (agent, *row[:-1])
-    if zlib.crc32(_pack(fields)) != row[-1]:  # as in `checksum`, at half the price
+    if checksum_of_fields(fields) != row[-1]:
         raise ValueError(f"message {row[0]} of agent {agent!r} was changed since it was stored")
     return MessageRecord(*fields)
 
@@ -108,4 +108,9 @@ def agent_row(record: AgentRecord) -> Row:
 
 def checksum(record: MessageRecord) -> int:
     """Return the CRC-32 (zlib) over every field of a message in order, each with its length and type (msgpack)."""
-    return zlib.crc32(_pack(msgspec.structs.astuple(record)))
+    return checksum_of_fields(msgspec.structs.astuple(record))
+
+
+def checksum_of_fields(fields: Row) -> int:
+    """Return the checksum of the message that has these fields, in the order of `MessageRecord`."""
+    return zlib.crc32(_pack(fields))

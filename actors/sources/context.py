@@ -76,19 +76,30 @@ class AgentContext:
         id: of the agent.
         prompt: what it was launched with, "" if nothing.
         configuration: a copy of the agent's configuration.
+        attempt: 0 in the first run of the source, one more in each run after a failure.
         inbox: the texts that `handle.send` was given, each put here after it was committed.
         cancelled: set when the agent's life is over; what is yielded after that is discarded and counted.
     """
 
     def __init__(
-        self, *, id: str, epoch: str, type: str, prompt: str, configuration: dict[str, Any], outlet: Outlet
+        self,
+        *,
+        id: str,
+        epoch: str,
+        type: str,
+        prompt: str,
+        configuration: dict[str, Any],
+        outlet: Outlet,
+        attempt: int = 0,
+        inbox: queue.SimpleQueue[str] | None = None,
     ) -> None:
         self.id = id
         self.epoch = epoch
         self.type = type
         self.prompt = prompt
         self.configuration = configuration
-        self.inbox: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.attempt = attempt
+        self.inbox: queue.SimpleQueue[str] = queue.SimpleQueue() if inbox is None else inbox
         self.cancelled = Cancelled()
         self._outlet = outlet
 

@@ -28,3 +28,8 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None = None
     result: Any = None
     """A JSON value; kept whatever the status is."""
+
+    @property
+    def error(self) -> dict[str, str | None]:
+        """Name and message of the error, under the names that they have in a record."""
+        return {"error_name": self.error_name, "error_message": self.error_message}

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
 from commitcast.actors.agent import AgentCommand, Emit, Patch, SourceEnded, Start
-from commitcast.actors.errors import BackpressureError, RuntimeStoppedError, SourceCancelledError
-from commitcast.actors.flow import FlowGate
+from commitcast.actors.errors import BackpressureError, SourceCancelledError
+from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft, Ending
@@ -50,9 +50,6 @@ class Channel(Protocol):
 
     def tell(self, agent: str, command: AgentCommand) -> bool:
         """Send a message; return whether anybody was there."""
-
-    def flow(self, agent: str) -> FlowGate:
-        """Return the agent's gate."""
 
 
 class SourceThreads:
@@ -98,9 +95,11 @@ class SourceRunner:
         source: Source,
         record: AgentRecord,
         channel: Channel,
+        flow: Flow,
         threads: SourceThreads,
         loop: Callable[[], asyncio.AbstractEventLoop],
         now: Callable[[], str],
+        before: "SourceRunner | None" = None,
     ) -> None:
         """Make a runner.
 
@@ -108,25 +107,30 @@ class SourceRunner:
             source: a checked source.
             record: of the agent, as created.
             channel: the way to the actors.
+            flow: counts what is on its way to the disk.
             threads: where a blocking source runs.
             loop: returns the running loop on which an async source runs.
             now: the clock.
+            before: the run that this one follows; None for the first.
         """
+        self._record = record
         self._source = source
         self._agent = record.id
         self._channel = channel
         self._threads = threads
         self._loop = loop
         self._now = now
-        self._flow = channel.flow(record.id)
+        self._flow = flow
         self.takes_input = getattr(source, "takes_input", True)
-        self.context = AgentContext(
+        self.context: AgentContext = AgentContext(
             id=record.id,
             epoch=record.epoch,
             type=record.type,
             prompt=record.prompt,
             configuration=record.configuration,
             outlet=self,
+            attempt=0 if before is None else before.context.attempt + 1,
+            inbox=None if before is None else before.context.inbox,
         )
 
     # The agent's side.
@@ -145,6 +149,12 @@ class SourceRunner:
     def deliver(self, content: str) -> None:
         """Put a text into the source's inbox."""
         self.context.inbox.put(content)
+
+    def again(self) -> "SourceRunner":
+        """Return another run of the same source, with the same inbox; not begun yet."""
+        return SourceRunner(
+            self._source, self._record, self._channel, self._flow, self._threads, self._loop, self._now, self
+        )
 
     # Running.
 
@@ -179,7 +189,8 @@ class SourceRunner:
     def _begin(self) -> None:
         if self.context.cancelled.is_set():
             raise SourceCancelledError(self._agent)
-        self._channel.ask(self._agent, Start())
+        if self.context.attempt == 0:
+            self._channel.ask(self._agent, Start())
 
     def _start_task(self, source: Any) -> None:
         loop = self._loop()
@@ -217,24 +228,20 @@ class SourceRunner:
     def put(self, draft: Draft) -> None:
         """Queue a draft. Blocks while the agent is at its bound. Raises `SourceCancelledError`."""
         message = self._storable(draft)
-        self._acquire(message.size, self._flow)
+        self._acquire(self._agent, message.size)
         self._queue(message)
 
     def emit(self, draft: Draft) -> Future[MessageRecord]:
         """Queue a draft and return the future of its record. Blocks like `put`, but never an event loop."""
         message = self._storable(draft)
-        self._acquire(message.size, self._flow)
+        self._acquire(self._agent, message.size)
         return self._channel.ask(self._agent, Emit(message, from_source=True))
 
     def send(self, agent: str, content: str) -> Future[MessageRecord]:
         """Send a durable user message to another agent."""
         message = new_message(content, created_at=self._now(), type="user", role="user")
-        flow = self._channel.flow(agent)  # held until the actor has it, so that both count at the same gate
-        self._acquire(message.size, flow)
-        future = self._channel.ask(agent, Emit(message, for_source=True))
-        if future.done() and isinstance(future.exception(), RuntimeStoppedError):
-            flow.release(1, message.size)  # no actor took it
-        return future
+        self._acquire(agent, message.size)
+        return self._channel.ask(agent, Emit(message, for_source=True))
 
     def patch(self, configuration: dict[str, Any], pid: int | None, pid_started: str | None) -> Future[AgentRecord]:
         """Merge facts into the agent's record."""
@@ -244,19 +251,19 @@ class SourceRunner:
 
     async def _put_async(self, draft: Draft) -> None:
         message = self._storable(draft)
-        await self._flow.acquire_async(message.size)
+        await self._flow.acquire_async(self._agent, message.size)
         self._queue(message)
 
     def _queue(self, message: NewMessage) -> None:
         if not self._channel.tell(self._agent, Emit(message, from_source=True)):
-            self._flow.release(1, message.size)
+            self._flow.release(self._agent, 1, message.size)
             raise SourceCancelledError(self._agent)
 
-    def _acquire(self, size: int, flow: FlowGate) -> None:
+    def _acquire(self, agent: str, size: int) -> None:
         blocks = not _on_event_loop()
         while not self.context.cancelled.is_set():
             try:
-                return flow.acquire(size, CANCEL_CHECK_S if blocks else 0)
+                return self._flow.acquire(agent, size, CANCEL_CHECK_S if blocks else 0)
             except BackpressureError:
                 if not blocks:
                     raise

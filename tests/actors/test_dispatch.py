@@ -9,7 +9,7 @@ from typing import Any
 import pykka
 import pytest
 
-from commitcast.actors.dispatch import TURN_MESSAGES, Dispatcher, PinnedActor, PooledActor
+from commitcast.actors.dispatch import TURN_MESSAGES, Dispatcher, PinnedActor, PooledActor, ThreadDispatcher
 from waiting import wait_until
 
 SECONDS = 10.0
@@ -55,7 +55,7 @@ class Pinned(Says, PinnedActor):
 
 @pytest.fixture
 def dispatcher() -> Iterator[Dispatcher]:
-    dispatcher = Dispatcher("test", workers=2)
+    dispatcher = ThreadDispatcher("test", workers=2)
     yield dispatcher
     dispatcher.stop()
 
@@ -176,7 +176,7 @@ def test_start_raises_what_on_start_raises(dispatcher: Dispatcher) -> None:
 
 
 def test_a_busy_actor_lets_the_others_have_their_turn(dispatcher: Dispatcher) -> None:
-    single = Dispatcher("single", workers=1)
+    single = ThreadDispatcher("single", workers=1)
     order: list[str] = []
     busy, quiet = Pooled.start("busy", single), Pooled.start("quiet", single)
     entered, gone_on = threading.Event(), threading.Event()

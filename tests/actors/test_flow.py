@@ -7,87 +7,105 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from commitcast.actors.errors import BackpressureError
-from commitcast.actors.flow import FlowGate
-from waiting import TIMEOUT_S
+from commitcast.actors.flow import Flow
+from waiting import TIMEOUT_S, wait_until
 
 
 def test_the_bound_in_messages_is_kept() -> None:
-    gate = FlowGate("a", 2, 1_000)
+    flow = Flow(agent_messages=2, agent_bytes=1_000)
 
-    assert [gate.try_acquire(1) for _ in range(3)] == [True, True, False]
-    gate.release(1, 1)
-    assert gate.try_acquire(1)
+    assert [flow.try_acquire("a", 1) for _ in range(3)] == [True, True, False]
+    flow.release("a", 1, 1)
+    assert flow.try_acquire("a", 1)
 
 
 def test_the_bound_in_bytes_is_kept_but_one_large_message_passes_alone() -> None:
-    gate = FlowGate("a", 100, 10)
+    flow = Flow(agent_messages=100, agent_bytes=10)
 
-    assert gate.try_acquire(50)
-    assert not gate.try_acquire(1)
-    gate.release(1, 50)
-    assert gate.try_acquire(6)
-    assert not gate.try_acquire(5)
-    assert gate.try_acquire(4)
+    assert flow.try_acquire("a", 50)
+    assert not flow.try_acquire("a", 1)
+    flow.release("a", 1, 50)
+    assert flow.try_acquire("a", 6)
+    assert not flow.try_acquire("a", 5)
+    assert flow.try_acquire("a", 4)
 
 
-def test_the_parents_bound_holds_for_all_children_together() -> None:
-    parent = FlowGate("all", 3, 1_000)
-    children = [FlowGate(str(number), 2, 1_000, parent) for number in range(2)]
+def test_the_bound_over_all_agents_holds_for_all_together() -> None:
+    flow = Flow(agent_messages=2, agent_bytes=1_000, all_messages=3, all_bytes=1_000)
 
-    assert [children[0].try_acquire(1), children[0].try_acquire(1), children[1].try_acquire(1)] == [True] * 3
-    assert not children[1].try_acquire(1)
-    children[0].release(2, 2)
-    assert children[1].try_acquire(1)
+    assert [flow.try_acquire(agent, 1) for agent in ("a", "a", "b", "b")] == [True, True, True, False]
+    flow.release("a", 2, 2)
+    assert flow.try_acquire("b", 1)
+    assert flow.is_idle("a") and not flow.is_idle("b")
+    assert (flow.messages, flow.size) == (2, 2)
 
 
 def test_who_waits_in_vain_is_refused_and_counted_nowhere() -> None:
-    gate = FlowGate("agent-7", 1, 1_000)
-    gate.acquire(1, 0)
+    flow = Flow(agent_messages=1)
+    flow.acquire("agent-7", 1, 0)
 
     with pytest.raises(BackpressureError, match="agent-7"):
-        gate.acquire(1, 0)
+        flow.acquire("agent-7", 1, 0)
 
-    gate.release(1, 1)
-    assert gate.is_idle
+    flow.release("agent-7", 1, 1)
+    assert flow.is_idle("agent-7") and flow.messages == 0
 
 
-def test_many_threads_pass_one_by_one_and_none_is_forgotten() -> None:
-    parent = FlowGate("all", 3, 1_000)
-    gate = FlowGate("a", 2, 1_000, parent)
+def test_who_waits_is_woken_when_half_of_the_bound_is_free() -> None:
+    flow = Flow(agent_messages=4)
+    for _ in range(4):
+        flow.acquire("a", 1, 0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(flow.acquire, "a", 1, TIMEOUT_S)
+        wait_until(lambda: flow.is_waited_for, "a thread to wait")
+
+        flow.release("a", 1, 1)
+        assert flow.is_waited_for
+        flow.release("a", 1, 1)
+
+        waiting.result(TIMEOUT_S)
+    assert flow.messages == 3
+
+
+@pytest.mark.parametrize(("agent_messages", "all_messages"), [(2, 3), (3, 2), (1, 1)])
+def test_many_threads_pass_one_by_one_and_none_is_forgotten(agent_messages: int, all_messages: int) -> None:
+    flow = Flow(agent_messages=agent_messages, all_messages=all_messages)
     inside, most, lock = 0, 0, threading.Lock()
 
-    def pass_through(_: int) -> None:
+    def pass_through(number: int) -> None:
         nonlocal inside, most
+        agent = f"agent-{number % 2}"
         for _ in range(50):
-            gate.acquire(1, TIMEOUT_S)
+            flow.acquire(agent, 1, TIMEOUT_S)
             with lock:
                 inside += 1
                 most = max(most, inside)
             with lock:
                 inside -= 1
-            gate.release(1, 1)
+            flow.release(agent, 1, 1)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(pass_through, range(8)))
 
-    assert most <= 2
-    assert gate.is_idle and parent.is_idle
+    assert most <= all_messages
+    assert flow.is_idle("agent-0") and flow.is_idle("agent-1") and flow.messages == flow.size == 0
 
 
 def test_a_loop_awaits_without_blocking_and_a_cancelled_wait_counts_nothing() -> None:
-    gate = FlowGate("a", 1, 1_000)
-    gate.acquire(1, 0)
+    flow = Flow(agent_messages=1)
+    flow.acquire("a", 1, 0)
 
     async def scenario() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await gate.acquire_async(1)
-        waiting = asyncio.create_task(gate.acquire_async(1))
+                await flow.acquire_async("a", 1)
+        assert not flow.is_waited_for
+        waiting = asyncio.create_task(flow.acquire_async("a", 1))
         await asyncio.sleep(0)
-        threading.Thread(target=gate.release, args=(1, 1)).start()
+        threading.Thread(target=flow.release, args=("a", 1, 1)).start()
         async with asyncio.timeout(TIMEOUT_S):
             await waiting
 
     asyncio.run(scenario())
-    gate.release(1, 1)
-    assert gate.is_idle
+    flow.release("a", 1, 1)
+    assert flow.is_idle("a")

@@ -7,8 +7,8 @@ import threading
 import pykka
 import pytest
 
-from commitcast.actors.errors import FutureTimeoutError
-from commitcast.actors.future import Future, Reply
+from commitcast.actors.errors import FutureCancelledError, FutureTimeoutError
+from commitcast.actors.future import Future
 
 SECONDS = 10.0
 
@@ -109,25 +109,54 @@ def test_a_cancelled_await_leaves_the_future_as_it_is() -> None:
     assert future.get() == "later"
 
 
-@pytest.mark.parametrize("attach_first", [True, False])
-def test_a_reply_completes_the_future_it_is_attached_to_in_either_order(attach_first: bool) -> None:
-    future: Future[int] = Future()
-    reply: Reply[int] = Reply()
+def test_a_request_is_either_cancelled_or_begun() -> None:
+    cancelled, begun = Future[int](), Future[int]()
 
-    if attach_first:
-        future.set(reply)
-        reply.resolve(3)
-    else:
-        reply.resolve(3)
-        future.set(reply)
+    assert cancelled.cancel() and not cancelled.begin()
+    assert begun.begin() and not begun.cancel()
 
-    assert future.get(0) == 3
+    with pytest.raises(FutureCancelledError):
+        cancelled.get(0)
+    begun.set(1)
+    assert begun.get(0) == 1 and not begun.cancel()
 
 
-def test_a_reply_to_nobody_is_dropped() -> None:
-    reply: Reply[int] = Reply()
+def test_of_many_threads_that_complete_cancel_and_listen_each_has_its_effect_once() -> None:
+    for _ in range(200):
+        future: Future[int] = Future()
+        barrier = threading.Barrier(4)
+        calls: list[int] = []
+        won: list[str] = []
 
-    reply.fail(ValueError("nobody asked"))
+        def complete(
+            number: int,
+            future: Future[int] = future,
+            won: list[str] = won,
+            barrier: threading.Barrier = barrier,
+        ) -> None:
+            barrier.wait(SECONDS)
+            try:
+                future.set(number)
+                won.append("set")
+            except queue.Full:
+                pass
+
+        def listen(
+            future: Future[int] = future, calls: list[int] = calls, barrier: threading.Barrier = barrier
+        ) -> None:
+            barrier.wait(SECONDS)
+            for number in range(5):
+                future.add_done_callback(lambda _, number=number: calls.append(number))  # type: ignore[misc]
+
+        threads = [threading.Thread(target=complete, args=(number,)) for number in range(2)]
+        threads += [threading.Thread(target=listen) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS)
+
+        assert won == ["set"]
+        assert sorted(calls) == sorted([*range(5), *range(5)])
 
 
 def test_map_result_passes_values_and_errors() -> None:

@@ -50,7 +50,7 @@ def test_fail_on_raises_at_that_message_and_it_is_not_kept(tmp_path: Path) -> No
 
 def test_nothing_but_a_store_can_make_a_committed() -> None:
     with pytest.raises(TypeError, match="made by a store"):
-        Committed("a", "e", 0, 1, 0, (), 0)
+        Committed()
 
 
 def test_the_fixtures_are_found_by_a_hosts_pytest(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""What an agent's actor knows of its source: whether it runs, how it ended, and whether it is started again.
+
+Used from the actor's turns only. Decides; the actor stores and tells.
+"""
+
+from typing import Final, Protocol
+
+from commitcast.actors.sources.draft import Ending
+from commitcast.actors.supervision import RestartPolicy, Restarts
+from commitcast.persistence.records import AgentStatus
+
+ENDINGS_TRIED: Final = 3
+"""How often the end of an agent is tried at once when the database refuses it."""
+
+
+class Feed(Protocol):
+    """One run of a source."""
+
+    takes_input: bool
+    """Whether it reads its inbox."""
+
+    def start(self) -> None:
+        """Begin. Does not block."""
+
+    def cancel(self) -> None:
+        """Ask it to stop. Does not block; idempotent."""
+
+    def deliver(self, content: str) -> None:
+        """Put a text into its inbox."""
+
+    def again(self) -> "Feed":
+        """Return another run of the same source, with the same inbox; not begun yet."""
+
+
+class AgentSource:
+    """The source of one agent, over all its runs."""
+
+    def __init__(self, feed: Feed, policy: RestartPolicy) -> None:
+        """Begin with the first run, which is not started yet."""
+        self._feed = feed
+        self._restarts = Restarts(policy)
+        self._tries = 0
+        self.is_running = False
+        self.ending: Ending | None = None
+        """How the agent shall end, until it has; None while nothing is settled."""
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started again."""
+        return self._restarts.count
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether it reads what is sent to the agent."""
+        return self._feed.takes_input
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is settled that the agent fails."""
+        return self.ending is not None and self.ending.status is AgentStatus.FAILED
+
+    def start(self) -> None:
+        """Begin the first run."""
+        self.is_running = True
+        self._feed.start()
+
+    def start_again(self) -> None:
+        """Begin another run."""
+        self._feed = self._feed.again()
+        self.start()
+
+    def cancel(self) -> None:
+        """Ask the source to stop."""
+        self._feed.cancel()
+
+    def deliver(self, content: str) -> None:
+        """Put a text into its inbox, where the next run finds it too."""
+        self._feed.deliver(content)
+
+    def ended(self, ending: Ending, now: float) -> float | None:
+        """Take note of a run's end.
+
+        Returns:
+            After how many seconds it is to be started again; None if this was the last run, and `ending` is settled.
+        """
+        self.is_running = False
+        if self.ending is None and ending.status is AgentStatus.FAILED:
+            delay_s = self._restarts.after_failure(now)
+            if delay_s is not None:
+                return delay_s
+        self.ending = self.ending or ending
+        return None
+
+    def lost(self, error: Exception) -> None:
+        """Take note that something it said was refused: what it says of itself later, it did not complete."""
+        if not self.has_failed:
+            self.ending = Ending(status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=str(error))
+        self.cancel()
+
+    def may_try_ending(self) -> bool:
+        """Whether the end may be tried now; if not, later, and then as often again."""
+        self._tries = (self._tries + 1) % (ENDINGS_TRIED + 1)
+        return self._tries != 0

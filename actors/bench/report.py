@@ -1,0 +1,84 @@
+"""What a benchmark prints: a table for people, or one JSON object a line."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from rich.table import Table
+
+from commitcast.actors.bench.results import Result, Verdict, Yardsticks
+
+_UNITS: Final = {
+    "times_naive": "× naive",
+    "of_ceiling": "of ceiling",
+    "ack_of_commit": "× a bare commit",
+    "bytes_per_agent": "B an agent",
+    "stop_s": "s to stop",
+    "of_chain": "of the chain",
+    "of_small": "× the small file's time",
+    "of_bare": "of a bare server",
+}
+
+_ALSO: Final = ("stop_s", "of_chain", "of_small", "of_bare")
+_TEXTS: Final = ("scenario", "also", "goal")
+
+
+def describe(yardsticks: Yardsticks) -> list[str]:
+    """Return the lines that stand above the table: on what it was measured, and against what."""
+    machine = yardsticks.machine
+    spread = yardsticks.spread
+    return [
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['filesystem']} · Python {machine['python']}, "
+        f"SQLite {machine['sqlite']}, apsw {machine['apsw']}, commitcast {machine['commitcast']}",
+        f"with {yardsticks.agents} agents in turn: naive {yardsticks.naive_per_s:,.0f} messages/s "
+        f"({_range(spread['naive_per_s'])}), ceiling {yardsticks.ceiling_per_s:,.0f} messages/s "
+        f"({_range(spread['ceiling_per_s'])}), a bare commit {yardsticks.commit_p50_ms:.2f} ms",
+    ]
+
+
+def table_of(results: Sequence[Result]) -> Table:
+    """Return the results as a table, without the columns that none of them fills."""
+    rows = [_cells(result) for result in results]
+    table = Table(header_style="bold", pad_edge=False, box=None)
+    used = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
+    for name in used:
+        table.add_column(name, justify="left" if name in _TEXTS else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[name] for name in used))
+    return table
+
+
+def _cells(result: Result) -> dict[str, str]:
+    spread = result.spread.get("messages_per_s") or next(iter(result.spread.values()), None)
+    crowd = "" if result.subscribers is None else f" to {result.subscribers:,}"
+    latencies = (result.ack_p50_ms, result.ack_p99_ms)
+    return {
+        "scenario": result.scenario + crowd,
+        "agents": f"{result.agents:,}",
+        "messages/s": _number(result.messages_per_s, ",.0f"),
+        "min-max": "" if spread is None else _range(spread),
+        "× naive": _number(result.times_naive, ".1f"),
+        "of ceiling": _number(result.of_ceiling, ".2f"),
+        "ack p50/p99 ms": "/".join(_number(found, ".2f") for found in latencies if found is not None),
+        "of bare commit": _number(result.ack_of_commit, ".2f"),
+        "B/agent": _number(result.bytes_per_agent, ",.0f"),
+        "also": ", ".join(
+            f"{getattr(result, field):.2f} {_UNITS[field]}" for field in _ALSO if getattr(result, field) is not None
+        ),
+        "goal": "\n".join(_goal(verdict) for verdict in result.goals),
+    }
+
+
+def _goal(verdict: Verdict) -> str:
+    sign = "≤" if verdict.at_most else "≥"
+    mark, colour = ("met", "green") if verdict.met else ("missed", "red")
+    return f"{sign} {verdict.limit:g} {_UNITS[verdict.field]} [{colour}]{mark}[/]"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _range(spread: tuple[float, float]) -> str:
+    least, most = spread
+    form = ",.0f" if most >= 100 else ".3g"
+    return f"{least:{form}}-{most:{form}}"

@@ -1,0 +1,136 @@
+"""The scenarios, their standard sizes, and the order in which the rounds run them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from commitcast.actors.bench.delivering import measure_fanout, measure_replay
+from commitcast.actors.bench.results import Result, Sample, Yardstick, Yardsticks, result_of, yardsticks_of
+from commitcast.actors.bench.storing import measure_growth, measure_idle, measure_launch
+from commitcast.actors.bench.streaming import measure_closed, measure_mixed, measure_pipelined
+from commitcast.actors.bench.workshop import STANDARD_AGENTS, Workshop
+
+Measure = Callable[[Workshop, int], Sample]
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """One kind of work."""
+
+    name: str
+    measure: Measure
+    sizes: tuple[int, ...]
+    """Numbers of agents; of `fanout` numbers of subscribers."""
+    has_yardsticks: bool = False
+    """Whether it is compared with the yardsticks of its own number of agents."""
+
+
+SCENARIOS: Final = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("closed", measure_closed, (1, 16, 256), True),
+        Scenario("pipelined", measure_pipelined, (1, 16, 256, 4096), True),
+        Scenario("mixed", measure_mixed, (256,), True),
+        Scenario("launch", measure_launch, (100_000,)),
+        Scenario("idle", measure_idle, (100_000,)),
+        Scenario("growth", measure_growth, (256,)),
+        Scenario("replay", measure_replay, (0, 256)),
+        Scenario("fanout", measure_fanout, (1_000,)),
+    )
+}
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One scenario in one size."""
+
+    scenario: Scenario
+    size: int
+
+    @property
+    def title(self) -> str:
+        """What to call it on a progress bar."""
+        return f"{self.scenario.name} {self.size:,}"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What each round measures."""
+
+    cases: list[Case]
+    yardstick_sizes: list[int]
+    main_agents: int
+
+    @property
+    def steps(self) -> int:
+        """How many measurements a round has."""
+        return len(self.cases) + len(self.yardstick_sizes)
+
+
+def plan(names: Sequence[str], sizes: Sequence[int]) -> Plan:
+    """Return what is measured.
+
+    Args:
+        names: of scenarios; none for all.
+        sizes: in place of the standard ones; none for those.
+    """
+    chosen = [scenario for name, scenario in SCENARIOS.items() if not names or name in names]
+    cases = [
+        Case(scenario, size)
+        for scenario in chosen
+        for size in (sizes or scenario.sizes)
+        if size or 0 in scenario.sizes  # a replay is also measured while nobody appends
+    ]
+    reference = Case(SCENARIOS["pipelined"], STANDARD_AGENTS)
+    if any(case.scenario.name == "replay" for case in cases) and reference not in cases:
+        cases.insert(0, reference)  # what a replay is compared with
+    own = sorted({case.size for case in cases if case.scenario.has_yardsticks})
+    main = STANDARD_AGENTS if not own or STANDARD_AGENTS in own else own[-1]
+    return Plan(cases, own or [main], main)
+
+
+def run_rounds(
+    shop: Workshop, wanted: Plan, rounds: int, started: Callable[[str], object]
+) -> Iterator[tuple[dict[int, Yardstick], list[Sample]]]:
+    """Measure: in every round the yardsticks first and then each case, so that a slow minute falls on all.
+
+    Args:
+        shop: where.
+        wanted: what.
+        rounds: how often.
+        started: is told what is measured next.
+
+    Yields:
+        Of each round the yardsticks by number of agents, and one sample for each case.
+    """
+    shop.main_agents = wanted.main_agents
+    for _ in range(rounds):
+        shop.yardsticks = {}
+        for agents in wanted.yardstick_sizes:
+            started(f"yardsticks {agents:,}")
+            shop.measure_yardstick(agents)
+        samples = []
+        for case in wanted.cases:
+            started(case.title)
+            samples.append(case.scenario.measure(shop, case.size))
+        yield shop.yardsticks, samples
+
+
+def summarize(
+    wanted: Plan, rounds: Sequence[tuple[dict[int, Yardstick], list[Sample]]], rows: int, machine: dict[str, Any]
+) -> tuple[Yardsticks, list[Result]]:
+    """Return what the rounds came to.
+
+    Args:
+        wanted: what was measured.
+        rounds: what `run_rounds` yielded.
+        rows: of the larger file of `growth`.
+        machine: what they were measured on.
+    """
+    results = []
+    for place, case in enumerate(wanted.cases):
+        samples = [found[place] for _, found in rounds]
+        name = case.scenario.name
+        result = result_of(name, 1 if name == "fanout" else case.size, samples)
+        result.subscribers = case.size if name == "fanout" else None
+        result.rows = rows if name == "growth" else None
+        results.append(result)
+    return yardsticks_of([found for found, _ in rounds], wanted.main_agents, machine), results

@@ -1,0 +1,74 @@
+"""The scenarios of the full chain: closed, pipelined and mixed."""
+
+import math
+import time
+from typing import Final
+
+from commitcast.actors.bench.chain import running_chain
+from commitcast.actors.bench.load import Pipeline, contents, emit_closed, emit_one_by_one
+from commitcast.actors.bench.mixed import LIFE_MESSAGES, emit_mixed, lives
+from commitcast.actors.bench.results import Sample, percentile_ms
+from commitcast.actors.bench.workshop import STANDARD_AGENTS, Workshop
+
+EXPECTED_OF_CEILING: Final = 0.5
+MOST_TIMES_NAIVE: Final = 50.0
+"""How fast the chain is guessed to be, only to choose how many messages a round has."""
+
+
+def measure_pipelined(shop: Workshop, agents: int) -> Sample:
+    """Emit as fast as the runtime takes it, over the agents in turn."""
+    each = math.ceil(shop.messages(of_ceiling=EXPECTED_OF_CEILING) / agents)
+    acks_ns: list[int] = []
+    with shop.fresh() as path, running_chain(path, agents, each * agents) as chain:
+        pipeline = Pipeline(chain.handles, each, acks_ns)
+        began = time.perf_counter_ns()
+        pipeline.emit()
+        done = chain.wait_for_far_end()
+        pipeline.check_all()
+    sample = _sample(shop, agents, each * agents, done - began, acks_ns)
+    if agents == STANDARD_AGENTS:
+        shop.chain_per_s = sample.messages_per_s
+    return sample
+
+
+def measure_closed(shop: Workshop, agents: int) -> Sample:
+    """Let each agent emit its next message when the one before is acknowledged."""
+    messages = shop.messages(times_naive=min(agents, MOST_TIMES_NAIVE) * (0.5 if agents > 1 else 0.75))
+    each = math.ceil(messages / agents)
+    acks_ns: list[int] = []
+    with shop.fresh() as path, running_chain(path, agents, each * agents) as chain:
+        texts = contents(chain.handles[0], each) if agents == 1 else []
+        began = time.perf_counter_ns()
+        if agents == 1:
+            emit_one_by_one(chain.handles[0], texts, acks_ns)
+        else:
+            emit_closed(chain.handles, each, acks_ns)
+        done = chain.wait_for_far_end()
+    return _sample(shop, agents, each * agents, done - began, acks_ns, closed=True)
+
+
+def measure_mixed(shop: Workshop, agents: int) -> Sample:
+    """Emit over agents that are started and complete, and are followed by others."""
+    messages = shop.messages(of_ceiling=EXPECTED_OF_CEILING / 2)
+    mean = min(LIFE_MESSAGES, max(1, messages // (2 * agents)))
+    lengths = lives(max(agents + 1, messages // mean), mean)
+    acks_ns: list[int] = []
+    with shop.fresh() as path, running_chain(path, agents, sum(lengths), completed=len(lengths)) as chain:
+        began = time.perf_counter_ns()
+        emit_mixed(chain, lengths, acks_ns)
+        done = chain.wait_for_far_end()
+    return _sample(shop, agents, sum(lengths), done - began, acks_ns)
+
+
+def _sample(
+    shop: Workshop, agents: int, messages: int, took_ns: int, acks_ns: list[int], *, closed: bool = False
+) -> Sample:
+    yardstick = shop.yardsticks[agents]
+    per_s = messages / (took_ns / 1e9)
+    return Sample(
+        messages_per_s=per_s,
+        acks_ns=acks_ns,
+        times_naive=per_s / yardstick.naive_per_s,
+        of_ceiling=per_s / yardstick.ceiling_per_s,
+        ack_of_commit=percentile_ms(acks_ns, 0.5) / yardstick.commit_p50_ms if closed else None,
+    )

@@ -1,0 +1,48 @@
+"""What reached nobody: counted, and the latest remembered by name, so that a silent loss shows.
+
+One for each runtime. Any thread. Only what was told is counted: whoever asks is told himself.
+"""
+
+import threading
+from collections import deque
+from typing import Final
+
+import msgspec
+
+REMEMBERED: Final = 64
+"""How many of the latest are kept. Names only: a message could be large, or hold what nobody should read."""
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """One message that reached nobody."""
+
+    actor: str
+    message: str
+    """The name of its type."""
+    reason: str
+
+
+class DeadLetters:
+    """The dead letters of one runtime."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._latest: deque[DeadLetter] = deque(maxlen=REMEMBERED)
+
+    def add(self, actor: str, message: object, reason: str) -> None:
+        """Count one."""
+        with self._lock:
+            self._count += 1
+            self._latest.append(DeadLetter(actor, type(message).__name__, reason))
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return self._count
+
+    @property
+    def latest(self) -> tuple[DeadLetter, ...]:
+        """The latest of them, oldest first."""
+        with self._lock:
+            return tuple(self._latest)

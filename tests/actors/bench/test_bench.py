@@ -1,0 +1,146 @@
+"""The `commitcast bench` command with tiny sizes: real files, sockets and processes; nothing here is timed."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import run as run_in_a_process
+from commands import running
+from commitcast.actors.bench import load
+from commitcast.actors.bench.child import Child
+from commitcast.actors.bench.errors import BenchmarkError
+from commitcast.actors.cli import main
+from waiting import wait_until
+
+TINY = ("--rounds", "1", "--messages", "64", "--agents", "2", "--rows", "2000")
+RATIOS = {
+    "closed": ("times_naive", "of_ceiling", "ack_of_commit", "ack_p50_ms", "ack_p99_ms"),
+    "pipelined": ("times_naive", "of_ceiling", "ack_p50_ms", "ack_p99_ms"),
+    "mixed": ("times_naive", "of_ceiling"),
+    "launch": ("times_naive",),
+    "growth": ("of_small",),
+    "replay": ("of_chain",),
+    "fanout": ("of_bare",),
+}
+
+
+def fail_in_this_process(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", *arguments])
+    return ended.value.code, capfd.readouterr().err
+
+
+def test_json_has_the_yardsticks_first_and_then_every_scenario(tmp_path: Path) -> None:
+    done = run_in_a_process("bench", *TINY, "--json", "--folder", str(tmp_path))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    yardsticks, *results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert yardsticks["scenario"] == "yardsticks"
+    assert yardsticks["naive_per_s"] > 0 and yardsticks["ceiling_per_s"] > 0 and yardsticks["commit_p50_ms"] > 0
+    assert {"cpu", "cores", "python", "sqlite", "apsw", "filesystem"} <= set(yardsticks["machine"])
+    by_name = {result["scenario"]: result for result in results}
+    assert set(by_name) == {*RATIOS, "idle"}
+    for name, fields in RATIOS.items():
+        assert by_name[name]["messages_per_s"] > 0
+        assert all(by_name[name][field] > 0 for field in fields), name
+        least, most = by_name[name]["spread"]["messages_per_s"]
+        assert least <= by_name[name]["messages_per_s"] <= most
+    assert by_name["idle"]["stop_s"] > 0 and "bytes_per_agent" in by_name["idle"]
+    assert (by_name["fanout"]["agents"], by_name["fanout"]["subscribers"]) == (1, 2)
+    assert by_name["growth"]["rows"] == 2000
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_people_get_a_table_and_a_picture(tmp_path: Path) -> None:
+    picture = tmp_path / "bench.png"
+
+    done = run_in_a_process(
+        "bench", *TINY, "--agents", "1", "--scenario", "closed", "--plot", str(picture), "--folder", str(tmp_path)
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "naive" in done.stdout and "ceiling" in done.stdout
+    lines = [line.split()[:2] for line in done.stdout.splitlines()]
+    assert ["closed", "1"] in lines and ["closed", "2"] in lines
+    assert "≤ 1.3 × a bare commit" in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert list(tmp_path.iterdir()) == [picture]
+
+
+def test_a_far_end_that_is_given_other_content_fails_the_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "content_of", lambda agent, sequence: f"not what {agent} says")
+
+    code, errors = fail_in_this_process(capfd, *TINY, "--scenario", "pipelined", "--folder", str(tmp_path))
+
+    assert code == 1
+    assert errors.startswith(
+        "commitcast: the subscriber says: the subscriber was given message 1 of agent bench-000000"
+    )
+    assert errors.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_future_that_fails_fails_the_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "content_of", lambda agent, sequence: "\udc80")  # which cannot be stored
+
+    code, errors = fail_in_this_process(
+        capfd, *TINY, "--scenario", "closed", "--agents", "1", "--folder", str(tmp_path)
+    )
+
+    assert code == 1
+    assert errors.startswith("commitcast: the future of message 1 of bench-000000 failed: content has a lone surrogate")
+
+
+def test_a_child_that_ends_before_it_is_done_is_told_of() -> None:
+    with (
+        pytest.raises(BenchmarkError, match="the subscriber ended with code -9"),
+        Child("idle", "the subscriber") as child,
+    ):
+        child._process.kill()
+        child.hear()
+
+
+def test_an_interrupted_command_leaves_nothing_behind(tmp_path: Path) -> None:
+    with running("bench", "--scenario", "pipelined", "--folder", str(tmp_path)) as command:
+        wait_until(lambda: list(tmp_path.glob("*/*/bench.db")), "the first file")
+
+        command.process.send_signal(signal.SIGINT)
+
+        assert command.wait() == 130
+    assert "".join(command.output + command.errors) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+    code, errors = fail_in_this_process(capfd, "--plot", str(tmp_path / "x.png"), "--folder", str(tmp_path))
+
+    assert (code, errors) == (1, 'commitcast: a plot needs matplotlib: pip install "commitcast[bench]"\n')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--scenario", "other"), "'other' is no scenario"),
+        (("--folder", "not/there"), "there is no folder not/there"),
+        (("--plot", "not/there/x.png"), "there is no folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(
+    capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], why: str
+) -> None:
+    code, errors = fail_in_this_process(capfd, *arguments)
+
+    assert code == 2
+    assert why in errors and errors.count("\n") == 1

@@ -1,0 +1,17 @@
+"""What Pykka's own tests are run against: our pooled actor, made as those tests make an actor."""
+
+from typing import Any, Final
+
+from commitcast.actors.dispatch import PooledActor, ThreadDispatcher
+from commitcast.actors.future import Future
+
+__all__ = ["Future", "SuiteActor"]
+
+_dispatcher: Final = ThreadDispatcher("suite")
+
+
+class SuiteActor(PooledActor):
+    """A pooled actor on the suite's dispatcher."""
+
+    def __init__(self, *_args: Any, **_options: Any) -> None:
+        super().__init__(type(self).__name__, _dispatcher)
