@@ -151,12 +151,12 @@ class Actor(pykka.Actor):
     def __init__(self, name: str, dead_letters: DeadLetters) -> None:
         # Pykka's own makes an Event, a UUID, a ref and a place in a process-wide list for each actor.
         self._number = next(_numbers)
-        self._name = name
+        self.name = name
         self._dead_letters = dead_letters
         self.actor_inbox = self._create_actor_inbox()
 
     def __str__(self) -> str:
-        return f"{type(self).__name__}-{self._name} ({self.actor_urn})"
+        return f"{type(self).__name__}-{self.name} ({self.actor_urn})"
 
     @classmethod
     def start(cls, *args: Any, **kwargs: Any) -> ActorRef[Self]:
@@ -312,7 +312,7 @@ class Actor(pykka.Actor):
             logger.exception("Unhandled exception in %s:", self)
 
     def _stopped(self, error: BaseException | None) -> ActorStopped:
-        return ActorStopped(self._name, self.actor_urn, error)
+        return ActorStopped(self.name, self.actor_urn, error)
 
     def take_over(self, failed: "Actor") -> None:
         """Take the place of an actor that failed: its ref, its mailbox with what waits in it, its watchers."""

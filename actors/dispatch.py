@@ -47,6 +47,9 @@ class Dispatcher(Protocol):
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after `delay_s` seconds. It must not block."""
 
+    def spawn(self, name: str, work: Callable[[], object]) -> None:
+        """Call `work`, which may block, beside everything else."""
+
     def now(self) -> float:
         """Return the seconds of a clock that only goes forward."""
 
@@ -95,6 +98,10 @@ class ThreadDispatcher:
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after `delay_s` seconds, on the timers' thread."""
         return self._timers.call_later(delay_s, callback)
+
+    def spawn(self, name: str, work: Callable[[], object]) -> None:
+        """Call `work` on a thread of its own."""
+        threading.Thread(target=work, name=name, daemon=True).start()
 
     def now(self) -> float:
         """Return `time.monotonic()`."""

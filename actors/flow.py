@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from commitcast.actors.blocking import Signal
 from commitcast.actors.errors import BackpressureError
 
 AGENT_MESSAGES: Final = 1_024
@@ -124,14 +125,12 @@ class Flow:
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            freed = threading.Lock()
-            freed.acquire()
-            call = freed.release
+            freed = Signal()
+            call = freed.give
             with self._lock:
                 if self._count(agent, size, call):
                     return
-            left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
-            if not freed.acquire(timeout=left):
+            if not freed.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
                 self._forget(agent, call)
                 raise BackpressureError(agent)
 

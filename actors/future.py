@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pykka
 
+from commitcast.actors.blocking import Signal
 from commitcast.actors.errors import FutureCancelledError, FutureTimeoutError
 
 logger: Final = logging.getLogger(__name__)
@@ -42,8 +43,6 @@ class Future(pykka.Future[T]):
     _hook_lock: "threading.RLock | None" = None
     _answer: tuple[Any, BaseException | None] | None = None
     _callbacks: "list[Callable[[Future[T]], object]] | None" = None
-    driver: "Callable[[Future[Any]], None] | None" = None
-    """What completes it when nobody else can: set where one thread does everything (`actors.testing`)."""
 
     def done(self) -> bool:
         """Whether the answer is here."""
@@ -73,13 +72,9 @@ class Future(pykka.Future[T]):
         return answer
 
     def _wait(self, timeout: float | None) -> None:
-        if self.driver is not None:
-            self.driver(self)
-            return
-        arrived = threading.Lock()
-        arrived.acquire()
-        self.add_done_callback(lambda _: arrived.release())
-        if not arrived.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+        arrived = Signal()
+        self.add_done_callback(lambda _: arrived.give())
+        if not arrived.wait(timeout):
             assert timeout is not None
             raise FutureTimeoutError(timeout)
 

@@ -14,7 +14,8 @@ from commitcast.actors.database import CreateAgents, DatabaseActor
 from commitcast.actors.directory import Directory
 from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
-from commitcast.actors.sources.runner import Source, SourceRunner, SourceThreads, check_source
+from commitcast.actors.sources.runner import Source, SourceRunner, check_source
+from commitcast.actors.sources.threads import SourceThreads
 from commitcast.actors.supervision import RestartPolicy
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import InvalidValueError

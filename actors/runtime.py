@@ -25,7 +25,8 @@ from commitcast.actors.future import Future
 from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle, Content, HandleServices
 from commitcast.actors.launching import Launch, Launcher, launch_many
 from commitcast.actors.recovery import recover
-from commitcast.actors.sources.runner import MAX_RUNNING_SOURCES, Source
+from commitcast.actors.sources.runner import Source
+from commitcast.actors.sources.threads import MAX_RUNNING_SOURCES
 from commitcast.actors.supervision import RestartPolicy
 from commitcast.actors.system import ActorSystem, RuntimeStats
 from commitcast.gateway.server import HEARTBEAT_S, GatewayServer
@@ -360,4 +361,4 @@ class AgentRuntime:
     def _on_fatal(self, error: Exception) -> None:
         """Stop, from a thread of its own: the database's is the one that calls."""
         self._fatal = self._fatal or error
-        threading.Thread(target=self.stop, name="runtime-stop", daemon=True).start()
+        self._system.spawn("runtime-stop", self.stop)

@@ -24,7 +24,7 @@ from commitcast.actors.future import remaining
 from commitcast.actors.gateway import Audience, GatewayActor
 from commitcast.actors.launching import Launcher
 from commitcast.actors.loop import LoopThread
-from commitcast.actors.sources.runner import SourceThreads
+from commitcast.actors.sources.threads import SourceThreads
 from commitcast.actors.supervision import ChildSpec, RestartPolicy, Supervisor
 from commitcast.actors.watch import Watches
 from commitcast.persistence.clock import now
@@ -83,7 +83,7 @@ class ActorSystem:
         self._dispatcher: Dispatcher | None = None
         self._on_fatal = on_fatal
         self._give_up = threading.Event()
-        self._threads = SourceThreads(max_running_sources)
+        self._threads = SourceThreads(max_running_sources, self.spawn)
         self._loop = LoopThread("sources")
         self._services: AgentServices | None = None
         self._database: ActorRef[Any] | None = None
@@ -115,6 +115,11 @@ class ActorSystem:
             now=now,
         )
         self.launcher = Launcher(database, self.directory, self.flow, self._threads, self._loop.get)
+
+    def spawn(self, name: str, work: Callable[[], object]) -> None:
+        """Call `work`, which may block, beside everything else."""
+        assert self._dispatcher is not None
+        self._dispatcher.spawn(name, work)
 
     def _make_database(self) -> DatabaseActor:
         return DatabaseActor(

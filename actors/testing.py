@@ -10,9 +10,12 @@ from typing import Any, Final
 
 import pykka
 
-from commitcast.actors.dispatch import PinnedActor
+from commitcast.actors.dispatch import Dispatcher, PinnedActor
 from commitcast.actors.gateway import GatewayCommand, Notice
+from commitcast.actors.seeded import DeadlockError, SeededDispatcher
 from commitcast.persistence.records import Committed, MessageRecord, StatusChange
+
+__all__ = ["DeadlockError", "MockGateway", "MockGatewayError", "SeededDispatcher"]
 
 WAIT_S: Final = 5.0
 
@@ -27,17 +30,22 @@ class MockGateway:
     Give its `ref` to `AgentRuntime(gateway=...)`. What it receives are `Committed` and `Notice`, nothing else.
     """
 
-    def __init__(self, on_receive: Callable[[GatewayCommand], object] | None = None) -> None:
+    def __init__(
+        self,
+        on_receive: Callable[[GatewayCommand], object] | None = None,
+        dispatcher: Dispatcher | None = None,
+    ) -> None:
         """Start the actor.
 
         Args:
             on_receive: called with each message before it is kept, on the actor's thread.
+            dispatcher: gives the actor its turns in place of a thread of its own.
         """
         self._changed = threading.Condition(threading.RLock())
         self._received: list[GatewayCommand] = []
         self._on_receive = on_receive
         self._fail_on: int | None = None
-        self.ref: pykka.ActorRef[Any] = _MockGatewayActor.start(self._receive)
+        self.ref: pykka.ActorRef[Any] = _MockGatewayActor.start(self._receive, dispatcher)
 
     @property
     def received(self) -> tuple[GatewayCommand, ...]:
@@ -123,8 +131,8 @@ class MockGateway:
 
 
 class _MockGatewayActor(PinnedActor):
-    def __init__(self, receive: Callable[[GatewayCommand], None]) -> None:
-        super().__init__("mock-gateway")
+    def __init__(self, receive: Callable[[GatewayCommand], None], dispatcher: Dispatcher | None) -> None:
+        super().__init__("mock-gateway", dispatcher)
         self._receive = receive
 
     def on_receive(self, message: GatewayCommand) -> None:

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from commitcast.actors.blocking import Signal
+
 RECHECK_S: Final = 1.0
 """A waiter reads the store again after this long even if nobody woke it, so a lost wake-up only delays."""
 
@@ -36,9 +38,9 @@ class Watch:
 
     def wait(self, version: int, timeout_s: float) -> None:
         """Block until there is a newer version, for `timeout_s` at most."""
-        changed = threading.Event()
-        if self._register(version, changed.set):
-            changed.wait(timeout_s)
+        changed = Signal()
+        if self._register(version, changed.give) and not changed.wait(timeout_s):
+            self._forget(changed.give)
 
     async def wait_async(self, version: int, timeout_s: float) -> None:
         """Await a newer version, for `timeout_s` at most."""
@@ -56,6 +58,13 @@ class Watch:
                 await asyncio.wait_for(changed.wait(), timeout_s)
             except TimeoutError:
                 pass
+            finally:
+                self._forget(wake)
+
+    def _forget(self, wake: Callable[[], object]) -> None:
+        with self._lock:
+            if wake in self._waiting:
+                self._waiting.remove(wake)
 
     def _register(self, version: int, wake: Callable[[], object]) -> bool:
         with self._lock:

@@ -7,8 +7,6 @@ block an actor or an event loop, and must never let a source's error go anywhere
 import asyncio
 import inspect
 import logging
-import threading
-from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
@@ -18,6 +16,7 @@ from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft, Ending
+from commitcast.actors.sources.threads import SourceThreads
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.writes import AgentPatch, NewMessage, encode_json, new_message
@@ -26,8 +25,6 @@ logger: Final = logging.getLogger(__name__)
 
 CANCEL_CHECK_S: Final = 0.25
 """How often a source that waits at its bound looks whether it was cancelled."""
-MAX_RUNNING_SOURCES: Final = 256
-"""Threads for blocking sources; further ones wait for a free one."""
 
 
 class RunsItself(Protocol):
@@ -50,41 +47,6 @@ class Channel(Protocol):
 
     def tell(self, agent: str, command: AgentCommand) -> bool:
         """Send a message; return whether anybody was there."""
-
-
-class SourceThreads:
-    """At most so many threads for blocking sources; the rest wait in order."""
-
-    def __init__(self, limit: int = MAX_RUNNING_SOURCES) -> None:
-        self._limit = limit
-        self._lock = threading.Condition()
-        self._running = 0
-        self._waiting: deque[tuple[str, Callable[[], None]]] = deque()
-
-    def start(self, name: str, work: Callable[[], None]) -> None:
-        """Run `work` on a thread named `name`, as soon as there may be one more."""
-        with self._lock:
-            if self._running >= self._limit:
-                self._waiting.append((name, work))
-                return
-            self._running += 1
-        threading.Thread(target=self._run, args=(work,), name=name, daemon=True).start()
-
-    def _run(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        finally:
-            with self._lock:
-                self._running -= 1
-                following = self._waiting.popleft() if self._waiting else None
-                self._lock.notify_all()
-            if following is not None:
-                self.start(*following)
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait until no source runs; return whether that came true in time."""
-        with self._lock:
-            return self._lock.wait_for(lambda: self._running == 0, timeout_s)
 
 
 class SourceRunner:

@@ -1,0 +1,55 @@
+"""The threads of blocking sources: so many at most, the rest wait in order. Never those of the actors."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from commitcast.actors.blocking import Signal
+
+MAX_RUNNING_SOURCES: Final = 256
+"""Threads for blocking sources; further ones wait for a free one."""
+
+
+class SourceThreads:
+    """At most so many threads for blocking sources; the rest wait in order."""
+
+    def __init__(self, limit: int, spawn: Callable[[str, Callable[[], object]], None]) -> None:
+        """Make it; `spawn(name, work)` calls `work` on a thread of its own."""
+        self._limit = limit
+        self._spawn = spawn
+        self._lock = threading.Lock()
+        self._running = 0
+        self._joining: list[Signal] = []
+        self._waiting: deque[tuple[str, Callable[[], None]]] = deque()
+
+    def start(self, name: str, work: Callable[[], None]) -> None:
+        """Run `work` on a thread named `name`, as soon as there may be one more."""
+        with self._lock:
+            if self._running >= self._limit:
+                self._waiting.append((name, work))
+                return
+            self._running += 1
+        self._spawn(name, lambda: self._run(work))
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        finally:
+            with self._lock:
+                self._running -= 1
+                following = self._waiting.popleft() if self._waiting else None
+                joining, self._joining = (self._joining, []) if self._running == 0 else ([], self._joining)
+            for signal in joining:
+                signal.give()
+            if following is not None:
+                self.start(*following)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait until no source runs; return whether that came true in time."""
+        ended = Signal()
+        with self._lock:
+            if self._running == 0:
+                return True
+            self._joining.append(ended)
+        return ended.wait(timeout_s)
