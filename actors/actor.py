@@ -229,39 +229,42 @@ class Actor(pykka.Actor):
                 envelope = mailbox.get(False)
             except Empty:
                 break
-            self._deliver(envelope)
+            self.handle(envelope)
             if mailbox.is_stopped or mailbox.owner is not self:
                 return
         try:
             self.on_turn_end()
-        except BaseException as error:  # as in `_deliver`
+        except BaseException as error:  # as in `handle`
             self._crash(error)
         if not mailbox.is_stopped and mailbox.owner is self:
             mailbox.turn_ended()
 
-    def _deliver(self, envelope: Envelope) -> None:
+    def handle(self, envelope: Envelope) -> None:
+        """Handle one message and answer it. Raises nothing."""
         message, reply_to = envelope.message, envelope.reply_to
         if reply_to is not None and not reply_to.begin():
             self.on_dropped(message)
             return
         self._asker = reply_to
         try:
-            response = self._handle_receive(message)
-            asker = self._asker
+            response = self._on_special(message) if type(message) in _SPECIAL else self.on_receive(message)
+            asker, self._asker = self._asker, None
             if asker is not None:
-                self._asker = None
                 asker.set(response)
         except BaseException as error:  # SystemExit and CancelledError too: one handler must not end the others
-            self._asker = None
-            if reply_to is not None and not reply_to.done():
-                logger.info("Exception returned from %s to caller:", self, exc_info=error)
-                reply_to.set_exception(sys.exc_info())
-            if reply_to is None or not isinstance(error, Exception):
-                self._crash(error)
+            self._on_error(envelope, error)
 
-    def _handle_receive(self, message: Any) -> Any:
-        if type(message) not in _SPECIAL:
-            return self.on_receive(message)
+    def _on_error(self, envelope: Envelope, error: BaseException) -> None:
+        """Tell the asker; end the actor if nobody asked, or if it is an error that would end a thread."""
+        self._asker = None
+        reply_to = envelope.reply_to
+        if reply_to is not None and not reply_to.done():
+            logger.info("Exception returned from %s to caller:", self, exc_info=error)
+            reply_to.set_exception(sys.exc_info())
+        if reply_to is None or not isinstance(error, Exception):
+            self._crash(error)
+
+    def _on_special(self, message: Any) -> Any:
         if isinstance(message, _ActorStop):
             self.on_turn_end()
             self.stop_now()
@@ -269,7 +272,7 @@ class Actor(pykka.Actor):
         if isinstance(message, Watch):
             self._watching = [*(self._watching or ()), message.callback]
             return None
-        return super()._handle_receive(message)
+        return self._handle_receive(message)  # Pykka's own, for proxies
 
     # Its end.
 

@@ -13,14 +13,28 @@ from typing import Any, Final, Protocol, assert_never
 import msgspec
 import pykka
 
+from commitcast.actors.agent_commands import (
+    AgentCommand,
+    Complete,
+    Created,
+    Emit,
+    EndingDue,
+    Fail,
+    Patch,
+    RestartDue,
+    SourceEnded,
+    Start,
+    Terminate,
+)
 from commitcast.actors.agent_source import AgentSource
 from commitcast.actors.database import Acknowledged, Append, ChangeStatus, UpdateAgent
-from commitcast.actors.dispatch import Dispatcher, PooledActor
+from commitcast.actors.dispatch import TURN_MESSAGES, Dispatcher, PooledActor
 from commitcast.actors.errors import AgentEndedError, InputRefusedError, RuntimeStoppedError
 from commitcast.actors.flow import Flow
 from commitcast.actors.gateway import Notice
-from commitcast.actors.in_flight import InFlight, Waiting
+from commitcast.actors.in_flight import InFlight
 from commitcast.actors.lifecycle import check_transition
+from commitcast.actors.mailbox import Envelope
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord
@@ -32,72 +46,6 @@ ENDING_PAUSE_S: Final = 1.0
 """How long the end of an agent waits when the database has refused it several times, before it is tried again."""
 _generations: Final = itertools.count(1)
 """Rises over all actors: one that is made again must not be taken for the one before it."""
-
-
-class Emit(msgspec.Struct, frozen=True, gc=False):
-    """Store a message and send it to the subscribers. Its place at the flow gate is given back when it is answered."""
-
-    message: NewMessage
-    from_source: bool = False
-    for_source: bool = False
-    """A text for the source's inbox, put there once it is committed."""
-
-
-class Start(msgspec.Struct, frozen=True):
-    """Become running."""
-
-
-class Complete(msgspec.Struct, frozen=True):
-    """Become completed."""
-
-    result_json: str | None = None
-
-
-class Fail(msgspec.Struct, frozen=True):
-    """Become failed."""
-
-    error_name: str
-    error_message: str
-    result_json: str | None = None
-
-
-class Terminate(msgspec.Struct, frozen=True):
-    """Become terminated, and make the source stop."""
-
-    reason: str | None = None
-
-
-class Created(msgspec.Struct, frozen=True):
-    """The agent that this actor was made for while it was unknown exists now."""
-
-    record: AgentRecord
-    creation: Committed | None
-    source: AgentSource | None
-
-
-class Patch(msgspec.Struct, frozen=True):
-    """Store facts learnt about the agent."""
-
-    patch: AgentPatch
-
-
-class SourceEnded(msgspec.Struct, frozen=True):
-    """The source has nothing more to say."""
-
-    ending: Ending
-
-
-class RestartDue(msgspec.Struct, frozen=True):
-    """Start the source again, if the agent still runs."""
-
-
-class EndingDue(msgspec.Struct, frozen=True):
-    """Try again to bring the agent to its end."""
-
-
-AgentCommand = (
-    Emit | Start | Complete | Fail | Terminate | Created | Patch | SourceEnded | RestartDue | EndingDue | Acknowledged
-)
 
 
 class AgentServices(msgspec.Struct, frozen=True):
@@ -143,6 +91,7 @@ class AgentActor(PooledActor):
         self._generation = self._first_generation = next(_generations)
         self._in_flight = InFlight()
         self._outgoing: list[NewMessage] = []  # of this turn
+        self._outgoing_size = 0
         self.discarded = 0
         """Messages that the source yielded after the end."""
 
@@ -158,6 +107,26 @@ class AgentActor(PooledActor):
             super().wake_here()
         else:
             self.wake()
+
+    def handle(self, envelope: Envelope) -> None:
+        """Handle one message; the one that comes for every token goes the short way."""
+        command, asker = envelope.message, envelope.reply_to
+        if (
+            type(command) is Emit
+            and self._is_loaded
+            and not command.for_source
+            and not (command.from_source and self._status.is_terminal)
+            and (asker is None or not asker.is_unwanted)
+        ):
+            self._send(command, envelope)
+        else:
+            super().handle(envelope)
+
+    def _send(self, emit: Emit, envelope: Envelope) -> None:
+        """Have a message stored with the others of this turn."""
+        self._outgoing.append(emit.message)
+        self._outgoing_size += emit.message.size
+        self._in_flight.add(envelope)
 
     def on_receive(self, command: AgentCommand) -> Any:
         """Handle one command."""
@@ -192,9 +161,14 @@ class AgentActor(PooledActor):
                 assert_never(command)
 
     def on_turn_end(self) -> None:
-        """Send what was said during the turn, and retire if there is nothing left to do."""
+        """Send what was said, and retire if there is nothing left to do.
+
+        While something sent before is unanswered, what is said waits for the answer, or until it is a turn's worth: so
+        thousands of busy agents come with a few messages each to every batch, not with one to each of many.
+        """
         if self._outgoing:
-            self._send_outgoing()
+            if len(self._outgoing) == len(self._in_flight) or len(self._outgoing) >= TURN_MESSAGES:
+                self._send_outgoing()
         elif not self._in_flight:
             self._retire_if_done()
 
@@ -216,10 +190,9 @@ class AgentActor(PooledActor):
     def on_stop(self) -> None:
         """Answer whoever still waits."""
         for waiting in self._in_flight.clear():
-            if waiting.asker is not None:
-                waiting.asker.fail(RuntimeStoppedError("it stopped before it was known whether this is stored"))
-            if waiting.message is not None:
-                self._services.flow.release(self.agent, 1, waiting.message.size)
+            if waiting.reply_to is not None:
+                waiting.reply_to.fail(RuntimeStoppedError("it stopped before it was known whether this is stored"))
+            self.on_dropped(waiting.message)
 
     def on_failure(self, *_: object) -> None:
         """Answer whoever still waits, and make the source stop: nobody hears it."""
@@ -252,12 +225,12 @@ class AgentActor(PooledActor):
         if emit.for_source and (why := self._refuses_input()):
             self.on_dropped(emit)
             raise InputRefusedError(self.agent, why)
-        self._outgoing.append(emit.message)
-        self._in_flight.add(self.reply_later(), emit.message, emit.for_source)
+        self._send(emit, Envelope(emit, self.reply_later()))
 
     def _send_outgoing(self) -> None:
-        outgoing, self._outgoing = self._outgoing, []
-        self._services.database.tell(Append(self.agent, self._generation, outgoing))
+        append = Append(self.agent, self._generation, self._outgoing, self._outgoing_size)
+        self._outgoing, self._outgoing_size = [], 0
+        self._services.database.tell(append)
 
     def _refuses_input(self) -> str | None:
         if self._status.is_terminal:
@@ -267,7 +240,7 @@ class AgentActor(PooledActor):
         return None
 
     def _on_patch(self, patch: AgentPatch) -> None:
-        self._in_flight.add(self.reply_later(), None, False)
+        self._in_flight.add(Envelope(None, self.reply_later()))
         self._services.database.tell(UpdateAgent(self.agent, self._generation, patch))
 
     def _end(self, status: AgentStatus, **facts: str | None) -> None:
@@ -289,7 +262,7 @@ class AgentActor(PooledActor):
         check_transition(self.agent, self._status, status)
         change = NewStatus(previous=self._status, status=status, at=self._services.now(), **facts)
         self._status = status  # from now on, so that of two changes on their way the second is refused
-        self._in_flight.add(self.reply_later(), None, False)
+        self._in_flight.add(Envelope(None, self.reply_later()))
         self._services.database.tell(ChangeStatus(self.agent, self._generation, change))
 
     def _refuse_unknown(self, status: AgentStatus) -> None:
@@ -345,17 +318,23 @@ class AgentActor(PooledActor):
     # On the way up: committed, so it may be told.
 
     def _on_acknowledged(self, acknowledged: Acknowledged) -> None:
+        if acknowledged.generation >= self._first_generation:
+            self._answer(acknowledged.replies)
+        # Else it is of an actor that was here before: whoever waited for it was answered when it died.
         if acknowledged.committed is not None:
             self._tell_gateway(acknowledged.committed)
-        if acknowledged.generation < self._first_generation:
-            return  # of an actor that was here before; whoever waited for it was answered when it died
+        self._services.committed(self.agent)
+        if self._source is not None and self._source.ending is not None:
+            self._end_if_due()
+
+    def _answer(self, replies: list[Any]) -> None:
         messages = size = 0
-        for waiting, reply in self._in_flight.answered(acknowledged.replies):
-            message, asker = waiting.message, waiting.asker
-            if message is not None:
+        for waiting, reply in self._in_flight.answered(replies):
+            emit, asker = waiting.message, waiting.reply_to
+            if emit is not None:
                 messages += 1
-                size += message.size
-                if waiting.for_source and self._source is not None and isinstance(reply, MessageRecord):
+                size += emit.message.size
+                if emit.for_source and self._source is not None and isinstance(reply, MessageRecord):
                     self._source.deliver(reply.content)
             elif isinstance(reply, AgentRecord):
                 self._stored_status = reply.status
@@ -365,13 +344,10 @@ class AgentActor(PooledActor):
                 asker.set(reply)
         if messages:
             self._services.flow.release(self.agent, messages, size)
-        self._services.committed(self.agent)
-        if self._source is not None and self._source.ending is not None:
-            self._end_if_due()
 
-    def _on_refused(self, waiting: Waiting, error: Exception) -> None:
-        if waiting.asker is not None:
-            waiting.asker.fail(error)
+    def _on_refused(self, waiting: Envelope, error: Exception) -> None:
+        if waiting.reply_to is not None:
+            waiting.reply_to.fail(error)
         if waiting.message is None:
             if self._stored_status is not None:
                 self._status = self._stored_status

@@ -45,6 +45,8 @@ class Append(msgspec.Struct, frozen=True):
     generation: int
     """Rises when the agent has learnt of a refusal: what it sent before that is refused too."""
     messages: list[NewMessage]
+    size: int
+    """Bytes of all of them."""
 
 
 class ChangeStatus(msgspec.Struct, frozen=True):
@@ -164,8 +166,8 @@ class DatabaseActor(PinnedActor):
     def on_receive(self, command: DatabaseCommand) -> Any:
         """Put a command into the batch. What waits in the mailbox joins it until it is full."""
         match command:
-            case Append(agent, generation, messages):
-                self._append(agent, generation, messages)
+            case Append():
+                self._append(command)
             case ChangeStatus(agent, generation, change):
                 self._add(agent, generation, change, len(change.result_json or ""))
             case UpdateAgent(agent, generation, patch):
@@ -188,7 +190,8 @@ class DatabaseActor(PinnedActor):
         group.generation = generation
         return group
 
-    def _append(self, agent: str, generation: int, messages: list[NewMessage]) -> None:
+    def _append(self, append: Append) -> None:
+        agent, generation, messages = append.agent, append.generation, append.messages
         if self._rows and self._rows + len(messages) > BATCH_ROWS:
             self._commit()
         group = self._group(agent, generation)
@@ -197,8 +200,7 @@ class DatabaseActor(PinnedActor):
                 group.refuse(PrecedingRefusedError(agent))
         else:
             group.writes += messages
-        for message in messages:
-            self._bytes += message.size
+        self._bytes += append.size
         self._rows += len(messages)
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._commit()

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import pykka
 
-from commitcast.actors.agent import AgentActor, AgentCommand, Created, Emit, Fail, Terminate
+from commitcast.actors.agent import AgentActor
+from commitcast.actors.agent_commands import AgentCommand, Created, Emit, Fail, Terminate
 from commitcast.actors.deadletters import DeadLetters
 from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.flow import Flow

@@ -1,11 +1,10 @@
 """The answer that is still to come.
 
 A Pykka future with callbacks, cancelling, an `await` that does not block the loop, and a deadline that is total.
-Completed once, by any thread; read by any number of threads and loops.
+Completed once, by the actor that was asked; read by any number of threads and loops.
 
-One is made for every message, so it has no lock. Whatever only one of several threads may do (complete it, begin the
-request, cancel it) is settled by `dict.setdefault` on the instance's own dict, and each callback runs because one
-thread took it out of the list; both are single steps of the interpreter.
+One is made for every message, so it has no lock and no dict of its own until it needs them. `_done` is set last, and
+each callback runs because one thread took it out of the list, which is a single step of the interpreter.
 """
 
 import asyncio
@@ -28,9 +27,6 @@ logger: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 ExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
-_BEGUN: Final = object()
-_CANCELLED: Final = object()
-
 
 class Future(pykka.Future[T]):
     """The answer to one request."""
@@ -41,12 +37,16 @@ class Future(pykka.Future[T]):
     _get_hook: "Callable[[float | None], Any] | None" = None
     _get_hook_result: Any = pykka.Future()._get_hook_result
     _hook_lock: "threading.RLock | None" = None
-    _answer: tuple[Any, BaseException | None] | None = None
+    _done = False
+    _value: Any = None
+    _error: BaseException | None = None
+    is_unwanted = False
+    """Somebody has cancelled it; set at any time."""
     _callbacks: "list[Callable[[Future[T]], object]] | None" = None
 
     def done(self) -> bool:
         """Whether the answer is here."""
-        return self._answer is not None
+        return self._done
 
     def get(self, timeout: float | None = None) -> T:
         """Return the answer, or raise it if it is an error. Blocks.
@@ -62,13 +62,11 @@ class Future(pykka.Future[T]):
             assert self._hook_lock is not None
             with self._hook_lock:
                 return super().get(timeout=timeout)
-        if self._answer is None:
+        if not self._done:
             self._wait(timeout)
-        assert self._answer is not None
-        value, error = self._answer
-        if error is not None:
-            raise error
-        answer: T = value
+        if self._error is not None:
+            raise self._error
+        answer: T = self._value
         return answer
 
     def _wait(self, timeout: float | None) -> None:
@@ -80,14 +78,18 @@ class Future(pykka.Future[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error that is the answer, or None if the answer is a value. Blocks like `get`."""
-        if self._answer is None:
+        if not self._done:
             self._wait(timeout)
-        assert self._answer is not None
-        return self._answer[1]
+        return self._error
 
     def set(self, value: Any = None) -> None:
         """Complete it with a value. Raises `queue.Full` if it is complete, as Pykka's own does."""
-        self._complete(value, None)
+        if self._done or self._get_hook is not None:
+            raise queue.Full
+        self._value = value
+        self._done = True
+        if self._callbacks is not None:
+            self._run_callbacks(self._callbacks)
 
     def set_exception(self, exc_info: ExcInfo | None = None) -> None:
         """Complete it with an error: that of `exc_info`, or the one being handled."""
@@ -103,15 +105,17 @@ class Future(pykka.Future[T]):
         self._complete(None, error)
 
     def _complete(self, value: Any, error: BaseException | None) -> None:
-        answer = (value, error)
-        if self._get_hook is not None or self.__dict__.setdefault("_answer", answer) is not answer:
+        if self._done or self._get_hook is not None:
             raise queue.Full
+        self._value = value
+        self._error = error
+        self._done = True
         if self._callbacks is not None:
             self._run_callbacks(self._callbacks)
 
     def set_get_hook(self, func: "Callable[[float | None], Any]") -> None:
         """Have `get` call a function in place of waiting. For Pykka's `map`, `filter`, `join` and `reduce`."""
-        if self._answer is not None:
+        if self._done:
             raise queue.Full
         self._hook_lock = threading.RLock()
         self._get_hook = func
@@ -119,20 +123,20 @@ class Future(pykka.Future[T]):
     # Cancelling.
 
     def cancel(self) -> bool:
-        """Take the request back if its actor has not begun with it.
+        """Ask that the request is not carried out. What the actor has begun with goes on.
 
         Returns:
-            True: it is not carried out, and the answer is `FutureCancelledError`. False: it is too late.
+            Whether it may have come in time. The answer tells: `FutureCancelledError` if it did, else as ever.
         """
-        if self._answer is not None or self.__dict__.setdefault("_claim", _CANCELLED) is not _CANCELLED:
-            return False
-        if self._answer is None:
-            self._complete(None, FutureCancelledError())
-        return True
+        self.is_unwanted = True
+        return not self._done
 
     def begin(self) -> bool:
-        """Claim the request for its actor, once; False if it was cancelled. Called by the actor's turn."""
-        return self.__dict__.setdefault("_claim", _BEGUN) is _BEGUN
+        """Begin with the request; False, and it is answered, if it was cancelled. Called in the actor's turn."""
+        if self.is_unwanted:
+            self._complete(None, FutureCancelledError())
+            return False
+        return True
 
     # Being told.
 
@@ -143,7 +147,7 @@ class Future(pykka.Future[T]):
         """
         callbacks: list[Callable[[Future[T]], object]] = self.__dict__.setdefault("_callbacks", [])
         callbacks.append(callback)
-        if self._answer is not None:
+        if self._done:
             self._run_callbacks(callbacks)
 
     def _run_callbacks(self, callbacks: "list[Callable[[Future[T]], object]]") -> None:
@@ -161,7 +165,7 @@ class Future(pykka.Future[T]):
         """Wait on the running event loop without blocking it. Cancelling the wait leaves the request as it is."""
         if self._get_hook is not None:
             yield from asyncio.get_running_loop().run_in_executor(None, self.get)
-        elif self._answer is None:
+        elif not self._done:
             loop = asyncio.get_running_loop()
             arrived: asyncio.Future[None] = loop.create_future()
 

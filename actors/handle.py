@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from commitcast.actors.agent import AgentCommand, Complete, Emit, Fail, Start, Terminate
+from commitcast.actors.agent_commands import AgentCommand, Complete, Emit, Fail, Start, Terminate
 from commitcast.actors.directory import Directory
 from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.flow import Flow
@@ -87,11 +87,13 @@ class AgentHandle:
         Threads: any; blocks at the bound. The messages of one thread keep their order.
         """
         try:
-            message = _message(content, type, role, metadata, raw, key)
+            message = new_message(content, created_at=now(), type=type, role=role, metadata=metadata, raw=raw, key=key)
         except InvalidValueError as error:
             return Future.failed(error)
-        self._wait_for_place(message)
-        return self._services.directory.emit(self.id, Emit(message))
+        services = self._services
+        if not services.flow.try_acquire(self.id, message.size):
+            self._wait_for_place(message)
+        return services.directory.emit(self.id, Emit(message))
 
     async def aemit(
         self,
@@ -132,9 +134,8 @@ class AgentHandle:
         return await sent
 
     def _wait_for_place(self, message: NewMessage) -> None:
-        flow = self._services.flow
-        if not flow.try_acquire(self.id, message.size):
-            flow.acquire(self.id, message.size, 0 if _on_event_loop() else self._services.emit_timeout_s)
+        timeout_s = 0 if _on_event_loop() else self._services.emit_timeout_s
+        self._services.flow.acquire(self.id, message.size, timeout_s)
 
     # Its life.
 

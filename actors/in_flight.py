@@ -4,19 +4,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
-
-from commitcast.actors.future import Future
-from commitcast.persistence.writes import NewMessage
-
-
-class Waiting(msgspec.Struct, frozen=True, gc=False):
-    """A write that is not answered yet."""
-
-    asker: Future[Any] | None
-    message: NewMessage | None
-    """None for a write that is no message."""
-    for_source: bool
+from commitcast.actors.mailbox import Envelope
 
 
 class InFlight:
@@ -25,18 +13,21 @@ class InFlight:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: deque[Waiting] | None = None
+        self._waiting: deque[Envelope] | None = None
 
     def __bool__(self) -> bool:
         return self._waiting is not None
 
-    def add(self, asker: Future[Any] | None, message: NewMessage | None, for_source: bool) -> None:
-        """Expect one more answer."""
+    def __len__(self) -> int:
+        return 0 if self._waiting is None else len(self._waiting)
+
+    def add(self, envelope: Envelope) -> None:
+        """Expect one more answer: to what this envelope asked for."""
         if self._waiting is None:
             self._waiting = deque()
-        self._waiting.append(Waiting(asker, message, for_source))
+        self._waiting.append(envelope)
 
-    def answered(self, replies: Sequence[Any]) -> Iterator[tuple[Waiting, Any]]:
+    def answered(self, replies: Sequence[Any]) -> Iterator[tuple[Envelope, Any]]:
         """Take out the oldest, as many as there are replies, each with its reply."""
         assert self._waiting is not None
         take = self._waiting.popleft
@@ -45,7 +36,7 @@ class InFlight:
         if not self._waiting:
             self._waiting = None
 
-    def clear(self) -> list[Waiting]:
+    def clear(self) -> list[Envelope]:
         """Take out everything."""
         waiting, self._waiting = self._waiting, None
         return list(waiting or ())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pykka
 
-from commitcast.actors.agent import Created
+from commitcast.actors.agent_commands import Created
 from commitcast.actors.agent_source import AgentSource
 from commitcast.actors.database import CreateAgents, DatabaseActor
 from commitcast.actors.directory import Directory

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Self
 
 import pykka
 
-from commitcast.actors.agent import Fail, Terminate
+from commitcast.actors.agent_commands import Fail, Terminate
 from commitcast.actors.database import BATCH_ROWS
 from commitcast.actors.dispatch import Dispatcher
 from commitcast.actors.errors import RuntimeStoppedError

@@ -14,7 +14,8 @@ import msgspec
 import pykka
 
 from commitcast.actors.actor import ActorRef
-from commitcast.actors.agent import AgentActor, AgentServices, Created, Fail, Terminate
+from commitcast.actors.agent import AgentActor, AgentServices
+from commitcast.actors.agent_commands import Created, Fail, Terminate
 from commitcast.actors.database import DatabaseActor
 from commitcast.actors.deadletters import DeadLetter, DeadLetters
 from commitcast.actors.directory import Directory

@@ -95,7 +95,7 @@ class Terminate(_Client, kw_only=True, tag="terminate"):
 ClientFrame = Hello | Subscribe | Unsubscribe | Ack | Ping | Launch | Send | Terminate
 
 
-class Item(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Item(msgspec.Struct, omit_defaults=True):
     """One message inside a `messages` frame."""
 
     sequence: int
@@ -317,16 +317,16 @@ def decode_server(data: str | bytes) -> ServerFrame | None:
 def item(record: MessageRecord, *, raw: bool, with_agent: bool) -> Item:
     """Return a message as an item."""
     return Item(
-        sequence=record.sequence,
-        type=record.type,
-        role=record.role,
-        content=record.content,
-        content_type=record.content_type,
-        metadata=None if record.metadata_json is None else msgspec.Raw(record.metadata_json),
-        created_at=record.created_at,
-        raw=_raw(record.raw) if raw else None,
-        agent=record.agent if with_agent else None,
-        position=record.position if with_agent else None,
+        record.sequence,
+        record.type,
+        record.role,
+        record.content,
+        record.content_type,
+        None if record.metadata_json is None else msgspec.Raw(record.metadata_json),
+        record.created_at,
+        _raw(record.raw) if raw else None,
+        record.agent if with_agent else None,
+        record.position if with_agent else None,
     )
 
 

@@ -11,6 +11,7 @@ every entry of its log after the position `start`. An entry is taken from the ri
 
 import logging
 from collections.abc import Generator, Iterator
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -369,15 +370,19 @@ def _frame(subscription: Subscription, entries: list[Entry], start: int) -> tupl
 def _messages(subscription: Subscription, entries: list[Entry], start: int) -> tuple[bytes, int]:
     items: list[frames.Item] = []
     size = 0
-    for index in range(start, min(start + subscription.room, len(entries))):
-        entry = entries[index]
+    raw, to_all, item = subscription.raw, subscription.is_to_all, frames.item
+    for entry in islice(entries, start, start + subscription.room):
         if type(entry) is not MessageRecord:
             break
-        items.append(frames.item(entry, raw=subscription.raw, with_agent=subscription.is_to_all))
-        size += len(entry.content) + len(entry.metadata_json or "") + (len(entry.raw or b"") if subscription.raw else 0)
+        items.append(item(entry, raw=raw, with_agent=to_all))
+        size += len(entry.content)
+        if entry.metadata_json is not None:
+            size += len(entry.metadata_json)
+        if raw and entry.raw is not None:
+            size += len(entry.raw)
         if size >= FRAME_BYTES:
             break
-    last = items[-1].position if subscription.is_to_all else items[-1].sequence
+    last = items[-1].position if to_all else items[-1].sequence
     assert last is not None
     frame = frames.Messages(agent=subscription.agent, prev=subscription.cursor, last=last, items=items)
     return frames.encode(frame), len(items)

@@ -5,7 +5,7 @@ while they last, so that subscribers at the same cursor share one encoding. Thos
 """
 
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Final
 
 from commitcast.persistence.records import AgentRecord, Committed, Entry, MessageRecord, StatusChange
@@ -35,6 +35,7 @@ class Ring:
         self.size = 0
         self._frames_size = 0
         self._positions: list[int] = []
+        self._chunks: deque[tuple[int, int]] = deque()  # of each commit: how many entries, how many bytes
         self._max_bytes = max_bytes
 
     @property
@@ -50,9 +51,11 @@ class Ring:
 
     def extend(self, committed: Committed) -> None:
         """Append what was committed, and drop the oldest beyond the bound."""
+        size = committed_size(committed)
         self.entries += committed.entries
-        self._positions += [entry.position for entry in committed.entries]
-        self.size += committed_size(committed)
+        self._positions += range(committed.entries[0].position, committed.last_position + 1)  # consecutive
+        self._chunks.append((len(committed.entries), size))
+        self.size += size
         self.frames.clear()
         self._frames_size = 0
         if self.size > self._max_bytes:
@@ -69,9 +72,10 @@ class Ring:
 
     def _trim(self) -> None:
         drop = 0
-        while self.size > self._max_bytes // 2 and drop < len(self.entries):
-            self.size -= entry_size(self.entries[drop])
-            drop += 1
+        while self.size > self._max_bytes // 2:
+            count, size = self._chunks.popleft()
+            drop += count
+            self.size -= size
         self.start = self._positions[drop - 1]
         del self.entries[:drop]
         del self._positions[:drop]

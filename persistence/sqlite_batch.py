@@ -8,6 +8,7 @@ undone to a savepoint and done again write by write, each in its own savepoint, 
 """
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import apsw
@@ -21,7 +22,7 @@ from commitcast.persistence.errors import (
     RowRefusedError,
 )
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, Entry, MessageRecord
-from commitcast.persistence.sqlite_plan import Plan, StaleHeadError
+from commitcast.persistence.sqlite_plan import SET_POSITION, Plan, StaleHeadError
 from commitcast.persistence.sqlite_rows import (
     AGENT_COLUMNS,
     MESSAGE_COLUMNS,
@@ -111,6 +112,10 @@ class _Planned:
         self.has_later = self.has_later or other.has_later
 
 
+_ONLY_MESSAGES: Final[set[type]] = {NewMessage}
+_key_of: Final = attrgetter("key")
+_size_of: Final = attrgetter("size")
+
 _LATER: Final[Any] = object()
 """Stands for the agent's record, which is read when all rows of the transaction are written."""
 
@@ -147,7 +152,7 @@ class Batch:
                 for agent, outcome in zip(work, outcomes, strict=True)
             ]
         if self._position != begun:
-            self._connection.execute("UPDATE positions SET last = ?", (self._position,))
+            self._connection.execute(SET_POSITION, (self._position,))
         return outcomes  # type: ignore[return-value]  # whatever was None has been written one by one
 
     def _write_at_once(self, work: Sequence[AgentWrites]) -> list[Outcome | None] | None:
@@ -226,10 +231,13 @@ class Batch:
 
     def _plan(self, plan: Plan, agent: str, head: _Head, writes: Sequence[Write]) -> _Planned:
         done = _Planned(agent, head)
-        for write in writes:
-            if type(write) is NewMessage and write.key is None and not done.refused:
-                self._plan_message(plan, done, write)
-            else:
+        if set(map(type, writes)) == _ONLY_MESSAGES and not any(map(_key_of, writes)):
+            records = plan.add_messages(agent, head.key, head.sequence, writes)  # type: ignore[arg-type]  # as just seen
+            done.replies = done.entries = records  # type: ignore[assignment]  # read only from here on
+            head.sequence += len(writes)
+            done.size = sum(map(_size_of, writes))
+        else:
+            for write in writes:
                 self._plan_other(plan, done, write)
         head = done.head
         if head.sequence != done.stored_sequence:
@@ -238,10 +246,10 @@ class Batch:
 
     def _plan_message(self, plan: Plan, done: _Planned, new: NewMessage) -> None:
         head = done.head
+        records = plan.add_messages(done.agent, head.key, head.sequence, (new,))
         head.sequence += 1
-        record = plan.add_message(done.agent, head.key, head.sequence, new)
-        done.replies.append(record)
-        done.entries.append(record)
+        done.replies += records
+        done.entries += records
         done.size += new.size
 
     def _plan_other(self, plan: Plan, done: _Planned, write: Write) -> None:

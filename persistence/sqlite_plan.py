@@ -1,23 +1,26 @@
 """The rows of one transaction before they are written, table by table. The writer's thread only."""
 
+from collections.abc import Sequence
+from itertools import count
 from typing import Any, Final
 
 import apsw
 
 from commitcast.persistence.errors import NotStoredError
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord, StatusChange
-from commitcast.persistence.sqlite_rows import AGENT_COLUMNS, MESSAGE_COLUMNS, agent_row, checksum_of_fields
+from commitcast.persistence.sqlite_rows import AGENT_COLUMNS, MESSAGE_COLUMNS, agent_row, message_row
 from commitcast.persistence.writes import NewAgent, NewMessage, NewStatus
 
 _INSERT_AGENT: Final = f"INSERT INTO agents (key, {AGENT_COLUMNS}) VALUES ({', '.join('?' * 17)})"
-_INSERT_MESSAGE: Final = (
+INSERT_MESSAGE: Final = (
     f"INSERT INTO agent_messages (agent_key, {MESSAGE_COLUMNS}, checksum) VALUES ({', '.join('?' * 12)})"
 )
 _INSERT_TRANSITION: Final = (
     'INSERT INTO agent_transitions (position, agent_key, "from", "to", after_sequence, at, reason)'
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
-_SET_HEAD: Final = "UPDATE agents SET head = ? WHERE key = ?"
+SET_POSITION: Final = "UPDATE positions SET last = ?"
+SET_HEAD: Final = "UPDATE agents SET head = ? WHERE key = ?"
 _SET_STATUS: Final = (
     "UPDATE agents SET status = ?1, started_at = coalesce(started_at, ?2), completed_at = ?3, error_name = ?4,"
     " error_message = ?5, result = ?6 WHERE key = ?7 AND status = ?8"
@@ -42,7 +45,9 @@ class Plan:
     def __init__(self, position: int) -> None:
         self.position = position
         self.agents: list[tuple[Any, ...]] = []
-        self.messages: list[tuple[Any, ...]] = []
+        self.keys: list[int] = []
+        """Of the agents of `messages`, each in its place."""
+        self.messages: list[MessageRecord] = []
         self.transitions: list[tuple[Any, ...]] = []
         self.statuses: list[tuple[Any, ...]] = []
         self.patches: list[tuple[Any, ...]] = []
@@ -66,24 +71,28 @@ class Plan:
         self.agents.append(agent_row(record))
         return record
 
-    def add_message(self, agent: str, key: int, sequence: int, new: NewMessage) -> MessageRecord:
-        """Add a message at the next position, and return it."""
-        self.position = position = self.position + 1
-        fields = (
-            agent,
-            sequence,
-            position,
-            new.type,
-            new.role,
-            new.content,
-            new.content_type,
-            new.created_at,
-            new.metadata_json,
-            new.raw,
-            new.key,
-        )
-        self.messages.append((key, *fields[1:], checksum_of_fields(fields)))
-        return MessageRecord(*fields)
+    def add_messages(self, agent: str, key: int, after: int, new: Sequence[NewMessage]) -> list[MessageRecord]:
+        """Add messages of one agent after a sequence, at the next positions, and return them."""
+        records = [
+            MessageRecord(
+                agent,
+                sequence,
+                position,
+                one.type,
+                one.role,
+                one.content,
+                one.content_type,
+                one.created_at,
+                one.metadata_json,
+                one.raw,
+                one.key,
+            )
+            for sequence, position, one in zip(count(after + 1), count(self.position + 1), new, strict=False)
+        ]
+        self.position += len(records)
+        self.keys += [key] * len(records)
+        self.messages += records
+        return records
 
     def add_status(self, agent: str, key: int, sequence: int, new: NewStatus) -> StatusChange:
         """Add a change of status after a sequence at the next position, and return it."""
@@ -126,9 +135,10 @@ class Plan:
         if self.agents:
             connection.executemany(_INSERT_AGENT, self.agents)
         if self.messages:
-            connection.executemany(_INSERT_MESSAGE, self.messages)
+            # Each row is made when SQLite takes it: thousands of tuples that wait would keep the collector busy.
+            connection.executemany(INSERT_MESSAGE, map(message_row, self.keys, self.messages))
         if self.heads:
-            connection.executemany(_SET_HEAD, [(head, key) for key, head in self.heads.items()])
+            connection.executemany(SET_HEAD, ((head, key) for key, head in self.heads.items()))
         for status in self.statuses:
             connection.execute(_SET_STATUS, status)
             if connection.changes() != 1:

@@ -1,9 +1,10 @@
 """The columns of each table in the order in which they are read, rows turned into records, and back. Pure."""
 
-import zlib
 from typing import Any, Final
+from zlib import crc32
 
 import msgspec
+from msgspec.structs import astuple
 
 from commitcast.persistence.records import AgentDeletion, AgentRecord, AgentStatus, MessageRecord, StatusChange
 
@@ -55,7 +56,7 @@ def checked_message(agent: str, row: Row) -> MessageRecord:
         ValueError: it is not what was stored.
     """
     fields = (agent, *row[:-1])
-    if checksum_of_fields(fields) != row[-1]:
+    if crc32(_pack(fields)) != row[-1]:
         raise ValueError(f"message {row[0]} of agent {agent!r} was changed since it was stored")
     return MessageRecord(*fields)
 
@@ -106,11 +107,12 @@ def agent_row(record: AgentRecord) -> Row:
     )
 
 
+def message_row(key: int, record: MessageRecord) -> Row:
+    """Return the agent's key, `MESSAGE_COLUMNS` and the checksum of a record."""
+    fields = astuple(record)
+    return (key, *fields[1:], crc32(_pack(fields)))
+
+
 def checksum(record: MessageRecord) -> int:
     """Return the CRC-32 (zlib) over every field of a message in order, each with its length and type (msgpack)."""
-    return checksum_of_fields(msgspec.structs.astuple(record))
-
-
-def checksum_of_fields(fields: Row) -> int:
-    """Return the checksum of the message that has these fields, in the order of `MessageRecord`."""
-    return zlib.crc32(_pack(fields))
+    return crc32(_pack(astuple(record)))

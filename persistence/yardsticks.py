@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 from commitcast.persistence import sqlite_file
 from commitcast.persistence.clock import now
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
-from commitcast.persistence.sqlite_plan import Plan
-from commitcast.persistence.sqlite_rows import agent_row, checksum
+from commitcast.persistence.sqlite_plan import INSERT_MESSAGE, SET_HEAD, SET_POSITION, Plan
+from commitcast.persistence.sqlite_rows import agent_row, message_row
 
 CEILING_ROWS: Final = 4_096
 """Rows of one commit of the ceiling: the product's largest batch."""
@@ -63,8 +63,7 @@ class BareWriter:
             sequence, position = turn + 1, len(self._agents) + index + 1
             text = self._content(agent, sequence)
             record = MessageRecord(agent, sequence, position, "assistant", None, text, "text", written_at)
-            fields = ("assistant", None, text, "text", written_at, None, None, None)
-            rows.append((key, sequence, position, *fields, checksum(record)))
+            rows.append(message_row(key, record))
         self._made += count
         return rows
 
@@ -107,15 +106,17 @@ class BareWriter:
         self._write(plan)
 
     def _commit(self, rows: list[Row]) -> None:
-        plan = Plan(rows[-1][2])
-        plan.messages = rows
-        plan.heads = {row[0]: row[1] for row in rows}
-        self._write(plan)
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(INSERT_MESSAGE, rows)
+        connection.executemany(SET_HEAD, [(head, key) for key, head in {row[0]: row[1] for row in rows}.items()])
+        connection.execute(SET_POSITION, (rows[-1][2],))
+        connection.execute("COMMIT")
 
     def _write(self, plan: Plan) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         plan.execute(self._connection)
-        self._connection.execute("UPDATE positions SET last = ?", (plan.position,))
+        self._connection.execute(SET_POSITION, (plan.position,))
         self._connection.execute("COMMIT")
 
 

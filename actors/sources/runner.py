@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
-from commitcast.actors.agent import AgentCommand, Emit, Patch, SourceEnded, Start
+from commitcast.actors.agent_commands import AgentCommand, Emit, Patch, SourceEnded, Start
 from commitcast.actors.errors import BackpressureError, SourceCancelledError
 from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
