@@ -8,6 +8,7 @@ import itertools
 import logging
 import secrets
 import sys
+import threading
 import uuid
 import weakref
 from collections.abc import Callable
@@ -55,6 +56,9 @@ class Supervising(Protocol):
 
     def replaces(self, actor: "Actor", error: BaseException) -> bool:
         """Return whether another actor will take its place, so that its mailbox stays open."""
+
+    def lost(self, actor: "Actor", error: BaseException) -> None:
+        """Take note that it failed for good; everybody who waited has been answered."""
 
 
 class StoppedFlag:
@@ -150,7 +154,7 @@ class Actor(pykka.Actor):
 
     def __init__(self, name: str, dead_letters: DeadLetters) -> None:
         # Pykka's own makes an Event, a UUID, a ref and a place in a process-wide list for each actor.
-        self._number = next(_numbers)
+        self.number = next(_numbers)
         self.name = name
         self._dead_letters = dead_letters
         self.actor_inbox = self._create_actor_inbox()
@@ -175,7 +179,7 @@ class Actor(pykka.Actor):
     @property
     def actor_urn(self) -> str:  # type: ignore[override]  # Pykka's is made beforehand, ours when it is asked for
         """What tells this actor from every other in the process."""
-        return uuid.UUID(int=_process + self._number, version=4).urn
+        return uuid.UUID(int=_process + self.number, version=4).urn
 
     @property
     def actor_stopped(self) -> Any:  # type: ignore[override]  # as above
@@ -236,11 +240,12 @@ class Actor(pykka.Actor):
             self.on_turn_end()
         except BaseException as error:  # as in `handle`
             self._crash(error)
+            self._raise_if_meant_for_the_host(error)
         if not mailbox.is_stopped and mailbox.owner is self:
             mailbox.turn_ended()
 
     def handle(self, envelope: Envelope) -> None:
-        """Handle one message and answer it. Raises nothing."""
+        """Handle one message and answer it. Raises nothing but the host's Ctrl-C."""
         message, reply_to = envelope.message, envelope.reply_to
         if reply_to is not None and not reply_to.begin():
             self.on_dropped(message)
@@ -253,6 +258,12 @@ class Actor(pykka.Actor):
                 asker.set(response)
         except BaseException as error:  # SystemExit and CancelledError too: one handler must not end the others
             self._on_error(envelope, error)
+            self._raise_if_meant_for_the_host(error)
+
+    def _raise_if_meant_for_the_host(self, error: BaseException) -> None:
+        """Pass Ctrl-C on when it came while the host's own thread took the turn."""
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise error
 
     def _on_error(self, envelope: Envelope, error: BaseException) -> None:
         """Tell the asker; end the actor if nobody asked, or if it is an error that would end a thread."""
@@ -291,10 +302,15 @@ class Actor(pykka.Actor):
         else:
             self.actor_inbox.owner = self
             self._finish(lambda: self.on_failure(*failure), error)
+            if self.supervisor is not None:
+                self.supervisor.lost(self, error)
 
     def give_up(self, error: BaseException) -> None:
         """End for good an actor that failed and that nothing could take the place of."""
+        self.actor_inbox.owner = self
         self._finish(lambda: None, error)
+        if self.supervisor is not None:
+            self.supervisor.lost(self, error)
 
     def _finish(self, last_words: Callable[[], object], error: BaseException | None) -> None:
         mailbox = self.actor_inbox
@@ -311,7 +327,7 @@ class Actor(pykka.Actor):
     def _call(self, last_words: Callable[[], object]) -> None:
         try:
             last_words()
-        except Exception:  # whatever it is, the actor's end must go on
+        except BaseException:  # whatever it is, the actor's end must go on
             logger.exception("Unhandled exception in %s:", self)
 
     def _stopped(self, error: BaseException | None) -> ActorStopped:
@@ -319,7 +335,7 @@ class Actor(pykka.Actor):
 
     def take_over(self, failed: "Actor") -> None:
         """Take the place of an actor that failed: its ref, its mailbox with what waits in it, its watchers."""
-        self._number = failed._number
+        self.number = failed.number
         self._watching = failed._watching
         self._ref = failed._ref
         self.actor_inbox = failed.actor_inbox

@@ -29,7 +29,7 @@ from commitcast.actors.agent_commands import (
 from commitcast.actors.agent_source import AgentSource
 from commitcast.actors.database import Acknowledged, Append, ChangeStatus, UpdateAgent
 from commitcast.actors.dispatch import TURN_MESSAGES, Dispatcher, PooledActor
-from commitcast.actors.errors import AgentEndedError, InputRefusedError, RuntimeStoppedError
+from commitcast.actors.errors import AgentEndedError, InputRefusedError, MailboxFullError, RuntimeStoppedError
 from commitcast.actors.flow import Flow
 from commitcast.actors.gateway import Notice
 from commitcast.actors.in_flight import InFlight
@@ -38,12 +38,14 @@ from commitcast.actors.mailbox import Envelope
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord
-from commitcast.persistence.writes import AgentPatch, NewMessage, NewStatus, encode_json, new_message
+from commitcast.persistence.writes import AgentPatch, NewStatus, encode_json, new_message
 
 logger: Final = logging.getLogger(__name__)
 
 ENDING_PAUSE_S: Final = 1.0
 """How long the end of an agent waits when the database has refused it several times, before it is tried again."""
+MAX_REASON_CHARACTERS: Final = 1_000
+"""Of an error's text in the message that marks a restart; the whole of it is in the record when the agent fails."""
 _generations: Final = itertools.count(1)
 """Rises over all actors: one that is made again must not be taken for the one before it."""
 
@@ -88,10 +90,8 @@ class AgentActor(PooledActor):
         self._stored_status: AgentStatus | None = None  # None: there is no such agent
         self._status = AgentStatus.INITIALIZING  # when everything in flight is stored
         self._source: AgentSource | None = None
-        self._generation = self._first_generation = next(_generations)
+        self._generation = next(_generations)
         self._in_flight = InFlight()
-        self._outgoing: list[NewMessage] = []  # of this turn
-        self._outgoing_size = 0
         self.discarded = 0
         """Messages that the source yielded after the end."""
 
@@ -118,21 +118,15 @@ class AgentActor(PooledActor):
             and not (command.from_source and self._status.is_terminal)
             and (asker is None or not asker.is_unwanted)
         ):
-            self._send(command, envelope)
+            self._in_flight.add_message(command.message, envelope)
         else:
             super().handle(envelope)
-
-    def _send(self, emit: Emit, envelope: Envelope) -> None:
-        """Have a message stored with the others of this turn."""
-        self._outgoing.append(emit.message)
-        self._outgoing_size += emit.message.size
-        self._in_flight.add(envelope)
 
     def on_receive(self, command: AgentCommand) -> Any:
         """Handle one command."""
         if not self._is_loaded:
             self._load(command)
-        if self._outgoing and type(command) is not Emit:
+        if type(command) is not Emit and self._in_flight.outgoing:
             self._send_outgoing()  # what was said before the command is stored before it
         match command:
             case Emit():
@@ -166,10 +160,12 @@ class AgentActor(PooledActor):
         While something sent before is unanswered, what is said waits for the answer, or until it is a turn's worth: so
         thousands of busy agents come with a few messages each to every batch, not with one to each of many.
         """
-        if self._outgoing:
-            if len(self._outgoing) == len(self._in_flight) or len(self._outgoing) >= TURN_MESSAGES:
+        in_flight = self._in_flight
+        if in_flight:
+            outgoing = in_flight.outgoing
+            if outgoing and (outgoing == len(in_flight) or outgoing >= TURN_MESSAGES):
                 self._send_outgoing()
-        elif not self._in_flight:
+        else:
             self._retire_if_done()
 
     def _load(self, command: AgentCommand) -> None:
@@ -190,7 +186,7 @@ class AgentActor(PooledActor):
     def on_stop(self) -> None:
         """Answer whoever still waits."""
         for waiting in self._in_flight.clear():
-            if waiting.reply_to is not None:
+            if waiting.reply_to is not None and not waiting.reply_to.done():
                 waiting.reply_to.fail(RuntimeStoppedError("it stopped before it was known whether this is stored"))
             self.on_dropped(waiting.message)
 
@@ -225,12 +221,11 @@ class AgentActor(PooledActor):
         if emit.for_source and (why := self._refuses_input()):
             self.on_dropped(emit)
             raise InputRefusedError(self.agent, why)
-        self._send(emit, Envelope(emit, self.reply_later()))
+        self._in_flight.add_message(emit.message, Envelope(emit, self.reply_later()))
 
     def _send_outgoing(self) -> None:
-        append = Append(self.agent, self._generation, self._outgoing, self._outgoing_size)
-        self._outgoing, self._outgoing_size = [], 0
-        self._services.database.tell(append)
+        size, messages = self._in_flight.outgoing_size, self._in_flight.take_outgoing()
+        self._services.database.tell(Append(self.agent, self.number, self._generation, messages, size))
 
     def _refuses_input(self) -> str | None:
         if self._status.is_terminal:
@@ -240,8 +235,8 @@ class AgentActor(PooledActor):
         return None
 
     def _on_patch(self, patch: AgentPatch) -> None:
+        self._services.database.tell(UpdateAgent(self.agent, self.number, self._generation, patch))
         self._in_flight.add(Envelope(None, self.reply_later()))
-        self._services.database.tell(UpdateAgent(self.agent, self._generation, patch))
 
     def _end(self, status: AgentStatus, **facts: str | None) -> None:
         if self._stored_status is None:
@@ -261,9 +256,9 @@ class AgentActor(PooledActor):
             raise AgentNotFoundError(self.agent)
         check_transition(self.agent, self._status, status)
         change = NewStatus(previous=self._status, status=status, at=self._services.now(), **facts)
+        self._services.database.tell(ChangeStatus(self.agent, self.number, self._generation, change))
         self._status = status  # from now on, so that of two changes on their way the second is refused
         self._in_flight.add(Envelope(None, self.reply_later()))
-        self._services.database.tell(ChangeStatus(self.agent, self._generation, change))
 
     def _refuse_unknown(self, status: AgentStatus) -> None:
         error = AgentNotFoundError(self.agent)
@@ -274,22 +269,31 @@ class AgentActor(PooledActor):
 
     def _on_source_ended(self, ending: Ending) -> None:
         source, dispatcher = self._source, self._services.dispatcher
-        assert source is not None
-        if not self._status.is_terminal and (delay_s := source.ended(ending, dispatcher.now())) is not None:
-            self._say_restart(ending, source.restarts, delay_s)
-            dispatcher.call_later(delay_s, lambda: self._services.home.tell(self.agent, RestartDue()))
+        if source is None:
+            self._end_orphan()
         elif self._status.is_terminal:
             source.is_running = False
+        elif (delay_s := source.ended(ending, dispatcher.now())) is not None:
+            self._say_restart(ending, source.restarts, delay_s)
+            tell = self._services.home.tell
+            source.restart_timer = dispatcher.call_later(delay_s, lambda: tell(self.agent, RestartDue()))
         else:
             self._end_if_due()
 
+    def _end_orphan(self) -> None:
+        """End an agent whose source has ended, and whose actor failed before this one was made."""
+        if self._stored_status is not None and not self._status.is_terminal:
+            why = "Its actor failed while its source ran. What it had said until then is kept."
+            self._change(AgentStatus.FAILED, error_name="ActorFailed", error_message=why)
+
     def _say_restart(self, ending: Ending, restarts: int, delay_s: float) -> None:
         """Mark in the agent's messages that what follows is said by another run of its source."""
+        why = (ending.error_message or "")[:MAX_REASON_CHARACTERS]
         message = new_message(
-            f"The source failed ({ending.error_name}: {ending.error_message}) and is started again in {delay_s:g} s.",
+            f"The source failed ({ending.error_name}: {why}) and is started again in {delay_s:g} s.",
             created_at=self._services.now(),
             type="system",
-            metadata={"restart": restarts, "delay_s": delay_s, **ending.error},
+            metadata={"restart": restarts, "delay_s": delay_s, "error_name": ending.error_name, "error_message": why},
         )
         self._services.flow.count_in(self.agent, message.size)
         self._on_emit(Emit(message))
@@ -318,7 +322,7 @@ class AgentActor(PooledActor):
     # On the way up: committed, so it may be told.
 
     def _on_acknowledged(self, acknowledged: Acknowledged) -> None:
-        if acknowledged.generation >= self._first_generation:
+        if acknowledged.actor == self.number:
             self._answer(acknowledged.replies)
         # Else it is of an actor that was here before: whoever waited for it was answered when it died.
         if acknowledged.committed is not None:
@@ -361,9 +365,9 @@ class AgentActor(PooledActor):
     def _tell_gateway(self, message: Committed | Notice) -> None:
         try:
             self._services.gateway.tell(message)
-        except pykka.ActorDeadError:
-            # It is durable; subscribers find it in the store when the gateway is back.
-            logger.error("the gateway is not there for %r", message)
+        except (pykka.ActorDeadError, MailboxFullError) as error:
+            # It is durable: subscribers find it in the store, where the next heartbeat sends them.
+            self._services.dispatcher.dead_letters.add("gateway", message, str(error))
 
     def _retire_if_done(self) -> None:
         is_done = self._stored_status is None or self._status.is_terminal

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from commitcast.actors.sources.draft import Ending
 from commitcast.actors.supervision import RestartPolicy, Restarts
+from commitcast.actors.timers import Timer
 from commitcast.persistence.records import AgentStatus
 
 ENDINGS_TRIED: Final = 3
@@ -38,6 +39,8 @@ class AgentSource:
     def __init__(self, feed: Feed, policy: RestartPolicy) -> None:
         """Begin with the first run, which is not started yet."""
         self._feed = feed
+        self.restart_timer: Timer | None = None
+        """Of the next run, while it is waited for."""
         self._restarts = Restarts(policy)
         self._tries = 0
         self.is_running = False
@@ -70,7 +73,9 @@ class AgentSource:
         self.start()
 
     def cancel(self) -> None:
-        """Ask the source to stop."""
+        """Ask the source to stop, and do not run it again."""
+        if self.restart_timer is not None:
+            self.restart_timer.cancel()
         self._feed.cancel()
 
     def deliver(self, content: str) -> None:

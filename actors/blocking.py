@@ -9,7 +9,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from commitcast.actors.errors import WouldBlockError
+
 _thread = threading.local()
+
+
+def is_in_turn() -> bool:
+    """Whether this thread is in an actor's turn, where nothing may block."""
+    return getattr(_thread, "in_turn", False)
+
+
+def enter_turn() -> None:
+    """Let nothing block on this thread from now on."""
+    _thread.in_turn = True
+
+
+def leave_turn() -> None:
+    """Let this thread block again."""
+    _thread.in_turn = False
 
 
 class Signal:
@@ -31,7 +48,13 @@ class Signal:
         return not self._lock.locked()
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Block until it is given, for `timeout_s` seconds at most (None: for ever); return whether it was."""
+        """Block until it is given, for `timeout_s` seconds at most (None: for ever); return whether it was.
+
+        Raises:
+            WouldBlockError: the thread is in an actor's turn, and what it waits for may need that very thread.
+        """
+        if is_in_turn():
+            raise WouldBlockError
         driver: Driver | None = getattr(_thread, "driver", None)
         if driver is not None:
             return driver.drive(self, timeout_s)

@@ -8,14 +8,18 @@ of its own, which blocks for each commit; the batch is what arrived meanwhile, s
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol, assert_never
 
 import msgspec
 
+from commitcast.actors.deadletters import DeadLetters
 from commitcast.actors.dispatch import Dispatcher, PinnedActor
+from commitcast.actors.errors import RuntimeStoppedError
 from commitcast.actors.future import Future
-from commitcast.persistence.errors import NotStoredError, PrecedingRefusedError, StoreFullError
+from commitcast.actors.mailbox import Envelope
+from commitcast.persistence.errors import NotStoredError, PrecedingRefusedError, StoreFullError, StoreUnknownError
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Store
 from commitcast.persistence.writes import (
@@ -34,6 +38,11 @@ logger: Final = logging.getLogger(__name__)
 BATCH_ROWS: Final = 4_096
 BATCH_BYTES: Final = 8 * 1024 * 1024
 """What one transaction holds at most: beyond this a larger batch is no faster and its acknowledgements come late."""
+SMALL_BATCH_AGENTS: Final = 64
+"""The acknowledgements of up to this many agents are handled on the writer's own thread: handing a few of them to
+another takes longer than handling them, and what those agents say next belongs into one batch."""
+NO_ACTOR: Final = 0
+"""The number that no actor has: who creates agents is no actor."""
 RETRY_WHEN_FULL_S: Final = 0.5
 REMEMBERED_REFUSALS: Final = 65_536
 
@@ -42,6 +51,8 @@ class Append(msgspec.Struct, frozen=True):
     """Store messages of one agent, in order."""
 
     agent: str
+    actor: int
+    """Number of the AgentActor that sent it and is told."""
     generation: int
     """Rises when the agent has learnt of a refusal: what it sent before that is refused too."""
     messages: list[NewMessage]
@@ -53,6 +64,7 @@ class ChangeStatus(msgspec.Struct, frozen=True):
     """Apply a change of status, if the agent still has the status that it starts from."""
 
     agent: str
+    actor: int
     generation: int
     change: NewStatus
 
@@ -61,6 +73,7 @@ class UpdateAgent(msgspec.Struct, frozen=True):
     """Store facts learnt about an agent."""
 
     agent: str
+    actor: int
     generation: int
     patch: AgentPatch
 
@@ -80,8 +93,8 @@ class Acknowledged(msgspec.Struct, frozen=True):
     committed: Committed | None
     replies: list[Any]
     """One for each write: the record as stored, or why it was refused."""
-    generation: int
-    """Of the last of them."""
+    actor: int
+    """Who sent them. An actor that was made later for the same agent has not waited for them."""
 
 
 class Acknowledge(Protocol):
@@ -93,10 +106,11 @@ class Acknowledge(Protocol):
 class _Group:
     """One agent's part of the batch: its writes, and those among them that are refused beforehand."""
 
-    __slots__ = ("creation", "generation", "refusals", "writes")
+    __slots__ = ("actor", "creation", "generation", "refusals", "writes")
 
-    def __init__(self, generation: int) -> None:
-        self.generation = generation  # of the last write
+    def __init__(self, actor: int) -> None:
+        self.actor = actor
+        self.generation = 0  # of the last write
         self.writes: list[Write] = []
         self.refusals: list[tuple[int, Exception]] | None = None  # each with its place among all
         self.creation: _Creation | None = None
@@ -141,7 +155,9 @@ class DatabaseActor(PinnedActor):
         acknowledge: Acknowledge,
         on_fatal: Callable[[Exception], object],
         give_up: threading.Event,
+        turns_here: Callable[[], AbstractContextManager[None]],
         dispatcher: Dispatcher | None = None,
+        dead_letters: DeadLetters | None = None,
     ) -> None:
         """Make the actor.
 
@@ -150,13 +166,16 @@ class DatabaseActor(PinnedActor):
             acknowledge: takes the answers to an agent's writes.
             on_fatal: called once when the outcome of a commit is unknown; nothing is written after that.
             give_up: once set, a full disk is no longer waited for.
+            turns_here: while it is entered, the agents' turns become due on this thread; taken when it is left.
             dispatcher: who gives it turns instead of a thread of its own.
+            dead_letters: where what reaches nobody is counted.
         """
-        super().__init__(store.name, dispatcher)
+        super().__init__(store.name, dispatcher, dead_letters)
         self._store = store
         self._acknowledge = acknowledge
         self._on_fatal = on_fatal
         self._give_up = give_up
+        self._turns_here = turns_here
         self._groups: dict[str, _Group] = {}
         self._rows = 0
         self._bytes = 0
@@ -168,34 +187,52 @@ class DatabaseActor(PinnedActor):
         match command:
             case Append():
                 self._append(command)
-            case ChangeStatus(agent, generation, change):
-                self._add(agent, generation, change, len(change.result_json or ""))
-            case UpdateAgent(agent, generation, patch):
-                self._add(agent, generation, patch, len(patch.configuration_json or ""))
+            case ChangeStatus():
+                self._add(command, command.change, len(command.change.result_json or ""))
+            case UpdateAgent():
+                self._add(command, command.patch, len(command.patch.configuration_json or ""))
             case CreateAgents(agents):
                 return self._add_creation(agents)
             case _:
                 assert_never(command)
 
     def on_turn_end(self) -> None:
-        """Commit: nothing else waits, or the batch is full."""
+        """Commit what was collected: nothing else waits."""
         self._commit()
 
-    def _group(self, agent: str, generation: int) -> _Group:
-        group = self._groups.get(agent)
-        if group is None or group.creation is not None:
+    def on_failure(self, *failure: Any) -> None:
+        """Answer everybody whose writes were in the batch: nothing more is stored."""
+        self._fatal = self._fatal or self._failed(failure[1])
+        self._commit()
+
+    def refuse(self, envelope: Envelope) -> None:
+        """Answer what came after the end."""
+        why = self._fatal or RuntimeStoppedError()
+        command = envelope.message
+        if isinstance(command, Append):
+            self._acknowledge(command.agent, Acknowledged(None, [why] * len(command.messages), command.actor))
+        elif isinstance(command, (ChangeStatus, UpdateAgent)):
+            self._acknowledge(command.agent, Acknowledged(None, [why], command.actor))
+        elif isinstance(command, CreateAgents) and envelope.reply_to is not None:
+            envelope.reply_to.fail(why)
+        else:
+            super().refuse(envelope)
+
+    def _group(self, command: Append | ChangeStatus | UpdateAgent) -> _Group:
+        group = self._groups.get(command.agent)
+        if group is None or group.actor != command.actor:
             if group is not None:
-                self._commit()
-            group = self._groups[agent] = _Group(generation)
-        group.generation = generation
+                self._commit()  # each is told of its own writes
+            group = self._groups[command.agent] = _Group(command.actor)
+        group.generation = command.generation
         return group
 
     def _append(self, append: Append) -> None:
-        agent, generation, messages = append.agent, append.generation, append.messages
+        agent, messages = append.agent, append.messages
         if self._rows and self._rows + len(messages) > BATCH_ROWS:
             self._commit()
-        group = self._group(agent, generation)
-        if self._refused and self._is_refused(agent, generation):
+        group = self._group(append)
+        if self._refused and self._is_refused(agent, append.generation):
             for _ in messages:
                 group.refuse(PrecedingRefusedError(agent))
         else:
@@ -205,10 +242,10 @@ class DatabaseActor(PinnedActor):
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._commit()
 
-    def _add(self, agent: str, generation: int, write: NewStatus | AgentPatch, size: int) -> None:
-        group = self._group(agent, generation)
-        if self._is_refused(agent, generation) and needs_preceding(write):
-            group.refuse(PrecedingRefusedError(agent))
+    def _add(self, command: ChangeStatus | UpdateAgent, write: NewStatus | AgentPatch, size: int) -> None:
+        group = self._group(command)
+        if self._is_refused(command.agent, command.generation) and needs_preceding(write):
+            group.refuse(PrecedingRefusedError(command.agent))
         else:
             group.writes.append(write)
         self._rows += 1
@@ -231,7 +268,7 @@ class DatabaseActor(PinnedActor):
             self._commit()
         creation = _Creation(agents, self.reply_later())
         for agent, new in agents:
-            group = self._groups[agent] = _Group(0)
+            group = self._groups[agent] = _Group(NO_ACTOR)
             group.creation = creation
             group.writes.append(new)
             self._rows += 1 + len(new.messages)
@@ -241,11 +278,16 @@ class DatabaseActor(PinnedActor):
         return None
 
     def _commit(self) -> None:
-        groups, self._groups, self._rows, self._bytes = self._groups, {}, 0, 0
+        groups, self._groups = self._groups, {}
         if not groups:
             return
+        self._rows = self._bytes = 0
         work = [AgentWrites(agent, group.writes) for agent, group in groups.items() if group.writes]
         outcomes = iter(self._store_all(work))
+        with self._turns_here() if len(groups) <= SMALL_BATCH_AGENTS else nullcontext():
+            self._answer(groups, outcomes)
+
+    def _answer(self, groups: dict[str, _Group], outcomes: Iterator[Outcome]) -> None:
         for agent, group in groups.items():
             outcome = next(outcomes) if group.writes else _NOTHING
             if outcome.refused:
@@ -254,7 +296,7 @@ class DatabaseActor(PinnedActor):
                 group.creation.answer(agent, outcome)
             else:
                 replies = group.merge(outcome.replies)
-                self._acknowledge(agent, Acknowledged(outcome.committed, replies, group.generation))
+                self._acknowledge(agent, Acknowledged(outcome.committed, replies, group.actor))
 
     def _store_all(self, work: list[AgentWrites]) -> list[Outcome]:
         """Commit, and return the outcomes: those of the store, or its error for every write."""
@@ -264,10 +306,17 @@ class DatabaseActor(PinnedActor):
             return self._store_when_there_is_space(work) if work else []
         except NotStoredError as error:
             refusal: Exception = error
-        except Exception as error:  # unknown to be stored or not: whatever it was, writing on could repeat or lose
-            self._stop_writing(error)
-            refusal = error
+        except BaseException as error:  # unknown to be stored or not: whatever it was, writing on could repeat or lose
+            refusal = (
+                error
+                if isinstance(error, Exception)
+                else StoreUnknownError(f"the writer of {self._store.name} failed: {error!r}")
+            )
+            self._stop_writing(refusal)
         return [Outcome(None, [refusal] * len(agent.writes), any(map(_is_message, agent.writes))) for agent in work]
+
+    def _failed(self, error: BaseException) -> StoreUnknownError:
+        return StoreUnknownError(f"the writer of {self._store.name} failed: {error!r}")
 
     def _store_when_there_is_space(self, work: list[AgentWrites]) -> list[Outcome]:
         warned = False

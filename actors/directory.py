@@ -145,16 +145,24 @@ class Directory:
             return True
 
     def redeliver(self, actor: AgentActor) -> None:
-        """Give what reached a stopped actor too late to the one that is there now, in its order."""
+        """Give what reached a stopped actor too late to the one that is there now, or to a new one, in its order."""
+        agent = actor.agent
         with self._lock:
-            if self._actors.get(actor.agent) is actor:
-                del self._actors[actor.agent]  # it failed
-            while True:
-                try:
-                    envelope = actor.actor_inbox.get(False)
-                except Empty:
-                    return
-                self._deliver(actor.agent, envelope)
+            if self._actors.get(agent) is actor:  # it failed; who finds it there still comes here afterwards
+                late = _drain(actor)
+                successor = None if not late or not self._open else self._make(agent, None)
+                for envelope in late:
+                    if successor is None:
+                        self._refuse(agent, envelope)
+                    else:
+                        successor.actor_inbox.put(envelope)
+                if successor is None:
+                    del self._actors[agent]
+                else:
+                    self._actors[agent] = successor
+            else:
+                for envelope in _drain(actor):
+                    self._deliver(agent, envelope)
 
     def _refuse(self, agent: str, envelope: Envelope) -> None:
         """Answer what can reach no actor any more, because the runtime has stopped."""
@@ -164,3 +172,12 @@ class Directory:
             envelope.reply_to.fail(RuntimeStoppedError())
         else:
             self._dead_letters.add(f"AgentActor-{agent}", envelope.message, "the runtime had stopped")
+
+
+def _drain(actor: AgentActor) -> list[Envelope]:
+    late = []
+    while True:
+        try:
+            late.append(actor.actor_inbox.get(False))
+        except Empty:
+            return late

@@ -12,11 +12,13 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, Final, Protocol
 
 import pykka
 
+from commitcast.actors import blocking
 from commitcast.actors.actor import Actor
 from commitcast.actors.deadletters import DeadLetters
 from commitcast.actors.future import remaining
@@ -30,8 +32,6 @@ serves the others while the first loads an agent from the disk."""
 TURN_MESSAGES: Final = 64
 """What one actor handles before another gets the thread."""
 
-_thread = threading.local()
-
 
 class Dispatcher(Protocol):
     """Who gives turns to actors, and calls them later."""
@@ -43,6 +43,9 @@ class Dispatcher(Protocol):
 
     def run_or_schedule(self, actor: "PooledActor") -> None:
         """Let an actor handle one message on this thread if that can be done, else give it a turn soon."""
+
+    def turns_here(self) -> AbstractContextManager[None]:
+        """Collect the actors that this thread wakes while it is inside, and give them their turns when it leaves."""
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after `delay_s` seconds. It must not block."""
@@ -60,16 +63,26 @@ class Dispatcher(Protocol):
 class ThreadDispatcher:
     """A few threads that give turns to any number of pooled actors."""
 
-    def __init__(self, name: str, workers: int = WORKERS, dead_letters: DeadLetters | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        workers: int = WORKERS,
+        dead_letters: DeadLetters | None = None,
+        *,
+        may_block: bool = False,
+    ) -> None:
         """Start the threads.
 
         Args:
             name: of the threads: `<name>-<number>`, or just `<name>` if there is one.
             workers: how many.
             dead_letters: where what reached nobody is counted; one of its own if None.
+            may_block: whether its actors' handlers may wait for other actors.
         """
+        self._may_block = may_block
         self.dead_letters = dead_letters or DeadLetters()
         self._ready: queue.SimpleQueue[PooledActor | None] = queue.SimpleQueue()
+        self._woken = threading.local()
         self._timers = Timers(name)
         # Daemons: a host that forgets to stop its runtime must still be able to exit, and what is not committed was
         # never promised to anybody.
@@ -82,18 +95,41 @@ class ThreadDispatcher:
 
     def schedule(self, actor: "PooledActor") -> None:
         """Give an actor a turn soon."""
-        self._ready.put(actor)
+        here: list[PooledActor] | None = getattr(self._woken, "here", None)
+        if here is None:
+            self._ready.put(actor)
+        else:
+            here.append(actor)
 
     def run_or_schedule(self, actor: "PooledActor") -> None:
         """Let an actor handle one message on this thread, unless this thread is in a turn already."""
-        if getattr(_thread, "in_turn", False):
+        if blocking.is_in_turn():
             self._ready.put(actor)
             return
-        _thread.in_turn = True
+        blocking.enter_turn()
         try:
             actor.take_turn(1)
         finally:
-            _thread.in_turn = False
+            blocking.leave_turn()
+
+    @contextmanager
+    def turns_here(self) -> Iterator[None]:
+        """Collect the actors that this thread wakes while it is inside, and give them their turns when it leaves."""
+        woken: list[PooledActor] = []
+        self._woken.here = woken
+        try:
+            yield
+        finally:
+            self._woken.here = None
+            self._take_turns(woken)
+
+    def _take_turns(self, actors: list["PooledActor"]) -> None:
+        blocking.enter_turn()
+        try:
+            for actor in actors:
+                _take_turn(actor)
+        finally:
+            blocking.leave_turn()
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after `delay_s` seconds, on the timers' thread."""
@@ -117,9 +153,10 @@ class ThreadDispatcher:
                 thread.join()
 
     def _work(self) -> None:
-        _thread.in_turn = True
+        if not self._may_block:
+            blocking.enter_turn()
         while (actor := self._ready.get()) is not None:
-            actor.take_turn(actor.turn_messages)
+            _take_turn(actor)
             del actor  # or an idle worker would keep a dead actor
 
 
@@ -156,14 +193,17 @@ class PinnedActor(PooledActor):
 
     turn_messages: ClassVar[int] = 4_096
 
-    def __init__(self, name: str, dispatcher: Dispatcher | None = None) -> None:
+    def __init__(
+        self, name: str, dispatcher: Dispatcher | None = None, dead_letters: DeadLetters | None = None
+    ) -> None:
         """Make the actor; its thread begins with it.
 
         Args:
             name: what to call it; its thread has it too.
             dispatcher: who gives it turns instead of a thread of its own (for tests on one thread).
+            dead_letters: where what reaches nobody is counted, if it has a thread of its own.
         """
-        self._own = None if dispatcher is not None else ThreadDispatcher(f"{type(self).__name__}-{name}", workers=1)
+        self._own = None if dispatcher is not None else _own_thread(f"{type(self).__name__}-{name}", dead_letters)
         super().__init__(name, dispatcher or self._own)  # type: ignore[arg-type]  # one of the two is there
 
     def _start_actor_loop(self) -> None:
@@ -185,6 +225,17 @@ class PinnedActor(PooledActor):
         """End the thread. It may be the one that calls."""
         if self._own is not None:
             self._own.stop()
+
+
+def _take_turn(actor: PooledActor) -> None:
+    try:
+        actor.take_turn(actor.turn_messages)
+    except BaseException:  # a defect of ours: a turn raises nothing, and the other actors need the thread
+        logger.critical("the turn of %s failed", actor, exc_info=True)
+
+
+def _own_thread(name: str, dead_letters: DeadLetters | None) -> ThreadDispatcher:
+    return ThreadDispatcher(name, 1, dead_letters, may_block=True)
 
 
 def stop_actor(ref: pykka.ActorRef[Any] | None, deadline: float) -> None:

@@ -3,6 +3,7 @@
 CommitcastError
 ├── BackpressureError (TimeoutError)      the agent is at its bound; try again
 │   └── MailboxFullError                  an actor has as many messages waiting as it may have; try again
+├── WouldBlockError (RuntimeError)        a callback wanted to wait on a thread that runs actors
 ├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
 ├── FutureCancelledError                  the request was taken back
 ├── RuntimeStoppedError (RuntimeError)    the runtime is not running
@@ -34,6 +35,18 @@ class BackpressureError(CommitcastError, TimeoutError):
         return (
             f"agent {self.agent!r} has as many unacknowledged messages as it may have: "
             "wait for the futures of earlier ones, or use `await handle.aemit(...)`"
+        )
+
+
+class WouldBlockError(CommitcastError, RuntimeError):
+    """A thread that runs actors was asked to wait for one: it could wait for itself."""
+
+    code = "internal"
+
+    def __str__(self) -> str:
+        return (
+            "this would wait inside an actor's turn, or a future's callback, on a thread that runs actors: "
+            "use add_done_callback, or hand the work to a thread of your own"
         )
 
 

@@ -78,6 +78,14 @@ class Future(pykka.Future[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error that is the answer, or None if the answer is a value. Blocks like `get`."""
+        if self._get_hook is not None:
+            try:
+                self.get(timeout)
+            except FutureTimeoutError:
+                raise
+            except BaseException as error:
+                return error
+            return None
         if not self._done:
             self._wait(timeout)
         return self._error

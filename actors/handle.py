@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from commitcast.actors.agent_commands import AgentCommand, Complete, Emit, Fail, Start, Terminate
+from commitcast.actors.blocking import is_in_turn
 from commitcast.actors.directory import Directory
 from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.flow import Flow
@@ -81,7 +82,8 @@ class AgentHandle:
             `AgentNotFoundError`, or the store's own error.
 
         Raises:
-            BackpressureError: the agent was at its bound for `emit_timeout_s`; on an event loop's thread at once.
+            BackpressureError: the agent was at its bound for `emit_timeout_s`; at once on an event loop's thread and
+                in a future's callback.
 
         Durability: none on return; when the future is complete the message is on disk.
         Threads: any; blocks at the bound. The messages of one thread keep their order.
@@ -134,7 +136,7 @@ class AgentHandle:
         return await sent
 
     def _wait_for_place(self, message: NewMessage) -> None:
-        timeout_s = 0 if _on_event_loop() else self._services.emit_timeout_s
+        timeout_s = 0 if _on_event_loop() or is_in_turn() else self._services.emit_timeout_s
         self._services.flow.acquire(self.id, message.size, timeout_s)
 
     # Its life.

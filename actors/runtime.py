@@ -294,8 +294,8 @@ class AgentRuntime:
         launches = launch_many(count, type, ids)
         chunks = [launches[start : start + BATCH_ROWS] for start in range(0, count, BATCH_ROWS)]
         created = [launcher.create(chunk) for chunk in chunks]
-        begun = [launcher.begin(chunk, outcomes.get()) for chunk, outcomes in zip(chunks, created, strict=True)]
-        return [self._handle(agent) for agents in begun for agent in agents]
+        outcomes = [outcome for future in created for outcome in future.get()]
+        return [self._handle(agent) for agent in launcher.begin(launches, outcomes)]
 
     def stats(self) -> RuntimeStats:
         """Return how much there is of everything right now."""

@@ -8,10 +8,11 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Final, Self
 
+from commitcast.actors import blocking
 from commitcast.actors.blocking import Signal, driven_by
 from commitcast.actors.deadletters import DeadLetters
 from commitcast.actors.dispatch import PooledActor
@@ -42,7 +43,6 @@ class SeededDispatcher:
         self._timers: list[Timer] = []
         self._numbers = itertools.count()
         self._now = 0.0
-        self._depth = 0
         self._driving: AbstractContextManager[None] | None = None
 
     def __enter__(self) -> Self:
@@ -64,7 +64,7 @@ class SeededDispatcher:
 
     def run_or_schedule(self, actor: PooledActor) -> None:
         """Let an actor handle one message now or later, as the seed says."""
-        if self._depth or self._random.random() < 0.5:
+        if blocking.is_in_turn() or self._random.random() < 0.5:
             self._ready.append(actor)
         else:
             self._run(actor, 1)
@@ -72,6 +72,10 @@ class SeededDispatcher:
     def spawn(self, name: str, work: Callable[[], object]) -> None:
         """Call `work` some time; what blocks in it lets others run."""
         self._ready.append(_Task(name, work))
+
+    def turns_here(self) -> AbstractContextManager[None]:
+        """Do nothing: every turn is taken on the one thread there is."""
+        return nullcontext()
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` when the clock has gone on by `delay_s`."""
@@ -137,11 +141,11 @@ class SeededDispatcher:
 
     def _run(self, actor: PooledActor, most: int) -> None:
         self._note(f"{type(actor).__name__}-{actor.name} {most}")
-        self._depth += 1
+        blocking.enter_turn()
         try:
             actor.take_turn(most)
         finally:
-            self._depth -= 1
+            blocking.leave_turn()
 
     def _note(self, what: str) -> None:
         self.trace.append(f"{self._now:.6f} {what}")

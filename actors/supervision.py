@@ -6,6 +6,8 @@ by the same policy.
 """
 
 import logging
+import math
+import threading
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
@@ -13,6 +15,7 @@ import msgspec
 
 from commitcast.actors.actor import Actor, ActorRef
 from commitcast.actors.dispatch import Dispatcher
+from commitcast.actors.timers import Timer
 from commitcast.persistence.errors import InvalidValueError
 
 logger: Final = logging.getLogger(__name__)
@@ -23,6 +26,8 @@ PERIOD_S: Final = 30.0
 suits programs which take seconds to fail."""
 BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 5.0
+MAX_DOUBLINGS: Final = 30
+"""Enough for any maximum; more would overflow."""
 
 
 class RestartPolicy(msgspec.Struct, frozen=True):
@@ -52,9 +57,13 @@ class RestartPolicy(msgspec.Struct, frozen=True):
         else:
             raise InvalidValueError(f'restart must be "never", "on_failure" or a RestartPolicy, not {value!r:.80}')
         numbers = (policy.intensity, policy.period_s, policy.backoff_s, policy.max_backoff_s)
-        if policy.kind not in ("never", "on_failure") or not all(number >= 0 for number in numbers):
-            raise InvalidValueError(f"{policy} is no restart policy: its numbers must be 0 or more")
+        if policy.kind not in ("never", "on_failure") or not all(map(_is_usable, numbers)):
+            raise InvalidValueError(f"{policy!r:.200} is no restart policy: its numbers must be finite and 0 or more")
         return policy
+
+
+def _is_usable(number: object) -> bool:
+    return isinstance(number, (int, float)) and math.isfinite(number) and number >= 0
 
 
 class Restarts:
@@ -76,7 +85,7 @@ class Restarts:
         self._recent = [at for at in self._recent if now - at < policy.period_s]
         if policy.kind == "never" or len(self._recent) >= policy.intensity:
             return None
-        delay_s: float = min(policy.max_backoff_s, policy.backoff_s * 2 ** len(self._recent))
+        delay_s: float = min(policy.max_backoff_s, policy.backoff_s * 2.0 ** min(len(self._recent), MAX_DOUBLINGS))
         self._recent.append(now)
         self.count += 1
         return delay_s
@@ -110,6 +119,11 @@ class Supervisor:
         child = self._children[spec.name] = _Child(spec, self._dispatcher, self._escalate)
         return child.start()
 
+    def hurry(self) -> None:
+        """Start again now whatever waits for its restart: there is no time left to wait."""
+        for child in self._children.values():
+            child.restart()
+
     def restarts(self, name: str) -> int:
         """Return how often a child was restarted."""
         return self._children[name].restarts.count
@@ -125,6 +139,9 @@ class _Child:
         self._dispatcher = dispatcher
         self._escalate = escalate
         self.restarts = Restarts(spec.restart)
+        self._lock = threading.Lock()
+        self._failed: Actor | None = None  # while its restart is waited for
+        self._timer: Timer | None = None
 
     def start(self) -> ActorRef[Any]:
         actor = self._spec.make()
@@ -136,18 +153,29 @@ class _Child:
         """Decide on a failure; called by the actor that failed, on the thread of its turn."""
         delay_s = self.restarts.after_failure(self._dispatcher.now())
         if delay_s is None:
-            logger.critical("%s failed too often and is given up: %s", self._spec.name, error)
-            self._escalate(self._spec.name, error)
             return False
         logger.warning("%s failed and is started again in %g s", self._spec.name, delay_s)
-        self._dispatcher.call_later(delay_s, lambda: self._restart(actor))
+        self._failed = actor
+        self._timer = self._dispatcher.call_later(delay_s, self.restart)
         return True
 
-    def _restart(self, failed: Actor) -> None:
+    def lost(self, actor: Actor, error: BaseException) -> None:
+        """Hand a failure on that no restart has answered; everybody who waited for the actor has been answered."""
+        logger.critical("%s failed too often and is given up: %s", self._spec.name, error)
+        self._escalate(self._spec.name, error)
+
+    def restart(self) -> None:
+        """Start it again now, if it is waiting for that. Idempotent."""
+        with self._lock:
+            failed, self._failed = self._failed, None
+        if failed is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
         try:
             successor = self._spec.make()
             successor.supervisor = self
             successor.take_over(failed)
-        except Exception as error:  # whatever kept it from starting counts as one more failure
+        except BaseException as error:  # whatever kept it from starting counts as one more failure
             if not self.replaces(failed, error):
                 failed.give_up(error)

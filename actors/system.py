@@ -123,12 +123,15 @@ class ActorSystem:
         self._dispatcher.spawn(name, work)
 
     def _make_database(self) -> DatabaseActor:
+        assert self._dispatcher is not None
         return DatabaseActor(
             self._store,
             acknowledge=self.directory.tell,
             on_fatal=self._on_fatal,
             give_up=self._give_up,
+            turns_here=self._dispatcher.turns_here,
             dispatcher=self._given_dispatcher,
+            dead_letters=self.dead_letters,
         )
 
     def _make_agent(self, agent: str, created: Created | None) -> AgentActor:
@@ -171,6 +174,8 @@ class ActorSystem:
             self._store.abandon_waiting()
         stop_actor(self._database, deadline)
         self.directory.stop_all(deadline)
+        if self._supervisor is not None:
+            self._supervisor.hurry()
         stop_actor(self._gateway, deadline)
         finish_gateway()
         if self._dispatcher is not None and self._given_dispatcher is None:

@@ -38,7 +38,7 @@ class Timer:
         if callback is not None:
             try:
                 callback()
-            except Exception:  # one timer's mistake must not keep the others from firing
+            except BaseException:  # one timer's mistake must not keep the others from firing
                 logger.exception("a timer's call failed")
 
 

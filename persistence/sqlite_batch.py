@@ -53,7 +53,6 @@ _SELECT_HEAD: Final = (
     " coalesce((SELECT max(position) FROM agent_transitions WHERE agent_key = agents.key), 0))"
     " FROM agents WHERE id = ?"
 )
-_SELECT_AGENT: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE id = ?"
 _SELECT_AGENT_BY_IDEMPOTENCY: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE idempotency_key = ?"
 _SELECT_MESSAGE_BY_KEY: Final = f"SELECT {MESSAGE_COLUMNS} FROM agent_messages WHERE agent_key = ? AND key = ?"
 
@@ -105,6 +104,7 @@ class _Planned:
 
     def add(self, other: "_Planned") -> None:
         """Append what another part of the same agent's writes comes to."""
+        self.head = other.head
         self.replies += other.replies
         self.entries += other.entries
         self.size += other.size
@@ -175,10 +175,11 @@ class Batch:
             return None
         self._connection.execute("RELEASE batch")
         self._position = plan.position
-        return [None if done is None else self._outcome(done) for done in planned]
+        return [None if done is None else self._outcome(done, plan.changed) for done in planned]
 
     def _write_one_by_one(self, agent: str, writes: Sequence[Write]) -> Outcome:
         done = _Planned(agent, self._head(agent))
+        changed: dict[int, AgentRecord] = {}
         for write in writes:
             if done.refused and needs_preceding(write):
                 done.replies.append(PrecedingRefusedError(agent))
@@ -196,7 +197,8 @@ class Batch:
             self._connection.execute("RELEASE one")
             self._position = plan.position
             done.add(one)
-        return self._outcome(done)
+            changed |= plan.changed
+        return self._outcome(done, changed)
 
     def _undo(self, savepoint: str) -> None:
         self._connection.execute(f"ROLLBACK TO {savepoint}")
@@ -214,7 +216,7 @@ class Batch:
         refusal.__cause__ = error
         return refusal
 
-    def _outcome(self, done: _Planned) -> Outcome:
+    def _outcome(self, done: _Planned, changed: dict[int, AgentRecord]) -> Outcome:
         committed, entries = None, done.entries
         if entries:
             head = self._head(done.agent)
@@ -223,7 +225,7 @@ class Batch:
             )
             head.position = entries[-1].position
         if done.has_later:
-            record = self._look_up(done.agent)
+            record = changed[done.head.key]
             done.replies = [record if reply is _LATER else reply for reply in done.replies]
         return Outcome(committed, done.replies, done.refused)
 
@@ -318,11 +320,6 @@ class Batch:
                 return _Head(NO_AGENT, "", 0, AgentStatus.INITIALIZING, 0)
             head = self._heads[agent] = _Head(row[0], row[1], row[2], AgentStatus(row[3]), row[4])
         return head
-
-    def _look_up(self, agent: str) -> AgentRecord:
-        row = self._connection.execute(_SELECT_AGENT, (agent,)).fetchone()
-        assert row is not None
-        return agent_record(row)
 
     def _find_by_idempotency(self, new: NewAgent, entries: list[Entry]) -> AgentRecord | None:
         if new.idempotency_key is None:

@@ -8,7 +8,7 @@ import apsw
 
 from commitcast.persistence.errors import NotStoredError
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord, StatusChange
-from commitcast.persistence.sqlite_rows import AGENT_COLUMNS, MESSAGE_COLUMNS, agent_row, message_row
+from commitcast.persistence.sqlite_rows import AGENT_COLUMNS, MESSAGE_COLUMNS, agent_record, agent_row, message_row
 from commitcast.persistence.writes import NewAgent, NewMessage, NewStatus
 
 _INSERT_AGENT: Final = f"INSERT INTO agents (key, {AGENT_COLUMNS}) VALUES ({', '.join('?' * 17)})"
@@ -24,15 +24,17 @@ SET_HEAD: Final = "UPDATE agents SET head = ? WHERE key = ?"
 _SET_STATUS: Final = (
     "UPDATE agents SET status = ?1, started_at = coalesce(started_at, ?2), completed_at = ?3, error_name = ?4,"
     " error_message = ?5, result = ?6 WHERE key = ?7 AND status = ?8"
+    f" RETURNING key, {AGENT_COLUMNS}"
 )
 _PATCH: Final = (
     "UPDATE agents SET configuration = coalesce(?1, configuration), pid = coalesce(?2, pid),"
     " pid_started = coalesce(?3, pid_started) WHERE key = ?4"
+    f" RETURNING key, {AGENT_COLUMNS}"
 )
 
 
 class StaleHeadError(NotStoredError):
-    """The compare-and-set of a status found another status than the one in memory."""
+    """The compare-and-set of a status found another status than the one in memory. Names it if there was one only."""
 
     def __init__(self, status: str) -> None:
         super().__init__(status)
@@ -52,6 +54,8 @@ class Plan:
         self.statuses: list[tuple[Any, ...]] = []
         self.patches: list[tuple[Any, ...]] = []
         self.heads: dict[int, int] = {}
+        self.changed: dict[int, AgentRecord] = {}
+        """By key, once it is executed: the agents whose status or facts were changed, as they are then."""
 
     def add_agent(self, agent: str, new: NewAgent) -> AgentRecord:
         """Add an agent at the next position, and return it. Its messages are added by themselves."""
@@ -139,11 +143,17 @@ class Plan:
             connection.executemany(INSERT_MESSAGE, map(message_row, self.keys, self.messages))
         if self.heads:
             connection.executemany(SET_HEAD, ((head, key) for key, head in self.heads.items()))
-        for status in self.statuses:
-            connection.execute(_SET_STATUS, status)
-            if connection.changes() != 1:
-                raise StaleHeadError(status[-1])
+        if self.statuses:
+            changed = connection.executemany(_SET_STATUS, self.statuses).fetchall()
+            if len(changed) != len(self.statuses):
+                raise StaleHeadError(self.statuses[0][-1])
+            self._note_changed(changed)
         if self.transitions:
             connection.executemany(_INSERT_TRANSITION, self.transitions)
         if self.patches:
-            connection.executemany(_PATCH, self.patches)
+            patched = connection.executemany(_PATCH, self.patches).fetchall()
+            self._note_changed(patched)
+
+    def _note_changed(self, rows: list[tuple[Any, ...]]) -> None:
+        for row in rows:
+            self.changed[row[0]] = agent_record(row)

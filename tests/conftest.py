@@ -18,8 +18,12 @@ def pytest_report_header() -> str:
     return f"commitcast: random order, COMMITCAST_SEED={SEED}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     random.Random(SEED).shuffle(items)
+    if not config.option.markexpr:  # the ordinary suite; `-m slow` runs the others
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

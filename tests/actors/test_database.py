@@ -1,0 +1,140 @@
+"""The one writer on a real store: what it does with what it refuses, in whatever order things come."""
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from by_hand import Office
+from commitcast.actors.agent_commands import Complete, Fail, Start, Terminate
+from commitcast.actors.database import Append, ChangeStatus
+from commitcast.actors.future import Future
+from commitcast.persistence import AgentNotFoundError, AgentStatus
+from commitcast.persistence.errors import PrecedingRefusedError
+from commitcast.persistence.records import MessageRecord
+from commitcast.persistence.writes import NewMessage
+from stores import bad_text, commit, contents, new_agent, of, opened, text
+
+KNOWN = ("a", "b", "c")
+UNKNOWN = "nobody"
+STATUSES: dict[str, Any] = {
+    "start": Start(),
+    "complete": Complete(),
+    "fail": Fail("Error", "no"),
+    "terminate": Terminate(),
+}
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(("say", "say", "bad", "key")), st.sampled_from((*KNOWN, UNKNOWN))),
+        st.tuples(st.sampled_from(tuple(STATUSES)), st.sampled_from(KNOWN)),
+        st.tuples(st.just("turn"), st.integers(0, 3)),
+    ),
+    max_size=60,
+)
+
+
+class Told:
+    """What is told to the writer, and which refusals its sender did not know of then."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, list[tuple[str, str, Future[MessageRecord]]]] = {}
+        self.unknown_then: dict[str, list[Future[MessageRecord]]] = {}
+        """For each content, the earlier messages of its agent that had no answer when it was told."""
+        self.completions: list[list[Future[MessageRecord]]] = []
+
+    def note(self, command: Any) -> None:
+        """Look at a command on its way."""
+        if isinstance(command, Append):
+            for message in command.messages:
+                self.unknown_then[message.content] = self._pending(command.agent, message.content)
+        elif isinstance(command, ChangeStatus) and command.change.status is AgentStatus.COMPLETED:
+            self.completions.append(self._pending(command.agent, None))
+
+    def _pending(self, agent: str, content: str | None) -> list[Future[MessageRecord]]:
+        found = []
+        for _, said, future in self.said.get(agent, ()):
+            if said == content:
+                break
+            if not future.done():
+                found.append(future)
+        return found
+
+
+def is_refused_itself(future: Future[MessageRecord]) -> bool:
+    error = future.exception(0)
+    return error is not None and not isinstance(error, PrecedingRefusedError)
+
+
+@settings(max_examples=80, deadline=None)
+@given(STEPS)
+def test_behind_a_refused_message_everything_in_flight_is_refused_and_nothing_else(
+    steps: list[tuple[str, Any]],
+) -> None:
+    with opened(":memory:") as store:
+        store.commit([of(agent, new_agent()) for agent in KNOWN])
+        office = Office(store)
+        told = Told()
+        watch_writer(office, told)
+        changes: list[tuple[str, Future[Any]]] = []
+        for number, (what, which) in enumerate(steps):
+            if what == "turn":
+                office.dispatcher.run_one(which)
+            elif what in STATUSES:
+                changes.append((what, office.directory.ask(which, STATUSES[what])))
+            else:
+                future = office.emit(which, message(what, str(number)))
+                told.said.setdefault(which, []).append((what, str(number), future))
+        office.run()
+
+        stored = {agent: contents(store, agent) for agent in KNOWN}
+        completed = [future for what, future in changes if what == "complete" and future.exception(0) is None]
+
+    assert office.fatal == [] and office.flow.messages == 0
+    for agent, said in told.said.items():
+        kept = [content for _, content, future in said if future.exception(0) is None]
+        assert [(number + 1, content) for number, content in enumerate(kept)] == stored.get(agent, [])
+        for what, content, future in said:
+            error = future.exception(0)
+            is_behind = any(is_refused_itself(other) for other in told.unknown_then[content])
+            assert isinstance(error, PrecedingRefusedError) == is_behind
+            if agent == UNKNOWN:
+                assert is_behind or what == "bad" or isinstance(error, AgentNotFoundError)
+                assert error is not None
+            elif what != "key" and not is_behind:
+                assert (error is not None) == (what == "bad")
+    assert len(completed) <= len(told.completions)
+    behind = sum(any(map(is_refused_itself, unknown)) for unknown in told.completions)
+    assert len(completed) <= len(told.completions) - behind
+
+
+def message(what: str, content: str) -> NewMessage:
+    if what == "bad":
+        return bad_text(content)
+    return text(content, key="k") if what == "key" else text(content)
+
+
+def watch_writer(office: Office, told: Told) -> None:
+    """Have every command noted before it is in the writer's mailbox."""
+    tell = office.writer.tell
+
+    def noted(command: Any) -> None:
+        told.note(command)
+        tell(command)
+
+    office.writer.tell = noted
+
+
+def test_changes_of_status_that_do_not_need_what_was_refused_are_carried_out() -> None:
+    with opened(":memory:") as store:
+        commit(store, "a", new_agent())
+        office = Office(store)
+        office.directory.ask("a", Start())
+        bad = office.emit("a", bad_text("bad"))
+        failed = office.directory.ask("a", Fail("Error", "no"))
+
+        office.run()
+
+        assert is_refused_itself(bad)
+        assert failed.get(0).status is AgentStatus.FAILED
+        record = store.agent("a")
+        assert record is not None and (record.status, record.head) == (AgentStatus.FAILED, 0)

@@ -1,0 +1,354 @@
+"""The actors of a runtime together: what becomes of it when the gateway's or the writer's actor fails."""
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import pykka
+import pytest
+
+from by_hand import Listener
+from commitcast.actors import AgentRuntime, AgentStatus, RuntimeStoppedError
+from commitcast.actors.actor import ActorStopped
+from commitcast.actors.agent_commands import Terminate
+from commitcast.actors.database import BATCH_ROWS
+from commitcast.actors.dispatch import ThreadDispatcher
+from commitcast.actors.errors import MailboxFullError
+from commitcast.actors.flow import Flow
+from commitcast.actors.gateway import MAILBOX_LIMIT_MESSAGES, GatewayActor, Notice
+from commitcast.actors.supervision import MAX_BACKOFF_S
+from commitcast.actors.system import ActorSystem
+from commitcast.actors.testing import MockGateway
+from commitcast.persistence import AgentExistsError, Committed, InvalidValueError, SqliteStore, verify
+from waiting import TIMEOUT_S, wait_until
+
+
+class Audience:
+    """Keeps what it is told, and raises as often as it is told to."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.published: list[Committed] = []
+        self.notices: list[str] = []
+
+    def publish(self, committed: Committed) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionResetError(f"{self.failures} more")
+        self.published.append(committed)
+
+    def notify(self, agent: str, code: str, message: str, retry: bool) -> None:
+        self.notices.append(code)
+
+
+class Serving(AgentRuntime):
+    """A runtime whose gateway actor speaks to an audience of the test instead of a server."""
+
+    def __init__(self, path: Path, audience: Audience, **options: Any) -> None:
+        super().__init__(path, **options)
+        system: Any = self._system
+        start = system.start
+        system.start = lambda _, gateway: start(audience, gateway)
+
+
+class Stalled:
+    """A store whose next commits wait until they are let go."""
+
+    def __init__(self, runtime: AgentRuntime, then: BaseException | None = None) -> None:
+        self.entered, self.gone_on = threading.Event(), threading.Event()
+        commit = runtime.store.commit
+
+        def stall(work: Any) -> Any:
+            self.entered.set()
+            self.gone_on.wait(TIMEOUT_S)
+            if then is not None:
+                raise then
+            return commit(work)
+
+        runtime.store.commit = stall  # type: ignore[method-assign]
+
+
+class TestTheGateway:
+    def test_one_that_fails_is_started_again_and_hands_on_what_waited(self, tmp_path: Path) -> None:
+        audience = Audience(failures=2)
+        with Serving(tmp_path / "a.db", audience) as runtime:
+            agent = runtime.launch()  # the first failure is of its creation
+            futures = [agent.emit(str(number)) for number in range(50)]
+            assert [future.get(TIMEOUT_S).sequence for future in futures] == list(range(1, 51))
+
+            wait_until(lambda: audience.published and audience.published[-1].last == 50, "the last message to be cast")
+
+            assert runtime.stats().gateway_restarts == 2
+            assert runtime.failure is None
+            published = [message.sequence for told in audience.published for message in told.messages]
+            assert published == list(range(published[0], 51))  # but for what it failed on: nothing lost, in order
+
+    def test_one_that_fails_too_often_stops_the_runtime_which_says_why(self, tmp_path: Path) -> None:
+        runtime = Serving(tmp_path / "a.db", Audience(failures=1_000))
+        restart_at_once(runtime)
+        runtime.start()
+        agents = runtime.launch_many(8)
+
+        wait_until(lambda: runtime._state == "stopped", "the runtime to stop by itself")
+
+        assert isinstance(runtime.failure, ConnectionResetError)
+        assert runtime.stats().gateway_restarts == 5
+        with pytest.raises(RuntimeStoppedError, match="more"):
+            runtime.launch()
+        with AgentRuntime(tmp_path / "a.db") as again:
+            assert again.interrupted == 0
+            record = again.agent(agents[0].id).record()
+            assert (record.status, record.error_name) == (AgentStatus.FAILED, "ConnectionResetError")
+
+    def test_at_its_bound_it_refuses_and_the_sender_is_told(self) -> None:
+        threads = ThreadDispatcher("test")
+        entered, gone_on = threading.Event(), threading.Event()
+
+        class Holding(Audience):
+            def notify(self, agent: str, code: str, message: str, retry: bool) -> None:
+                entered.set()
+                gone_on.wait(TIMEOUT_S)
+                super().notify(agent, code, message, retry)
+
+        audience = Holding()
+        ref = GatewayActor.start(threads, audience)
+        notice = Notice("a", "internal", "")
+        ref.tell(notice)
+        entered.wait(TIMEOUT_S)
+        for _ in range(MAILBOX_LIMIT_MESSAGES):
+            ref.tell(notice)
+
+        with pytest.raises(MailboxFullError):
+            ref.tell(notice)
+        gone_on.set()
+
+        assert ref.stop(timeout=TIMEOUT_S)
+        threads.stop()
+        assert len(audience.notices) == MAILBOX_LIMIT_MESSAGES + 1
+
+    def test_who_watches_it_hears_nothing_of_restarts(self, tmp_path: Path) -> None:
+        audience = Audience(failures=1)
+        told: list[ActorStopped] = []
+        with Serving(tmp_path / "a.db", audience) as runtime:
+            gateway = runtime._system._gateway
+            assert gateway is not None
+            gateway.watch(told.append)
+            runtime.launch()
+            runtime.launch()
+            wait_until(lambda: audience.published, "the second creation to be cast")
+            assert told == []
+
+        assert [stopped.error for stopped in told] == [None]
+
+
+def restart_at_once(runtime: AgentRuntime) -> None:
+    """Let the runtime's supervisor restart without its backoff: what counts here is how often."""
+    system: Any = runtime._system
+    start = system.start
+
+    def start_quickly(*arguments: Any) -> None:
+        start(*arguments)
+        dispatcher: Any = runtime._system._dispatcher
+        call_later = dispatcher.call_later
+        dispatcher.call_later = lambda delay_s, call: call_later(min(delay_s, MAX_BACKOFF_S) / 1_000, call)
+
+    system.start = start_quickly
+
+
+class TestTheWriter:
+    @pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()], ids=["exit", "cancelled"])
+    def test_a_crash_of_it_escalates_at_once_and_every_future_is_answered(
+        self, tmp_path: Path, error: BaseException
+    ) -> None:
+        runtime = AgentRuntime(tmp_path / "a.db", stop_timeout_s=5).start()
+        agents = [runtime.launch() for _ in range(3)]
+        for agent in agents:
+            agent.start().get(TIMEOUT_S)
+        stalled = Stalled(runtime, then=error)
+
+        futures = [agent.emit(str(number)) for number in range(20) for agent in agents]
+        stalled.entered.wait(TIMEOUT_S)
+        stalled.gone_on.set()
+        errors = [future.exception(TIMEOUT_S) for future in futures]
+
+        assert all(isinstance(found, Exception) for found in errors)
+        wait_until(lambda: runtime._state == "stopped", "the runtime to stop by itself")
+        assert "writer" in str(runtime.failure) and repr(error) in str(runtime.failure)
+        assert runtime.stats().unacknowledged_messages == 0
+        with AgentRuntime(tmp_path / "a.db") as again:
+            assert again.interrupted == 3
+            assert again.agent(agents[0].id).record().head == 0
+
+    def test_a_defect_in_what_it_is_sent_stops_the_runtime_too(self, tmp_path: Path) -> None:
+        runtime = AgentRuntime(tmp_path / "a.db").start()
+        database = runtime._system._database
+        assert database is not None
+
+        database.tell("no command")
+
+        wait_until(lambda: runtime._state == "stopped", "the runtime to stop by itself")
+        assert isinstance(runtime.failure, AssertionError)
+
+
+class TestTwoRuntimes:
+    def test_agents_of_one_id_have_nothing_to_do_with_each_other(self, tmp_path: Path) -> None:
+        gateways = MockGateway(), MockGateway()
+        with (
+            AgentRuntime(tmp_path / "1.db", gateway=gateways[0].ref) as one,
+            AgentRuntime(tmp_path / "2.db", gateway=gateways[1].ref) as two,
+        ):
+            agents = [runtime.launch(id="same") for runtime in (one, two)]
+            for number in range(20):
+                agents[number % 2].emit(str(number)).get(TIMEOUT_S)
+            agents[0].terminate().get(TIMEOUT_S)
+
+            assert [message.content for message in agents[0].messages()] == [str(n) for n in range(0, 20, 2)]
+            assert [message.content for message in agents[1].messages()] == [str(n) for n in range(1, 20, 2)]
+            assert agents[1].record().status is AgentStatus.INITIALIZING
+        for gateway, first in zip(gateways, (0, 1), strict=True):
+            assert [message.content for message in gateway.messages] == [str(n) for n in range(first, 20, 2)]
+            gateway.stop()
+
+    def test_the_stop_of_one_leaves_the_other_at_work(self, tmp_path: Path) -> None:
+        with AgentRuntime(tmp_path / "1.db") as one:
+            agent = one.launch()
+            with AgentRuntime(tmp_path / "2.db") as two:
+                two.launch().emit("x").get(TIMEOUT_S)
+
+            assert agent.emit("still here").get(TIMEOUT_S).sequence == 1
+            assert one.launch(lambda context: "said").wait(TIMEOUT_S).status is AgentStatus.COMPLETED
+
+    def test_the_failure_of_one_leaves_the_other_at_work_and_its_dead_letters_to_itself(self, tmp_path: Path) -> None:
+        failing = AgentRuntime(tmp_path / "1.db", stop_timeout_s=5).start()
+        with AgentRuntime(tmp_path / "2.db") as other:
+            agent = other.launch()
+            database = failing._system._database
+            assert database is not None
+            failing._system.dead_letters.add("a", None, "")
+            database.tell("no command")
+            wait_until(lambda: failing._state == "stopped", "the runtime to stop by itself")
+
+            assert other.failure is None
+            assert agent.emit("still here").get(TIMEOUT_S).sequence == 1
+            assert (other.stats().dead_letters, other.stats().gateway_restarts) == (0, 0)
+
+    def test_an_actor_of_one_may_be_the_gateway_of_both(self, tmp_path: Path) -> None:
+        gateway = MockGateway()
+        with (
+            AgentRuntime(tmp_path / "1.db", gateway=gateway.ref) as one,
+            AgentRuntime(tmp_path / "2.db", gateway=gateway.ref) as two,
+        ):
+            one.launch(id="one").emit("1").get(TIMEOUT_S)
+            two.launch(id="two").emit("2").get(TIMEOUT_S)
+
+        assert [message.content for message in gateway.wait_for_messages(2)] == ["1", "2"]
+        assert gateway.ref.is_alive()  # it is nobody's but the host's
+        gateway.stop()
+
+
+class TestStats:
+    def test_they_say_what_there_is_while_the_writer_stands_still_and_nothing_afterwards(self, tmp_path: Path) -> None:
+        with AgentRuntime(tmp_path / "a.db") as runtime:
+            agents = runtime.launch_many(3)
+            stalled = Stalled(runtime)
+            first = agents[0].emit("12345")
+            stalled.entered.wait(TIMEOUT_S)
+            others = [agent.emit("12345") for agent in agents[1:]]
+
+            wait_until(lambda: runtime.stats().database_waiting == 2, "two to wait for the writer", show=runtime.stats)
+            stats = runtime.stats()
+            stalled.gone_on.set()
+            for future in (first, *others):
+                future.get(TIMEOUT_S)
+
+            assert (stats.agents, stats.unacknowledged_messages, stats.unacknowledged_bytes) == (3, 3, 15)
+            wait_until(lambda: runtime.stats().unacknowledged_messages == 0, "every place to be given back")
+            wait_until(lambda: runtime.stats().gateway_waiting == 0, "the gateway's actor to have handed it on")
+            assert runtime.stats().database_waiting == 0
+
+    def test_they_can_be_asked_for_before_the_start_and_after_the_stop(self, tmp_path: Path) -> None:
+        runtime = AgentRuntime(tmp_path / "a.db")
+        before = runtime.stats()
+
+        with runtime:
+            runtime.launch()
+
+        assert before == runtime.stats()
+        assert before.agents == before.dead_letters == 0 and before.latest_dead_letters == ()
+
+
+class TestTheStop:
+    def test_it_is_in_order_and_leaves_no_thread_even_if_everything_is_busy(self, tmp_path: Path) -> None:
+        before = threading.active_count()
+        audience = Audience()
+        with Serving(tmp_path / "a.db", audience) as runtime:
+            agents = [runtime.launch(lambda context: ("x" for _ in iter(context.cancelled.is_set, True)))]
+            agents += runtime.launch_many(20)
+            for agent in agents:
+                agent.emit("y")
+
+        assert threading.active_count() == before
+        stored = verify(tmp_path / "a.db")
+        assert stored.is_sound
+        assert sum(len(told.messages) for told in audience.published) == stored.messages  # cast before it was closed
+        ended = {change.agent for told in audience.published for change in told.changes if change.status.is_terminal}
+        assert ended == {agent.id for agent in agents}
+
+    def test_a_given_dispatcher_is_the_hosts_to_stop(self, tmp_path: Path) -> None:
+        threads = ThreadDispatcher("host", workers=1)
+        with AgentRuntime(tmp_path / "a.db", dispatcher=threads) as runtime:
+            assert runtime.launch().emit("x").get(TIMEOUT_S).sequence == 1
+
+        other: pykka.ActorRef[Any] = Listener.start("other", threads)
+        assert other.ask("still here", timeout=TIMEOUT_S) == "still here"
+        other.stop(timeout=TIMEOUT_S)
+        threads.stop()
+
+    def test_a_system_that_was_never_started_stops_too(self) -> None:
+        store = SqliteStore(":memory:")
+        finished: list[str] = []
+        system = ActorSystem(store, Flow(), max_running_sources=1, on_fatal=lambda _: None)
+
+        system.stop(Terminate(), 0.0, lambda: finished.append("gateway"))
+
+        assert finished == ["gateway"]
+
+
+class TestLaunchMany:
+    def test_more_than_fit_into_one_transaction_are_launched_in_several(self, tmp_path: Path) -> None:
+        with AgentRuntime(tmp_path / "a.db") as runtime:
+            commit, sizes = runtime.store.commit, []
+
+            def count(work: Any) -> Any:
+                sizes.append(sum(len(writes.writes) for writes in work))
+                return commit(work)
+
+            runtime.store.commit = count  # type: ignore[method-assign]
+            handles = runtime.launch_many(2 * BATCH_ROWS + 5)
+            created = list(sizes)
+
+            assert len({handle.id for handle in handles}) == 2 * BATCH_ROWS + 5
+            assert max(created) <= BATCH_ROWS and sum(created) == 2 * BATCH_ROWS + 5 and len(created) == 3
+            assert handles[-1].emit("x").get(TIMEOUT_S).sequence == 1
+
+    def test_refused_ids_among_them_do_not_stop_the_others(self, tmp_path: Path) -> None:
+        with AgentRuntime(tmp_path / "a.db") as runtime:
+            runtime.launch(id="agent-3").emit("kept").get(TIMEOUT_S)
+            ids = [f"agent-{number}" for number in range(10)]
+
+            with pytest.raises(AgentExistsError, match="agent-3"):
+                runtime.launch_many(10, ids=ids)
+
+            assert {record.id for record in runtime.agents()} == set(ids)
+            for id in ids:
+                runtime.agent(id).emit("x").get(TIMEOUT_S)
+            assert runtime.agent("agent-3").record().head == 2
+        with AgentRuntime(tmp_path / "a.db") as again:
+            assert again.interrupted == 0  # the ordered stop has ended all of them
+
+    def test_an_id_that_can_be_none_is_refused_before_anything_is_stored(self, agent_runtime: AgentRuntime) -> None:
+        with pytest.raises(InvalidValueError):
+            agent_runtime.launch_many(3, ids=["good", "b a d", "fine"])
+
+        assert agent_runtime.agents() == []
