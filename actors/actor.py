@@ -208,6 +208,11 @@ class Actor(pykka.Actor):
         asker, self._asker = self._asker, None
         return asker
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody waits for the answer to the message that is being handled."""
+        return self._asker is not None
+
     def is_mailbox_empty(self) -> bool:
         """Whether nothing waits to be handled."""
         return self.actor_inbox.empty()
@@ -317,7 +322,7 @@ class Actor(pykka.Actor):
         mailbox.is_stopped = True
         self._call(last_words)
         mailbox.is_closed = True
-        if not mailbox.empty():
+        if error is not None or not mailbox.empty():
             self.answer_late()
         watching, self._watching = self._watching, None
         for callback in watching or ():

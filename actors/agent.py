@@ -22,11 +22,12 @@ from commitcast.actors.agent_commands import (
     Fail,
     Patch,
     RestartDue,
+    RuntimeStopping,
     SourceEnded,
     Start,
     Terminate,
 )
-from commitcast.actors.agent_source import AgentSource
+from commitcast.actors.agent_source import AgentSource, restart_notice
 from commitcast.actors.database import Acknowledged, Append, ChangeStatus, UpdateAgent
 from commitcast.actors.dispatch import TURN_MESSAGES, Dispatcher, PooledActor
 from commitcast.actors.errors import AgentEndedError, InputRefusedError, MailboxFullError, RuntimeStoppedError
@@ -37,15 +38,13 @@ from commitcast.actors.lifecycle import check_transition
 from commitcast.actors.mailbox import Envelope
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
-from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord
-from commitcast.persistence.writes import AgentPatch, NewStatus, encode_json, new_message
+from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord, StatusChange
+from commitcast.persistence.writes import AgentPatch, NewStatus, encode_json
 
 logger: Final = logging.getLogger(__name__)
 
 ENDING_PAUSE_S: Final = 1.0
 """How long the end of an agent waits when the database has refused it several times, before it is tried again."""
-MAX_REASON_CHARACTERS: Final = 1_000
-"""Of an error's text in the message that marks a restart; the whole of it is in the record when the agent fails."""
 _generations: Final = itertools.count(1)
 """Rises over all actors: one that is made again must not be taken for the one before it."""
 
@@ -80,6 +79,9 @@ class Home(Protocol):
 class AgentActor(PooledActor):
     """One agent."""
 
+    _is_last_chance = False  # the runtime stops
+    _has_given_up = False  # to come to an end: the database has refused it then
+
     def __init__(self, agent: str, services: AgentServices, created: Created | None) -> None:
         """Make the actor of an agent that was just created, or with None of one that may be in the store."""
         super().__init__(agent, services.dispatcher)
@@ -91,7 +93,7 @@ class AgentActor(PooledActor):
         self._status = AgentStatus.INITIALIZING  # when everything in flight is stored
         self._source: AgentSource | None = None
         self._generation = next(_generations)
-        self._in_flight = InFlight()
+        self._in_flight: InFlight | None = None  # while nothing is
         self.discarded = 0
         """Messages that the source yielded after the end."""
 
@@ -103,7 +105,7 @@ class AgentActor(PooledActor):
 
     def wake_here(self) -> None:
         """Take a turn on the sender's thread when nothing is on its way, else on a worker, for many at once."""
-        if self._is_loaded and not self._in_flight:
+        if self._is_loaded and self._in_flight is None:
             super().wake_here()
         else:
             self.wake()
@@ -118,7 +120,7 @@ class AgentActor(PooledActor):
             and not (command.from_source and self._status.is_terminal)
             and (asker is None or not asker.is_unwanted)
         ):
-            self._in_flight.add_message(command.message, envelope)
+            (self._in_flight or self._take_off()).add_message(command.message, envelope)
         else:
             super().handle(envelope)
 
@@ -126,7 +128,7 @@ class AgentActor(PooledActor):
         """Handle one command."""
         if not self._is_loaded:
             self._load(command)
-        if type(command) is not Emit and self._in_flight.outgoing:
+        if type(command) is not Emit and self._in_flight is not None and self._in_flight.outgoing:
             self._send_outgoing()  # what was said before the command is stored before it
         match command:
             case Emit():
@@ -151,6 +153,8 @@ class AgentActor(PooledActor):
                 return self._on_restart_due()
             case EndingDue():
                 return self._end_if_due()
+            case RuntimeStopping(ending):
+                return self._on_runtime_stopping(ending)
             case _:
                 assert_never(command)
 
@@ -161,7 +165,7 @@ class AgentActor(PooledActor):
         thousands of busy agents come with a few messages each to every batch, not with one to each of many.
         """
         in_flight = self._in_flight
-        if in_flight:
+        if in_flight is not None:
             outgoing = in_flight.outgoing
             if outgoing and (outgoing == len(in_flight) or outgoing >= TURN_MESSAGES):
                 self._send_outgoing()
@@ -185,7 +189,8 @@ class AgentActor(PooledActor):
 
     def on_stop(self) -> None:
         """Answer whoever still waits."""
-        for waiting in self._in_flight.clear():
+        in_flight, self._in_flight = self._in_flight, None
+        for waiting in in_flight or ():
             if waiting.reply_to is not None and not waiting.reply_to.done():
                 waiting.reply_to.fail(RuntimeStoppedError("it stopped before it was known whether this is stored"))
             self.on_dropped(waiting.message)
@@ -221,10 +226,16 @@ class AgentActor(PooledActor):
         if emit.for_source and (why := self._refuses_input()):
             self.on_dropped(emit)
             raise InputRefusedError(self.agent, why)
-        self._in_flight.add_message(emit.message, Envelope(emit, self.reply_later()))
+        (self._in_flight or self._take_off()).add_message(emit.message, Envelope(emit, self.reply_later()))
+
+    def _take_off(self) -> InFlight:
+        """Begin to have something on its way."""
+        self._in_flight = InFlight()
+        return self._in_flight
 
     def _send_outgoing(self) -> None:
-        size, messages = self._in_flight.outgoing_size, self._in_flight.take_outgoing()
+        assert self._in_flight is not None
+        messages, size = self._in_flight.take_outgoing()
         self._services.database.tell(Append(self.agent, self.number, self._generation, messages, size))
 
     def _refuses_input(self) -> str | None:
@@ -236,7 +247,7 @@ class AgentActor(PooledActor):
 
     def _on_patch(self, patch: AgentPatch) -> None:
         self._services.database.tell(UpdateAgent(self.agent, self.number, self._generation, patch))
-        self._in_flight.add(Envelope(None, self.reply_later()))
+        (self._in_flight or self._take_off()).add(Envelope(None, self.reply_later()))
 
     def _end(self, status: AgentStatus, **facts: str | None) -> None:
         if self._stored_status is None:
@@ -255,10 +266,21 @@ class AgentActor(PooledActor):
         if self._stored_status is None:
             raise AgentNotFoundError(self.agent)
         check_transition(self.agent, self._status, status)
-        change = NewStatus(previous=self._status, status=status, at=self._services.now(), **facts)
+        change = NewStatus(
+            previous=self._status,
+            status=status,
+            at=self._services.now(),
+            wants_record=self.is_asked,
+            **facts,
+        )
         self._services.database.tell(ChangeStatus(self.agent, self.number, self._generation, change))
         self._status = status  # from now on, so that of two changes on their way the second is refused
-        self._in_flight.add(Envelope(None, self.reply_later()))
+        (self._in_flight or self._take_off()).add(Envelope(None, self.reply_later()))
+
+    def _on_runtime_stopping(self, ending: Terminate | Fail) -> None:
+        self._is_last_chance = True
+        if self._stored_status is not None and not self._status.is_terminal:
+            self.on_receive(ending)
 
     def _refuse_unknown(self, status: AgentStatus) -> None:
         error = AgentNotFoundError(self.agent)
@@ -274,7 +296,9 @@ class AgentActor(PooledActor):
         elif self._status.is_terminal:
             source.is_running = False
         elif (delay_s := source.ended(ending, dispatcher.now())) is not None:
-            self._say_restart(ending, source.restarts, delay_s)
+            message = restart_notice(ending, source.restarts, delay_s, self._services.now())
+            self._services.flow.count_in(self.agent, message.size)
+            self._on_emit(Emit(message))
             tell = self._services.home.tell
             source.restart_timer = dispatcher.call_later(delay_s, lambda: tell(self.agent, RestartDue()))
         else:
@@ -285,18 +309,6 @@ class AgentActor(PooledActor):
         if self._stored_status is not None and not self._status.is_terminal:
             why = "Its actor failed while its source ran. What it had said until then is kept."
             self._change(AgentStatus.FAILED, error_name="ActorFailed", error_message=why)
-
-    def _say_restart(self, ending: Ending, restarts: int, delay_s: float) -> None:
-        """Mark in the agent's messages that what follows is said by another run of its source."""
-        why = (ending.error_message or "")[:MAX_REASON_CHARACTERS]
-        message = new_message(
-            f"The source failed ({ending.error_name}: {why}) and is started again in {delay_s:g} s.",
-            created_at=self._services.now(),
-            type="system",
-            metadata={"restart": restarts, "delay_s": delay_s, "error_name": ending.error_name, "error_message": why},
-        )
-        self._services.flow.count_in(self.agent, message.size)
-        self._on_emit(Emit(message))
 
     def _on_restart_due(self) -> None:
         if self._source is not None and not self._status.is_terminal and self._source.ending is None:
@@ -333,19 +345,23 @@ class AgentActor(PooledActor):
 
     def _answer(self, replies: list[Any]) -> None:
         messages = size = 0
-        for waiting, reply in self._in_flight.answered(replies):
+        in_flight = self._in_flight
+        assert in_flight is not None
+        for waiting, reply in in_flight.answered(replies):
             emit, asker = waiting.message, waiting.reply_to
             if emit is not None:
                 messages += 1
                 size += emit.message.size
                 if emit.for_source and self._source is not None and isinstance(reply, MessageRecord):
                     self._source.deliver(reply.content)
-            elif isinstance(reply, AgentRecord):
+            elif isinstance(reply, (AgentRecord, StatusChange)):
                 self._stored_status = reply.status
             if isinstance(reply, Exception):
                 self._on_refused(waiting, reply)
             elif asker is not None:
                 asker.set(reply)
+        if not in_flight:
+            self._in_flight = None
         if messages:
             self._services.flow.release(self.agent, messages, size)
 
@@ -353,6 +369,7 @@ class AgentActor(PooledActor):
         if waiting.reply_to is not None:
             waiting.reply_to.fail(error)
         if waiting.message is None:
+            self._has_given_up = self._is_last_chance  # the next start ends it
             if self._stored_status is not None:
                 self._status = self._stored_status
         else:
@@ -370,7 +387,7 @@ class AgentActor(PooledActor):
             self._services.dispatcher.dead_letters.add("gateway", message, str(error))
 
     def _retire_if_done(self) -> None:
-        is_done = self._stored_status is None or self._status.is_terminal
+        is_done = self._stored_status is None or self._status.is_terminal or self._has_given_up
         is_running = self._source is not None and self._source.is_running
         if is_done and not is_running and self._is_loaded and self._services.flow.is_idle(self.agent):
             self._services.home.retire(self)

@@ -66,10 +66,27 @@ class RestartDue(msgspec.Struct, frozen=True):
     """Start the source again, if the agent still runs."""
 
 
+class RuntimeStopping(msgspec.Struct, frozen=True):
+    """The runtime stops: come to this end, if you have not come to one."""
+
+    ending: Terminate | Fail
+
+
 class EndingDue(msgspec.Struct, frozen=True):
     """Try again to bring the agent to its end."""
 
 
 AgentCommand = (
-    Emit | Start | Complete | Fail | Terminate | Created | Patch | SourceEnded | RestartDue | EndingDue | Acknowledged
+    Emit
+    | Start
+    | Complete
+    | Fail
+    | Terminate
+    | Created
+    | Patch
+    | SourceEnded
+    | RestartDue
+    | RuntimeStopping
+    | EndingDue
+    | Acknowledged
 )

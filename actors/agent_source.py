@@ -9,9 +9,14 @@ from commitcast.actors.sources.draft import Ending
 from commitcast.actors.supervision import RestartPolicy, Restarts
 from commitcast.actors.timers import Timer
 from commitcast.persistence.records import AgentStatus
+from commitcast.persistence.writes import NewMessage, new_message
 
 ENDINGS_TRIED: Final = 3
 """How often the end of an agent is tried at once when the database refuses it."""
+
+
+MAX_REASON_CHARACTERS: Final = 1_000
+"""Of an error's text in the message that marks a restart; the whole of it is in the record when the agent fails."""
 
 
 class Feed(Protocol):
@@ -106,3 +111,14 @@ class AgentSource:
         """Whether the end may be tried now; if not, later, and then as often again."""
         self._tries = (self._tries + 1) % (ENDINGS_TRIED + 1)
         return self._tries != 0
+
+
+def restart_notice(ending: Ending, restarts: int, delay_s: float, created_at: str) -> NewMessage:
+    """Return the message that marks: what follows is said by another run of the source."""
+    why = (ending.error_message or "")[:MAX_REASON_CHARACTERS]
+    return new_message(
+        f"The source failed ({ending.error_name}: {why}) and is started again in {delay_s:g} s.",
+        created_at=created_at,
+        type="system",
+        metadata={"restart": restarts, "delay_s": delay_s, "error_name": ending.error_name, "error_message": why},
+    )

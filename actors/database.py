@@ -47,7 +47,7 @@ RETRY_WHEN_FULL_S: Final = 0.5
 REMEMBERED_REFUSALS: Final = 65_536
 
 
-class Append(msgspec.Struct, frozen=True):
+class Append(msgspec.Struct, frozen=True, gc=False):
     """Store messages of one agent, in order."""
 
     agent: str
@@ -60,7 +60,7 @@ class Append(msgspec.Struct, frozen=True):
     """Bytes of all of them."""
 
 
-class ChangeStatus(msgspec.Struct, frozen=True):
+class ChangeStatus(msgspec.Struct, frozen=True, gc=False):
     """Apply a change of status, if the agent still has the status that it starts from."""
 
     agent: str
@@ -69,7 +69,7 @@ class ChangeStatus(msgspec.Struct, frozen=True):
     change: NewStatus
 
 
-class UpdateAgent(msgspec.Struct, frozen=True):
+class UpdateAgent(msgspec.Struct, frozen=True, gc=False):
     """Store facts learnt about an agent."""
 
     agent: str

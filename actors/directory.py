@@ -7,13 +7,12 @@ the lock is held for a queue operation only.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
-import pykka
-
 from commitcast.actors.agent import AgentActor
-from commitcast.actors.agent_commands import AgentCommand, Created, Emit, Fail, Terminate
+from commitcast.actors.agent_commands import AgentCommand, Created, Emit, Fail, RuntimeStopping, SourceEnded, Terminate
+from commitcast.actors.blocking import Signal
 from commitcast.actors.deadletters import DeadLetters
 from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.flow import Flow
@@ -43,41 +42,39 @@ class Directory:
         self._lock = threading.RLock()
         self._actors: dict[str, AgentActor] = {}
         self._open = True
+        self._emptied: Signal | None = None  # given when the last actor has gone
 
     def __len__(self) -> int:
         """Return how many actors are alive."""
         return len(self._actors)
 
-    def end_all(self, command: Terminate | Fail, deadline: float) -> None:
-        """Take no more requests from outside, and end every agent that is at work.
+    def end_all(self, ending: Terminate | Fail, deadline: float) -> None:
+        """Take no more requests from outside, end every agent that is at work, and wait until all actors have retired.
 
         Acknowledgements still arrive. What has not ended by `deadline` is left to the next start.
         """
+        emptied = Signal()
         with self._lock:
             self._open = False
             live = list(self._actors.values())
-        futures: list[Future[Any]] = []
+            if not live:
+                return
+            self._emptied = emptied
+        last = RuntimeStopping(ending)
         for actor in live:
-            future: Future[Any] = Future()
-            actor.actor_inbox.put(Envelope(command, future))
-            futures.append(future)
-        self._await(futures, deadline)
-
-    def _await(self, futures: Sequence[pykka.Future[Any]], deadline: float) -> None:
-        for future in futures:
-            try:
-                future.get(timeout=remaining(deadline))
-            except FutureTimeoutError:
-                logger.warning("an agent did not end in time: the next start will end it")
-                break
-            except Exception as error:  # it has ended already, or cannot: there is nobody to tell but the log
-                logger.debug("at the stop: %s", error)
+            actor.actor_inbox.put(Envelope(last))
+        if not emptied.wait(remaining(deadline)):
+            logger.warning("%d agents did not end in time: the next start will end them", len(self._actors))
 
     def stop_all(self, deadline: float) -> None:
         """Stop the actors that are left, each after it has forwarded what it was told of before."""
         with self._lock:
             left, self._actors = list(self._actors.values()), {}
-        self._await([actor.actor_ref.stop(block=False) for actor in left], deadline)
+        for stopping in [actor.actor_ref.stop(block=False) for actor in left]:
+            try:
+                stopping.get(timeout=remaining(deadline))
+            except FutureTimeoutError:
+                break
 
     def add(self, agent: str, created: Created) -> None:
         """Start the actor of a new agent, or tell the one that was made for the id while it was unknown."""
@@ -117,6 +114,9 @@ class Directory:
     def tell(self, agent: str, command: AgentCommand) -> bool:
         """Send a message to a live actor; return whether there was one."""
         actor = self._actors.get(agent)
+        if actor is None and isinstance(command, SourceEnded):
+            self._deliver(agent, Envelope(command))  # its actor failed: another one brings the agent to its end
+            return True
         if actor is None:
             self._dead_letters.add(f"AgentActor-{agent}", command, "there is no such actor")
             return False
@@ -140,9 +140,15 @@ class Directory:
             if self._actors.get(actor.agent) is actor:
                 if not actor.is_mailbox_empty():
                     return False
-                del self._actors[actor.agent]
+                self._remove(actor.agent)
             actor.stop_now()
             return True
+
+    def _remove(self, agent: str) -> None:
+        del self._actors[agent]
+        if not self._actors and self._emptied is not None:
+            self._emptied.give()
+            self._emptied = None
 
     def redeliver(self, actor: AgentActor) -> None:
         """Give what reached a stopped actor too late to the one that is there now, or to a new one, in its order."""
@@ -157,7 +163,7 @@ class Directory:
                     else:
                         successor.actor_inbox.put(envelope)
                 if successor is None:
-                    del self._actors[agent]
+                    self._remove(agent)
                 else:
                     self._actors[agent] = successor
             else:
@@ -166,12 +172,15 @@ class Directory:
 
     def _refuse(self, agent: str, envelope: Envelope) -> None:
         """Answer what can reach no actor any more, because the runtime has stopped."""
-        if isinstance(envelope.message, Emit):
-            self._flow.release(agent, 1, envelope.message.message.size)
-        if envelope.reply_to is not None:
-            envelope.reply_to.fail(RuntimeStoppedError())
+        message, reply_to = envelope.message, envelope.reply_to
+        if isinstance(message, Emit):
+            self._flow.release(agent, 1, message.message.size)
+        if reply_to is None:
+            self._dead_letters.add(f"AgentActor-{agent}", message, "the runtime had stopped")
+        elif isinstance(message, AgentCommand):
+            reply_to.fail(RuntimeStoppedError())
         else:
-            self._dead_letters.add(f"AgentActor-{agent}", envelope.message, "the runtime had stopped")
+            reply_to.set(None)  # a stop, of what has stopped
 
 
 def _drain(actor: AgentActor) -> list[Envelope]:

@@ -18,6 +18,7 @@ import msgspec
 from commitcast.actors.future import Future
 
 Empty: Final = queue.Empty
+_append: Final = queue.SimpleQueue.put
 
 
 class Envelope(msgspec.Struct, gc=False):
@@ -40,10 +41,10 @@ class Owner(Protocol):
         """Something was put into the mailbox after it was closed."""
 
 
-class Mailbox:
-    """The messages that wait for one actor."""
+class Mailbox(queue.SimpleQueue[Envelope]):
+    """The messages that wait for one actor. `get(block)` takes the oldest or raises `Empty`; `empty()` tells."""
 
-    __slots__ = ("_idle", "_queue", "is_closed", "is_stopped", "limit_messages", "owner")
+    __slots__ = ("_idle", "is_closed", "is_stopped", "limit_messages", "owner")
 
     def __init__(self, limit_messages: int | None = None) -> None:
         """Make a mailbox; nobody is woken before `open`.
@@ -52,7 +53,6 @@ class Mailbox:
             limit_messages: how many ordinary messages may wait; passed by no more than the number of threads that
                 send at the same instant. None: the senders keep the bound (`flow.py`).
         """
-        self._queue: queue.SimpleQueue[Envelope] = queue.SimpleQueue()
         self._idle = threading.Lock()  # free: the actor waits for work, and whoever takes it schedules a turn
         self._idle.acquire()
         self.limit_messages = limit_messages
@@ -69,14 +69,14 @@ class Mailbox:
 
     def offer(self, envelope: Envelope) -> bool:
         """Add an ordinary message; return False, and add nothing, at the limit. Any thread; never blocks."""
-        if self.limit_messages is not None and self._queue.qsize() >= self.limit_messages:
+        if self.limit_messages is not None and self.qsize() >= self.limit_messages:
             return False
         self.put(envelope)
         return True
 
-    def put(self, envelope: Envelope) -> None:
+    def put(self, envelope: Envelope) -> None:  # type: ignore[override]  # it never blocks
         """Add a message whatever the limit. Any thread; never blocks."""
-        self._queue.put(envelope)
+        _append(self, envelope)
         if self.is_closed:
             assert self.owner is not None
             self.owner.answer_late()
@@ -86,7 +86,7 @@ class Mailbox:
 
     def put_here(self, envelope: Envelope) -> None:
         """Add a message, and let the owner handle it on this thread if it has nothing else to do."""
-        self._queue.put(envelope)
+        _append(self, envelope)
         if self.is_closed:
             assert self.owner is not None
             self.owner.answer_late()
@@ -94,21 +94,9 @@ class Mailbox:
             assert self.owner is not None
             self.owner.wake_here()
 
-    def get(self, block: bool = True) -> Envelope:
-        """Take the oldest message. Raises `Empty` if there is none and it may not wait."""
-        return self._queue.get(block)
-
-    def empty(self) -> bool:
-        """Whether nothing waits."""
-        return self._queue.empty()
-
-    def __len__(self) -> int:
-        """Return how many messages wait."""
-        return self._queue.qsize()
-
     def turn_ended(self) -> None:
         """Wait for work again; wake the owner at once if there is some already."""
         self._idle.release()
-        if not self._queue.empty() and self._idle.acquire(False):
+        if not self.empty() and self._idle.acquire(False):
             assert self.owner is not None
             self.owner.wake()

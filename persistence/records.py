@@ -32,7 +32,7 @@ class AgentStatus(StrEnum):
 _TERMINAL: Final = frozenset({AgentStatus.COMPLETED, AgentStatus.FAILED, AgentStatus.TERMINATED})
 
 
-class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
+class AgentRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One agent as stored."""
 
     id: str
@@ -102,7 +102,7 @@ class MessageRecord(msgspec.Struct, frozen=True, gc=False):
         return msgspec.json.decode(self.content)
 
 
-class StatusChange(msgspec.Struct, frozen=True, kw_only=True):
+class StatusChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One step of an agent's life as stored."""
 
     agent: str

@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 import apsw
+import msgspec
 
 from commitcast.persistence.errors import (
     AgentExistsError,
@@ -40,7 +41,7 @@ from commitcast.persistence.writes import (
     needs_preceding,
 )
 
-CACHED_AGENTS: Final = 65_536
+CACHED_AGENTS: Final = 131_072
 """Heads kept in memory, about 200 bytes each. All are dropped beyond that: a miss costs one indexed SELECT."""
 NO_AGENT: Final = 0
 """A key that no agent has (keys are positions and begin at 1): its rows are refused by the foreign key."""
@@ -57,17 +58,15 @@ _SELECT_AGENT_BY_IDEMPOTENCY: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents 
 _SELECT_MESSAGE_BY_KEY: Final = f"SELECT {MESSAGE_COLUMNS} FROM agent_messages WHERE agent_key = ? AND key = ?"
 
 
-class _Head:
+class _Head(msgspec.Struct, gc=False):
     """Where one agent stands: what the next row of it needs to know."""
 
-    __slots__ = ("epoch", "key", "position", "sequence", "status")
-
-    def __init__(self, key: int, epoch: str, sequence: int, status: AgentStatus, position: int) -> None:
-        self.key = key
-        self.epoch = epoch
-        self.sequence = sequence
-        self.status = status
-        self.position = position  # of the agent's last entry
+    key: int
+    epoch: str
+    sequence: int
+    status: AgentStatus
+    position: int
+    """Of the agent's last entry."""
 
 
 class _Planned:
@@ -282,8 +281,12 @@ class Batch:
             done.replies.append(IllegalTransitionError(done.agent, head.status, new.status))
         else:
             head.status = new.status
-            done.entries.append(plan.add_status(done.agent, head.key, head.sequence, new))
-            done.reply_later()
+            change = plan.add_status(done.agent, head.key, head.sequence, new)
+            done.entries.append(change)
+            if new.wants_record:
+                done.reply_later()
+            else:
+                done.replies.append(change)
 
     def _plan_agent(self, plan: Plan, done: _Planned, new: NewAgent) -> None:
         existing = self._find_by_idempotency(new, done.entries)

@@ -24,13 +24,12 @@ SET_HEAD: Final = "UPDATE agents SET head = ? WHERE key = ?"
 _SET_STATUS: Final = (
     "UPDATE agents SET status = ?1, started_at = coalesce(started_at, ?2), completed_at = ?3, error_name = ?4,"
     " error_message = ?5, result = ?6 WHERE key = ?7 AND status = ?8"
-    f" RETURNING key, {AGENT_COLUMNS}"
 )
 _PATCH: Final = (
     "UPDATE agents SET configuration = coalesce(?1, configuration), pid = coalesce(?2, pid),"
     " pid_started = coalesce(?3, pid_started) WHERE key = ?4"
-    f" RETURNING key, {AGENT_COLUMNS}"
 )
+_RETURNING: Final = f" RETURNING key, {AGENT_COLUMNS}"
 
 
 class StaleHeadError(NotStoredError):
@@ -52,6 +51,8 @@ class Plan:
         self.messages: list[MessageRecord] = []
         self.transitions: list[tuple[Any, ...]] = []
         self.statuses: list[tuple[Any, ...]] = []
+        self.wants_records = False
+        """Whether anybody wants the record of an agent whose status changes."""
         self.patches: list[tuple[Any, ...]] = []
         self.heads: dict[int, int] = {}
         self.changed: dict[int, AgentRecord] = {}
@@ -101,6 +102,7 @@ class Plan:
     def add_status(self, agent: str, key: int, sequence: int, new: NewStatus) -> StatusChange:
         """Add a change of status after a sequence at the next position, and return it."""
         self.position += 1
+        self.wants_records = self.wants_records or new.wants_record
         started_at = new.at if new.status is AgentStatus.RUNNING else None
         completed_at = new.at if new.status.is_terminal else None
         self.statuses.append(
@@ -144,15 +146,21 @@ class Plan:
         if self.heads:
             connection.executemany(SET_HEAD, ((head, key) for key, head in self.heads.items()))
         if self.statuses:
-            changed = connection.executemany(_SET_STATUS, self.statuses).fetchall()
-            if len(changed) != len(self.statuses):
-                raise StaleHeadError(self.statuses[0][-1])
-            self._note_changed(changed)
+            self._set_statuses(connection)
         if self.transitions:
             connection.executemany(_INSERT_TRANSITION, self.transitions)
         if self.patches:
-            patched = connection.executemany(_PATCH, self.patches).fetchall()
+            patched = connection.executemany(_PATCH + _RETURNING, self.patches).fetchall()
             self._note_changed(patched)
+
+    def _set_statuses(self, connection: apsw.Connection) -> None:
+        before = connection.total_changes()
+        if self.wants_records:
+            self._note_changed(connection.executemany(_SET_STATUS + _RETURNING, self.statuses).fetchall())
+        else:
+            connection.executemany(_SET_STATUS, self.statuses)
+        if connection.total_changes() - before != len(self.statuses):
+            raise StaleHeadError(self.statuses[0][-1])
 
     def _note_changed(self, rows: list[tuple[Any, ...]]) -> None:
         for row in rows:

@@ -11,7 +11,14 @@ from typing import Any, Final
 import msgspec
 
 from commitcast.persistence.errors import InvalidValueError
-from commitcast.persistence.records import MESSAGE_TYPES, AgentRecord, AgentStatus, Committed, MessageRecord
+from commitcast.persistence.records import (
+    MESSAGE_TYPES,
+    AgentRecord,
+    AgentStatus,
+    Committed,
+    MessageRecord,
+    StatusChange,
+)
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """Content, raw and metadata of one message together. One row must fit into memory several times over."""
@@ -42,7 +49,7 @@ class NewMessage(msgspec.Struct, frozen=True, gc=False):
     key: str | None = None
 
 
-class NewAgent(msgspec.Struct, frozen=True, kw_only=True):
+class NewAgent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An agent to be inserted, with its first messages."""
 
     epoch: str
@@ -54,7 +61,7 @@ class NewAgent(msgspec.Struct, frozen=True, kw_only=True):
     messages: tuple[NewMessage, ...] = ()
 
 
-class NewStatus(msgspec.Struct, frozen=True, kw_only=True):
+class NewStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A change of status, applied only if the agent still has the status `previous`."""
 
     previous: AgentStatus
@@ -64,6 +71,8 @@ class NewStatus(msgspec.Struct, frozen=True, kw_only=True):
     error_name: str | None = None
     error_message: str | None = None
     result_json: str | None = None
+    wants_record: bool = True
+    """Whether the reply is to be the agent's record; else it is the `StatusChange`, which costs less."""
 
 
 class AgentPatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,14 +86,14 @@ class AgentPatch(msgspec.Struct, frozen=True, kw_only=True):
 Write = NewAgent | NewMessage | NewStatus | AgentPatch
 
 
-class AgentWrites(msgspec.Struct, frozen=True):
+class AgentWrites(msgspec.Struct, frozen=True, gc=False):
     """What one agent wants to have written in one transaction, in order."""
 
     agent: str
     writes: list[Write]
 
 
-Reply = MessageRecord | AgentRecord | Exception
+Reply = MessageRecord | AgentRecord | StatusChange | Exception
 """The answer to one write: the record as stored, or why it was refused."""
 
 

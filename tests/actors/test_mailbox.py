@@ -47,7 +47,7 @@ def test_at_the_limit_an_ordinary_message_is_refused_and_what_waits_is_untouched
     accepted = [mailbox.offer(Envelope(number)) for number in range(4)]
 
     assert accepted == [True, True, False, False]
-    assert len(mailbox) == 2
+    assert mailbox.qsize() == 2
     assert held(mailbox) == [0, 1]
 
 
