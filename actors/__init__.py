@@ -9,6 +9,8 @@ from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft
+from commitcast.actors.supervision import RestartPolicy
+from commitcast.actors.system import RuntimeStats
 from commitcast.persistence.records import AgentStatus
 
 __all__ = [
@@ -20,5 +22,7 @@ __all__ = [
     "CommandSource",
     "Draft",
     "FutureTimeoutError",
+    "RestartPolicy",
+    "RuntimeStats",
     "RuntimeStoppedError",
 ]

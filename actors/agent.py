@@ -8,9 +8,8 @@ Handlers run one at a time and never block.
 import itertools
 import logging
 from collections.abc import Callable
-from typing import Any, Final, Protocol, assert_never
+from typing import Any, ClassVar, Final, assert_never
 
-import msgspec
 import pykka
 
 from commitcast.actors.agent_commands import (
@@ -27,11 +26,11 @@ from commitcast.actors.agent_commands import (
     Start,
     Terminate,
 )
+from commitcast.actors.agent_services import AgentServices
 from commitcast.actors.agent_source import AgentSource, restart_notice
 from commitcast.actors.database import Acknowledged, Append, ChangeStatus, UpdateAgent
-from commitcast.actors.dispatch import TURN_MESSAGES, Dispatcher, PooledActor
+from commitcast.actors.dispatch import TURN_MESSAGES, PooledActor
 from commitcast.actors.errors import AgentEndedError, InputRefusedError, MailboxFullError, RuntimeStoppedError
-from commitcast.actors.flow import Flow
 from commitcast.actors.gateway import Notice
 from commitcast.actors.in_flight import InFlight
 from commitcast.actors.lifecycle import check_transition
@@ -45,39 +44,16 @@ logger: Final = logging.getLogger(__name__)
 
 ENDING_PAUSE_S: Final = 1.0
 """How long the end of an agent waits when the database has refused it several times, before it is tried again."""
+MAILBOX_LIMIT_MESSAGES: Final = 4_096
+"""Commands that may wait for one agent. Its messages are not refused here: they are counted before (`flow.py`)."""
 _generations: Final = itertools.count(1)
 """Rises over all actors: one that is made again must not be taken for the one before it."""
 
 
-class AgentServices(msgspec.Struct, frozen=True):
-    """What every agent actor of a runtime works with."""
-
-    dispatcher: Dispatcher
-    database: pykka.ActorRef[Any]
-    gateway: pykka.ActorRef[Any]
-    load: Callable[[str], AgentRecord | None]
-    flow: Flow
-    home: "Home"
-    committed: Callable[[str], object]
-    """Wakes those who wait for the agent."""
-    now: Callable[[], str]
-
-
-class Home(Protocol):
-    """Where an agent's actor is registered: the directory."""
-
-    def retire(self, actor: "AgentActor") -> bool:
-        """Take it out if nothing waits for it; return whether it has been stopped."""
-
-    def redeliver(self, actor: "AgentActor") -> None:
-        """Give what reached it too late to the actor that is there now."""
-
-    def tell(self, agent: str, command: "AgentCommand") -> bool:
-        """Send a message to a live actor; return whether there was one."""
-
-
 class AgentActor(PooledActor):
     """One agent."""
+
+    mailbox_limit_messages: ClassVar[int | None] = MAILBOX_LIMIT_MESSAGES
 
     _is_last_chance = False  # the runtime stops
     _has_given_up = False  # to come to an end: the database has refused it then
@@ -200,19 +176,30 @@ class AgentActor(PooledActor):
         self.on_stop()
         if self._source is not None:
             self._source.cancel()
+            if not self._source.is_running:  # nobody else will tell the next actor of this agent to end it
+                self._services.home.tell(self.agent, SourceEnded(Ending(status=AgentStatus.FAILED)))
 
     def answer_late(self) -> None:
         """Hand what came after the end to the next actor of this agent."""
         self._services.home.redeliver(self)
 
     def _on_created(self, created: Created) -> None:
-        self._stored_status = self._status = created.record.status
+        if self._stored_status is None:  # else somebody was faster, and this actor knows more than the creation
+            self._stored_status = self._status = created.record.status
         self._is_loaded = True
         if created.creation is not None:
             self._tell_gateway(created.creation)
-        if created.source is not None:
+        if created.source is not None and not self._status.is_terminal:
             self._source = created.source
-            self._source.start()
+            self._run(self._source.start)
+
+    def _run(self, start: Callable[[], object]) -> None:
+        """Start a run of the source; one that cannot be started has failed."""
+        try:
+            start()
+        except Exception as error:  # no thread to be had, its loop is closed: the agent must come to an end
+            ending = Ending(status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=str(error))
+            self._on_source_ended(ending)
 
     # On the way down: to the database.
 
@@ -312,7 +299,7 @@ class AgentActor(PooledActor):
 
     def _on_restart_due(self) -> None:
         if self._source is not None and not self._status.is_terminal and self._source.ending is None:
-            self._source.start_again()
+            self._run(self._source.start_again)
 
     def _end_if_due(self) -> None:
         """Bring an agent with a source to its end, again if the database refused that."""
@@ -347,29 +334,33 @@ class AgentActor(PooledActor):
         messages = size = 0
         in_flight = self._in_flight
         assert in_flight is not None
-        for waiting, reply in in_flight.answered(replies):
-            emit, asker = waiting.message, waiting.reply_to
-            if emit is not None:
-                messages += 1
-                size += emit.message.size
-                if emit.for_source and self._source is not None and isinstance(reply, MessageRecord):
-                    self._source.deliver(reply.content)
-            elif isinstance(reply, (AgentRecord, StatusChange)):
-                self._stored_status = reply.status
-            if isinstance(reply, Exception):
-                self._on_refused(waiting, reply)
-            elif asker is not None:
-                asker.set(reply)
-        if not in_flight:
-            self._in_flight = None
-        if messages:
-            self._services.flow.release(self.agent, messages, size)
+        try:
+            for waiting, reply in in_flight.answered(replies):
+                emit, asker = waiting.message, waiting.reply_to
+                if emit is not None:
+                    messages += 1
+                    size += emit.message.size
+                    if emit.for_source and self._source is not None and isinstance(reply, MessageRecord):
+                        self._source.deliver(reply.content)
+                elif isinstance(reply, (AgentRecord, StatusChange)):
+                    self._stored_status = reply.status
+                if isinstance(reply, Exception):
+                    self._on_refused(waiting, reply)
+                elif asker is not None:
+                    asker.set(reply)
+        finally:
+            if not in_flight:
+                self._in_flight = None
+            if messages:
+                self._services.flow.release(self.agent, messages, size)
 
     def _on_refused(self, waiting: Envelope, error: Exception) -> None:
         if waiting.reply_to is not None:
             waiting.reply_to.fail(error)
         if waiting.message is None:
             self._has_given_up = self._is_last_chance  # the next start ends it
+            if isinstance(error, IllegalTransitionError):
+                self._stored_status = AgentStatus(error.previous)  # somebody else was faster
             if self._stored_status is not None:
                 self._status = self._stored_status
         else:
@@ -387,7 +378,13 @@ class AgentActor(PooledActor):
             self._services.dispatcher.dead_letters.add("gateway", message, str(error))
 
     def _retire_if_done(self) -> None:
-        is_done = self._stored_status is None or self._status.is_terminal or self._has_given_up
-        is_running = self._source is not None and self._source.is_running
-        if is_done and not is_running and self._is_loaded and self._services.flow.is_idle(self.agent):
+        if self._is_last_chance:  # whoever still speaks is refused, and nobody waits for a source here
+            is_done = self._has_given_up or self._stored_status is None or self._stored_status.is_terminal
+        elif not self._is_loaded:  # its only command was cancelled
+            is_done = True
+        else:
+            is_running = self._source is not None and self._source.is_running
+            is_done = not is_running and (self._stored_status is None or self._status.is_terminal)
+            is_done = is_done and self._services.flow.is_idle(self.agent)
+        if is_done:
             self._services.home.retire(self)

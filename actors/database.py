@@ -229,7 +229,7 @@ class DatabaseActor(PinnedActor):
 
     def _append(self, append: Append) -> None:
         agent, messages = append.agent, append.messages
-        if self._rows and self._rows + len(messages) > BATCH_ROWS:
+        if self._rows and (self._rows + len(messages) > BATCH_ROWS or self._bytes + append.size > BATCH_BYTES):
             self._commit()
         group = self._group(append)
         if self._refused and self._is_refused(agent, append.generation):
@@ -272,7 +272,7 @@ class DatabaseActor(PinnedActor):
             group.creation = creation
             group.writes.append(new)
             self._rows += 1 + len(new.messages)
-            self._bytes += len(new.prompt) + len(new.configuration_json)
+            self._bytes += len(new.prompt) + len(new.configuration_json) + sum(m.size for m in new.messages)
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._commit()
         return None

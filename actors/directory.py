@@ -2,7 +2,7 @@
 
 A message goes straight into the mailbox of the actor that is there, without a lock. Making and retiring an actor
 happen under one, and what reached the mailbox of a retired actor is handed, in its order, to the next one. Any thread;
-the lock is held for a queue operation only.
+nothing that waits is done under the lock.
 """
 
 import logging
@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from commitcast.actors.agent import AgentActor
+from commitcast.actors.agent import MAILBOX_LIMIT_MESSAGES, AgentActor
 from commitcast.actors.agent_commands import AgentCommand, Created, Emit, Fail, RuntimeStopping, SourceEnded, Terminate
 from commitcast.actors.blocking import Signal
 from commitcast.actors.deadletters import DeadLetters
-from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
+from commitcast.actors.errors import FutureTimeoutError, MailboxFullError, RuntimeStoppedError
 from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future, remaining
 from commitcast.actors.mailbox import Empty, Envelope
@@ -75,6 +75,9 @@ class Directory:
                 stopping.get(timeout=remaining(deadline))
             except FutureTimeoutError:
                 break
+        for actor in left:
+            for envelope in _drain(actor):  # of one that did not stop in time: whoever waits for it is told
+                self._refuse(actor.agent, envelope)
 
     def add(self, agent: str, created: Created) -> None:
         """Start the actor of a new agent, or tell the one that was made for the id while it was unknown."""
@@ -98,8 +101,10 @@ class Directory:
             self._refuse(agent, envelope)
         elif actor is None:
             self._deliver(agent, envelope)
-        else:
+        elif isinstance(command, Emit):
             actor.actor_inbox.put(envelope)
+        elif not actor.actor_inbox.offer(envelope):
+            future.fail(MailboxFullError(f"agent {agent!r}", MAILBOX_LIMIT_MESSAGES))
         return future
 
     def emit(self, agent: str, command: Emit) -> Future[MessageRecord]:

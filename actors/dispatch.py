@@ -29,6 +29,7 @@ logger: Final = logging.getLogger(__name__)
 WORKERS: Final = 2
 """Threads for pooled actors. Their handlers hold the interpreter's lock, so more would only wait for it; a second one
 serves the others while the first loads an agent from the disk."""
+_MAIN_THREAD: Final = threading.main_thread().ident
 TURN_MESSAGES: Final = 64
 """What one actor handles before another gets the thread."""
 
@@ -102,8 +103,11 @@ class ThreadDispatcher:
             here.append(actor)
 
     def run_or_schedule(self, actor: "PooledActor") -> None:
-        """Let an actor handle one message on this thread, unless this thread is in a turn already."""
-        if blocking.is_in_turn():
+        """Let an actor handle one message on this thread, unless this thread is in a turn already.
+
+        Never on the main thread: Ctrl-C could interrupt the turn between any two steps, and the actor would not wake.
+        """
+        if blocking.is_in_turn() or threading.get_ident() == _MAIN_THREAD:
             self._ready.put(actor)
             return
         blocking.enter_turn()

@@ -17,9 +17,9 @@ from commitcast.actors.errors import BackpressureError
 AGENT_MESSAGES: Final = 1_024
 AGENT_BYTES: Final = 8 * 1024 * 1024
 """For one agent: about a quarter of a full batch, so a few busy agents keep the writer busy."""
-RUNTIME_MESSAGES: Final = 32_768
+RUNTIME_MESSAGES: Final = 65_536
 RUNTIME_BYTES: Final = 64 * 1024 * 1024
-"""For all agents together: eight full batches. What a runtime holds in memory at most while the disk stands still."""
+"""For all agents together: sixteen full batches, about 30 MB. What a runtime holds while the disk stands still."""
 
 Call = Callable[[], object]
 
@@ -134,6 +134,10 @@ class Flow:
         Raises:
             BackpressureError: they did not allow it within `timeout_s`; nothing was counted.
         """
+        if timeout_s == 0:
+            if not self.try_acquire(agent, size):
+                raise BackpressureError(agent)
+            return
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             freed = Signal()
@@ -141,7 +145,12 @@ class Flow:
             with self._lock:
                 if self._count(agent, size, call):
                     return
-            if not freed.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            try:
+                is_freed = freed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except BaseException:
+                self._forget(agent, call)
+                raise
+            if not is_freed:
                 self._forget(agent, call)
                 raise BackpressureError(agent)
 

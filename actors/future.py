@@ -212,7 +212,7 @@ class Future(pykka.Future[T]):
         def completed(done: Future[T]) -> None:
             try:
                 mapped._complete(function(done.get()), None)
-            except Exception as error:  # whatever went wrong belongs to the one who waits
+            except BaseException as error:  # whatever went wrong belongs to the one who waits
                 mapped._complete(None, error)
 
         self.add_done_callback(completed)

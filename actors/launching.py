@@ -12,6 +12,7 @@ from commitcast.actors.agent_commands import Created
 from commitcast.actors.agent_source import AgentSource
 from commitcast.actors.database import CreateAgents, DatabaseActor
 from commitcast.actors.directory import Directory
+from commitcast.actors.errors import RuntimeStoppedError
 from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
 from commitcast.actors.sources.runner import Source, SourceRunner, check_source
@@ -117,9 +118,15 @@ class Launcher:
 
     def create(self, launches: list[Launch]) -> Future[list[Outcome]]:
         """Ask for the agents to be inserted; the future is complete when they are on disk."""
+        if not self._database.is_alive():
+            return Future.failed(RuntimeStoppedError())
         agents = tuple((launch.agent, launch.new_agent(now())) for launch in launches)
         future: Future[list[Outcome]] = self._database.ask(CreateAgents(agents), block=False)  # type: ignore[assignment]
         return future
+
+    def launch(self, launch: Launch, loop: asyncio.AbstractEventLoop | None = None) -> Future[str]:
+        """Create one agent and begin with it whatever becomes of the caller; the future is of its id. See `begin`."""
+        return self.create([launch]).map_result(lambda outcomes: self.begin([launch], outcomes, loop)[0])
 
     def begin(
         self, launches: list[Launch], outcomes: list[Outcome], loop: asyncio.AbstractEventLoop | None = None

@@ -17,9 +17,10 @@ from typing import Any, Final, Literal, Self
 import pykka
 
 from commitcast.actors.agent_commands import Fail, Terminate
+from commitcast.actors.blocking import is_in_turn
 from commitcast.actors.database import BATCH_ROWS
 from commitcast.actors.dispatch import Dispatcher
-from commitcast.actors.errors import RuntimeStoppedError
+from commitcast.actors.errors import RuntimeStoppedError, WouldBlockError
 from commitcast.actors.flow import AGENT_BYTES, AGENT_MESSAGES, Flow
 from commitcast.actors.future import Future
 from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle, Content, HandleServices
@@ -159,7 +160,12 @@ class AgentRuntime:
 
         Args:
             timeout_s: seconds in all; what does not end in time is left to recovery. None is `stop_timeout_s`.
+
+        Raises:
+            WouldBlockError: it was called in a future's callback.
         """
+        if is_in_turn():
+            raise WouldBlockError
         timeout_s = self._stop_timeout_s if timeout_s is None else timeout_s
         with self._lock:
             state = self._state
@@ -167,13 +173,14 @@ class AgentRuntime:
         if state == "running":
             try:
                 self._stop(timeout_s)
-            finally:
-                self._stopped.set()
+            except BaseException:  # Ctrl-C: whoever stops it again goes on from here
+                self._state = "running"
+                raise
+            self._stopped.set()
         elif state == "stopping":
             self._stopped.wait(timeout_s)
 
     def _stop(self, timeout_s: float) -> None:
-        atexit.unregister(self.stop)
         fatal = self._fatal
         self._system.stop(
             Terminate("the runtime was stopped") if fatal is None else Fail(type(fatal).__name__, str(fatal)),
@@ -182,6 +189,7 @@ class AgentRuntime:
         )
         self._store.close()
         self._state = "stopped"
+        atexit.unregister(self.stop)
         self._system.watches.raise_all()
 
     def _stop_server(self) -> None:
@@ -258,9 +266,8 @@ class AgentRuntime:
             StoreError: it could not be stored.
             RuntimeStoppedError: the runtime is not running.
         """
-        launcher = self._running
         launch = Launch(source, type, prompt, configuration, id, idempotency_key, restart)
-        return self._handle(launcher.begin([launch], launcher.create([launch]).get())[0])
+        return self._handle(self._running.launch(launch).get())
 
     async def alaunch(
         self,
@@ -273,11 +280,12 @@ class AgentRuntime:
         idempotency_key: str | None = None,
         restart: RestartPolicy | Literal["never", "on_failure"] = "never",
     ) -> AgentHandle:
-        """Create an agent without blocking the loop; an async source runs on the calling loop. See `launch`."""
-        launcher = self._running
+        """Create an agent without blocking the loop; an async source runs on the calling loop. See `launch`.
+
+        Cancelling leaves the launch as it is: the agent may come to be, and its source to run.
+        """
         launch = Launch(source, type, prompt, configuration, id, idempotency_key, restart)
-        outcomes = await launcher.create([launch])
-        return self._handle(launcher.begin([launch], outcomes, asyncio.get_running_loop())[0])
+        return self._handle(await self._running.launch(launch, asyncio.get_running_loop()))
 
     def launch_many(self, count: int, *, type: str = "agent", ids: Sequence[str] | None = None) -> list[AgentHandle]:
         """Create agents without a source, many to a commit. Blocks.

@@ -14,8 +14,9 @@ import msgspec
 import pykka
 
 from commitcast.actors.actor import ActorRef
-from commitcast.actors.agent import AgentActor, AgentServices
+from commitcast.actors.agent import AgentActor
 from commitcast.actors.agent_commands import Created, Fail, Terminate
+from commitcast.actors.agent_services import AgentServices
 from commitcast.actors.database import DatabaseActor
 from commitcast.actors.deadletters import DeadLetter, DeadLetters
 from commitcast.actors.directory import Directory

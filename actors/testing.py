@@ -1,7 +1,8 @@
 """Doubles for tests of programs that embed the runtime. Public and documented like the rest.
 
 `MockGateway` is a real actor that takes the gateway's place and keeps what it is told, so that a test can assert what
-would have been cast, in which order, and after which commit. The fixtures are in `pytest_plugin`.
+would have been cast, in which order, and after which commit. `Probe` stands for any other actor. `SeededDispatcher`
+runs a whole runtime on the test's own thread, in an order that a seed decides. The fixtures are in `pytest_plugin`.
 """
 
 import threading
@@ -12,10 +13,11 @@ import pykka
 
 from commitcast.actors.dispatch import Dispatcher, PinnedActor
 from commitcast.actors.gateway import GatewayCommand, Notice
+from commitcast.actors.probe import Probe
 from commitcast.actors.seeded import DeadlockError, SeededDispatcher
 from commitcast.persistence.records import Committed, MessageRecord, StatusChange
 
-__all__ = ["DeadlockError", "MockGateway", "MockGatewayError", "SeededDispatcher"]
+__all__ = ["DeadlockError", "MockGateway", "MockGatewayError", "Probe", "SeededDispatcher"]
 
 WAIT_S: Final = 5.0
 

@@ -225,6 +225,9 @@ class Batch:
             head.position = entries[-1].position
         if done.has_later:
             record = changed[done.head.key]
+            sequence = self._head(done.agent).sequence
+            if record.head != sequence:  # messages were written after it
+                record = msgspec.structs.replace(record, head=sequence)
             done.replies = [record if reply is _LATER else reply for reply in done.replies]
         return Outcome(committed, done.replies, done.refused)
 

@@ -33,7 +33,7 @@ SCENARIOS: Final = {
         Scenario("mixed", measure_mixed, (256,), True),
         Scenario("launch", measure_launch, (100_000,)),
         Scenario("idle", measure_idle, (100_000,)),
-        Scenario("growth", measure_growth, (256,)),
+        Scenario("growth", measure_growth, (1, 16, 256)),
         Scenario("replay", measure_replay, (0, 256)),
         Scenario("fanout", measure_fanout, (1_000,)),
     )

@@ -51,7 +51,7 @@ def measure_idle(shop: Workshop, agents: int) -> Sample:
 def measure_growth(shop: Workshop, agents: int) -> Sample:
     """Append to a small and to a large file in turn, with the product's own store."""
     names = [agent_name(index) for index in range(agents)]
-    large = shop.kept("growth", lambda path: build_file(shop, path, names, shop.rows))
+    large = shop.kept(f"growth-{agents}", lambda path: build_file(shop, path, names, shop.rows))
     with shop.fresh() as small, ExitStack() as stack:
         build_file(shop, small, names, min(SMALL_ROWS, shop.rows))
         stores = [stack.enter_context(closing(SqliteStore(path))) for path in (small, large)]

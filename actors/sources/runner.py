@@ -76,6 +76,8 @@ class SourceRunner:
             before: the run that this one follows; None for the first.
         """
         self._record = record
+        self._task_loop: asyncio.AbstractEventLoop | None = None  # where an async source runs
+        self._has_ended = False
         self._source = source
         self._agent = record.id
         self._channel = channel
@@ -107,6 +109,8 @@ class SourceRunner:
     def cancel(self) -> None:
         """Ask the source to stop. Idempotent; does not block."""
         self.context.cancelled.set()
+        if self._task_loop is not None and self._task_loop.is_closed():
+            self._end(Ending(status=AgentStatus.TERMINATED, error_message="its event loop was closed"))
 
     def deliver(self, content: str) -> None:
         """Put a text into the source's inbox."""
@@ -132,8 +136,9 @@ class SourceRunner:
             return _failure(self._agent, error)
 
     def _end(self, ending: Ending | None) -> None:
-        """Tell the actor how it ended; None if the source goes on elsewhere."""
-        if ending is not None:
+        """Tell the actor how it ended, once; None if the source goes on elsewhere."""
+        if ending is not None and not self._has_ended:
+            self._has_ended = True
             self._channel.tell(self._agent, SourceEnded(_checked(self._agent, ending)))
 
     def _run_blocking(self) -> Ending | None:
@@ -155,7 +160,7 @@ class SourceRunner:
             self._channel.ask(self._agent, Start())
 
     def _start_task(self, source: Any) -> None:
-        loop = self._loop()
+        loop = self._task_loop = self._loop()
         loop.call_soon_threadsafe(lambda: _keep(loop.create_task(self._run_task(source))))
 
     async def _run_task(self, source: Any) -> None:

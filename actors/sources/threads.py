@@ -30,20 +30,34 @@ class SourceThreads:
                 self._waiting.append((name, work))
                 return
             self._running += 1
-        self._spawn(name, lambda: self._run(work))
-
-    def _run(self, work: Callable[[], None]) -> None:
         try:
-            work()
-        finally:
+            self._spawn(name, lambda: self._run(work))
+        except BaseException:  # there is no thread to be had: the place is free again, and who waits goes on waiting
             with self._lock:
                 self._running -= 1
-                following = self._waiting.popleft() if self._waiting else None
-                joining, self._joining = (self._joining, []) if self._running == 0 else ([], self._joining)
-            for signal in joining:
-                signal.give()
-            if following is not None:
-                self.start(*following)
+            raise
+
+    def _run(self, work: Callable[[], None] | None) -> None:
+        """Run one source after another in this place, for as long as any waits."""
+        while work is not None:
+            try:
+                work()
+            finally:
+                work = self._end_one()
+
+    def _end_one(self) -> Callable[[], None] | None:
+        """Give a place to the next that waits, or back."""
+        with self._lock:
+            if self._waiting:
+                name, work = self._waiting.popleft()
+                if threading.current_thread() is not threading.main_thread():
+                    threading.current_thread().name = name
+                return work
+            self._running -= 1
+            joining, self._joining = (self._joining, []) if self._running == 0 else ([], self._joining)
+        for signal in joining:
+            signal.give()
+        return None
 
     def join(self, timeout_s: float) -> bool:
         """Wait until no source runs; return whether that came true in time."""

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from commitcast.actors.agent import AgentActor, AgentServices
+from commitcast.actors.agent import AgentActor
 from commitcast.actors.agent_commands import Created, Emit
+from commitcast.actors.agent_services import AgentServices
 from commitcast.actors.database import Acknowledged, Append, DatabaseActor
 from commitcast.actors.deadletters import DeadLetters
 from commitcast.actors.directory import Directory
