@@ -11,7 +11,6 @@ every entry of its log after the position `start`. An entry is taken from the ri
 
 import logging
 from collections.abc import Generator, Iterator
-from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -371,7 +370,7 @@ def _messages(subscription: Subscription, entries: list[Entry], start: int) -> t
     items: list[frames.Item] = []
     size = 0
     raw, to_all, item = subscription.raw, subscription.is_to_all, frames.item
-    for entry in islice(entries, start, start + subscription.room):
+    for entry in entries[start : start + subscription.room]:  # not islice, which walks there from the beginning
         if type(entry) is not MessageRecord:
             break
         items.append(item(entry, raw=raw, with_agent=to_all))
