@@ -87,7 +87,7 @@ class CreateAgents(msgspec.Struct, frozen=True):
 DatabaseCommand = Append | ChangeStatus | UpdateAgent | CreateAgents
 
 
-class Acknowledged(msgspec.Struct, frozen=True):
+class Acknowledged(msgspec.Struct, frozen=True, gc=False):
     """What became of an agent's oldest unanswered writes, as many as there are replies. Sent to its AgentActor."""
 
     committed: Committed | None
@@ -103,17 +103,16 @@ class Acknowledge(Protocol):
     def __call__(self, agent: str, command: Acknowledged, /) -> object: ...
 
 
-class _Group:
+class _Group(msgspec.Struct, gc=False):
     """One agent's part of the batch: its writes, and those among them that are refused beforehand."""
 
-    __slots__ = ("actor", "creation", "generation", "refusals", "writes")
-
-    def __init__(self, actor: int) -> None:
-        self.actor = actor
-        self.generation = 0  # of the last write
-        self.writes: list[Write] = []
-        self.refusals: list[tuple[int, Exception]] | None = None  # each with its place among all
-        self.creation: _Creation | None = None
+    actor: int
+    creation: "_Creation | None" = None
+    generation: int = 0
+    """Of the last write."""
+    writes: list[Write] = []
+    refusals: list[tuple[int, Exception]] | None = None
+    """Each with its place among all."""
 
     def refuse(self, error: Exception) -> None:
         """Answer one more write with an error."""

@@ -56,13 +56,13 @@ class Directory:
         emptied = Signal()
         with self._lock:
             self._open = False
-            live = list(self._actors.values())
+            live = list(reversed(self._actors.values()))
             if not live:
                 return
             self._emptied = emptied
         last = RuntimeStopping(ending)
-        for actor in live:
-            actor.actor_inbox.put(Envelope(last))
+        while live:  # and let go of them: who has retired is not to be kept until the last one has
+            live.pop().actor_inbox.put(Envelope(last))
         if not emptied.wait(remaining(deadline)):
             logger.warning("%d agents did not end in time: the next start will end them", len(self._actors))
 

@@ -8,7 +8,15 @@ import apsw
 
 from commitcast.persistence.errors import NotStoredError
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord, StatusChange
-from commitcast.persistence.sqlite_rows import AGENT_COLUMNS, MESSAGE_COLUMNS, agent_record, agent_row, message_row
+from commitcast.persistence.sqlite_rows import (
+    AGENT_COLUMNS,
+    MESSAGE_COLUMNS,
+    agent_record,
+    agent_row,
+    message_row,
+    status_row,
+    transition_row,
+)
 from commitcast.persistence.writes import NewAgent, NewMessage, NewStatus
 
 _INSERT_AGENT: Final = f"INSERT INTO agents (key, {AGENT_COLUMNS}) VALUES ({', '.join('?' * 17)})"
@@ -49,8 +57,9 @@ class Plan:
         self.keys: list[int] = []
         """Of the agents of `messages`, each in its place."""
         self.messages: list[MessageRecord] = []
-        self.transitions: list[tuple[Any, ...]] = []
-        self.statuses: list[tuple[Any, ...]] = []
+        self.changed_keys: list[int] = []
+        """Of the agents of `changes`, each in its place."""
+        self.changes: list[StatusChange] = []
         self.wants_records = False
         """Whether anybody wants the record of an agent whose status changes."""
         self.patches: list[tuple[Any, ...]] = []
@@ -103,22 +112,7 @@ class Plan:
         """Add a change of status after a sequence at the next position, and return it."""
         self.position += 1
         self.wants_records = self.wants_records or new.wants_record
-        started_at = new.at if new.status is AgentStatus.RUNNING else None
-        completed_at = new.at if new.status.is_terminal else None
-        self.statuses.append(
-            (
-                new.status,
-                started_at,
-                completed_at,
-                new.error_name,
-                new.error_message,
-                new.result_json,
-                key,
-                new.previous,
-            )
-        )
-        self.transitions.append((self.position, key, new.previous, new.status, sequence, new.at, new.reason))
-        return StatusChange(
+        change = StatusChange(
             agent=agent,
             position=self.position,
             previous=new.previous,
@@ -130,6 +124,9 @@ class Plan:
             error_message=new.error_message,
             result_json=new.result_json,
         )
+        self.changes.append(change)
+        self.changed_keys.append(key)
+        return change
 
     def execute(self, connection: apsw.Connection) -> None:
         """Write the rows, in an order that the foreign keys allow.
@@ -145,22 +142,22 @@ class Plan:
             connection.executemany(INSERT_MESSAGE, map(message_row, self.keys, self.messages))
         if self.heads:
             connection.executemany(SET_HEAD, ((head, key) for key, head in self.heads.items()))
-        if self.statuses:
+        if self.changes:
             self._set_statuses(connection)
-        if self.transitions:
-            connection.executemany(_INSERT_TRANSITION, self.transitions)
+            connection.executemany(_INSERT_TRANSITION, map(transition_row, self.changed_keys, self.changes))
         if self.patches:
             patched = connection.executemany(_PATCH + _RETURNING, self.patches).fetchall()
             self._note_changed(patched)
 
     def _set_statuses(self, connection: apsw.Connection) -> None:
         before = connection.total_changes()
+        rows = map(status_row, self.changed_keys, self.changes)
         if self.wants_records:
-            self._note_changed(connection.executemany(_SET_STATUS + _RETURNING, self.statuses).fetchall())
+            self._note_changed(connection.executemany(_SET_STATUS + _RETURNING, rows).fetchall())
         else:
-            connection.executemany(_SET_STATUS, self.statuses)
-        if connection.total_changes() - before != len(self.statuses):
-            raise StaleHeadError(self.statuses[0][-1])
+            connection.executemany(_SET_STATUS, rows)
+        if connection.total_changes() - before != len(self.changes):
+            raise StaleHeadError(self.changes[0].previous)
 
     def _note_changed(self, rows: list[tuple[Any, ...]]) -> None:
         for row in rows:

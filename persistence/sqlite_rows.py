@@ -113,6 +113,20 @@ def message_row(key: int, record: MessageRecord) -> Row:
     return (key, *fields[1:], crc32(_pack(fields)))
 
 
+def status_row(key: int, change: StatusChange) -> Row:
+    """Return what is set in the agent's row, its key, and the status that it must have before."""
+    status = change.status
+    started_at = change.at if status is AgentStatus.RUNNING else None
+    completed_at = change.at if status.is_terminal else None
+    error = change.error_name, change.error_message, change.result_json
+    return (status, started_at, completed_at, *error, key, change.previous)
+
+
+def transition_row(key: int, change: StatusChange) -> Row:
+    """Return the row of `agent_transitions`."""
+    return (change.position, key, change.previous, change.status, change.sequence, change.at, change.reason)
+
+
 def checksum(record: MessageRecord) -> int:
     """Return the CRC-32 (zlib) over every field of a message in order, each with its length and type (msgpack)."""
     return crc32(_pack(astuple(record)))

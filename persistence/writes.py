@@ -97,7 +97,7 @@ Reply = MessageRecord | AgentRecord | StatusChange | Exception
 """The answer to one write: the record as stored, or why it was refused."""
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of one `AgentWrites`: the proof of what was committed, and one reply for each write, in order."""
 
     committed: Committed | None

@@ -17,6 +17,7 @@ from commitcast.persistence.clock import now
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite_plan import INSERT_MESSAGE, SET_HEAD, SET_POSITION, Plan
 from commitcast.persistence.sqlite_rows import agent_row, message_row
+from commitcast.persistence.writes import NewStatus
 
 CEILING_ROWS: Final = 4_096
 """Rows of one commit of the ceiling: the product's largest batch."""
@@ -96,13 +97,12 @@ class BareWriter:
     def end_agents(self) -> None:
         """End every agent, so that a runtime which opens the file finds nothing to recover. Nothing may follow."""
         plan = Plan(len(self._agents) + self._made)
-        at = now()
-        for place, (key, _) in enumerate(self._agents):
-            plan.position += 1
+        ended = NewStatus(
+            previous=AgentStatus.INITIALIZING, status=AgentStatus.TERMINATED, at=now(), wants_record=False
+        )
+        for place, (key, agent) in enumerate(self._agents):
             turns, more = divmod(self._made, len(self._agents))
-            steps = (AgentStatus.INITIALIZING, AgentStatus.TERMINATED)
-            plan.statuses.append((steps[1], None, at, None, None, None, key, steps[0]))
-            plan.transitions.append((plan.position, key, *steps, turns + (place < more), at, None))
+            plan.add_status(agent, key, turns + (place < more), ended)
         self._write(plan)
 
     def _commit(self, rows: list[Row]) -> None:
