@@ -1,6 +1,7 @@
 """Whatever goes away under an agent (a loop, a thread, the caller), it comes to its end and keeps nobody waiting."""
 
 import asyncio
+import queue
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -213,3 +214,18 @@ class TestTheStop:
 
         assert is_stopped
         assert statuses(tmp_path / "a.db") == {AgentStatus.TERMINATED}
+
+
+def test_a_host_that_answers_its_own_future_costs_nobody_elses_place(agent_runtime: AgentRuntime) -> None:
+    agent = agent_runtime.launch()
+    agent.emit("before").get(TIMEOUT_S)
+
+    futures = [agent.emit(str(number)) for number in range(5)]
+    try:
+        futures[2].set("the host's own answer")
+    except queue.Full:  # the answer was faster
+        pass
+
+    wait_until(lambda: agent_runtime.stats().unacknowledged_messages == 0, "the places to be given back")
+    assert all(future.done() for future in futures)
+    assert agent.emit("after").get(TIMEOUT_S).content == "after"

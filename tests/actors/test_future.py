@@ -156,3 +156,13 @@ def test_map_result_passes_values_and_errors() -> None:
 
     assert doubled.get(0) == 8
     assert isinstance(failed.map_result(str).exception(0), KeyError)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()])
+def test_map_result_passes_what_would_end_a_thread_too(error: BaseException) -> None:
+    future: Future[int] = Future()
+    mapped = future.map_result(str)
+
+    future.fail(error)
+
+    assert mapped.exception(0) is error

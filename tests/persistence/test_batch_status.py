@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from commitcast.persistence.errors import IllegalTransitionError, RowRefusedError
 from commitcast.persistence.records import AgentRecord
 from commitcast.persistence.sqlite import SqliteStore
@@ -13,6 +15,7 @@ from stores import (
     INITIALIZING,
     RUNNING,
     TERMINATED,
+    bad_text,
     by_hand,
     change,
     commit,
@@ -101,3 +104,19 @@ class TestAgents:
 
         assert errors(outcome) == [None, RowRefusedError, None]
         assert cover(proof(outcome)) == (1, 3, 3)
+
+
+@pytest.mark.parametrize("unlucky", [False, True], ids=["at once", "one by one, for another's refusal"])
+def test_the_reply_to_a_change_is_the_agent_as_it_is_after_the_transaction(tmp_path: Path, unlucky: bool) -> None:
+    with opened(tmp_path / "a.db") as store:
+        store.commit([of("a", new_agent()), of("b", new_agent())])
+
+        outcome = store.commit(
+            [
+                of("a", change(INITIALIZING, RUNNING), text("1"), text("2")),
+                *([of("b", bad_text())] if unlucky else []),
+            ]
+        )[0]
+
+        assert outcome.replies[0] == store.agent("a")
+        assert isinstance(outcome.replies[0], AgentRecord) and outcome.replies[0].head == 2
