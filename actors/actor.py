@@ -8,7 +8,6 @@ import itertools
 import logging
 import secrets
 import sys
-import threading
 import uuid
 import weakref
 from collections.abc import Callable
@@ -245,12 +244,11 @@ class Actor(pykka.Actor):
             self.on_turn_end()
         except BaseException as error:  # as in `handle`
             self._crash(error)
-            self._raise_if_meant_for_the_host(error)
         if not mailbox.is_stopped and mailbox.owner is self:
             mailbox.turn_ended()
 
     def handle(self, envelope: Envelope) -> None:
-        """Handle one message and answer it. Raises nothing but the host's Ctrl-C."""
+        """Handle one message and answer it. Raises nothing."""
         message, reply_to = envelope.message, envelope.reply_to
         if reply_to is not None and not reply_to.begin():
             self.on_dropped(message)
@@ -263,12 +261,6 @@ class Actor(pykka.Actor):
                 asker.set(response)
         except BaseException as error:  # SystemExit and CancelledError too: one handler must not end the others
             self._on_error(envelope, error)
-            self._raise_if_meant_for_the_host(error)
-
-    def _raise_if_meant_for_the_host(self, error: BaseException) -> None:
-        """Pass Ctrl-C on when it came while the host's own thread took the turn."""
-        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-            raise error
 
     def _on_error(self, envelope: Envelope, error: BaseException) -> None:
         """Tell the asker; end the actor if nobody asked, or if it is an error that would end a thread."""

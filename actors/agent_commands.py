@@ -10,7 +10,7 @@ from commitcast.persistence.writes import AgentPatch, NewMessage
 
 
 class Emit(msgspec.Struct, frozen=True, gc=False):
-    """Store a message and send it to the subscribers. Its place at the flow gate is given back when it is answered."""
+    """Store a message and send it to the subscribers. Its place at the bound is given back when it is answered."""
 
     message: NewMessage
     from_source: bool = False

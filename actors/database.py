@@ -306,11 +306,7 @@ class DatabaseActor(PinnedActor):
         except NotStoredError as error:
             refusal: Exception = error
         except BaseException as error:  # unknown to be stored or not: whatever it was, writing on could repeat or lose
-            refusal = (
-                error
-                if isinstance(error, Exception)
-                else StoreUnknownError(f"the writer of {self._store.name} failed: {error!r}")
-            )
+            refusal = error if isinstance(error, Exception) else self._failed(error)
             self._stop_writing(refusal)
         return [Outcome(None, [refusal] * len(agent.writes), any(map(_is_message, agent.writes))) for agent in work]
 

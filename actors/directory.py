@@ -113,7 +113,7 @@ class Directory:
         if actor is None or not self._open:
             return self.ask(agent, command)
         future: Future[Any] = Future()
-        actor.actor_inbox.put_here(Envelope(command, future))
+        actor.actor_inbox.put(Envelope(command, future), here=True)
         return future
 
     def tell(self, agent: str, command: AgentCommand) -> bool:

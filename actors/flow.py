@@ -87,18 +87,7 @@ class Flow:
     def try_acquire(self, agent: str, size: int) -> bool:
         """Count one message of `size` bytes if the bounds allow it."""
         with self._lock:
-            if self._messages >= self._all_messages or self._size + size > self._all_bytes:
-                return self._count(agent, size, None)
-            count = self._counts.get(agent)
-            if count is None:
-                count = self._counts[agent] = _Count()
-            elif count.messages >= self._agent_messages or count.size + size > self._agent_bytes:
-                return False
-            count.messages += 1
-            count.size += size
-            self._messages += 1
-            self._size += size
-            return True
+            return self._count(agent, size, None)
 
     def count_in(self, agent: str, size: int) -> None:
         """Count one message whatever the bounds: one that the runtime itself adds, of which there are few."""

@@ -74,25 +74,23 @@ class Mailbox(queue.SimpleQueue[Envelope]):
         self.put(envelope)
         return True
 
-    def put(self, envelope: Envelope) -> None:  # type: ignore[override]  # it never blocks
-        """Add a message whatever the limit. Any thread; never blocks."""
-        _append(self, envelope)
-        if self.is_closed:
-            assert self.owner is not None
-            self.owner.answer_late()
-        elif self._idle.acquire(False):
-            assert self.owner is not None
-            self.owner.wake()
+    def put(self, envelope: Envelope, *, here: bool = False) -> None:  # type: ignore[override]  # it never blocks
+        """Add a message whatever the limit. Any thread; never blocks.
 
-    def put_here(self, envelope: Envelope) -> None:
-        """Add a message, and let the owner handle it on this thread if it has nothing else to do."""
+        Args:
+            envelope: the message.
+            here: let the owner handle it on this thread, if it has nothing else to do.
+        """
         _append(self, envelope)
         if self.is_closed:
             assert self.owner is not None
             self.owner.answer_late()
         elif self._idle.acquire(False):
             assert self.owner is not None
-            self.owner.wake_here()
+            if here:
+                self.owner.wake_here()
+            else:
+                self.owner.wake()
 
     def turn_ended(self) -> None:
         """Wait for work again; wake the owner at once if there is some already."""

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from by_hand import Office
 from commitcast.actors.agent_commands import Complete, Fail, Start, Terminate
-from commitcast.actors.database import Append, ChangeStatus
+from commitcast.actors.database import BATCH_BYTES, BATCH_ROWS, Append, ChangeStatus
 from commitcast.actors.future import Future
 from commitcast.persistence import AgentNotFoundError, AgentStatus
 from commitcast.persistence.errors import PrecedingRefusedError
@@ -138,3 +139,29 @@ def test_changes_of_status_that_do_not_need_what_was_refused_are_carried_out() -
         assert failed.get(0).status is AgentStatus.FAILED
         record = store.agent("a")
         assert record is not None and (record.status, record.head) == (AgentStatus.FAILED, 0)
+
+
+@pytest.mark.parametrize(
+    ("agents", "each", "content"), [(90, 50, "one of many"), (3, 5, "x" * (1024 * 1024))], ids=["rows", "bytes"]
+)
+def test_no_transaction_is_larger_than_its_bounds(agents: int, each: int, content: str) -> None:
+    with opened(":memory:") as store:
+        names = [str(number) for number in range(agents)]
+        store.commit([of(name, new_agent()) for name in names])
+        office = Office(store)
+        commit_, sizes = store.commit, []
+
+        def noted(work: Any) -> Any:
+            messages = [write for writes in work for write in writes.writes]
+            sizes.append((len(messages), sum(message.size for message in messages)))
+            return commit_(work)
+
+        store.commit = noted  # type: ignore[method-assign]
+        for name in names:
+            for _ in range(each):
+                office.emit(name, content)
+        office.run()
+
+        assert sum(rows for rows, _ in sizes) == agents * each
+        assert len(sizes) > 1
+        assert all(rows <= BATCH_ROWS and size <= BATCH_BYTES for rows, size in sizes)

@@ -97,7 +97,7 @@ def test_the_owner_is_woken_once_for_many_messages_and_again_after_its_turn() ->
     held(mailbox)
     mailbox.turn_ended()
     assert owner.calls == ["wake"]
-    mailbox.put_here(Envelope("next"))
+    mailbox.put(Envelope("next"), here=True)
 
     assert owner.calls == ["wake", "wake here"]
 
@@ -113,7 +113,7 @@ def test_what_came_during_the_last_moment_of_a_turn_wakes_the_owner_again() -> N
     assert owner.calls == ["wake", "wake"]
 
 
-@pytest.mark.parametrize("way", ["put", "put_here", "offer"])
+@pytest.mark.parametrize("way", ["put", "offer"])
 def test_what_is_put_into_a_closed_mailbox_is_answered_by_whoever_puts_it(way: str) -> None:
     mailbox, owner = opened()
     mailbox.is_closed = True
