@@ -4,15 +4,12 @@ The only place where frames are encoded and decoded. Pure. Clients ignore fields
 server ignores unknown fields and refuses unknown types. Numbers stay below 2^53.
 """
 
-import base64
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from commitcast.gateway.errors import ErrorCode, FrameError
-from commitcast.gateway.redaction import without_secrets
-from commitcast.persistence.records import AgentRecord, MessageRecord, StatusChange
 
 SUBPROTOCOL: Final = "commitcast.v1.json"
 ALL: Final = "*"
@@ -26,9 +23,15 @@ MAX_FRAME_BYTES: Final = 2 * 1024 * 1024
 MAX_NUMBER: Final = 2**53 - 1
 """JavaScript counts no further."""
 
+Key = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+"""Makes a repeated request harmless: chosen by the client, once for each thing that it wants done."""
 FrameId = Annotated[int, msgspec.Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)] | str | None
 Cursor = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 """A sequence or a position, as a client may give it."""
+
+
+SlowPolicy = Literal["catch_up", "skip", "close"]
+"""Of a subscriber that falls behind: read what it lacks from the store, go on at the head after a `gap`, or close."""
 
 
 class _Client(msgspec.Struct, tag_field="type", kw_only=True):
@@ -37,7 +40,7 @@ class _Client(msgspec.Struct, tag_field="type", kw_only=True):
 
 
 class Hello(_Client, kw_only=True, tag="hello"):
-    """Say who one is."""
+    """Say who one is, or present a new token before the old one expires."""
 
     token: str | None = None
     client: str | None = None
@@ -51,6 +54,9 @@ class Subscribe(_Client, kw_only=True, tag="subscribe"):
     epoch: str | None = None
     raw: bool = False
     window: Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)] | None = None
+    """How many messages (on `"*"`: positions) may be unacknowledged; None is no window."""
+    slow: SlowPolicy = "catch_up"
+    """What is done when the subscriber is so slow that what it lacks is no longer in memory."""
 
 
 class Unsubscribe(_Client, kw_only=True, tag="unsubscribe"):
@@ -70,26 +76,27 @@ class Ping(_Client, kw_only=True, tag="ping"):
 
 
 class Launch(_Client, kw_only=True, tag="launch"):
-    """Launch an agent from a template of the server's owner."""
+    """Launch an agent from a template of the server's owner. The same `key` again launches nothing again."""
 
     template: str
     prompt: str = ""
-    key: str | None = None
+    key: Key | None = None
 
 
 class Send(_Client, kw_only=True, tag="send"):
-    """Send a durable user message to an agent."""
+    """Send a durable user message to an agent. The same `key` again stores nothing again."""
 
     agent: str
     content: str
-    key: str | None = None
+    key: Key | None = None
 
 
 class Terminate(_Client, kw_only=True, tag="terminate"):
-    """End an agent."""
+    """End an agent. Of one that has ended the reply tells how: so it needs no key to be repeated."""
 
     agent: str
     reason: str | None = None
+    key: Key | None = None
 
 
 ClientFrame = Hello | Subscribe | Unsubscribe | Ack | Ping | Launch | Send | Terminate
@@ -146,8 +153,12 @@ class Welcome(_Server, kw_only=True, tag="welcome"):
     protocol: str
     server: str
     session: str
+    """Random; it names the connection in the server's log and is no credential."""
     heartbeat_s: float
+    """Seconds between heartbeats."""
     limits: dict[str, int]
+    needs_hello: bool = False
+    """A `hello` with a token must come first, within `limits.hello_timeout_ms`."""
 
 
 class Subscribed(_Server, kw_only=True, tag="subscribed"):
@@ -170,6 +181,19 @@ class Messages(_Server, kw_only=True, tag="messages"):
     prev: int
     last: int
     items: list[Item]
+
+
+class Gap(_Server, kw_only=True, tag="gap"):
+    """Everything in (prev, last] is left out for a subscriber that is slow and asked to skip; the cursor is now `last`.
+
+    It is in the store, and can be read from there.
+    """
+
+    agent: str
+    prev: int
+    last: int
+    status: str | None = None
+    """Of the agent now: changes of status are left out too. Null on `"*"`."""
 
 
 class Live(_Server, kw_only=True, tag="live"):
@@ -206,9 +230,17 @@ class Agent(_Server, kw_only=True, tag="agent"):
 
 
 class Ok(_Server, kw_only=True, tag="ok"):
-    """Done."""
+    """Done, and if something was stored, it is on disk."""
 
     id: FrameId = None
+    agent: str | None = None
+    """That was launched, sent to or ended."""
+    sequence: int | None = None
+    """Of the message that was sent."""
+    status: str | None = None
+    """Of the agent that was launched or ended."""
+    expires_at: str | None = None
+    """When the token of this `hello` expires, RFC 3339."""
 
 
 class Error(_Server, kw_only=True, tag="error"):
@@ -237,7 +269,7 @@ class Goodbye(_Server, kw_only=True, tag="goodbye"):
     reconnect_ms: int | None = None
 
 
-ServerFrame = Welcome | Subscribed | Messages | Live | Status | Agent | Ok | Error | Heartbeat | Goodbye
+ServerFrame = Welcome | Subscribed | Messages | Gap | Live | Status | Agent | Ok | Error | Heartbeat | Goodbye
 
 encode: Final = msgspec.json.Encoder().encode
 """Return any frame as UTF-8 JSON."""
@@ -312,71 +344,3 @@ def decode_server(data: str | bytes) -> ServerFrame | None:
         if isinstance(found, str) and found not in _SERVER_TYPES:
             return None
         raise FrameError(f"the server sent no frame of {SUBPROTOCOL}: {error!s:.{_SHOWN}}") from None
-
-
-def item(record: MessageRecord, *, raw: bool, with_agent: bool) -> Item:
-    """Return a message as an item."""
-    return Item(
-        record.sequence,
-        record.type,
-        record.role,
-        record.content,
-        record.content_type,
-        None if record.metadata_json is None else msgspec.Raw(record.metadata_json),
-        record.created_at,
-        _raw(record.raw) if raw else None,
-        record.agent if with_agent else None,
-        record.position if with_agent else None,
-    )
-
-
-def _raw(raw: bytes | None) -> Any:
-    if raw is None:
-        return None
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(raw).decode()}
-
-
-def raw_bytes(raw: Any) -> bytes | None:
-    """Return the bytes that an item's `raw` stands for."""
-    if raw is None:
-        return None
-    return raw.encode() if isinstance(raw, str) else base64.b64decode(raw["base64"])
-
-
-def status(change: StatusChange, *, prev: int | None = None, last: int | None = None) -> Status:
-    """Return a change of status as a frame."""
-    failed = change.error_name is not None or change.error_message is not None
-    return Status(
-        agent=change.agent,
-        status=change.status.value,
-        previous=change.previous.value,
-        sequence=change.sequence,
-        at=change.at,
-        error=ErrorView(name=change.error_name, message=change.error_message) if failed else None,
-        result=None if change.result_json is None else msgspec.Raw(change.result_json),
-        reason=change.reason,
-        prev=prev,
-        last=last,
-    )
-
-
-def agent_view(record: AgentRecord) -> AgentView:
-    """Return an agent's record as subscribers may see it."""
-    failed = record.error_name is not None or record.error_message is not None
-    return AgentView(
-        id=record.id,
-        epoch=record.epoch,
-        type=record.type,
-        status=record.status.value,
-        head=record.head,
-        prompt=record.prompt,
-        created_at=record.created_at,
-        started_at=record.started_at,
-        completed_at=record.completed_at,
-        error=ErrorView(name=record.error_name, message=record.error_message) if failed else None,
-        result=None if record.result_json is None else msgspec.Raw(record.result_json),
-        configuration=without_secrets(record.configuration),
-    )

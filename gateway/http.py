@@ -14,7 +14,7 @@ import msgspec
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
-from commitcast.gateway import frames
+from commitcast.gateway import frames, views, web
 from commitcast.persistence.errors import AgentNotFoundError, SequenceAheadError, StoreError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 from commitcast.persistence.store import PAGE_ROWS, Store
@@ -49,9 +49,11 @@ class MessageList(msgspec.Struct):
     up_to_date: bool
 
 
-def respond(store: Store, target: str) -> Response:
-    """Answer a GET."""
+def respond(store: Store, target: str, host: str) -> Response:
+    """Answer a GET; `host` is the request's own."""
     path, _, query = target.partition("?")
+    if asset := web.asset(path):
+        return _asset_response(asset, host)
     for pattern, answer in _ROUTES:
         if match := pattern.fullmatch(path):
             return _answer(store, answer, parse_qs(query), [unquote(part) for part in match.groups()])
@@ -88,11 +90,11 @@ def _agents(store: Store, query: dict[str, list[str]]) -> AgentList:
     wanted = None if status is None else AgentStatus(status)
     records = store.agents(wanted, _number(query, "after", 0), limit)
     following = records[-1].position if len(records) == limit else None
-    return AgentList([frames.agent_view(record) for record in records], following)
+    return AgentList([views.agent_view(record) for record in records], following)
 
 
 def _agent(store: Store, query: dict[str, list[str]], agent: str) -> frames.AgentView:
-    return frames.agent_view(_record(store, agent))
+    return views.agent_view(_record(store, agent))
 
 
 def _messages(store: Store, query: dict[str, list[str]], agent: str) -> MessageList:
@@ -104,7 +106,7 @@ def _messages(store: Store, query: dict[str, list[str]], agent: str) -> MessageL
     if after > record.head:
         raise SequenceAheadError(after, record.head)
     last = messages[-1].sequence if messages else after
-    items = [frames.item(message, raw=raw, with_agent=False) for message in messages]
+    items = [views.item(message, raw=raw, with_agent=False) for message in messages]
     return MessageList(agent, record.epoch, record.head, record.status.value, items, last, last >= record.head)
 
 
@@ -132,17 +134,30 @@ _ROUTES: Final[tuple[tuple[re.Pattern[str], Callable[..., Any]], ...]] = (
 )
 
 
+def _asset_response(asset: web.Asset, host: str) -> Response:
+    """Return a file for browsers, which may run its own scripts and talk to its own server, and nothing else."""
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; base-uri 'none'; "
+        f"form-action 'none'; frame-ancestors 'none'; connect-src 'self' ws://{host} wss://{host}"
+    )
+    return _response(HTTPStatus.OK, asset.content_type, asset.data, **{"Content-Security-Policy": policy})
+
+
 def json_response(status: HTTPStatus, body: Any) -> Response:
     """Return a response with a JSON body and headers that keep browsers from guessing."""
-    data = msgspec.json.encode(body)
+    return _response(status, "application/json; charset=utf-8", msgspec.json.encode(body))
+
+
+def _response(status: HTTPStatus, content_type: str, data: bytes, **more: str) -> Response:
     headers = Headers(
         {
-            "Content-Type": "application/json; charset=utf-8",
+            "Content-Type": content_type,
             "Content-Length": str(len(data)),
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Connection": "close",
+            **more,
         }
     )
     return Response(status.value, status.phrase, headers, data)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from commitcast.gateway import frames
+from commitcast.gateway import frames, views
 from commitcast.gateway.ring import Feed, Ring, Rings
 from commitcast.persistence.records import AgentDeletion, AgentRecord, Committed, Entry, MessageRecord, StatusChange
 from commitcast.persistence.store import AgentPage, FeedPage
@@ -360,7 +360,7 @@ def _frame(subscription: Subscription, entries: list[Entry], start: int) -> tupl
     prev = subscription.cursor if subscription.is_to_all else None
     if isinstance(first, StatusChange):
         last = None if prev is None else first.position
-        return frames.encode(frames.status(first, prev=prev, last=last)), 1
+        return frames.encode(views.status(first, prev=prev, last=last)), 1
     if prev is None:
         return None, 1
     return frames.encode(_agent_event(first, prev)), 1
@@ -369,7 +369,7 @@ def _frame(subscription: Subscription, entries: list[Entry], start: int) -> tupl
 def _messages(subscription: Subscription, entries: list[Entry], start: int) -> tuple[bytes, int]:
     items: list[frames.Item] = []
     size = 0
-    raw, to_all, item = subscription.raw, subscription.is_to_all, frames.item
+    raw, to_all, item = subscription.raw, subscription.is_to_all, views.item
     for entry in entries[start : start + subscription.room]:  # not islice, which walks there from the beginning
         if type(entry) is not MessageRecord:
             break
@@ -390,6 +390,4 @@ def _messages(subscription: Subscription, entries: list[Entry], start: int) -> t
 def _agent_event(entry: AgentRecord | AgentDeletion, prev: int) -> frames.Agent:
     if isinstance(entry, AgentDeletion):
         return frames.Agent(agent=entry.agent, event="deleted", prev=prev, last=entry.position)
-    return frames.Agent(
-        agent=entry.id, event="created", record=frames.agent_view(entry), prev=prev, last=entry.position
-    )
+    return frames.Agent(agent=entry.id, event="created", record=views.agent_view(entry), prev=prev, last=entry.position)

@@ -20,7 +20,7 @@ from websockets.datastructures import MultipleValuesError
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from commitcast.gateway import frames
+from commitcast.gateway import frames, web
 from commitcast.gateway.access import Access, parse_address
 from commitcast.gateway.connection import CLOSE_TIMEOUT_S, WRITE_LIMIT_BYTES, GatewayConnection
 from commitcast.gateway.errors import CloseCode, ListenError
@@ -237,10 +237,10 @@ class GatewayServer:
         connection.is_authenticated = self._access.accepts_header(authorization)
         if is_socket:
             return None
-        if not connection.is_authenticated and path != "/healthz":
+        if not connection.is_authenticated and path != "/healthz" and web.asset(path) is None:
             message = "send Authorization: Bearer TOKEN"
             return error_response(HTTPStatus.UNAUTHORIZED, "unauthenticated", message, WWW_Authenticate="Bearer")
-        response = await self._pump.read(respond, self._pump.store, request.path)
+        response = await self._pump.read(respond, self._pump.store, request.path, host or "")
         if request.method == "HEAD":
             response.body = b""
         return response

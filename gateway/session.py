@@ -9,7 +9,7 @@ from typing import Final, assert_never
 
 from websockets.exceptions import ConnectionClosed
 
-from commitcast.gateway import frames
+from commitcast.gateway import frames, views
 from commitcast.gateway.access import Access
 from commitcast.gateway.connection import GatewayConnection
 from commitcast.gateway.errors import CloseCode, ErrorCode, FrameError
@@ -142,7 +142,7 @@ class Session:
         cursor = record.head if after is None else after
         if cursor > record.head:
             raise SequenceAheadError(cursor, record.head)
-        view = frames.agent_view(record)
+        view = views.agent_view(record)
         self._begin(frame, record.epoch, cursor, record.head, standing.position, view)
 
     async def _subscribe_to_all(self, frame: frames.Subscribe) -> None:

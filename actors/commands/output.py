@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from rich.console import Console
 
-from commitcast.gateway import frames
+from commitcast.gateway import frames, views
 from commitcast.persistence.records import AgentRecord, MessageRecord
 
 
@@ -66,7 +66,7 @@ def print_json(value: Any) -> None:
 
 def print_message(record: MessageRecord, *, as_json: bool) -> None:
     """Print a message that is durable."""
-    print_item(frames.item(record, raw=True, with_agent=True), as_json=as_json)
+    print_item(views.item(record, raw=True, with_agent=True), as_json=as_json)
 
 
 def print_item(item: frames.Item, *, as_json: bool) -> None:
@@ -98,7 +98,7 @@ def _short(value: Any) -> str:
 def print_agent(record: AgentRecord, *, as_json: bool) -> None:
     """Print an agent."""
     if as_json:
-        print_json(frames.agent_view(record))
+        print_json(views.agent_view(record))
         return
     when = (record.completed_at or record.started_at or record.created_at)[:19].replace("T", " ")
     why = f"  {record.error_name}: {record.error_message}" if record.error_name else ""
@@ -109,7 +109,7 @@ def print_agent(record: AgentRecord, *, as_json: bool) -> None:
 def print_ending(record: AgentRecord, *, as_json: bool) -> None:
     """Print how an agent ended: data with --json, else a note."""
     if as_json:
-        print_json(frames.agent_view(record))
+        print_json(views.agent_view(record))
         return
     why = f": {record.error_message}" if record.error_message else ""
     note(f"{record.id} {record.status} after {record.head} messages{why}")

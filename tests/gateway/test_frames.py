@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commitcast.gateway import frames
+from commitcast.gateway import frames, views
 from commitcast.gateway.errors import ErrorCode, FrameError
 from commitcast.gateway.frames import ClientFrame, ServerFrame
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord, StatusChange
@@ -36,7 +36,7 @@ items = st.builds(
     agent=optional,
     position=st.none() | numbers,
 )
-views = st.builds(
+agent_views = st.builds(
     frames.AgentView,
     id=text,
     epoch=text,
@@ -53,6 +53,7 @@ views = st.builds(
 )
 after = numbers | st.just("tail")
 
+keys = st.none() | st.text(min_size=1, max_size=128)
 CLIENT: dict[type[Any], st.SearchStrategy[Any]] = {
     frames.Hello: st.builds(frames.Hello, id=ids, token=optional, client=optional),
     frames.Subscribe: st.builds(
@@ -63,13 +64,14 @@ CLIENT: dict[type[Any], st.SearchStrategy[Any]] = {
         epoch=optional,
         raw=st.booleans(),
         window=st.none() | st.integers(1, frames.MAX_NUMBER),
+        slow=st.sampled_from(["catch_up", "skip", "close"]),
     ),
     frames.Unsubscribe: st.builds(frames.Unsubscribe, id=ids, agent=text),
     frames.Ack: st.builds(frames.Ack, id=ids, agent=st.dictionaries(text, numbers, max_size=3)),
     frames.Ping: st.builds(frames.Ping, id=ids),
-    frames.Launch: st.builds(frames.Launch, id=ids, template=text, prompt=text, key=optional),
-    frames.Send: st.builds(frames.Send, id=ids, agent=text, content=text, key=optional),
-    frames.Terminate: st.builds(frames.Terminate, id=ids, agent=text, reason=optional),
+    frames.Launch: st.builds(frames.Launch, id=ids, template=text, prompt=text, key=keys),
+    frames.Send: st.builds(frames.Send, id=ids, agent=text, content=text, key=keys),
+    frames.Terminate: st.builds(frames.Terminate, id=ids, agent=text, reason=optional, key=keys),
 }
 positions = st.none() | numbers
 SERVER: dict[type[Any], st.SearchStrategy[Any]] = {
@@ -80,6 +82,7 @@ SERVER: dict[type[Any], st.SearchStrategy[Any]] = {
         session=text,
         heartbeat_s=st.floats(0, 1e6),
         limits=st.dictionaries(text, numbers, max_size=3),
+        needs_hello=st.booleans(),
     ),
     frames.Subscribed: st.builds(
         frames.Subscribed,
@@ -90,11 +93,12 @@ SERVER: dict[type[Any], st.SearchStrategy[Any]] = {
         head=numbers,
         first=numbers,
         status=optional,
-        record=st.none() | views,
+        record=st.none() | agent_views,
     ),
     frames.Messages: st.builds(
         frames.Messages, agent=text, prev=numbers, last=numbers, items=st.lists(items, max_size=3)
     ),
+    frames.Gap: st.builds(frames.Gap, agent=text, prev=numbers, last=numbers, status=optional),
     frames.Live: st.builds(frames.Live, agent=text, sequence=numbers),
     frames.Status: st.builds(
         frames.Status,
@@ -113,11 +117,11 @@ SERVER: dict[type[Any], st.SearchStrategy[Any]] = {
         frames.Agent,
         agent=text,
         event=st.sampled_from(["created", "updated", "deleted"]),
-        record=st.none() | views,
+        record=st.none() | agent_views,
         prev=numbers,
         last=numbers,
     ),
-    frames.Ok: st.builds(frames.Ok, id=ids),
+    frames.Ok: st.builds(frames.Ok, id=ids, agent=optional, sequence=positions, status=optional, expires_at=optional),
     frames.Error: st.builds(
         frames.Error,
         id=ids,
@@ -165,25 +169,25 @@ class TestRoundTrip:
     @given(raw=st.binary(max_size=50) | text.map(str.encode))
     def test_raw_comes_back_byte_for_byte_as_text_or_base64(self, raw: bytes) -> None:
         message = MessageRecord("a", 1, 2, "assistant", None, "text", "text", "now", raw=raw)
-        frame = frames.Messages(agent="a", prev=0, last=1, items=[frames.item(message, raw=True, with_agent=False)])
+        frame = frames.Messages(agent="a", prev=0, last=1, items=[views.item(message, raw=True, with_agent=False)])
 
         decoded = frames.decode_server(frames.encode(frame))
 
         assert isinstance(decoded, frames.Messages)
-        assert frames.raw_bytes(decoded.items[0].raw) == raw
+        assert views.raw_bytes(decoded.items[0].raw) == raw
 
     def test_raw_is_left_out_unless_it_was_asked_for(self) -> None:
         message = MessageRecord("a", 1, 2, "assistant", None, "text", "text", "now", raw=b"line")
 
-        assert frames.item(message, raw=False, with_agent=False).raw is None
-        assert frames.raw_bytes(None) is None
+        assert views.item(message, raw=False, with_agent=False).raw is None
+        assert views.raw_bytes(None) is None
 
     @given(metadata=st.dictionaries(text, values, max_size=4))
     def test_metadata_comes_back_equal(self, metadata: dict[str, Any]) -> None:
         stored = msgspec.json.encode(metadata).decode()
         message = MessageRecord("a", 1, 2, "assistant", None, "text", "text", "now", metadata_json=stored)
 
-        item = json.loads(frames.encode(frames.item(message, raw=False, with_agent=True)))
+        item = json.loads(frames.encode(views.item(message, raw=False, with_agent=True)))
 
         assert item["metadata"] == metadata
         assert (item["agent"], item["position"]) == ("a", 2)
@@ -202,7 +206,7 @@ class TestRoundTrip:
             result_json='{"partial":[1,2]}',
         )
 
-        frame = frames.decode_server(frames.encode(frames.status(change, prev=8, last=9)))
+        frame = frames.decode_server(frames.encode(views.status(change, prev=8, last=9)))
 
         assert isinstance(frame, frames.Status)
         assert (frame.status, frame.previous, frame.sequence, frame.reason) == ("failed", "running", 4, "why")
@@ -394,25 +398,25 @@ class TestAgentView:
             "passphrase": "hidden",
         }
 
-        view = frames.agent_view(record(configuration_json=json.dumps(configuration)))
+        view = views.agent_view(record(configuration_json=json.dumps(configuration)))
 
         assert view.configuration == {"model": "m", "servers": [{"url": "u", "inner": {"port": 1}}]}
         assert b"hidden" not in frames.encode(view)
 
     def test_the_process_and_the_idempotency_key_are_left_out(self) -> None:
-        view = frames.agent_view(record(pid=4711, pid_started="boot", idempotency_key="hidden"))
+        view = views.agent_view(record(pid=4711, pid_started="boot", idempotency_key="hidden"))
 
         encoded = frames.encode(view)
         assert b"4711" not in encoded and b"boot" not in encoded and b"hidden" not in encoded
 
     def test_a_configuration_that_is_nested_as_deeply_as_a_store_takes_is_cut(self) -> None:
         depth = 900
-        view = frames.agent_view(record(configuration_json='{"a":' * depth + "1" + "}" * depth))
+        view = views.agent_view(record(configuration_json='{"a":' * depth + "1" + "}" * depth))
 
         assert frames.encode(view).count(b'{"a":') == 101
 
     def test_error_and_result_are_told(self) -> None:
-        view = frames.agent_view(record(error_name="ValueError", error_message="no", result_json="[1]"))
+        view = views.agent_view(record(error_name="ValueError", error_message="no", result_json="[1]"))
 
         assert json.loads(frames.encode(view))["error"] == {"name": "ValueError", "message": "no"}
         assert json.loads(frames.encode(view))["result"] == [1]

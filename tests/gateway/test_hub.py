@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from commitcast.gateway import frames
+from commitcast.gateway import frames, views
 from commitcast.gateway.hub import Effect, Hub, Subscriber, Subscription, Write
 from commitcast.gateway.ring import Feed, Rings
 from commitcast.persistence.records import AgentStatus, Committed, MessageRecord, StatusChange
@@ -409,7 +409,7 @@ class HubMachine(RuleBasedStateMachine):
     def _check_contents(self, standing: Standing, messages: list[MessageRecord]) -> None:
         assert [item.content for item in standing.items] == [message.content for message in messages]
         raws = [message.raw if standing.raw else None for message in messages]
-        assert [frames.raw_bytes(item.raw) for item in standing.items] == raws
+        assert [views.raw_bytes(item.raw) for item in standing.items] == raws
 
 
 TestHub = HubMachine.TestCase

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from commitcast.gateway import frames, hub
+from commitcast.gateway import frames, hub, views
 from commitcast.gateway.hub import Hub, Read, Subscriber, Subscription, Write
 from commitcast.gateway.ring import ENTRY_BYTES, Feed, Ring, Rings
 from commitcast.persistence.records import AgentDeletion, Committed, MessageRecord
@@ -356,15 +356,15 @@ class TestAll:
 class TestFailures:
     def fail(self, bench: Bench, monkeypatch: pytest.MonkeyPatch, content: str) -> Callable[[], None]:
         """Make the frame of one message impossible; returns what ends that."""
-        item = frames.item
+        item = views.item
 
         def failing(record: MessageRecord, **options: Any) -> frames.Item:
             if record.content == content:
                 raise MemoryError
             return item(record, **options)
 
-        monkeypatch.setattr(frames, "item", failing)
-        return lambda: monkeypatch.setattr(frames, "item", item)
+        monkeypatch.setattr(views, "item", failing)
+        return lambda: monkeypatch.setattr(views, "item", item)
 
     @pytest.mark.parametrize("stored_before", [True, False], ids=["page", "ring"])
     def test_a_frame_that_cannot_be_made_costs_nobody_else_theirs_and_is_tried_again(
