@@ -11,6 +11,7 @@ from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.supervision import RestartPolicy
 from commitcast.actors.system import RuntimeStats
+from commitcast.actors.templates import Template
 from commitcast.persistence.records import AgentStatus
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "RestartPolicy",
     "RuntimeStats",
     "RuntimeStoppedError",
+    "Template",
 ]

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, assert_never
 
 import msgspec
 
+from commitcast.actors.commit_meter import CommitMeter
 from commitcast.actors.deadletters import DeadLetters
 from commitcast.actors.dispatch import Dispatcher, PinnedActor
 from commitcast.actors.errors import RuntimeStoppedError
@@ -157,6 +158,7 @@ class DatabaseActor(PinnedActor):
         turns_here: Callable[[], AbstractContextManager[None]],
         dispatcher: Dispatcher | None = None,
         dead_letters: DeadLetters | None = None,
+        commits: CommitMeter | None = None,
     ) -> None:
         """Make the actor.
 
@@ -168,6 +170,7 @@ class DatabaseActor(PinnedActor):
             turns_here: while it is entered, the agents' turns become due on this thread; taken when it is left.
             dispatcher: who gives it turns instead of a thread of its own.
             dead_letters: where what reaches nobody is counted.
+            commits: counts commits.
         """
         super().__init__(store.name, dispatcher, dead_letters)
         self._store = store
@@ -180,6 +183,7 @@ class DatabaseActor(PinnedActor):
         self._bytes = 0
         self._refused: OrderedDict[str, int] = OrderedDict()
         self._fatal: Exception | None = None
+        self._commits = commits or CommitMeter()
 
     def on_receive(self, command: DatabaseCommand) -> Any:
         """Put a command into the batch. What waits in the mailbox joins it until it is full."""
@@ -317,7 +321,7 @@ class DatabaseActor(PinnedActor):
         warned = False
         while True:
             try:
-                return self._store.commit(work)
+                return self._commits.commit(self._store, work)
             except StoreFullError as error:
                 if self._give_up.is_set():
                     raise

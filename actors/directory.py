@@ -44,6 +44,10 @@ class Directory:
         self._open = True
         self._emptied: Signal | None = None  # given when the last actor has gone
 
+    def __contains__(self, agent: str) -> bool:
+        """Whether an agent has an actor."""
+        return agent in self._actors
+
     def __len__(self) -> int:
         """Return how many actors are alive."""
         return len(self._actors)

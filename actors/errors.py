@@ -8,6 +8,8 @@ CommitcastError
 ├── FutureCancelledError                  the request was taken back
 ├── RuntimeStoppedError (RuntimeError)    the runtime is not running
 ├── InputRefusedError (RuntimeError)      the agent takes no (further) messages of a user
+├── TemplateNotFoundError (LookupError)   a client wants to launch what nobody has configured
+├── TemplateFullError (RuntimeError)      too many agents of a template are at work; try again
 ├── AgentEndedError (RuntimeError)        the agent's source spoke after its end
 │   └── SourceCancelledError
 └── SourceError                           a source could not do its work
@@ -111,6 +113,34 @@ class InputRefusedError(CommitcastError, RuntimeError):
 
     def __str__(self) -> str:
         return f"agent {self.agent!r} {self.why}: launch another with this message as its prompt"
+
+
+class TemplateNotFoundError(CommitcastError, LookupError):
+    """A client wants to launch what nobody has configured."""
+
+    code = "not_found"
+
+    def __init__(self, template: str) -> None:
+        super().__init__(template)
+        self.template = template
+
+    def __str__(self) -> str:
+        return f"there is no template {self.template!r:.80}: the server's owner writes them"
+
+
+class TemplateFullError(CommitcastError, RuntimeError):
+    """As many agents of a template are at work as may be."""
+
+    code = "limit"
+    retryable = True
+
+    def __init__(self, template: str, most: int) -> None:
+        super().__init__(template, most)
+        self.template = template
+        self.most = most
+
+    def __str__(self) -> str:
+        return f"{self.most} agents of the template {self.template!r} are at work: wait until one has ended"
 
 
 class AgentEndedError(CommitcastError, RuntimeError):

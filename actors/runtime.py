@@ -8,9 +8,10 @@ import asyncio
 import atexit
 import logging
 import os
+import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -25,12 +26,18 @@ from commitcast.actors.flow import AGENT_BYTES, AGENT_MESSAGES, Flow
 from commitcast.actors.future import Future
 from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle, Content, HandleServices
 from commitcast.actors.launching import Launch, Launcher, launch_many
+from commitcast.actors.metrics import RuntimeCollector
+from commitcast.actors.operations import RuntimeOperations
 from commitcast.actors.recovery import recover
 from commitcast.actors.sources.runner import Source
 from commitcast.actors.sources.threads import MAX_RUNNING_SOURCES
 from commitcast.actors.supervision import RestartPolicy
 from commitcast.actors.system import ActorSystem, RuntimeStats
-from commitcast.gateway.server import HEARTBEAT_S, GatewayServer
+from commitcast.actors.templates import Template
+from commitcast.gateway.auth import StaticTokens, Verifier
+from commitcast.gateway.core import HEARTBEAT_S
+from commitcast.gateway.limits import Limits
+from commitcast.gateway.server import GatewayServer
 from commitcast.persistence.errors import AgentNotFoundError
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite import SqliteStore
@@ -53,7 +60,10 @@ class AgentRuntime:
         *,
         listen: str | None = None,
         gateway: pykka.ActorRef[Any] | None = None,
-        token: str | None = None,
+        token: str | Verifier | None = None,
+        templates: Mapping[str, Template] | None = None,
+        limits: Limits | None = None,
+        tls: ssl.SSLContext | None = None,
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
         max_running_sources: int = MAX_RUNNING_SOURCES,
@@ -70,9 +80,14 @@ class AgentRuntime:
         Args:
             database: path of the SQLite file, created if missing; `:memory:` for one that ends with the runtime; or
                 a store of your own.
-            listen: `HOST:PORT` to serve WebSocket subscribers on; None serves nobody. Port 0 takes a free one.
+            listen: `HOST:PORT` to serve WebSocket subscribers on; None serves nobody. Port 0 takes a free one. `asgi`
+                serves through an app that is mounted in another (see `gateway.asgi`).
             gateway: an actor that gets every `Committed` and `Notice` in place of the gateway (see `actors.testing`).
-            token: what clients must present; None is read-only and for loopback only.
+            token: what clients must present, or what checks what they present (`StaticTokens`, `JwtVerifier`, your
+                own); None is read-only and for loopback only.
+            templates: what clients whose token allows it may launch, by name.
+            limits: on what one client may ask for.
+            tls: certificate and key to serve subscribers with; None serves without.
             allowed_hosts: further names that a Host header may have.
             allowed_origins: further origins whose pages may subscribe.
             max_running_sources: threads for blocking sources; further ones wait.
@@ -90,18 +105,6 @@ class AgentRuntime:
         self._store: Store = database if not isinstance(database, (str, os.PathLike)) else SqliteStore(database)
         self._stop_timeout_s = stop_timeout_s
         self._catch_up_s = catch_up_s
-        self._server = (
-            None
-            if listen is None
-            else GatewayServer(
-                self._store,
-                listen,
-                token=token,
-                allowed_hosts=allowed_hosts,
-                allowed_origins=allowed_origins,
-                heartbeat_s=heartbeat_s,
-            )
-        )
         self._given_gateway = gateway
         self._system = ActorSystem(
             self._store,
@@ -117,6 +120,21 @@ class AgentRuntime:
         self._handles = HandleServices(
             self._system.directory, self._system.flow, self._store, self._system.watches, emit_timeout_s
         )
+        self._server = None
+        if listen is not None:
+            launcher, directory = lambda: self._running, self._system.directory
+            self._server = GatewayServer(
+                self._store,
+                listen,
+                verifier=StaticTokens.single(token) if isinstance(token, str) else token,
+                operations=RuntimeOperations(templates or {}, launcher, directory, self._handle),
+                limits=limits,
+                tls=tls,
+                allowed_hosts=allowed_hosts,
+                allowed_origins=allowed_origins,
+                heartbeat_s=heartbeat_s,
+            )
+            self._server.core.registry.register(RuntimeCollector(self.stats, self._system.commits))
         self.interrupted = 0
         """How many agents a crash had left behind at the start."""
 
@@ -182,6 +200,8 @@ class AgentRuntime:
 
     def _stop(self, timeout_s: float) -> None:
         fatal = self._fatal
+        if self._server is not None:
+            self._server.drain()
         self._system.stop(
             Terminate("the runtime was stopped") if fatal is None else Fail(type(fatal).__name__, str(fatal)),
             time.monotonic() + timeout_s,
@@ -219,8 +239,15 @@ class AgentRuntime:
 
     @property
     def url(self) -> str | None:
-        """The WebSocket URL for subscribers; None if nobody is served."""
-        return None if self._server is None else f"ws://{self._server.address}/v1/ws"
+        """The WebSocket URL for subscribers; None if there is no port for them."""
+        if self._server is None or self._server.address is None:
+            return None
+        return f"{'wss' if self._server.is_encrypted else 'ws'}://{self._server.address}/v1/ws"
+
+    @property
+    def gateway(self) -> GatewayServer | None:
+        """The server for subscribers, for `gateway.asgi`; None if nobody is served."""
+        return self._server
 
     @property
     def failure(self) -> Exception | None:

@@ -17,6 +17,7 @@ from commitcast.actors.actor import ActorRef
 from commitcast.actors.agent import AgentActor
 from commitcast.actors.agent_commands import Created, Fail, Terminate
 from commitcast.actors.agent_services import AgentServices
+from commitcast.actors.commit_meter import CommitMeter
 from commitcast.actors.database import DatabaseActor
 from commitcast.actors.deadletters import DeadLetter, DeadLetters
 from commitcast.actors.directory import Directory
@@ -79,6 +80,7 @@ class ActorSystem:
         self._store = store
         self.flow = flow
         self.watches = Watches()
+        self.commits = CommitMeter()
         self.dead_letters = DeadLetters() if dispatcher is None else dispatcher.dead_letters
         self.directory = Directory(self._make_agent, flow, self.dead_letters)
         self._given_dispatcher = dispatcher
@@ -133,6 +135,7 @@ class ActorSystem:
             turns_here=self._dispatcher.turns_here,
             dispatcher=self._given_dispatcher,
             dead_letters=self.dead_letters,
+            commits=self.commits,
         )
 
     def _make_agent(self, agent: str, created: Created | None) -> AgentActor:

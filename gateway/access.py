@@ -1,17 +1,21 @@
-"""Who may talk to the server: addresses, Host, Origin and token. Pure.
+"""Who may talk to the server: addresses, Host and Origin; and where in a handshake a token may be. Pure.
 
 Without a token the server is read-only and on loopback. Host is checked against DNS rebinding, Origin against pages
 of other sites; a program that sends no Origin is no browser and passes.
 """
 
-import hmac
 import ipaddress
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from commitcast.gateway.errors import ListenError
+from commitcast.gateway.http import HttpResponse, error_response
 
+BEARER: Final = "commitcast.bearer."
+"""Begins the subprotocol that carries a token; it is never chosen, and so never echoed."""
+_TOKEN_NAMES: Final = frozenset({"token", "access_token", "jwt", "authorization", "bearer"})
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -42,31 +46,31 @@ class Access:
     """The rules of one server."""
 
     def __init__(
-        self, host: str, *, token: str | None, allowed_hosts: Sequence[str] = (), allowed_origins: Sequence[str] = ()
+        self,
+        host: str | None,
+        *,
+        needs_token: bool,
+        allowed_hosts: Sequence[str] = (),
+        allowed_origins: Sequence[str] = (),
     ) -> None:
         """Make the rules.
 
         Args:
-            host: where the server listens.
-            token: what a client must present; None for none, which is for loopback only.
+            host: where the server listens; None if it does not, but is part of another.
+            needs_token: whether clients must present a token.
             allowed_hosts: names besides the listening address that a Host header may have.
             allowed_origins: origins besides the server's own that a browser's page may have.
 
         Raises:
-            ListenError: the address is not loopback and there is no token.
+            ListenError: the address is not loopback and no token is needed.
         """
-        if token is None and not is_loopback(host):
+        if host is not None and not needs_token and not is_loopback(host):
             raise ListenError(
                 host, "it can be reached from other machines, so a token is needed: give one, or use 127.0.0.1"
             )
-        self._token = token
-        self._hosts = frozenset({host.lower(), *_LOOPBACK_NAMES, *(name.lower() for name in allowed_hosts)})
+        own = () if host is None else (host.lower(),)
+        self._hosts = frozenset({*own, *_LOOPBACK_NAMES, *(name.lower() for name in allowed_hosts)})
         self._origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
-
-    @property
-    def needs_token(self) -> bool:
-        """Whether a client must present a token."""
-        return self._token is not None
 
     def allows_host(self, header: str | None) -> bool:
         """Whether a Host header names this server."""
@@ -85,13 +89,30 @@ class Access:
         origin = origin.lower().rstrip("/")
         return origin in self._origins or (host is not None and origin.partition("://")[2] == host.lower())
 
-    def accepts_token(self, token: str | None) -> bool:
-        """Whether the token is the right one, in constant time."""
-        if self._token is None:
-            return True
-        return token is not None and hmac.compare_digest(token.encode(), self._token.encode())
+    def check(self, host: str | None, origin: str | None, query: str) -> HttpResponse | None:
+        """Return the refusal of a request that may not come in; None lets it in."""
+        if not self.allows_host(host):
+            return error_response(HTTPStatus.FORBIDDEN, "forbidden", "this server is not known by that Host")
+        if not self.allows_origin(origin, host):
+            return error_response(HTTPStatus.FORBIDDEN, "forbidden", "pages of that Origin may not use this server")
+        if has_token(query):
+            message = "a token in a URL ends in logs: send Authorization: Bearer, or hello, or a subprotocol"
+            return error_response(HTTPStatus.BAD_REQUEST, "bad_request", message)
+        return None
 
-    def accepts_header(self, authorization: str | None) -> bool:
-        """Whether an `Authorization` header carries the right token."""
-        scheme, _, token = (authorization or "").partition(" ")
-        return self.accepts_token(token.strip() if scheme.lower() == "bearer" else None)
+
+def bearer(authorization: str | None) -> str | None:
+    """Return the token of an `Authorization` header, if it is of that kind."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def offered_token(subprotocols: Sequence[str]) -> str | None:
+    """Return the token that a browser's page offers as a subprotocol, the one header that it can choose."""
+    offered = (name.removeprefix(BEARER) for name in subprotocols if name.startswith(BEARER))
+    return next((token for token in offered if token), None)
+
+
+def has_token(query: str) -> bool:
+    """Whether a URL's query carries what looks like a token: it would end in logs, histories and Referer headers."""
+    return any(name.lower() in _TOKEN_NAMES for name, _ in parse_qsl(query, keep_blank_values=True))

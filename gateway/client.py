@@ -1,79 +1,127 @@
 """A subscriber in Python: `async for message in subscribe(url, agent, after=n)`.
 
-Owns the client's half of the promises: it keeps the cursor, checks that frames join, comes back by itself after
-whatever went wrong, and so gives out every message exactly once, in order. Runs on the caller's event loop.
+Owns the asynchronous connection; what is said on it and what it means is `following`'s. Comes back by itself after
+whatever went wrong, and so gives out every message exactly once, in order. Runs on the caller's event loop. Here too
+is what `client_blocking` and `requests` need to know of websockets: options, and what its errors mean.
 """
 
 import asyncio
+import inspect
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from http import HTTPStatus
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Any, Final, Self
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 from websockets.typing import Subprotocol
 
 from commitcast.gateway import frames
-from commitcast.gateway.errors import CloseCode, ErrorCode, FrameError, SubscriptionError
-from commitcast.persistence.records import AgentStatus
-
-logger: Final = logging.getLogger(__name__)
-
-BACKOFF_S: Final = (0.1, 20.0)
-"""First and longest wait before coming back; each is drawn evenly from zero to twice the one before (full jitter)."""
-CLOSE_TIMEOUT_S: Final = 2.0
-_TERMINAL: Final = frozenset(status.value for status in AgentStatus if status.is_terminal)
-_FINAL_CODES: Final = frozenset(
-    {ErrorCode.NOT_FOUND, ErrorCode.GONE, ErrorCode.AHEAD, ErrorCode.STALE_EPOCH, ErrorCode.FORBIDDEN}
-    | {ErrorCode.BAD_REQUEST, ErrorCode.UNAUTHENTICATED, ErrorCode.LIMIT}
+from commitcast.gateway.errors import ErrorCode
+from commitcast.gateway.following import (
+    After,
+    AsyncToken,
+    Comeback,
+    Following,
+    Lost,
+    OnCursor,
+    Standing,
+    closed,
+    decode,
 )
 
+OPEN_TIMEOUT_S: Final = 10.0
+"""For connecting, with all handshakes."""
+CLOSE_TIMEOUT_S: Final = 0.25
+"""For the server's part in closing: it may stand behind messages that nobody takes, and nothing is lost without it."""
+_HTTP_CODES: Final = {
+    HTTPStatus.UNAUTHORIZED: ErrorCode.UNAUTHENTICATED,
+    HTTPStatus.FORBIDDEN: ErrorCode.FORBIDDEN,
+    HTTPStatus.NOT_FOUND: ErrorCode.NOT_FOUND,
+}
+_HTTP_PASSING: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 
-class _GapError(Exception):
-    """The next frame does not join the cursor: subscribe again after it."""
+
+class _NoDebugLogger(logging.LoggerAdapter[logging.Logger]):
+    """At DEBUG, websockets logs every header and frame: tokens and content."""
+
+    def isEnabledFor(self, level: int) -> bool:
+        return level > logging.DEBUG and super().isEnabledFor(level)
 
 
-class _SilentError(Exception):
-    """Nothing came for longer than the server's heartbeats allow."""
+CONNECT_OPTIONS: Final[dict[str, Any]] = {
+    "subprotocols": [Subprotocol(frames.SUBPROTOCOL)],
+    "compression": None,
+    "max_size": None,  # a message may be as large as the store takes
+    "close_timeout": CLOSE_TIMEOUT_S,
+    "ping_interval": None,  # the server's heartbeats do this, and do not fail while the application is busy
+    "proxy": None,
+    "logger": _NoDebugLogger(logging.getLogger(__name__), {}),
+}
+"""For the `connect` of websockets, asynchronous or not."""
 
 
-class Subscription:
+@contextmanager
+def losing() -> Iterator[None]:
+    """Turn what connecting, sending and receiving raise into `Lost`. The application's hooks are called outside."""
+    try:
+        yield
+    except ssl.SSLCertVerificationError as error:
+        raise Lost(f"the server's certificate is not trusted: {error}", ErrorCode.FORBIDDEN, is_final=True) from error
+    except (InvalidURI, ValueError) as error:  # ValueError: a host that can be no name, a redirect that is not followed
+        raise Lost(str(error), ErrorCode.BAD_REQUEST, is_final=True) from error
+    except InvalidStatus as error:
+        raise _refused(error.response.status_code) from error
+    except ConnectionClosed as error:
+        raise (closed(error.rcvd.code, error.rcvd.reason) if error.rcvd else Lost(str(error))) from error
+    except (OSError, EOFError, WebSocketException) as error:
+        raise Lost(f"the server is not reached ({error or type(error).__name__})") from error
+
+
+def _refused(status: int) -> Lost:
+    message = f"the server refused the connection with HTTP {status}"
+    if status not in range(400, 500) or status in _HTTP_PASSING:
+        return Lost(message)
+    return Lost(message, _HTTP_CODES.get(HTTPStatus(status), ErrorCode.BAD_REQUEST), is_final=True)
+
+
+@asynccontextmanager
+async def connection_to(url: str, comeback: Comeback) -> AsyncGenerator[ClientConnection]:
+    """Connect with a token, and close at the end. Whatever the token's function raises is the caller's, but `Lost`."""
+    if comeback.ask is not None:
+        token = comeback.ask()
+        comeback.token = await token if inspect.isawaitable(token) else token
+    with losing():
+        connection = await connect(
+            url, additional_headers=comeback.headers, open_timeout=OPEN_TIMEOUT_S, **CONNECT_OPTIONS
+        )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def send(connection: ClientConnection, frame: frames.ClientFrame) -> None:
+    """Send a frame."""
+    with losing():
+        await connection.send(frames.encode(frame), text=True)
+
+
+class Subscription(Standing):
     """An async iterator over one agent's messages (or all agents'), from a cursor until the agent's end.
 
-    Attributes:
-        cursor: where it stands; give it as `after` to continue in another process.
-        status: of the agent as last heard; None before the first answer.
-        ending: the `status` frame of the agent's end, once it came.
-        record: the agent as of the last subscribing.
-        reconnects: how often it came back.
+    Made by `subscribe`. Its attributes are those of `Standing`: cursor, epoch, status, ending, record, reconnects,
+    skipped.
     """
 
-    def __init__(
-        self,
-        url: str,
-        agent: str,
-        *,
-        after: int | Literal["tail"] = 0,
-        epoch: str | None = None,
-        raw: bool = False,
-        token: str | None = None,
-    ) -> None:
-        self.cursor = after if isinstance(after, int) else 0
-        self._head = 0
-        self.status: str | None = None
-        self.ending: frames.Status | None = None
-        self.record: frames.AgentView | None = None
-        self.reconnects = 0
-        self._after: int | Literal["tail"] = after
-        self._doubted: int | None = None
-        self._epoch = epoch
+    def __init__(self, url: str, agent: str, *, after: After = 0, epoch: str | None = None, **options: Any) -> None:
+        super().__init__(after, epoch)
         self._url = url
-        self._agent = agent
-        self._raw = raw
-        self._token = token
+        self._following = Following(self, agent, after=after, **options)
         self._connection: ClientConnection | None = None
         self._messages = self._run()
 
@@ -98,149 +146,50 @@ class Subscription:
             self._connection.transport.abort()
 
     async def _run(self) -> AsyncGenerator[frames.Item]:
-        wait_s = BACKOFF_S[0]
-        while True:
-            came_back_ms: int | None = None
+        while not self._following.is_over:
             try:
-                async with connect(
-                    self._url,
-                    subprotocols=[Subprotocol(frames.SUBPROTOCOL)],
-                    additional_headers={"Authorization": f"Bearer {self._token}"} if self._token else None,
-                    compression=None,
-                    max_size=None,  # a message may be as large as the store takes
-                    close_timeout=CLOSE_TIMEOUT_S,
-                    proxy=None,
-                ) as self._connection:
-                    async with aclosing(self._follow(self._connection)) as following:
-                        async for thing in following:
-                            wait_s = BACKOFF_S[0]
-                            if isinstance(thing, frames.Goodbye):
-                                came_back_ms = thing.reconnect_ms
-                            else:
-                                yield thing
-                    return
-            except _GapError as error:
-                logger.info("%s: subscribing again after it", error)
-            except InvalidStatus as error:
-                if error.response.status_code in (401, 403, 404):
-                    raise SubscriptionError("forbidden", f"{self._url} refused the connection: {error}") from error
-                logger.info("%s is not ready (%s)", self._url, error)
-            except InvalidURI as error:
-                raise SubscriptionError("bad_request", str(error)) from error
-            except ConnectionClosed as error:
-                code = error.rcvd.code if error.rcvd is not None else 1006
-                if code >= CloseCode.BAD_REQUEST:
-                    raise SubscriptionError(str(code), f"the server closed for good: {error}") from error
-                logger.info("the connection to %s was lost (%s)", self._url, error)
-            except SubscriptionError:
-                raise
-            except (OSError, TimeoutError, InvalidHandshake, _SilentError, EOFError) as error:
-                logger.info("%s is not reached (%s)", self._url, error)
+                async with aclosing(self._follow()) as items:
+                    async for item in items:
+                        yield item
+            except Lost as lost:
+                await asyncio.sleep(self._following.come_back(lost, random.random()))
             finally:
                 self._connection = None
-            self.reconnects += 1
-            await asyncio.sleep(came_back_ms / 1000 if came_back_ms is not None else random.uniform(0, wait_s))
-            wait_s = min(wait_s * 2, BACKOFF_S[1])
 
-    @property
-    def _is_over(self) -> bool:
-        return self.status in _TERMINAL
+    async def _follow(self) -> AsyncGenerator[frames.Item]:
+        """Give out what one connection brings."""
+        following = self._following
+        following.connected()
+        async with connection_to(self._url, following.comeback) as self._connection:
+            while not following.is_over:
+                for said in await self._hear(self._connection):
+                    if isinstance(said, frames.Item):
+                        yield said
+                    else:
+                        await send(self._connection, said)
 
-    async def _follow(self, connection: ClientConnection) -> AsyncGenerator[frames.Item | frames.Goodbye]:
-        subscribe = frames.Subscribe(id=1, agent=self._agent, after=self._after, epoch=self._epoch, raw=self._raw)
-        await connection.send(frames.encode(subscribe).decode())
-        subscribed = False
-        silence_s = 60.0
-        while True:
-            try:
-                async with asyncio.timeout(silence_s):
-                    data = await connection.recv()
-            except TimeoutError:
-                raise _SilentError(f"nothing came for {silence_s:.0f} seconds") from None
-            frame = self._decode(data)
-            match frame:
-                case frames.Welcome():
-                    silence_s = frame.heartbeat_s * 3
-                case frames.Subscribed():
-                    subscribed = True
-                    self._on_subscribed(frame)
-                case frames.Messages() if subscribed:
-                    self._move(frame.prev, frame.last)
-                    for item in frame.items:
-                        item.agent = item.agent or frame.agent
-                        self.cursor = item.sequence if item.position is None else item.position
-                        yield item
-                    self.cursor = frame.last
-                case frames.Status() if subscribed:
-                    self._on_status(frame)
-                case frames.Agent() if subscribed:
-                    self.cursor = self._move(frame.prev, frame.last)
-                case frames.Heartbeat() if subscribed:
-                    self._on_heartbeat(frame)
-                case frames.Live() if subscribed and self._is_over:
-                    return
-                case frames.Error():
-                    self._on_error(frame)
-                case frames.Goodbye():
-                    yield frame
-            if self.ending is not None and self.cursor >= max(self.ending.sequence, self._head):
-                return  # what was stored after the end is given out too, if it was there when this began
-
-    def _decode(self, data: str | bytes) -> frames.ServerFrame | None:
+    async def _hear(self, connection: ClientConnection) -> Iterator[frames.Item | frames.ClientFrame]:
+        """Read only when asked: what an application does not take stays in the sockets, and then with the server."""
         try:
-            return frames.decode_server(data)
-        except FrameError as error:
-            raise SubscriptionError("bad_request", str(error)) from error
-
-    def _on_subscribed(self, frame: frames.Subscribed) -> None:
-        if self._after not in ("tail", frame.after):
-            raise _GapError(f"the stream begins after {frame.after} and the cursor is {self._after}")
-        self.cursor = self._after = frame.after
-        self._doubted = None
-        self._epoch = frame.epoch
-        self._head = frame.head
-        self.record = frame.record
-        self.status = frame.status
-
-    def _on_status(self, frame: frames.Status) -> None:
-        if self._agent == frames.ALL:
-            self.cursor = self._move(frame.prev, frame.last)
-            return
-        self.status = frame.status
-        if frame.status in _TERMINAL:
-            self.ending = frame
-
-    def _on_error(self, frame: frames.Error) -> None:
-        if frame.id == 1 and frame.code in _FINAL_CODES and not frame.retry:
-            raise SubscriptionError(frame.code, frame.message)
-        if frame.code == ErrorCode.GONE:
-            raise SubscriptionError(frame.code, frame.message)
-        logger.info("the server says: %s", frame.message)
-        if frame.id == 1:
-            raise _SilentError(frame.message)
-
-    def _on_heartbeat(self, frame: frames.Heartbeat) -> None:
-        """Doubt the stream if the store is ahead: what is missing may be on its way, but not for a whole heartbeat."""
-        is_behind = frame.heads.get(self._agent, 0) > self.cursor
-        if is_behind and self._doubted == self.cursor:
-            raise _GapError(f"nothing came for a heartbeat, the store is ahead and the cursor is {self.cursor}")
-        self._doubted = self.cursor if is_behind else None
-
-    def _move(self, prev: int | None, last: int | None) -> int:
-        if prev != self._after or last is None:
-            raise _GapError(f"a frame begins after {prev} and the cursor is {self._after}")
-        self._after = last
-        return last
+            async with asyncio.timeout(self._following.wait_s):
+                with losing():
+                    data = await connection.recv()
+        except TimeoutError:
+            return self._following.on_silence()
+        return self._following.receive(decode(data))
 
 
 def subscribe(
     url: str,
     agent: str,
     *,
-    after: int | Literal["tail"] = 0,
+    after: After = 0,
     epoch: str | None = None,
     raw: bool = False,
-    token: str | None = None,
+    token: AsyncToken = None,
+    window: int | None = None,
+    slow: frames.SlowPolicy = "catch_up",
+    on_cursor: OnCursor | None = None,
 ) -> Subscription:
     """Subscribe to an agent; iterate over the result with `async for`.
 
@@ -250,7 +199,21 @@ def subscribe(
         after: the cursor: every later message is given out; 0 is everything, "tail" what is new.
         epoch: of the agent that the cursor belongs to; a relaunched id is then refused.
         raw: whether the producers' lines are wanted.
-        token: if the server demands one.
+        token: if the server demands one: text, or a function (async or not) that returns one. The function is called
+            before the first connection, and again when the server refuses the token or says that it expired; that is
+            final only if the fresh one is refused too. A text is tried once more if it expired, since clocks differ;
+            any other refusal of it is final. What the function raises ends the iteration.
+        window: how many messages (on `"*"`: positions) the server may send ahead of what was taken; None for no limit
+            but the sockets. Acknowledged by itself: at half of the window, and less than that when nothing has come
+            for 0.1 s.
+        slow: what the server does if the subscriber is so slow that what it lacks is no longer in memory: "catch_up"
+            reads it from the store, "skip" leaves it out and counts it in `skipped`, "close" drops the connection.
+        on_cursor: called with cursor and epoch when the application has taken everything that came in one frame, so
+            when it asks for the next message. Keep both there and give them as `after` and `epoch` after a restart:
+            no message is then lost, and those taken since the last call come again (at least once). Exactly once
+            across a restart needs the cursor kept in the same transaction as what the messages caused: keep
+            `item.sequence` (on `"*"`: `item.position`) there instead. What it raises ends the iteration. It is called
+            on the event loop, so it must not block for long.
 
     Returns:
         An async iterator that ends when the agent has ended (that of all agents never does). It reconnects by itself.
@@ -258,4 +221,5 @@ def subscribe(
     Raises:
         SubscriptionError: while iterating: the server refused for good.
     """
-    return Subscription(url, agent, after=after, epoch=epoch, raw=raw, token=token)
+    options: dict[str, Any] = {"raw": raw, "token": token, "window": window, "slow": slow, "on_cursor": on_cursor}
+    return Subscription(url, agent, after=after, epoch=epoch, **options)

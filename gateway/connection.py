@@ -1,28 +1,52 @@
 """One WebSocket connection of the server: the only place that touches more of `websockets` than `serve` and `recv`.
 
-Adds to `ServerConnection` a write that does not wait, and word of when the socket takes no more and takes more again.
-Runs on the gateway's loop.
+Adds to `ServerConnection` a write that shares one prepared frame with other connections, word of when the socket takes
+no more and takes more again, a bound on fragments, and a goodbye before the library closes for a client's fault. What
+it uses beyond the documented API is listed in `INTERNALS` and was tested with websockets 17; where one of them is
+missing, frames are sent by the documented `broadcast`, which builds one for each. Runs on the gateway's loop.
 """
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
 from typing import Any, Final, Protocol
 
 from websockets.asyncio.server import ServerConnection, broadcast
+from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
 
-from commitcast.gateway.hub import Subscriber
+from commitcast.gateway import frames
+from commitcast.gateway.limits import MAX_FRAGMENTS
+from commitcast.gateway.prepared import WINDOW_BITS, PreparedFrame
+from commitcast.gateway.subscription import Subscriber
 
 WRITE_LIMIT_BYTES: Final = 64 * 1024
 """Beyond this the connection is paused; the rest stays in the ring or the store."""
 UNSENT_LIMIT_BYTES: Final = 16 * 1024
-"""TCP_NOTSENT_LOWAT: without it the kernel takes 4 MiB, behind which the keepalive's ping waits too long."""
+"""TCP_NOTSENT_LOWAT: without it the kernel takes 4 MiB, behind which a ping waits until a slow client seems dead."""
 CLOSE_TIMEOUT_S: Final = 2.0
 """How long a peer may take to read what is left and to close; then the connection is dropped."""
+COMPRESSION: Final = ServerPerMessageDeflateFactory(
+    server_no_context_takeover=True, client_no_context_takeover=True, server_max_window_bits=WINDOW_BITS
+)
+"""What is negotiated: every message for itself, so that one compressed frame is right for everybody."""
+INTERNALS: Final = ("protocol", "transport", "data_received", "process_event", "pause_writing", "resume_writing")
+
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # 25 on Linux; not in every Python
+_PING: Final = b"\x89\x00"
+"""A ping without payload; its pong is one that the library did not ask for, and ignores."""
 
 
-class FlowListener(Protocol):
-    """Who wants to know whether a connection takes more."""
+class Keeper(Protocol):
+    """Who is told what becomes of connections."""
+
+    def connected(self, connection: "GatewayConnection") -> None:
+        """It was accepted; nothing was received yet."""
+
+    def disconnected(self, connection: "GatewayConnection") -> None:
+        """It is gone."""
 
     def pause(self, subscriber: Subscriber) -> None:
         """It takes no more."""
@@ -34,11 +58,19 @@ class FlowListener(Protocol):
 class GatewayConnection(ServerConnection):
     """A subscriber's connection."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, keeper: Keeper, **options: Any) -> None:
         super().__init__(*args, **options)
         self.subscriber = Subscriber(self)
-        self.is_authenticated = False
-        self.listener: FlowListener | None = None
+        self.token: str | None = None
+        """That came with the handshake."""
+        self.was_heard = True
+        """Something came from the peer since this was last set to False."""
+        self._keeper = keeper
+        self._shares_frames = False
+        self._compresses = False
+        self._fragments = 0
+
+    # What the library calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set the socket up."""
@@ -48,23 +80,83 @@ class GatewayConnection(ServerConnection):
             raw.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_LIMIT_BYTES)
         except (OSError, AttributeError):  # another system, or a socket that is no TCP: it works without, less well
             pass
+        if all(hasattr(self, name) for name in INTERNALS):
+            self._shares_frames = True
+            self._say_goodbye_before_failing()
+        self._keeper.connected(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell that it is gone."""
+        super().connection_lost(error)
+        self._keeper.disconnected(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Note that the peer is there."""
+        self.was_heard = True
+        super().data_received(data)
+
+    def process_event(self, event: Any) -> None:
+        """Count the fragments of a message; the library's own bound is for the whole process, and high."""
+        if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            self._fragments = self._fragments + 1 if event.opcode is Opcode.CONT else 0
+            if self._fragments >= MAX_FRAGMENTS:
+                self.protocol.fail(1009, f"a message may have {MAX_FRAGMENTS} fragments")
+                self.send_data()
+                return
+        super().process_event(event)
 
     def pause_writing(self) -> None:
         """The write buffer is full."""
         super().pause_writing()
-        if self.listener is not None:
-            self.listener.pause(self.subscriber)
+        self._keeper.pause(self.subscriber)
 
     def resume_writing(self) -> None:
         """The write buffer is empty enough."""
         super().resume_writing()
-        if self.listener is not None:
-            self.listener.resume(self.subscriber)
+        self._keeper.resume(self.subscriber)
 
-    def write(self, data: bytes) -> None:
-        """Send a text frame without waiting; does nothing if the connection is not open."""
-        if not self.transport.is_closing():  # else asyncio would warn of what nobody can help
-            broadcast([self], data, text=True)
+    def _say_goodbye_before_failing(self) -> None:
+        """Have the goodbye of a frame that is too large, or none at all, go before the library's close frame."""
+        fail = self.protocol.fail
+
+        def say_goodbye_and_fail(code: int, reason: str = "") -> None:
+            if code != 1006:  # that is a connection which is gone already
+                self.write(PreparedFrame(frames.Goodbye(code=code, reason=reason)))
+            fail(code, reason)
+
+        self.protocol.fail = say_goodbye_and_fail  # type: ignore[method-assign]  # the library has no hook for it
+
+    # What the gateway calls.
+
+    def is_negotiated(self) -> None:
+        """Note what the handshake agreed on."""
+        self._compresses = any(isinstance(extension, PerMessageDeflate) for extension in self.protocol.extensions)
+
+    async def receive(self) -> AsyncIterator[str | bytes]:
+        """Yield what the client sends, until the connection is gone, however that was."""
+        try:
+            async for data in self:
+                yield data
+        except (ConnectionClosed, OSError):
+            pass
+
+    def write(self, frame: PreparedFrame) -> int:
+        """Send a frame without waiting, and return its bytes; does nothing if the connection is not open."""
+        if self.transport.is_closing():  # asyncio would warn of what nobody can help
+            return 0
+        if not self._shares_frames:
+            broadcast([self], frame.json, text=True)
+            return len(frame.json)
+        if self.protocol.state is not State.OPEN:
+            return 0
+        data = frame.compressed if self._compresses else frame.plain
+        self.transport.write(data)
+        return len(data)
+
+    def send_ping(self) -> None:
+        """Ask the peer for a sign of life, without waiting for it."""
+        if self._shares_frames and self.protocol.state is State.OPEN and not self.transport.is_closing():
+            self.transport.write(_PING)
 
     async def wait_until_it_takes_more(self) -> None:
         """Wait while the write buffer is full, and let other connections have their turn.
@@ -87,6 +179,12 @@ class GatewayConnection(ServerConnection):
         """Drop the connection without a word. What was not sent is lost."""
         if hasattr(self, "transport"):
             self.transport.abort()
+
+    @property
+    def peer_address(self) -> str:
+        """Where it comes from, without the port; empty if that is not known."""
+        address = self.transport.get_extra_info("peername")
+        return str(address[0]) if isinstance(address, tuple) else ""
 
     @property
     def unsent_bytes(self) -> int:

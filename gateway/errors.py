@@ -1,6 +1,8 @@
 """What can go wrong between server and subscriber, and the codes that say so on the wire.
 
 CommitcastError
+├── TokenError (PermissionError)          a token that is not accepted (in `auth`)
+├── MissingExtraError (ImportError)       what was asked for needs a package that is not installed (in `auth`)
 ├── ListenError (OSError)                 the address cannot be served
 ├── FrameError (ValueError)               a frame that does not keep to the protocol
 └── SubscriptionError (ConnectionError)   the server refused for good; raised by the client
@@ -17,33 +19,61 @@ class ErrorCode(StrEnum):
     """The `code` of an `error` frame. Never reused for another meaning."""
 
     BAD_REQUEST = "bad_request"
+    """The frame or its fields are wrong."""
     UNAUTHENTICATED = "unauthenticated"
+    """A token is needed, or this one is not accepted."""
     TOKEN_EXPIRED = "token_expired"
+    """The token is too old: get a new one and say `hello` with it."""
     FORBIDDEN = "forbidden"
+    """This may not be done here, or not by this caller."""
     NOT_FOUND = "not_found"
+    """There is no such agent, template or subscription, or none that the caller may know of."""
     GONE = "gone"
+    """The agent was deleted."""
     AHEAD = "ahead"
+    """The cursor is beyond `head`: the store lost data or is another one."""
     STALE_EPOCH = "stale_epoch"
+    """The cursor belongs to an earlier agent of that id, or to another file."""
     LIMIT = "limit"
+    """The connection has as many subscriptions as it may have."""
     RATE_LIMITED = "rate_limited"
+    """Too many requests: slow down. Who does not is closed with 4004."""
     TOO_LARGE = "too_large"
+    """The frame or its content is too large."""
     UNAVAILABLE = "unavailable"
+    """It cannot be read or stored now."""
     INTERNAL = "internal"
+    """A defect of the server; its log says more."""
+
+    @property
+    def retry(self) -> bool:
+        """Whether the same request may be done later. The `retry` of an `error` frame knows better."""
+        return self in (ErrorCode.TOKEN_EXPIRED, ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE)
 
 
 class CloseCode(IntEnum):
     """Why the server closed a connection."""
 
     DRAIN = 4000
+    """The server stops; come back after `reconnect_ms`."""
     TOKEN_EXPIRED = 4001
+    """The token expired before `hello` brought a new one."""
     SLOW = 4002
+    """Too slow: the socket took nothing for 30 s, or a subscription with `slow` = `"close"` fell behind."""
     NO_HEARTBEAT = 4003
+    """Nothing was heard of the peer for two heartbeats."""
     RATE = 4004
+    """Requests went on after `rate_limited`."""
     BAD_REQUEST = 4500
+    """What the peer sends is not this protocol."""
     UNAUTHENTICATED = 4501
+    """The token is not accepted."""
     FORBIDDEN = 4503
+    """The peer may do nothing here."""
     CONNECTION_LIMIT = 4504
+    """The peer has as many connections as it may have."""
     NO_HELLO = 4507
+    """No `hello` with a token came within 5 s."""
 
     @property
     def come_back(self) -> bool:

@@ -43,18 +43,24 @@ class Hello(_Client, kw_only=True, tag="hello"):
     """Say who one is, or present a new token before the old one expires."""
 
     token: str | None = None
+    """Needed if the server demands one and the handshake had none."""
     client: str | None = None
+    """Name and version of the program; nothing depends on it."""
 
 
 class Subscribe(_Client, kw_only=True, tag="subscribe"):
-    """Get everything of an agent after a cursor, and go on live."""
+    """Get everything of an agent after a cursor, and go on live. Again for the same agent, it replaces the first."""
 
     agent: str
+    """An id, or `"*"` for all agents."""
     after: Cursor | Literal["tail"] = 0
+    """The cursor: the last sequence that one has, 0 for none; on `"*"` a position. `"tail"` is the head as it is."""
     epoch: str | None = None
+    """That the cursor belongs to; of another one the subscription is refused with `stale_epoch`."""
     raw: bool = False
+    """Whether items carry the producers' lines."""
     window: Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)] | None = None
-    """How many messages (on `"*"`: positions) may be unacknowledged; None is no window."""
+    """How many messages (on `"*"`: positions) may be unacknowledged; without it there is no such bound."""
     slow: SlowPolicy = "catch_up"
     """What is done when the subscriber is so slow that what it lacks is no longer in memory."""
 
@@ -66,9 +72,10 @@ class Unsubscribe(_Client, kw_only=True, tag="unsubscribe"):
 
 
 class Ack(_Client, kw_only=True, tag="ack"):
-    """Say up to where was processed."""
+    """Say up to where was processed; it opens the window."""
 
     agent: dict[str, Cursor] = {}
+    """The cursor of each agent of which there is news."""
 
 
 class Ping(_Client, kw_only=True, tag="ping"):
@@ -79,8 +86,11 @@ class Launch(_Client, kw_only=True, tag="launch"):
     """Launch an agent from a template of the server's owner. The same `key` again launches nothing again."""
 
     template: str
+    """The name that the owner gave it."""
     prompt: str = ""
+    """What the agent is asked; at most 1 MiB. It becomes message 1, unless it is empty."""
     key: Key | None = None
+    """Makes it harmless to repeat; chosen by the client, once for each thing that it wants done."""
 
 
 class Send(_Client, kw_only=True, tag="send"):
@@ -88,7 +98,9 @@ class Send(_Client, kw_only=True, tag="send"):
 
     agent: str
     content: str
+    """At most 1 MiB."""
     key: Key | None = None
+    """As in `launch`."""
 
 
 class Terminate(_Client, kw_only=True, tag="terminate"):
@@ -96,6 +108,7 @@ class Terminate(_Client, kw_only=True, tag="terminate"):
 
     agent: str
     reason: str | None = None
+    """Kept with the change of status, and told with it."""
     key: Key | None = None
 
 
@@ -106,17 +119,25 @@ class Item(msgspec.Struct, omit_defaults=True):
     """One message inside a `messages` frame."""
 
     sequence: int
+    """1, 2, 3 … for each agent, without hole or repeat."""
     type: str
+    """`assistant`, `user`, `system`, `error`, `tool` or `response`."""
     role: str | None
+    """Who speaks, in the words of the producer."""
     content: str
+    """Always text, also if it is a JSON document."""
     content_type: str
+    """`text` or `json`: what `content` is to be read as."""
     metadata: Any
+    """An object, or null."""
     created_at: str
+    """RFC 3339, in UTC, with microseconds; as are all times here."""
     raw: Any = None
-    """Text, or `{"base64": …}` if it is not UTF-8; only if it was subscribed to."""
+    """The producer's line. Text, or `{"base64": …}` if it is not UTF-8; only if it was subscribed to."""
     agent: str | None = None
     """Only on a subscription to all agents, as is `position`."""
     position: int | None = None
+    """In the order of commits over all agents."""
 
 
 class AgentView(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -124,15 +145,22 @@ class AgentView(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     id: str
     epoch: str
+    """Random: it tells the agent from a later one of the same id."""
     type: str
+    """What kind of agent it is, for example `claude-code`."""
     status: str
+    """`initializing`, `running`, `completed`, `failed` or `terminated`."""
     head: int
+    """The sequence of its last message, 0 if it has none."""
     prompt: str
     created_at: str
     started_at: str | None = None
     completed_at: str | None = None
+    """When it ended, however it did."""
     error: "ErrorView | None" = None
+    """Only if it failed."""
     result: Any = None
+    """What it completed with."""
     configuration: dict[str, Any] = {}
 
 
@@ -157,6 +185,7 @@ class Welcome(_Server, kw_only=True, tag="welcome"):
     heartbeat_s: float
     """Seconds between heartbeats."""
     limits: dict[str, int]
+    """What the server takes; a name says the unit."""
     needs_hello: bool = False
     """A `hello` with a token must come first, within `limits.hello_timeout_ms`."""
 
@@ -167,10 +196,15 @@ class Subscribed(_Server, kw_only=True, tag="subscribed"):
     id: FrameId = None
     agent: str
     epoch: str
+    """To be given with the cursor when one subscribes again."""
     after: int
+    """Where the stream begins: the cursor is now this."""
     head: int
+    """The last that is stored; on `"*"` a position."""
     first: int
+    """The oldest that is kept."""
     status: str | None
+    """Of the agent now; null on `"*"`, as is `record`."""
     record: AgentView | None
 
 
@@ -179,7 +213,9 @@ class Messages(_Server, kw_only=True, tag="messages"):
 
     agent: str
     prev: int
+    """Must be the cursor; else something is missing or repeated."""
     last: int
+    """Is the cursor after it."""
     items: list[Item]
 
 
@@ -197,10 +233,11 @@ class Gap(_Server, kw_only=True, tag="gap"):
 
 
 class Live(_Server, kw_only=True, tag="live"):
-    """Caught up: what follows is new."""
+    """Caught up: what follows is new. Once for each subscription."""
 
     agent: str
     sequence: int
+    """The cursor."""
 
 
 class Status(_Server, kw_only=True, tag="status"):
@@ -210,10 +247,12 @@ class Status(_Server, kw_only=True, tag="status"):
     status: str
     previous: str
     sequence: int
+    """Of the last message before it, 0 if there is none."""
     at: str
     error: ErrorView | None = None
     result: Any = None
     reason: str | None = None
+    """That was given, for example with `terminate`."""
     prev: int | None = None
     """Positions, only on a subscription to all agents, as is `last`."""
     last: int | None = None
@@ -244,15 +283,20 @@ class Ok(_Server, kw_only=True, tag="ok"):
 
 
 class Error(_Server, kw_only=True, tag="error"):
-    """Not done, and why."""
+    """Not done, and why. Without an `id` it is about `agent`: for example, an append was refused."""
 
     id: FrameId = None
     agent: str | None = None
     code: str
+    """One of the error codes; a later version may have more."""
     message: str
+    """For people; the wording may change."""
     retry: bool
+    """Whether the same request may be done later."""
     first: int | None = None
+    """With `gone`: the oldest that is kept, if anything is."""
     head: int | None = None
+    """With `ahead`: the last that is stored."""
 
 
 class Heartbeat(_Server, kw_only=True, tag="heartbeat"):
@@ -262,11 +306,13 @@ class Heartbeat(_Server, kw_only=True, tag="heartbeat"):
 
 
 class Goodbye(_Server, kw_only=True, tag="goodbye"):
-    """The server is going to close the connection."""
+    """The server is going to close the connection, and why. It comes before every close that the server begins."""
 
     code: int
+    """The close code that follows."""
     reason: str
     reconnect_ms: int | None = None
+    """Milliseconds to wait before coming back; each connection gets another number."""
 
 
 ServerFrame = Welcome | Subscribed | Messages | Gap | Live | Status | Agent | Ok | Error | Heartbeat | Goodbye

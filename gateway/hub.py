@@ -10,92 +10,33 @@ every entry of its log after the position `start`. An entry is taken from the ri
 """
 
 import logging
+import math
 from collections.abc import Generator, Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from commitcast.gateway import frames, views
-from commitcast.gateway.ring import Feed, Ring, Rings
-from commitcast.persistence.records import AgentDeletion, AgentRecord, Committed, Entry, MessageRecord, StatusChange
+from commitcast.gateway import frames
+from commitcast.gateway.compose import next_frame
+from commitcast.gateway.prepared import PreparedFrame
+from commitcast.gateway.ring import Feed, FrameKey, Made, Ring, Rings
+from commitcast.gateway.subscription import Subscriber, Subscription
+from commitcast.persistence.records import AgentStatus, Committed, Entry, MessageRecord, StatusChange
 from commitcast.persistence.store import AgentPage, FeedPage
 
 logger: Final = logging.getLogger(__name__)
 
-FRAME_ITEMS: Final = 512
-FRAME_BYTES: Final = 64 * 1024
-"""A `messages` frame ends with the item that passes either, so that other subscribers get their turn."""
-
-
-class Subscriber:
-    """One connection as the hub knows it."""
-
-    def __init__(self, peer: Any) -> None:
-        """Make a subscriber; `peer` is whatever the server needs to write to it."""
-        self.peer = peer
-        self.is_paused = False
-        self.subscriptions: dict[str, Subscription] = {}
-
-
-class Subscription:
-    """A cursor over one agent's log, or over all."""
-
-    __slots__ = (
-        "acked",
-        "agent",
-        "checked",
-        "cursor",
-        "has_ended",
-        "is_live",
-        "position",
-        "raw",
-        "reading",
-        "rechecked",
-        "subscriber",
-        "window",
-    )
-
-    def __init__(
-        self, subscriber: Subscriber, agent: str, cursor: int, position: int, raw: bool, window: int | None
-    ) -> None:
-        self.subscriber = subscriber
-        self.agent = agent
-        self.cursor = cursor
-        """What the client's cursor is: a sequence, or for all agents a position."""
-        self.position = position
-        self.raw = raw
-        self.window = window
-        self.acked = cursor
-        self.is_live = False
-        self.has_ended = False
-        """It was given the agent's terminal status."""
-        self.reading = False
-        self.checked = False
-        """Nothing is known to be in the store beyond what was read, or is being read."""
-        self.rechecked = -1
-        """The position at the last recheck."""
-
-    @property
-    def is_to_all(self) -> bool:
-        """Whether it is to all agents."""
-        return self.agent == frames.ALL
-
-    @property
-    def room(self) -> int:
-        """How many messages the next frame may have: no more than the window takes."""
-        return FRAME_ITEMS if self.window is None else min(FRAME_ITEMS, self.window - self.cursor + self.acked)
-
-    @property
-    def may_advance(self) -> bool:
-        """Whether the socket takes more and the window is open."""
-        return self.room > 0 and not self.reading and not self.subscriber.is_paused
+MADE_OF_PAGE: Final = 16
+"""Frames that are kept of one page: more come only from subscribers with windows of many sizes."""
 
 
 class Write(msgspec.Struct, frozen=True):
     """Send a frame."""
 
     subscriber: Subscriber
-    data: bytes
+    frame: PreparedFrame
+    is_shared: bool = False
+    """It was made for another subscriber already: sending it is all that it costs."""
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -104,7 +45,19 @@ class Read(msgspec.Struct, frozen=True):
     subscription: Subscription
 
 
-Effect = Write | Read
+class Skip(msgspec.Struct, frozen=True):
+    """Read where the log ends, and give that to `Hub.skip`: the subscriber is slow and asked for it."""
+
+    subscription: Subscription
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """Close the connection: the subscriber is slow and asked for it."""
+
+    subscription: Subscription
+
+
+Effect = Write | Read | Skip | Drop
 
 
 class Hub:
@@ -114,6 +67,8 @@ class Hub:
         self._rings = rings or Rings()
         self._feed = feed or Feed()
         self._by_agent: dict[str, dict[Subscription, None]] = {}
+        self._due: dict[str, int] = {}
+        self._released: dict[str, float] = {}
         self._ready: dict[Subscription, None] = {}
         self._failed: dict[Subscription, None] = {}
         self._notes: list[Write] = []
@@ -126,10 +81,37 @@ class Hub:
         if subscriptions:
             for agent, end in self._rings.extend(committed):
                 self.miss(agent, end)
-            self._ready.update(subscriptions)
-        to_all = self._by_agent.get(frames.ALL)
-        if to_all and self._feed.add(committed):
-            self._ready.update(to_all)
+            self._due.setdefault(committed.agent, committed.committed_ns)
+        if frames.ALL in self._by_agent and self._feed.add(committed):
+            self._due.setdefault(frames.ALL, committed.committed_ns)
+
+    @property
+    def has_due(self) -> bool:
+        """Whether something was committed that is not released to its subscribers yet."""
+        return bool(self._due)
+
+    def release(self, now: float, *, quiet_since: float = math.inf) -> dict[str, int]:
+        """Let subscribers be given what was committed.
+
+        Args:
+            now: of any clock that goes forward, in seconds.
+            quiet_since: only of the agents of which nothing was released after this.
+
+        Returns:
+            Of what agents, each with the time of its oldest commit.
+        """
+        released = self._due
+        if quiet_since < now:
+            released = {
+                agent: since for agent, since in released.items() if self._released.get(agent, -math.inf) <= quiet_since
+            }
+        self._due = {agent: since for agent, since in self._due.items() if agent not in released}
+        for agent in released:
+            subscriptions = self._by_agent.get(agent)
+            if subscriptions:
+                self._released[agent] = now
+                self._ready.update(subscriptions)
+        return released
 
     def miss(self, agent: str, position: int) -> None:
         """Entries up to a position are in the store and not here: who does not have them reads them."""
@@ -141,31 +123,23 @@ class Hub:
         """Tell an agent's subscribers that something was refused; those who take nothing now are not told."""
         hearing = [*self._by_agent.get(agent, ()), *self._by_agent.get(frames.ALL, ())]
         if hearing:
-            data = frames.encode(frames.Error(agent=agent, code=code, message=message, retry=retry))
+            frame = PreparedFrame(frames.Error(agent=agent, code=code, message=message, retry=retry))
             subscribers = dict.fromkeys(subscription.subscriber for subscription in hearing)
-            self._notes += [Write(subscriber, data) for subscriber in subscribers]
+            self._notes += [Write(subscriber, frame) for subscriber in subscribers]
 
-    def subscribe(
-        self, subscriber: Subscriber, agent: str, *, cursor: int, position: int, raw: bool, window: int | None = None
-    ) -> Subscription:
-        """Begin a subscription, in place of one that the subscriber has to the same agent.
+    def subscribe(self, subscription: Subscription) -> None:
+        """Begin a subscription, in place of one that its subscriber has to the same agent.
 
-        Args:
-            subscriber: whose it is.
-            agent: an id, or `frames.ALL`.
-            cursor: the client's: a sequence, or for all agents a position.
-            position: of the last entry that the client has, as read from the store before this call.
-            raw: whether it wants the producers' lines.
-            window: how far it may be ahead of what the client has acknowledged.
+        Its `cursor` is the client's, and its `position` that of the last entry that the client has, as read from the
+        store before this call.
         """
-        self.unsubscribe(subscriber, agent)
-        subscription = Subscription(subscriber, agent, cursor, position, raw, window)
-        subscriber.subscriptions[agent] = subscription
+        agent = subscription.agent
+        self.unsubscribe(subscription.subscriber, agent)
+        subscription.subscriber.subscriptions[agent] = subscription
         self._by_agent.setdefault(agent, {})[subscription] = None
         if subscription.is_to_all:
-            self._feed.begin(position)
+            self._feed.begin(subscription.position)
         self._ready[subscription] = None
-        return subscription
 
     def unsubscribe(self, subscriber: Subscriber, agent: str) -> bool:
         """End a subscription; return whether there was one."""
@@ -178,6 +152,8 @@ class Hub:
         self._failed.pop(subscription, None)
         if not others:
             del self._by_agent[agent]
+            self._released.pop(agent, None)
+            self._due.pop(agent, None)
             if agent == frames.ALL:
                 self._feed.end()
             else:
@@ -192,6 +168,7 @@ class Hub:
     def pause(self, subscriber: Subscriber) -> None:
         """The socket takes no more for now."""
         subscriber.is_paused = True
+        subscriber.pauses += 1
 
     def resume(self, subscriber: Subscriber) -> None:
         """The socket takes more again."""
@@ -205,43 +182,66 @@ class Hub:
             subscription.acked = max(subscription.acked, min(cursor, subscription.cursor))
             self._ready[subscription] = None
 
-    def page(self, subscription: Subscription, page: AgentPage | FeedPage) -> Iterator[Effect]:
-        """Take a page that was read; yields its frames."""
-        if not self.is_current(subscription):
+    def page(
+        self, subscription: Subscription, page: AgentPage | FeedPage, made: dict[FrameKey, Made] | None = None
+    ) -> Iterator[Effect]:
+        """Take a page that was read; yields its frames. Those in `made` need not be made again."""
+        if not subscription.is_current:
             return  # it was ended while the page was read
         subscription.reading = False
         if isinstance(page, FeedPage) and page.at_end and self._feed.reach(page.last):
             self._ready.update(self._by_agent[frames.ALL])
         try:
-            given = yield from self._give(subscription, page)
+            given = yield from self._give(subscription, page, {} if made is None else made)
         except Exception:  # see `pump`
             self._log_failure(subscription)
             return
         subscription.checked = subscription.checked and given and page.at_end
         self._ready[subscription] = None
 
-    def _give(self, subscription: Subscription, page: AgentPage | FeedPage) -> Generator[Effect, None, bool]:
+    def _give(
+        self, subscription: Subscription, page: AgentPage | FeedPage, made: dict[FrameKey, Made]
+    ) -> Generator[Effect, None, bool]:
         """Yield a page's frames as far as the window takes them; return whether that was all."""
         start = 0
         while start < len(page.entries):
             if subscription.room <= 0:
                 return False
-            data, used = _frame(subscription, page.entries, start)
+            key = subscription.frame_key
+            if key not in made:
+                if len(made) >= MADE_OF_PAGE:
+                    made.clear()
+                made[key] = next_frame(subscription, page.entries, start)
+            frame, used = made[key]
             start += used
             self._advance_to(subscription, page.entries[start - 1])
-            if data is not None:
-                yield Write(subscription.subscriber, data)
+            if frame is not None:
+                yield Write(subscription.subscriber, frame)
         if isinstance(page, FeedPage) and page.last > subscription.cursor:
             # The rest of the page was deleted: the cursor passes it, and the client's must too.
             empty = frames.Messages(agent=frames.ALL, prev=subscription.cursor, last=page.last, items=[])
             subscription.cursor = subscription.position = page.last
-            yield Write(subscription.subscriber, frames.encode(empty))
+            yield Write(subscription.subscriber, PreparedFrame(empty))
         return True
+
+    def skip(self, subscription: Subscription, cursor: int, position: int, status: str | None) -> Iterator[Effect]:
+        """Go on at the end of the log, as it was just read; yields the frame that says so."""
+        if not subscription.is_current:
+            return
+        subscription.reading = False
+        self._ready[subscription] = None
+        if position <= subscription.position:
+            return
+        gap = frames.Gap(agent=subscription.agent, prev=subscription.cursor, last=cursor, status=status)
+        subscription.cursor, subscription.position = cursor, position
+        subscription.has_ended = status is not None and AgentStatus(status).is_terminal
+        subscription.checked = False
+        yield Write(subscription.subscriber, PreparedFrame(gap))
 
     def page_failed(self, subscription: Subscription) -> None:
         """The page could not be read now; it will be tried again with the next commit, `recheck` or `repair`."""
         subscription.reading = subscription.checked = False
-        if self.is_current(subscription):
+        if subscription.is_current:
             self._failed[subscription] = None
 
     def recheck(self, heads: dict[str, int]) -> None:
@@ -274,16 +274,32 @@ class Hub:
         """The agents that somebody subscribes to."""
         return [agent for agent in self._by_agent if agent != frames.ALL]
 
+    def lags(self) -> list[int]:
+        """Return of each subscription to one agent how many messages are known here that it was not given."""
+        lags = []
+        for agent, subscriptions in self._by_agent.items():
+            ring = self._rings.get(agent)
+            last = None if ring is None else ring.last_sequence
+            if last is not None:
+                lags += [max(0, last - subscription.cursor) for subscription in subscriptions]
+            elif agent != frames.ALL:
+                lags += [0] * len(subscriptions)
+        return lags
+
     @property
     def has_caught_up(self) -> bool:
         """Whether every subscription has been given everything that the hub knows of."""
-        return not self._notes and all(
-            subscription.is_live
-            and subscription.checked
-            and not subscription.reading
-            and ((ring := self._ring_of(subscription)) is None or subscription.position >= ring.end)
-            for subscriptions in self._by_agent.values()
-            for subscription in subscriptions
+        return (
+            not self._notes
+            and not self._due
+            and all(
+                subscription.is_live
+                and subscription.checked
+                and not subscription.reading
+                and ((ring := self._ring_of(subscription)) is None or subscription.position >= ring.end)
+                for subscriptions in self._by_agent.values()
+                for subscription in subscriptions
+            )
         )
 
     # What follows from it.
@@ -295,15 +311,13 @@ class Hub:
             yield from (note for note in notes if not note.subscriber.is_paused and note.subscriber.subscriptions)
             ready, self._ready = self._ready, {}
             for subscription in ready:
-                if subscription.may_advance and self.is_current(subscription):
+                if subscription.may_advance and subscription.is_current:
                     try:
                         yield from self._advance(subscription)
                     except Exception:  # whatever kept one frame from being made must not keep others from theirs
                         self._log_failure(subscription)
-
-    def is_current(self, subscription: Subscription) -> bool:
-        """Whether it was neither ended nor replaced."""
-        return subscription.subscriber.subscriptions.get(subscription.agent) is subscription
+                elif subscription.room <= 0:
+                    subscription.is_held = True
 
     def _log_failure(self, subscription: Subscription) -> None:
         """Say why there was no frame; it is tried again with the next commit or `recheck`."""
@@ -320,27 +334,37 @@ class Hub:
         if ring is not None and not is_before_ring:
             start = ring.index_after(subscription.position)
             if start < len(ring.entries):
-                yield from self._advance_in_ring(subscription, ring, start)
+                write = self._take_from_ring(subscription, ring, start)
+                if write is not None:
+                    yield write
                 return
-        if is_before_ring or not subscription.checked:
+        if is_before_ring and subscription.is_slow and subscription.slow != "catch_up":
+            subscription.reading = True
+            yield Skip(subscription) if subscription.slow == "skip" else Drop(subscription)
+        elif is_before_ring or not subscription.checked:
             subscription.reading = subscription.checked = True
             yield Read(subscription)
-        elif not subscription.is_live:
-            subscription.is_live = True
-            live = frames.Live(agent=subscription.agent, sequence=subscription.cursor)
-            yield Write(subscription.subscriber, frames.encode(live))
+        else:
+            is_new = not subscription.is_live
+            subscription.caught_up()
+            if is_new:
+                live = frames.Live(agent=subscription.agent, sequence=subscription.cursor)
+                yield Write(subscription.subscriber, PreparedFrame(live))
 
-    def _advance_in_ring(self, subscription: Subscription, ring: Ring, start: int) -> Iterator[Effect]:
-        key = (subscription.position, subscription.cursor, subscription.raw, subscription.room)
+    def _take_from_ring(self, subscription: Subscription, ring: Ring, start: int) -> Write | None:
+        key = subscription.frame_key
         made = ring.frames.get(key)
+        is_shared = made is not None
         if made is None:
-            made = _frame(subscription, ring.entries, start)
+            made = next_frame(subscription, ring.entries, start)
             ring.keep(key, made)
-        data, used = made
+        frame, used = made
         self._advance_to(subscription, ring.entries[start + used - 1])
-        self._ready[subscription] = None
-        if data is not None:
-            yield Write(subscription.subscriber, data)
+        if subscription.is_live and subscription.checked and start + used == len(ring.entries):
+            subscription.caught_up()
+        else:
+            self._ready[subscription] = None
+        return None if frame is None else Write(subscription.subscriber, frame, is_shared)
 
     def _advance_to(self, subscription: Subscription, entry: Entry) -> None:
         subscription.position = entry.position
@@ -350,44 +374,3 @@ class Hub:
             subscription.cursor = entry.sequence
         elif isinstance(entry, StatusChange):
             subscription.has_ended = entry.status.is_terminal
-
-
-def _frame(subscription: Subscription, entries: list[Entry], start: int) -> tuple[bytes | None, int]:
-    """Return the next frame for a cursor, and how many entries it covers. None: they need no frame."""
-    first = entries[start]
-    if isinstance(first, MessageRecord):
-        return _messages(subscription, entries, start)
-    prev = subscription.cursor if subscription.is_to_all else None
-    if isinstance(first, StatusChange):
-        last = None if prev is None else first.position
-        return frames.encode(views.status(first, prev=prev, last=last)), 1
-    if prev is None:
-        return None, 1
-    return frames.encode(_agent_event(first, prev)), 1
-
-
-def _messages(subscription: Subscription, entries: list[Entry], start: int) -> tuple[bytes, int]:
-    items: list[frames.Item] = []
-    size = 0
-    raw, to_all, item = subscription.raw, subscription.is_to_all, views.item
-    for entry in entries[start : start + subscription.room]:  # not islice, which walks there from the beginning
-        if type(entry) is not MessageRecord:
-            break
-        items.append(item(entry, raw=raw, with_agent=to_all))
-        size += len(entry.content)
-        if entry.metadata_json is not None:
-            size += len(entry.metadata_json)
-        if raw and entry.raw is not None:
-            size += len(entry.raw)
-        if size >= FRAME_BYTES:
-            break
-    last = items[-1].position if to_all else items[-1].sequence
-    assert last is not None
-    frame = frames.Messages(agent=subscription.agent, prev=subscription.cursor, last=last, items=items)
-    return frames.encode(frame), len(items)
-
-
-def _agent_event(entry: AgentRecord | AgentDeletion, prev: int) -> frames.Agent:
-    if isinstance(entry, AgentDeletion):
-        return frames.Agent(agent=entry.agent, event="deleted", prev=prev, last=entry.position)
-    return frames.Agent(agent=entry.id, event="created", record=views.agent_view(entry), prev=prev, last=entry.position)

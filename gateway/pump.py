@@ -6,13 +6,19 @@ Runs on the gateway's loop.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from commitcast.gateway import frames
 from commitcast.gateway.errors import ErrorCode
-from commitcast.gateway.hub import Effect, Hub, Read, Subscription, Write
+from commitcast.gateway.hub import Effect, Hub, Read, Skip, Write
+from commitcast.gateway.metrics import Traffic
+from commitcast.gateway.pacer import MAX_DEBT_S, QUIET_S, Pacer
+from commitcast.gateway.pages import PageCache, PageKey, SharedPage
+from commitcast.gateway.prepared import PreparedFrame
+from commitcast.gateway.subscription import Subscription
 from commitcast.persistence.errors import AgentNotFoundError
 from commitcast.persistence.store import AgentPage, FeedPage, Store
 
@@ -28,11 +34,25 @@ PUMP_STEPS: Final = 256
 class Pump:
     """The hub's hands."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, traffic: Traffic, drop: Callable[[Subscription], object]) -> None:
+        """Make a pump.
+
+        Args:
+            store: to read from.
+            traffic: counts what is sent.
+            drop: called to close the connection of a subscription that is slow and asked for that.
+        """
         self.store = store
         self.hub = Hub()
+        self._traffic = traffic
+        self._drop = drop
+        self._pacer = Pacer()
+        self._rest: asyncio.TimerHandle | None = None
+        self._sending: list[int] = []
+        """When what is being sent was committed: the oldest of each agent."""
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="gateway-reader")
-        self._reads: dict[tuple[str, int, int], asyncio.Task[AgentPage | FeedPage]] = {}
+        self._reads: dict[PageKey, asyncio.Task[SharedPage]] = {}
+        self._pages = PageCache()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._effects: Iterator[Effect] | None = None
         self._is_scheduled = False
@@ -72,51 +92,127 @@ class Pump:
         """Perform the hub's effects, the rest of many a little later."""
         self._is_scheduled = False
         if self._effects is None:
+            self._release()
             self._effects = self.hub.pump()
-        for _ in range(PUMP_STEPS):
-            effect = next(self._effects, None)
-            if effect is None:
-                self._effects = None
-                return
-            self._perform(effect)
+        if not self._perform_some(self._effects):
+            self.schedule()
+            return
+        self._effects = None
+        self._note_sent()
+        if self.hub.has_due and self._rest is None:
+            owed_s = self._pacer.owed_s(time.perf_counter())
+            self._rest = asyncio.get_running_loop().call_later(owed_s, self._on_rested)
+
+    def _release(self) -> None:
+        """Let the hub give out what was committed: all, if sending has rested, or else that of quiet agents."""
+        now = time.perf_counter()
+        owed_s = self._pacer.owed_s(now)
+        if not owed_s:
+            self._sending += self.hub.release(now).values()
+        elif owed_s <= MAX_DEBT_S:
+            self._sending += self.hub.release(now, quiet_since=now - QUIET_S).values()
+
+    def _on_rested(self) -> None:
+        self._rest = None
         self.schedule()
+
+    def _perform_some(self, effects: Iterator[Effect]) -> bool:
+        """Perform so many effects as the loop can spare the time for; return whether those were all."""
+        shared_s = 0.0
+        began_cpu, before = time.thread_time(), time.perf_counter()
+        is_done = False
+        for _ in range(PUMP_STEPS):
+            effect = next(effects, None)
+            if effect is None:
+                is_done = True
+                break
+            self._perform(effect)
+            after = time.perf_counter()
+            if type(effect) is Write and effect.is_shared:
+                shared_s += after - before
+            before = after
+        self._pacer.spend(before, shared_s)
+        self._traffic.pumped_cpu_s += time.thread_time() - began_cpu
+        self._traffic.shared_s += shared_s
+        return is_done
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Write):
-            effect.subscriber.peer.write(effect.data)
+            size = effect.subscriber.peer.write(effect.frame)
+            self._traffic.count(effect.frame.messages, size)
+        elif isinstance(effect, Read):
+            self.spawn(self._read_page(effect.subscription))
+        elif isinstance(effect, Skip):
+            self.spawn(self._skip(effect.subscription))
         else:
-            self.spawn(self._read_page(effect))
+            self._drop(effect.subscription)
 
-    async def _read_page(self, effect: Read) -> None:
-        subscription = effect.subscription
+    def _note_sent(self) -> None:
+        now_ns = time.monotonic_ns()
+        for committed_ns in self._sending:
+            self._traffic.commit_to_write.observe((now_ns - committed_ns) / 1e9)
+        self._sending.clear()
+
+    async def _read_page(self, subscription: Subscription) -> None:
         try:
-            page = await self._shared_page(subscription)
+            shared = await self._shared_page(subscription)
         except AgentNotFoundError as error:
-            if self.hub.is_current(subscription):
-                self.hub.unsubscribe(subscription.subscriber, subscription.agent)
-                code = ErrorCode.GONE.value
-                gone = frames.Error(agent=subscription.agent, code=code, message=str(error), retry=False)
-                subscription.subscriber.peer.write(frames.encode(gone))
+            self._end(subscription, error)
         except Exception as error:  # whatever it was, the subscription must not wait for this page for ever
             logger.warning("cannot read on for a subscriber to %s: %r", subscription.agent, error)
             self.hub.page_failed(subscription)
         else:
-            for write in self.hub.page(subscription, page):
+            for write in self.hub.page(subscription, shared.page, shared.frames):
                 self._perform(write)
             self.schedule()
 
-    async def _shared_page(self, subscription: Subscription) -> AgentPage | FeedPage:
+    async def _skip(self, subscription: Subscription) -> None:
+        """Read where the log ends, for a subscriber that is slow and goes on there."""
+        try:
+            if subscription.is_to_all:
+                cursor, _ = await self.read(self.store.position)
+                position, status = cursor, None
+            else:
+                standing = await self.read(self.store.standing, subscription.agent, None)
+                cursor, position, status = standing.record.head, standing.position, standing.record.status.value
+        except AgentNotFoundError as error:
+            self._end(subscription, error)
+        except Exception as error:  # as in `_read_page`
+            logger.warning("cannot find the end of %s for a slow subscriber: %r", subscription.agent, error)
+            self.hub.page_failed(subscription)
+        else:
+            for write in self.hub.skip(subscription, cursor, position, status):
+                self._perform(write)
+            self.schedule()
+
+    def _end(self, subscription: Subscription, error: AgentNotFoundError) -> None:
+        """End a subscription to an agent that was deleted."""
+        if subscription.is_current:
+            self.hub.unsubscribe(subscription.subscriber, subscription.agent)
+            gone = frames.Error(agent=subscription.agent, code=ErrorCode.GONE.value, message=str(error), retry=False)
+            subscription.subscriber.peer.write(PreparedFrame(gone))
+
+    async def _shared_page(self, subscription: Subscription) -> SharedPage:
         """Read a page, together with everybody who asks for the same one before the reading begins."""
-        agent, cursor, position = key = subscription.agent, subscription.cursor, subscription.position
+        key = subscription.agent, subscription.cursor, subscription.position
+        kept = self._pages.get(key, time.monotonic())
+        if kept is not None:
+            return kept
+        task = self._reads.get(key)
+        if task is None:
+            task = self._reads[key] = self.spawn(self._read_shared(key))
+        return await asyncio.shield(task)
+
+    async def _read_shared(self, key: PageKey) -> SharedPage:
+        agent, cursor, position = key
 
         def read() -> AgentPage | FeedPage:
             self._reads.pop(key, None)  # who comes now may know of something that this page has not
             return self.store.feed(position) if agent == frames.ALL else self.store.entries(agent, cursor, position)
 
-        task = self._reads.get(key)
-        if task is None:
-            task = self._reads[key] = self.spawn(self.read(read))
-        return await asyncio.shield(task)
+        page = await self.read(read)
+        self._traffic.pages += 1
+        return self._pages.put(key, page, time.monotonic())
 
     async def recheck(self) -> dict[str, int]:
         """Return the heads in the store of all that is subscribed to, and send those who are behind there."""

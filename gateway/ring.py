@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections import OrderedDict, deque
 from typing import Final
 
+from commitcast.gateway.prepared import PreparedFrame
 from commitcast.persistence.records import AgentRecord, Committed, Entry, MessageRecord, StatusChange
 
 RING_BYTES: Final = 256 * 1024
@@ -18,9 +19,12 @@ FEED_BYTES: Final = 8 * 1024 * 1024
 ENTRY_BYTES: Final = 512
 """What an entry costs beside its text."""
 
+FORMS: Final = 3
+"""What a kept frame is kept as: JSON, a WebSocket frame, and a compressed one that may be as long."""
+
 FrameKey = tuple[int, int, bool, int]
 """Position, cursor, whether raw is wanted, and how many messages fit: what makes two subscribers' next frames equal."""
-Made = tuple[bytes | None, int]
+Made = tuple[PreparedFrame | None, int]
 """A frame, None if the entries need none, and how many entries it covers."""
 
 
@@ -33,6 +37,8 @@ class Ring:
         self.entries: list[Entry] = []
         self.frames: dict[FrameKey, Made] = {}
         self.size = 0
+        self.last_sequence: int | None = None
+        """Of the agent whose entries were appended last."""
         self._frames_size = 0
         self._positions: list[int] = []
         self._chunks: deque[tuple[int, int]] = deque()  # of each commit: how many entries, how many bytes
@@ -55,6 +61,7 @@ class Ring:
         self.entries += committed.entries
         self._positions += range(committed.entries[0].position, committed.last_position + 1)  # consecutive
         self._chunks.append((len(committed.entries), size))
+        self.last_sequence = committed.last
         self.size += size
         self.frames.clear()
         self._frames_size = 0
@@ -63,7 +70,7 @@ class Ring:
 
     def keep(self, key: FrameKey, made: Made) -> None:
         """Keep a frame for others at the same cursor, until something is appended or too many are kept."""
-        size = ENTRY_BYTES + len(made[0] or b"")
+        size = ENTRY_BYTES + (0 if made[0] is None else FORMS * len(made[0].json))
         if self._frames_size + size > self._max_bytes:
             self.frames.clear()
             self._frames_size = 0

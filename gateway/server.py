@@ -1,43 +1,52 @@
-"""The gateway's server: one thread with one event loop for all sockets.
+"""The gateway's server: one thread with one event loop, and on it the sockets of its own port, if it has one.
 
-Owns the sockets, the reader threads and the clock of the hub. Other threads reach it through `publish` and `notify`,
-which hand over and return at once. Must never delay a commit: what the loop cannot take in time is left to the store.
+Owns the thread, the listener and its handshakes: who is let in, how many, and in what time. What becomes of a
+connection then is the core's. `stop` says goodbye first, so that clients come back by themselves.
 """
 
 import asyncio
-import random
-import secrets
+import logging
+import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
-from importlib import metadata
 from typing import Any, Final
 from weakref import WeakSet
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.datastructures import MultipleValuesError
+from websockets.datastructures import Headers, MultipleValuesError
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from commitcast.gateway import frames, web
-from commitcast.gateway.access import Access, parse_address
-from commitcast.gateway.connection import CLOSE_TIMEOUT_S, WRITE_LIMIT_BYTES, GatewayConnection
+from commitcast.gateway import frames
+from commitcast.gateway.access import Access, bearer, is_loopback, offered_token, parse_address
+from commitcast.gateway.auth import Verifier
+from commitcast.gateway.connection import CLOSE_TIMEOUT_S, COMPRESSION, WRITE_LIMIT_BYTES, GatewayConnection
+from commitcast.gateway.core import HEARTBEAT_S, GatewayCore
 from commitcast.gateway.errors import CloseCode, ListenError
-from commitcast.gateway.handover import Handover
-from commitcast.gateway.http import error_response, respond
-from commitcast.gateway.hub import Subscriber
-from commitcast.gateway.pump import Pump
-from commitcast.gateway.session import MAX_SUBSCRIPTIONS, Session
+from commitcast.gateway.http import HttpRequest, HttpResponse, error_response
+from commitcast.gateway.limits import Limits
+from commitcast.gateway.operations import Operations
+from commitcast.gateway.prepared import PreparedFrame
+from commitcast.gateway.routes import answer
+from commitcast.gateway.schema import PATH
+from commitcast.gateway.subscription import Subscriber
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Store
 
-HEARTBEAT_S: Final = 15.0
-"""Under the thirty seconds after which proxies close what is silent."""
-REPAIR_S: Final = 1.0
-"""How long a commit may be missing from the log of all agents before it is read from the store."""
-RECONNECT_MS: Final = (200, 2_000)
-"""Clients of a server that stops come back spread over this."""
+ASGI: Final = "asgi"
+"""In place of an address: no port of its own; connections come through an ASGI app (see `gateway.asgi`)."""
+BACKLOG: Final = 1_024
+"""Connections that wait to be accepted: everybody comes back at once after a restart."""
+
+
+class _QuietLog(logging.LoggerAdapter[logging.Logger]):
+    """The library's log without its DEBUG records, which show headers and frames, and so tokens."""
+
+    def isEnabledFor(self, level: int) -> bool:
+        return level > logging.DEBUG and super().isEnabledFor(level)
 
 
 class GatewayServer:
@@ -48,7 +57,10 @@ class GatewayServer:
         store: Store,
         listen: str,
         *,
-        token: str | None = None,
+        verifier: Verifier | None = None,
+        operations: Operations | None = None,
+        limits: Limits | None = None,
+        tls: ssl.SSLContext | None = None,
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
         heartbeat_s: float = HEARTBEAT_S,
@@ -57,8 +69,11 @@ class GatewayServer:
 
         Args:
             store: to read from; open before `start`.
-            listen: `HOST:PORT`; port 0 takes a free one.
-            token: what clients must present; None is for loopback only.
+            listen: `HOST:PORT`; port 0 takes a free one. Or `asgi`, for no port of its own.
+            verifier: of the tokens that clients must present; None is for loopback only.
+            operations: what clients may have done; None makes it read-only.
+            limits: on what one client may ask for.
+            tls: certificate and key to serve with; None serves without.
             allowed_hosts: further names that a Host header may have.
             allowed_origins: further origins that pages may have.
             heartbeat_s: seconds between heartbeats.
@@ -66,12 +81,15 @@ class GatewayServer:
         Raises:
             ListenError: the address is none, or needs a token.
         """
-        self._host, self._port = parse_address(listen)
-        self._access = Access(self._host, token=token, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)
-        self._heartbeat_s = heartbeat_s
-        self._pump = Pump(store)
-        self._handover = Handover(lambda: self._call(self._take))
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._host, self._port = ("", 0) if listen == ASGI else parse_address(listen)
+        self.access = Access(
+            self._host or None,
+            needs_token=verifier is not None,
+            allowed_hosts=allowed_hosts,
+            allowed_origins=allowed_origins,
+        )
+        self.core = GatewayCore(store, verifier=verifier, operations=operations, limits=limits, heartbeat_s=heartbeat_s)
+        self._tls = tls
         self._thread: threading.Thread | None = None
         self._server: Server | None = None
         self._bound: Future[None] = Future()
@@ -80,14 +98,20 @@ class GatewayServer:
         self._catch_up_s = 0.0
         self._is_closing = False
         self._connections: WeakSet[GatewayConnection] = WeakSet()
-        self._sessions: dict[GatewayConnection, Session] = {}
-        self._version = metadata.version("commitcast")
+        self._from_peer: Counter[str] = Counter()
 
     @property
-    def address(self) -> str:
-        """Where it listens, with the port that it got."""
+    def address(self) -> str | None:
+        """Where it listens, with the port that it got; None if it has no port of its own."""
+        if not self._host:
+            return None
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{host}:{self._port}"
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it speaks TLS."""
+        return self._tls is not None
 
     # From other threads.
 
@@ -103,14 +127,18 @@ class GatewayServer:
             self._bound.result()
         except Exception:
             self._thread.join()
-            self._pump.close()
+            self.core.pump.close()
             raise
 
     def accept(self) -> None:
         """Let clients connect. Blocks until they can, or the server was stopped."""
         assert self._thread is not None
-        self._call(lambda: self._pump.spawn(self._accept()))
+        self.core.call(lambda: self.core.pump.spawn(self._accept()))
         self._accepting.wait()
+
+    def drain(self) -> None:
+        """Be no longer ready, and take no new subscribers; those that are there stay until `stop`. Any thread."""
+        self.core.is_draining = True
 
     def stop(self, *, catch_up_s: float = 0.0) -> None:
         """Say goodbye to everybody and stop. Idempotent. Blocks.
@@ -120,32 +148,25 @@ class GatewayServer:
         """
         if self._thread is None:
             return
+        self.drain()
         self._catch_up_s = catch_up_s
-        self._call(self._stopping.set)
+        self.core.call(self._stopping.set)
         self._thread.join()
-        self._pump.close()
+        self.core.pump.close()
 
     def publish(self, committed: Committed) -> None:
         """Hand over what was committed. Returns at once."""
-        self._handover.publish(committed)
+        self.core.publish(committed)
 
     def notify(self, agent: str, code: str, message: str, retry: bool) -> None:
         """Hand over word of something that was refused. Returns at once."""
-        self._handover.notify(agent, code, message, retry)
-
-    def _call(self, function: Callable[[], object]) -> None:
-        try:
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(function)
-        except RuntimeError:  # stopped meanwhile: there is nobody to tell
-            pass
+        self.core.notify(agent, code, message, retry)
 
     # On the loop.
 
     def _run(self) -> None:
         try:
             with asyncio.Runner() as runner:
-                self._loop = runner.get_loop()
                 runner.run(self._serve())
         except BaseException as error:  # whatever it was, `start` must not wait for ever
             if self._bound.done():
@@ -155,17 +176,20 @@ class GatewayServer:
             self._accepting.set()
 
     async def _serve(self) -> None:
-        server = await self._bind()
-        self._port = server.sockets[0].getsockname()[1]
+        if self._host:
+            await self._bind()
+        self.core.begin()
         self._bound.set_result(None)
-        self._pump.spawn(self._beat())
-        self._pump.spawn(self._repair())
-        self._take()  # what was handed over when there was no loop yet
         await self._stopping.wait()
-        await self._wait_caught_up(self._catch_up_s)
+        await self.core.wait_caught_up(self._catch_up_s)
         self._is_closing = True
-        self._pump.cancel()
-        await self._say_goodbye()
+        self.core.pump.cancel()
+        await self.core.say_goodbye()
+        if self._server is not None:
+            await self._close(self._server)
+        await self.core.wait_closed()
+
+    async def _close(self, server: Server) -> None:
         server.close(code=CloseCode.DRAIN, reason="the server stops")
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
@@ -175,7 +199,8 @@ class GatewayServer:
                 connection.abort()
             await server.wait_closed()
 
-    async def _bind(self) -> Server:
+    async def _bind(self) -> None:
+        limits = self.core.limits
         try:
             self._server = await serve(
                 self._handle,
@@ -186,131 +211,120 @@ class GatewayServer:
                 select_subprotocol=_select_subprotocol,
                 create_connection=self._connect,  # type: ignore[arg-type]  # called like the class, and makes one
                 compression=None,
+                extensions=[COMPRESSION],
                 max_size=frames.MAX_FRAME_BYTES,
                 max_queue=16,
                 write_limit=WRITE_LIMIT_BYTES,
-                open_timeout=5,
+                open_timeout=limits.handshake_timeout_s,
+                ping_interval=None,  # the core asks for signs of life itself, and says goodbye
                 close_timeout=CLOSE_TIMEOUT_S,
                 server_header=None,
+                logger=_QuietLog(logging.getLogger("commitcast.gateway.websockets")),
+                ssl=self._tls,
+                backlog=BACKLOG,
                 start_serving=False,
             )
         except (OSError, UnicodeError) as error:  # UnicodeError: a host that can be no name
             why = getattr(error, "strerror", None) or error
-            raise ListenError(self.address, f"{why}: choose another address, or stop who has it") from error
-        return self._server
-
-    def _connect(self, *arguments: Any, **options: Any) -> GatewayConnection:
-        connection = GatewayConnection(*arguments, **options)
-        self._connections.add(connection)
-        return connection
+            raise ListenError(f"{self._host}:{self._port}", f"{why}: choose another, or stop who has it") from error
+        self._port = self._server.sockets[0].getsockname()[1]
 
     async def _accept(self) -> None:
-        assert self._server is not None
-        if not self._is_closing:
+        if self._server is not None and not self._is_closing:
             await self._server.start_serving()
         self._accepting.set()
 
-    async def _say_goodbye(self) -> None:
-        for session in list(self._sessions.values()):
-            reconnect_ms = random.randint(*RECONNECT_MS)
-            self._pump.spawn(session.close(CloseCode.DRAIN, "the server stops", reconnect_ms))
-        await asyncio.sleep(0)  # let each write its frame before the listener is closed
+    # Connections.
+
+    def _connect(self, *arguments: Any, **options: Any) -> GatewayConnection:
+        return GatewayConnection(*arguments, keeper=self, **options)
+
+    def connected(self, connection: GatewayConnection) -> None:
+        """Count a connection; one that is far beyond its peer's limit is dropped before it costs a handshake."""
+        self._connections.add(connection)
+        self._from_peer[connection.peer_address] += 1
+        if self._from_peer[connection.peer_address] > 2 * self._limit_of(connection):
+            connection.abort()
+
+    def disconnected(self, connection: GatewayConnection) -> None:
+        """Count it no longer."""
+        self._connections.discard(connection)
+        self._from_peer[connection.peer_address] -= 1
+        if not self._from_peer[connection.peer_address]:
+            del self._from_peer[connection.peer_address]
+
+    def pause(self, subscriber: Subscriber) -> None:
+        """A connection takes no more."""
+        self.core.pause(subscriber)
+
+    def resume(self, subscriber: Subscriber) -> None:
+        """A connection takes more again."""
+        self.core.resume(subscriber)
+
+    def _limit_of(self, connection: GatewayConnection) -> int:
+        return self.core.limits.connections_from(is_local=is_loopback(connection.peer_address))
+
+    async def _handle(self, connection: ServerConnection) -> None:
+        assert isinstance(connection, GatewayConnection)
+        connection.is_negotiated()
+        if self._from_peer[connection.peer_address] > self._limit_of(connection):
+            reason = "too many connections from one address: close some first"
+            self.core.count_close(CloseCode.CONNECTION_LIMIT)
+            connection.write(PreparedFrame(frames.Goodbye(code=CloseCode.CONNECTION_LIMIT, reason=reason)))
+            await connection.finish(CloseCode.CONNECTION_LIMIT, reason)
+        else:
+            await self.core.serve(connection)
+
+    # Requests.
 
     async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer a request that is not to become a WebSocket; None lets it become one."""
         assert isinstance(connection, GatewayConnection)
-        if self._is_closing:
-            return error_response(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "the server stops")
+        response = await self._respond(connection, request)
+        if response is None:
+            return None
+        body = b"" if request.method == "HEAD" else response.body
+        headers = Headers({**response.headers, "Connection": "close"})
+        return Response(response.status.value, response.status.phrase, headers, body)
+
+    async def _respond(self, connection: GatewayConnection, request: Request) -> HttpResponse | None:
         try:
             host, origin, authorization = map(request.headers.get, ("Host", "Origin", "Authorization"))
         except MultipleValuesError:
             return error_response(HTTPStatus.BAD_REQUEST, "bad_request", "a header is there more than once")
-        if not self._access.allows_host(host):
-            return error_response(HTTPStatus.FORBIDDEN, "forbidden", "this server is not known by that Host")
-        if not self._access.allows_origin(origin, host):
-            return error_response(HTTPStatus.FORBIDDEN, "forbidden", "pages of that Origin may not use this server")
-        path = request.path.partition("?")[0]
-        is_socket = path == "/v1/ws"
-        if request.method not in (("GET",) if is_socket else ("GET", "HEAD")):
-            message = "only GET and HEAD are answered here"
-            return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "bad_request", message, Allow="GET, HEAD")
-        connection.is_authenticated = self._access.accepts_header(authorization)
+        path, _, query = request.path.partition("?")
+        is_socket = path == PATH
+        refused = self.access.check(host, origin, query) or _check_method(request.method, is_socket)
+        if refused is None and is_socket:
+            refused = self._check_capacity()
+        if refused is not None:
+            return refused
+        token = bearer(authorization)
         if is_socket:
+            connection.token = token or offered_token(_offered(request.headers))
             return None
-        if not connection.is_authenticated and path != "/healthz" and web.asset(path) is None:
-            message = "send Authorization: Bearer TOKEN"
-            return error_response(HTTPStatus.UNAUTHORIZED, "unauthenticated", message, WWW_Authenticate="Bearer")
-        response = await self._pump.read(respond, self._pump.store, request.path, host or "")
-        if request.method == "HEAD":
-            response.body = b""
-        return response
+        return await answer(self.core, HttpRequest(path=path, query=query, host=host or "", token=token))
 
-    async def _handle(self, connection: ServerConnection) -> None:
-        assert isinstance(connection, GatewayConnection)
-        session = self._sessions[connection] = Session(self._pump, self._access, connection)
-        connection.listener = self
-        welcome = frames.Welcome(
-            protocol=frames.SUBPROTOCOL,
-            server=f"commitcast/{self._version}",
-            session=secrets.token_hex(8),
-            heartbeat_s=self._heartbeat_s,
-            limits={
-                "control_bytes": frames.MAX_CONTROL_BYTES,
-                "content_bytes": frames.MAX_CONTENT_BYTES,
-                "subscriptions": MAX_SUBSCRIPTIONS,
-            },
-        )
-        connection.write(frames.encode(welcome))
-        try:
-            await session.run()
-        finally:
-            connection.listener = None
-            self._pump.hub.disconnect(connection.subscriber)
-            del self._sessions[connection]
+    def _check_capacity(self) -> HttpResponse | None:
+        unavailable = HTTPStatus.SERVICE_UNAVAILABLE
+        if self.core.is_draining:
+            return error_response(unavailable, "unavailable", "the server stops", Retry_After="2")
+        if self.core.connections >= self.core.limits.connections:
+            return error_response(unavailable, "unavailable", "the server is full", Retry_After="10")
+        return None
 
-    def pause(self, subscriber: Subscriber) -> None:
-        """A connection takes no more."""
-        self._pump.hub.pause(subscriber)
 
-    def resume(self, subscriber: Subscriber) -> None:
-        """A connection takes more again."""
-        self._pump.hub.resume(subscriber)
-        self._pump.schedule()
+def _check_method(method: str, is_socket: bool) -> HttpResponse | None:
+    if method in (("GET",) if is_socket else ("GET", "HEAD")):
+        return None
+    message = "only GET and HEAD are answered here"
+    return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "bad_request", message, Allow="GET, HEAD")
 
-    def _take(self) -> None:
-        taken, dropped = self._handover.take()
-        hub = self._pump.hub
-        for fact in taken:
-            if isinstance(fact, Committed):
-                hub.publish(fact)
-            else:
-                hub.notify(fact.agent or "", fact.code, fact.message, fact.retry)
-        for agent, position in dropped.items():
-            hub.miss(agent, position)
-        self._pump.run()
 
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self._heartbeat_s)
-            heads = await self._pump.recheck()
-            for connection in list(self._sessions):
-                known = {agent: heads[agent] for agent in connection.subscriber.subscriptions if agent in heads}
-                if not connection.subscriber.is_paused:
-                    connection.write(frames.encode(frames.Heartbeat(heads=known)))
-
-    async def _repair(self) -> None:
-        while True:
-            await asyncio.sleep(REPAIR_S)
-            self._pump.hub.repair()
-            self._pump.schedule()
-
-    async def _wait_caught_up(self, timeout_s: float) -> None:
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while asyncio.get_running_loop().time() < deadline:
-            unsent = any(connection.unsent_bytes for connection in self._sessions)
-            if self._handover.is_empty and self._pump.is_idle and not unsent and self._pump.hub.has_caught_up:
-                return
-            await asyncio.sleep(0.01)
+def _offered(headers: Headers) -> list[str]:
+    """Return the subprotocols that a client offers."""
+    lines = headers.get_all("Sec-WebSocket-Protocol")
+    return [name.strip() for line in lines for name in line.split(",")]
 
 
 def _select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:

@@ -1,92 +1,255 @@
 """What one connection asks for: client frames in, replies out. Runs on the gateway's loop.
 
-Must never let a client's mistake end anything but that client's request.
+Owns the caller's grant, its rate, and the signs of life of its connection. Must never let a client's mistake end
+anything but that client's request.
 """
 
 import asyncio
 import logging
-from typing import Final, assert_never
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final, Protocol, assert_never
 
-from websockets.exceptions import ConnectionClosed
-
-from commitcast.gateway import frames, views
-from commitcast.gateway.access import Access
-from commitcast.gateway.connection import GatewayConnection
+from commitcast.gateway import frames
+from commitcast.gateway.auth import Grant, TokenError
 from commitcast.gateway.errors import CloseCode, ErrorCode, FrameError
+from commitcast.gateway.limits import Bucket, Limits
+from commitcast.gateway.operations import Operations, Refusal, Request, check_may_read, perform
+from commitcast.gateway.prepared import PreparedFrame
+from commitcast.gateway.pulse import Pulse
 from commitcast.gateway.pump import Pump
-from commitcast.persistence.errors import AgentNotFoundError, SequenceAheadError, StoreError
+from commitcast.gateway.subscribing import find
+from commitcast.gateway.subscription import Subscriber, Subscription
 
 logger: Final = logging.getLogger(__name__)
 
-MAX_SUBSCRIPTIONS: Final = 1_024
-"""For one connection; each costs a cursor, and a read when it begins."""
-HELLO_TIMEOUT_S: Final = 5.0
-"""How long a connection that needs a token may wait with it."""
+_COSTS: Final[dict[type[frames.ClientFrame], float]] = {frames.Send: 5.0, frames.Launch: 20.0, frames.Terminate: 20.0}
+"""In requests; see `Limits.requests_per_s`."""
+
+
+class Peer(Protocol):
+    """A connection, of whatever kind, as sessions and the pump use it."""
+
+    subscriber: Subscriber
+    token: str | None
+    """That came with the handshake."""
+    was_heard: bool
+    """Something came from the peer since this was last set to False."""
+
+    def receive(self) -> AsyncIterator[str | bytes]:
+        """Yield what the client sends, until the connection is gone."""
+        ...
+
+    def write(self, frame: PreparedFrame) -> int:
+        """Send a frame without waiting; return its bytes."""
+
+    def send_ping(self) -> None:
+        """Ask the peer for a sign of life."""
+
+    async def wait_until_it_takes_more(self) -> None:
+        """Wait while the write buffer is full. Raises `OSError` if the connection was lost meanwhile."""
+
+    async def finish(self, code: int, reason: str) -> None:
+        """Close the connection, whether the peer helps or not."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes in the write buffer."""
+
+
+class SessionServices(Protocol):
+    """What every session of a gateway works with."""
+
+    pump: Pump
+    limits: Limits
+    operations: Operations | None
+    heartbeat_s: float
+    server: str
+
+    def grant_of(self, token: str | None) -> Grant | None:
+        """Return what a token allows; None without one where one is needed. Raises `TokenError`."""
+
+    def count_close(self, code: int) -> None:
+        """Count a connection that is closed."""
 
 
 class Session:
     """One connection's requests."""
 
-    def __init__(self, pump: Pump, access: Access, connection: GatewayConnection) -> None:
-        self._pump = pump
-        self._access = access
-        self._connection = connection
+    def __init__(self, services: SessionServices, peer: Peer) -> None:
+        self.peer = peer
+        self._services = services
+        self._pump = services.pump
+        self._grant: Grant | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._bucket = Bucket(services.limits.requests_per_s, services.limits.burst, time.monotonic())
+        self._running: set[asyncio.Task[None]] = set()
+        self._places = asyncio.Semaphore(services.limits.running_requests)
+        self._is_closing = False
+        self._pulse = Pulse()
 
     async def run(self) -> None:
         """Serve the connection until it is closed."""
-        try:
-            if not self._connection.is_authenticated and not await self._wait_for_hello():
-                return
-            async for data in self._connection:
-                await self._on_data(data)
-        except (ConnectionClosed, OSError):
-            pass  # however it was lost, there is nobody left to tell
+        with suppress(OSError):  # however it was lost, there is nobody left to tell
+            try:
+                self._welcome()
+                if self._accept(self.peer.token) or self._services.grant_of(None) or await self._wait_for_hello():
+                    await self._serve()
+            except TokenError as error:
+                await self._reject(None, error)
+            finally:
+                self._end()
+
+    async def _serve(self) -> None:
+        async for data in self.peer.receive():
+            await self._on_data(data)
+
+    def _end(self) -> None:
+        """Leave what was asked for to its end, and answer nothing more."""
+        self._is_closing = True
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._pump.hub.disconnect(self.peer.subscriber)
+
+    def _welcome(self) -> None:
+        limits = self._services.limits
+        self._send(
+            frames.Welcome(
+                protocol=frames.SUBPROTOCOL,
+                server=self._services.server,
+                session=secrets.token_hex(8),
+                heartbeat_s=self._services.heartbeat_s,
+                limits={
+                    "control_bytes": frames.MAX_CONTROL_BYTES,
+                    "content_bytes": frames.MAX_CONTENT_BYTES,
+                    "subscriptions": limits.subscriptions,
+                    "hello_timeout_ms": round(limits.hello_timeout_s * 1000),
+                    "stall_timeout_ms": round(limits.stall_timeout_s * 1000),
+                },
+                needs_hello=self.peer.token is None and self._services.grant_of(None) is None,
+            )
+        )
+
+    # Who it is.
+
+    def _accept(self, token: str | None) -> bool:
+        """Take a token's grant; return whether there is one.
+
+        Raises:
+            TokenError: the token is not accepted.
+        """
+        grant = self._services.grant_of(token)
+        if grant is None:
+            return False
+        self._grant = grant
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if grant.expires_at is not None:
+            left_s = max(0.0, grant.expires_at - time.time())
+            self._expiry = asyncio.get_running_loop().call_later(left_s, self._on_expired)
+        return True
+
+    def _on_expired(self) -> None:
+        if self._grant is None or not self._grant.has_expired(time.time()):  # the clock was set back
+            return
+        self._pump.hub.disconnect(self.peer.subscriber)  # nothing more for it, not even while it closes
+        self._pump.spawn(self.close(CloseCode.TOKEN_EXPIRED, "the token expired: come back with a new one"))
 
     async def _wait_for_hello(self) -> bool:
         try:
-            async with asyncio.timeout(HELLO_TIMEOUT_S):
-                async for data in self._connection:
+            async with asyncio.timeout(self._services.limits.hello_timeout_s):
+                async for data in self.peer.receive():
                     await self._on_data(data)
-                    if self._connection.is_authenticated:
-                        return True
+                    if self._grant is not None or self._is_closing:
+                        return not self._is_closing
         except TimeoutError:
             await self.close(CloseCode.NO_HELLO, "a token is needed: send hello with it, or an Authorization header")
         return False
 
-    async def close(self, code: CloseCode, reason: str, reconnect_ms: int | None = None) -> None:
-        """Say goodbye and close the connection."""
-        self._send(frames.Goodbye(code=code, reason=reason, reconnect_ms=reconnect_ms))
-        await self._connection.finish(code, reason)
+    async def _on_hello(self, frame: frames.Hello) -> None:
+        try:
+            if frame.token is not None or self._grant is None:
+                if not self._accept(frame.token):
+                    raise TokenError("a token is needed: send hello with one")
+                self._withdraw()
+        except TokenError as error:
+            if self._grant is None:
+                await self._reject(frame.id, error)
+            else:  # the old one is good until it expires
+                self._refuse(frame.id, None, Refusal(error.error_code, str(error)))
+            return
+        assert self._grant is not None
+        at = self._grant.expires_at
+        expires_at = None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+        self._send(frames.Ok(id=frame.id, expires_at=expires_at))
+
+    def _withdraw(self) -> None:
+        """End the subscriptions that the new token does not allow."""
+        assert self._grant is not None
+        for agent in list(self.peer.subscriber.subscriptions):
+            try:
+                check_may_read(self._grant, agent)
+            except Refusal as refusal:
+                self._pump.hub.unsubscribe(self.peer.subscriber, agent)
+                self._refuse(None, agent, refusal)
+
+    async def _reject(self, id: frames.FrameId, error: TokenError) -> None:
+        has_expired = error.error_code is ErrorCode.TOKEN_EXPIRED
+        self._refuse(id, None, Refusal(error.error_code, str(error), retry=has_expired))
+        await self.close(CloseCode.TOKEN_EXPIRED if has_expired else CloseCode.UNAUTHENTICATED, str(error))
+
+    # Frames.
 
     def _send(self, frame: frames.ServerFrame) -> None:
-        self._connection.write(frames.encode(frame))
+        self.peer.write(PreparedFrame(frame))
+
+    def _refuse(self, id: frames.FrameId, agent: str | None, refusal: Refusal) -> None:
+        code, message = refusal.code.value, refusal.message
+        self._send(frames.Error(id=id, agent=agent, code=code, message=message, retry=refusal.retry, head=refusal.head))
 
     async def _on_data(self, data: str | bytes) -> None:
         """Answer a frame, and take no further one before the client has taken its answers."""
+        if self._is_closing:
+            return
         try:
             frame = frames.decode_client(data)
         except FrameError as error:
-            self._refuse(error.id, None, error.error_code, str(error))
+            self._bucket.take(time.monotonic(), 1.0)
+            self._refuse(error.id, None, Refusal(error.error_code, str(error)))
         else:
             await self._on_frame(frame)
-        await self._connection.wait_until_it_takes_more()
+        if self._bucket.is_overdrawn:
+            await self.close(CloseCode.RATE, "too many requests: slow down")
+        await self.peer.wait_until_it_takes_more()
 
     async def _on_frame(self, frame: frames.ClientFrame) -> None:
-        if not self._connection.is_authenticated and not isinstance(frame, frames.Hello):
-            self._refuse(frame.id, None, ErrorCode.UNAUTHENTICATED, "a token is needed: send hello with it first")
-            return
+        agent = getattr(frame, "agent", None)
+        agent = agent if isinstance(agent, str) else None
         try:
+            if not self._bucket.take(time.monotonic(), _COSTS.get(type(frame), 1.0)):
+                raise Refusal(ErrorCode.RATE_LIMITED, "too many requests: slow down", retry=True)
             await self._answer(frame)
+        except Refusal as refusal:
+            self._refuse(frame.id, agent, refusal)
         except Exception:  # whatever a request ran into must not end anything but that request
-            logger.exception("a %s failed", type(frame).__name__)
-            self._refuse(frame.id, None, ErrorCode.INTERNAL, "the server could not do this, and its log says why")
+            self._log_failure(frame)
+
+    def _log_failure(self, frame: frames.ClientFrame) -> None:
+        logger.exception("a %s failed", type(frame).__name__)
+        message = "the server could not do this, and its log says why"
+        self._refuse(frame.id, None, Refusal(ErrorCode.INTERNAL, message))
 
     async def _answer(self, frame: frames.ClientFrame) -> None:
+        if isinstance(frame, frames.Hello):
+            await self._on_hello(frame)
+            return
+        grant = self._authorized()
         match frame:
-            case frames.Hello():
-                await self._on_hello(frame)
             case frames.Subscribe():
-                await self._on_subscribe(frame)
+                await self._on_subscribe(grant, frame)
             case frames.Unsubscribe():
                 self._on_unsubscribe(frame)
             case frames.Ack():
@@ -94,113 +257,99 @@ class Session:
             case frames.Ping():
                 self._send(frames.Ok(id=frame.id))
             case frames.Launch() | frames.Send() | frames.Terminate():
-                self._refuse(frame.id, None, ErrorCode.FORBIDDEN, "this server is read-only")
+                await self._on_request(grant, frame)
             case _:
                 assert_never(frame)
 
-    def _refuse(
-        self,
-        id: frames.FrameId,
-        agent: str | None,
-        code: ErrorCode,
-        message: str,
-        *,
-        retry: bool = False,
-        head: int | None = None,
-    ) -> None:
-        self._send(frames.Error(id=id, agent=agent, code=code.value, message=message, retry=retry, head=head))
+    def _authorized(self) -> Grant:
+        """Return the grant as it is now.
 
-    async def _on_hello(self, frame: frames.Hello) -> None:
-        if self._connection.is_authenticated or self._access.accepts_token(frame.token):
-            self._connection.is_authenticated = True
-            self._send(frames.Ok(id=frame.id))
-            return
-        self._refuse(frame.id, None, ErrorCode.UNAUTHENTICATED, "this token is not accepted: ask for a new one")
-        await self.close(CloseCode.UNAUTHENTICATED, "the token is not accepted")
+        Raises:
+            Refusal: there is none, or it has expired.
+        """
+        if self._grant is None:
+            raise Refusal(ErrorCode.UNAUTHENTICATED, "a token is needed: send hello with it first")
+        if self._grant.has_expired(time.time()):
+            raise Refusal(ErrorCode.TOKEN_EXPIRED, "the token expired: send hello with a new one", retry=True)
+        return self._grant
 
-    async def _on_subscribe(self, frame: frames.Subscribe) -> None:
-        subscriber = self._connection.subscriber
-        if len(subscriber.subscriptions) >= MAX_SUBSCRIPTIONS and frame.agent not in subscriber.subscriptions:
-            message = f"a connection may have {MAX_SUBSCRIPTIONS} subscriptions: unsubscribe one, or open another"
-            self._refuse(frame.id, frame.agent, ErrorCode.LIMIT, message)
-            return
+    async def _on_request(self, grant: Grant, request: Request) -> None:
+        """Begin with a request beside everything else: it may take as long as a program takes to end."""
+        await self._places.acquire()
+        task = self._pump.spawn(self._perform(grant, request))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: self._places.release())
+
+    async def _perform(self, grant: Grant, request: Request) -> None:
         try:
-            await (self._subscribe_to_all(frame) if frame.agent == frames.ALL else self._subscribe(frame))
-        except AgentNotFoundError as error:
-            self._refuse(frame.id, frame.agent, ErrorCode.NOT_FOUND, str(error))
-        except SequenceAheadError as error:
-            self._refuse(frame.id, frame.agent, ErrorCode.AHEAD, str(error), head=error.head)
-        except StoreError as error:
-            self._refuse(frame.id, frame.agent, ErrorCode.UNAVAILABLE, str(error), retry=True)
+            self._send(await perform(self._services.operations, grant, request))
+        except Refusal as refusal:
+            self._refuse(request.id, getattr(request, "agent", None), refusal)
+        except Exception:  # see `_on_frame`
+            self._log_failure(request)
 
-    async def _subscribe(self, frame: frames.Subscribe) -> None:
-        after = None if frame.after == "tail" else frame.after
-        standing = await self._pump.read(self._pump.store.standing, frame.agent, after)
-        record = standing.record
-        if not self._is_epoch(frame, record.epoch):
+    # Subscriptions.
+
+    async def _on_subscribe(self, grant: Grant, frame: frames.Subscribe) -> None:
+        subscriptions, most = self.peer.subscriber.subscriptions, self._services.limits.subscriptions
+        if len(subscriptions) >= most and frame.agent not in subscriptions:
+            message = f"a connection may have {most} subscriptions: unsubscribe one, or open another"
+            raise Refusal(ErrorCode.LIMIT, message)
+        reply, position = await find(self._pump, grant, frame)
+        if self._is_closing:
             return
-        cursor = record.head if after is None else after
-        if cursor > record.head:
-            raise SequenceAheadError(cursor, record.head)
-        view = views.agent_view(record)
-        self._begin(frame, record.epoch, cursor, record.head, standing.position, view)
-
-    async def _subscribe_to_all(self, frame: frames.Subscribe) -> None:
-        last, epoch = await self._pump.read(self._pump.store.position)
-        if not self._is_epoch(frame, epoch):
-            return
-        cursor = last if frame.after == "tail" else frame.after
-        if cursor > last:
-            raise SequenceAheadError(cursor, last)
-        self._begin(frame, epoch, cursor, last, cursor, None)
-
-    def _is_epoch(self, frame: frames.Subscribe, epoch: str) -> bool:
-        if frame.epoch is None or frame.epoch == epoch:
-            return True
-        message = f"the cursor belongs to epoch {frame.epoch[:40]!r} and this is {epoch!r}: start again after 0"
-        self._refuse(frame.id, frame.agent, ErrorCode.STALE_EPOCH, message)
-        return False
-
-    def _begin(
-        self,
-        frame: frames.Subscribe,
-        epoch: str,
-        cursor: int,
-        head: int,
-        position: int,
-        view: frames.AgentView | None,
-    ) -> None:
-        """Reply and subscribe in one step of the loop, so that nothing can come between."""
-        self._send(
-            frames.Subscribed(
-                id=frame.id,
-                agent=frame.agent,
-                epoch=epoch,
-                after=cursor,
-                head=head,
-                first=1,
-                status=None if view is None else view.status,
-                record=view,
-            )
-        )
+        self._send(reply)  # and subscribe, in one step of the loop, so that nothing can come between
         self._pump.hub.subscribe(
-            self._connection.subscriber,
-            frame.agent,
-            cursor=cursor,
-            position=position,
-            raw=frame.raw,
-            window=frame.window,
+            Subscription(
+                self.peer.subscriber,
+                frame.agent,
+                reply.after,
+                position,
+                raw=frame.raw,
+                window=frame.window,
+                slow=frame.slow,
+            )
         )
         self._pump.schedule()
 
     def _on_unsubscribe(self, frame: frames.Unsubscribe) -> None:
-        if self._pump.hub.unsubscribe(self._connection.subscriber, frame.agent):
-            self._send(frames.Ok(id=frame.id))
-        else:
+        if not self._pump.hub.unsubscribe(self.peer.subscriber, frame.agent):
             message = f"this connection has no subscription to {frame.agent[:128]!r}"
-            self._refuse(frame.id, frame.agent, ErrorCode.NOT_FOUND, message)
+            raise Refusal(ErrorCode.NOT_FOUND, message)
+        self._send(frames.Ok(id=frame.id))
 
     def _on_ack(self, frame: frames.Ack) -> None:
         for agent, cursor in frame.agent.items():
-            self._pump.hub.ack(self._connection.subscriber, agent, cursor)
+            self._pump.hub.ack(self.peer.subscriber, agent, cursor)
         self._pump.schedule()
+
+    # Its connection.
+
+    async def close(self, code: CloseCode, reason: str, reconnect_ms: int | None = None) -> None:
+        """Say goodbye and close the connection. Idempotent."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        self._services.count_close(code)
+        self._send(frames.Goodbye(code=code, reason=reason, reconnect_ms=reconnect_ms))
+        await self.peer.finish(code, reason[:120])
+
+    def beat(self, heads: dict[str, int]) -> None:
+        """Send a heartbeat and ask for a sign of life; close the connection if none came for too long."""
+        subscriber = self.peer.subscriber
+        if subscriber.is_paused or self._is_closing:
+            return  # what is asked now would be heard too late
+        if self._pulse.is_silent(self.peer.was_heard):
+            self._pump.spawn(self.close(CloseCode.NO_HEARTBEAT, "the peer gave no sign of life"))
+            return
+        self.peer.was_heard = False
+        known = {agent: heads[agent] for agent in subscriber.subscriptions if agent in heads}
+        self._send(frames.Heartbeat(heads=known))
+        self.peer.send_ping()
+
+    def check_stalled(self, now: float) -> None:
+        """Close the connection if its socket has taken nothing for too long."""
+        unsent = self.peer.unsent_bytes if self.peer.subscriber.is_paused else None
+        if self._pulse.stalled_s(unsent, now) >= self._services.limits.stall_timeout_s:
+            self._pump.spawn(self.close(CloseCode.SLOW, "nothing was read for too long"))

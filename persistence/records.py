@@ -145,7 +145,7 @@ class Committed(metaclass=_MadeByPersistence):
     (`previous`, `last`] of the agent, and consecutive positions over all agents.
     """
 
-    __slots__ = ("agent", "entries", "epoch", "follows", "last", "previous", "size")
+    __slots__ = ("agent", "committed_ns", "entries", "epoch", "follows", "last", "previous", "size")
 
     agent: str
     epoch: str
@@ -156,6 +156,8 @@ class Committed(metaclass=_MadeByPersistence):
     entries: tuple[Entry, ...]
     size: int
     """Bytes of content, metadata and raw."""
+    committed_ns: int
+    """When its COMMIT had returned, of `time.monotonic_ns`."""
 
     @classmethod
     def _of(
@@ -169,6 +171,7 @@ class Committed(metaclass=_MadeByPersistence):
         made.follows = follows
         made.entries = entries
         made.size = size
+        made.committed_ns = 0
         return made
 
     @property

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -161,6 +162,10 @@ class SqliteStore:
             except BaseException as error:
                 self._roll_back(writer, batch, error)
                 raise
+        committed_ns = time.monotonic_ns()
+        for outcome in outcomes:
+            if outcome.committed is not None:
+                outcome.committed.committed_ns = committed_ns
         return outcomes
 
     def _end(self, writer: apsw.Connection) -> None:
@@ -207,9 +212,11 @@ class SqliteStore:
         """Return one agent's record, or None if there is none."""
         return self._pages.agent(agent)
 
-    def agents(self, status: AgentStatus | None = None, after: int = 0, limit: int = PAGE_ROWS) -> list[AgentRecord]:
-        """Return records in order of creation, those whose position is beyond `after`."""
-        return self._pages.agents(status, after, limit)
+    def agents(
+        self, status: AgentStatus | None = None, after: int = 0, limit: int = PAGE_ROWS, *, newest: bool = False
+    ) -> list[AgentRecord]:
+        """Return records in order of creation, or the other way round. See `Store.agents`."""
+        return self._pages.agents(status, after, limit, newest=newest)
 
     def messages(
         self, agent: str, after: int = 0, limit: int = PAGE_ROWS, max_bytes: int = PAGE_BYTES

@@ -37,6 +37,10 @@ _AGENT: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE id = ?"
 _AGENTS: Final = (
     f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE key > ?1 AND (?2 IS NULL OR status = ?2) ORDER BY key LIMIT ?3"
 )
+_AGENTS_NEWEST: Final = (
+    f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE (?1 = 0 OR key < ?1) AND (?2 IS NULL OR status = ?2)"
+    " ORDER BY key DESC LIMIT ?3"
+)
 _MESSAGES: Final = (
     f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
     " ORDER BY sequence_number LIMIT ?"
@@ -109,10 +113,11 @@ class Pages:
         with self._snapshot() as connection:
             return _find(connection, agent)
 
-    def agents(self, status: AgentStatus | None, after: int, limit: int) -> list[AgentRecord]:
-        """Return records in order of creation, those with a position beyond `after`."""
+    def agents(self, status: AgentStatus | None, after: int, limit: int, *, newest: bool = False) -> list[AgentRecord]:
+        """Return records in order of creation, those with a position beyond `after`, or the other way round."""
         with self._snapshot() as connection:
-            return [agent_record(row) for row in connection.execute(_AGENTS, (after, status, limit))]
+            rows = connection.execute(_AGENTS_NEWEST if newest else _AGENTS, (after, status, limit))
+            return [agent_record(row) for row in rows]
 
     def messages(self, agent: str, after: int, limit: int, max_bytes: int) -> list[MessageRecord]:
         """Return consecutive messages after a sequence.

@@ -74,8 +74,13 @@ class Store(Protocol):
     def agent(self, agent: str) -> AgentRecord | None:
         """Return one agent's record, or None if there is none."""
 
-    def agents(self, status: AgentStatus | None = None, after: int = 0, limit: int = PAGE_ROWS) -> list[AgentRecord]:
-        """Return records in order of creation, those whose position is beyond `after`."""
+    def agents(
+        self, status: AgentStatus | None = None, after: int = 0, limit: int = PAGE_ROWS, *, newest: bool = False
+    ) -> list[AgentRecord]:
+        """Return records in order of creation, those whose position is beyond `after`.
+
+        With `newest` in the opposite order, those whose position is below `after`, or all if that is 0.
+        """
 
     def messages(
         self, agent: str, after: int = 0, limit: int = PAGE_ROWS, max_bytes: int = PAGE_BYTES

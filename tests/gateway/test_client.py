@@ -2,24 +2,32 @@
 
 import asyncio
 import json
+import logging
 import socket
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 from commitcast.actors import AgentRuntime
-from commitcast.gateway import SubscriptionError, client, subscribe
+from commitcast.gateway import SubscriptionError, following, frames, subscribe
 from waiting import TIMEOUT_S
 
+SCRIPTED = "scripted"
+"""The logger of the test's own server, which shows the headers that it receives."""
 Speak = Callable[[ServerConnection, dict[str, Any], int], Awaitable[None]]
 
 
 @pytest.fixture(autouse=True)
 def comes_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "BACKOFF_S", (0.005, 0.02))
+    monkeypatch.setattr(following, "BACKOFF_S", (0.005, 0.02))
+    monkeypatch.setattr(following, "QUICK_S", 0.005)
 
 
 def free_port() -> int:
@@ -102,29 +110,63 @@ def messages(prev: int, *sequences: int) -> dict[str, Any]:
 END = {"type": "status", "agent": "a1", "status": "completed", "previous": "running", "at": "x"}
 
 
-async def against(speak: Speak, **options: Any) -> tuple[list[int], list[Any], Any]:
-    """Subscribe to a server that says what the test wants; return what was given out and the cursors asked for."""
-    asked: list[Any] = []
+class Scripted:
+    """A server that says what the test wants, and keeps what it was told."""
 
-    async def handle(connection: ServerConnection) -> None:
+    def __init__(self, speak: Speak, heartbeat_s: float = 15.0, accepted: set[str] | None = None) -> None:
+        self.url = ""
+        self.asked: list[Any] = []
+        """The cursors that were subscribed after."""
+        self.acks: list[int] = []
+        self.tokens: list[str | None] = []
+        self._speak = speak
+        self._heartbeat_s = heartbeat_s
+        self._accepted = accepted
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Scripted"]:
+        options: dict[str, Any] = {"process_request": self._check, "logger": logging.getLogger(SCRIPTED)}
+        async with serve(self._handle, "127.0.0.1", 0, **options) as server:
+            self.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/ws"
+            yield self
+
+    def _check(self, connection: ServerConnection, request: Request) -> Response | None:
+        header = request.headers.get("Authorization")
+        self.tokens.append(header)
+        is_accepted = self._accepted is None or (header or "").removeprefix("Bearer ") in self._accepted
+        return None if is_accepted else connection.respond(HTTPStatus.UNAUTHORIZED, "no")
+
+    async def _handle(self, connection: ServerConnection) -> None:
         await connection.send(
             json.dumps(
                 {"type": "welcome", "protocol": "commitcast.v1.json", "server": "test", "session": "s"}
-                | {"heartbeat_s": options.get("heartbeat_s", 15.0), "limits": {}}
+                | {"heartbeat_s": self._heartbeat_s, "limits": {}}
             )
         )
         async for data in connection:
             frame = json.loads(data)
-            asked.append(frame["after"])
-            subscribed = {"type": "subscribed", "id": 1, "agent": "a1", "epoch": "e", "after": frame["after"]}
+            if frame["type"] == "ack":
+                self.acks.append(frame["agent"]["a1"])
+                continue
+            self.asked.append(frame["after"])
+            subscribed = {"type": "subscribed", "id": frame["id"], "agent": "a1", "epoch": "e", "after": frame["after"]}
             await connection.send(json.dumps(subscribed | {"head": 6, "first": 1, "status": "running", "record": None}))
-            await speak(connection, frame, len(asked))
+            await self._speak(connection, frame, len(self.asked))
 
-    async with serve(handle, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        subscription = subscribe(f"ws://127.0.0.1:{port}/v1/ws", "a1")
+
+async def against(speak: Speak, **options: Any) -> tuple[list[int], list[Any], Any]:
+    """Subscribe to such a server; return what was given out and the cursors asked for."""
+    async with Scripted(speak, **options).running() as server:
+        subscription = subscribe(server.url, "a1")
         seen = [message.sequence async for message in subscription]
-        return seen, asked, subscription
+        return seen, server.asked, subscription
+
+
+async def say_everything(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
+    """Six messages and the end."""
+    if frame["after"] < 6:
+        await connection.send(json.dumps(messages(frame["after"], *range(frame["after"] + 1, 7))))
+    await connection.send(json.dumps(END | {"sequence": 6}))
 
 
 def test_frames_that_are_lost_or_repeated_make_it_subscribe_again_after_its_cursor() -> None:
@@ -235,5 +277,221 @@ def test_all_agents_and_the_tail(tmp_path: Path) -> None:
                 following = await anext(aiter(every))
                 assert (following.agent, following.content) == ("b", "new")
                 assert following.position == newest.position
+
+    in_time(scenario)
+
+
+# The token.
+
+
+def test_the_token_is_in_no_log_record_even_if_everything_logs_debug(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with Scripted(say_everything).running() as server:
+            for name in ("", *logging.root.manager.loggerDict):
+                caplog.set_level(logging.DEBUG, logger=name)
+            logging.getLogger("websockets.client").debug("and this is recorded")
+            assert [m.sequence async for m in subscribe(server.url, "a1", token="s3cr3t")] == [1, 2, 3, 4, 5, 6]
+            assert server.tokens == ["Bearer s3cr3t"]
+
+    in_time(scenario)
+
+    records = [record for record in caplog.records if record.name != SCRIPTED]
+    said = " ".join(f"{record.getMessage()} {record.args} {record.exc_text}" for record in records)
+    assert "and this is recorded" in said
+    assert "s3cr3t" not in said
+
+
+def test_a_function_is_asked_for_a_token_and_again_when_the_server_refuses_it() -> None:
+    given = iter(["old", "new", "never"])
+
+    async def fetch() -> str:
+        return next(given)
+
+    async def scenario() -> None:
+        async with Scripted(say_everything, accepted={"new"}).running() as server:
+            assert [m.sequence async for m in subscribe(server.url, "a1", token=fetch)] == [1, 2, 3, 4, 5, 6]
+            assert server.tokens == ["Bearer old", "Bearer new"]
+
+    in_time(scenario)
+    assert next(given) == "never"
+
+
+def test_a_token_that_expires_in_the_middle_is_renewed_and_nothing_is_lost() -> None:
+    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
+        if turn == 1:
+            await connection.send(json.dumps(messages(0, 1, 2)))
+            await connection.close(4001, "the token expired")
+        else:
+            await say_everything(connection, frame, turn)
+
+    async def scenario() -> None:
+        given = iter(["first", "second"])
+        async with Scripted(speak).running() as server:
+            subscription = subscribe(server.url, "a1", token=lambda: next(given))
+            assert [m.sequence async for m in subscription] == [1, 2, 3, 4, 5, 6]
+            assert (server.tokens, server.asked) == (["Bearer first", "Bearer second"], [0, 2])
+
+    in_time(scenario)
+
+
+def test_a_text_that_is_refused_is_final_and_a_function_that_gives_two_such_as_well() -> None:
+    async def scenario() -> None:
+        async with Scripted(say_everything, accepted={"right"}).running() as server:
+            for token in ("wrong", lambda: "wrong"):
+                with pytest.raises(SubscriptionError) as refused:
+                    await anext(aiter(subscribe(server.url, "a1", token=token)))
+                assert refused.value.error_code == "unauthenticated"
+            assert len(server.tokens) == 1 + 2
+
+    in_time(scenario)
+
+
+@pytest.mark.parametrize("failure", [OSError("no disk"), RuntimeError("no idea")])
+def test_what_the_applications_own_functions_raise_is_not_taken_for_a_lost_connection(failure: Exception) -> None:
+    def fail(*_: Any) -> str:
+        raise failure
+
+    async def scenario() -> None:
+        async with Scripted(say_everything).running() as server:
+            for subscription in (subscribe(server.url, "a1", token=fail), subscribe(server.url, "a1", on_cursor=fail)):
+                with pytest.raises(type(failure)) as raised:
+                    await anext(aiter(subscription))
+                assert raised.value is failure
+                assert subscription.reconnects == 0
+
+    in_time(scenario)
+
+
+# Cursor, window, memory.
+
+
+def test_a_cursor_that_was_kept_continues_without_a_hole() -> None:
+    async def scenario() -> None:
+        async with Scripted(say_everything).running() as server:
+            kept: list[tuple[int, str | None]] = []
+
+            def keep(cursor: int, epoch: str | None) -> None:
+                kept.append((cursor, epoch))
+
+            async with subscribe(server.url, "a1", on_cursor=keep) as subscription:
+                taken = [(await anext(aiter(subscription))).sequence for _ in range(3)]
+            assert (taken, kept[-1]) == ([1, 2, 3], (0, "e"))  # the frame was not taken to its end
+
+            after, epoch = kept[-1]
+            async for message in subscribe(server.url, "a1", after=after, epoch=epoch, on_cursor=keep):
+                taken.append(message.sequence)
+            assert taken == [1, 2, 3, 1, 2, 3, 4, 5, 6]  # at least once
+            assert kept[-1] == (6, "e")
+
+    in_time(scenario)
+
+
+def test_with_a_window_it_acknowledges_what_the_application_took() -> None:
+    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
+        assert frame["window"] == 4
+        await connection.send(json.dumps(messages(0, 1, 2, 3)))  # and no more before the third is acknowledged
+        while server.acks != [2, 3]:
+            told = json.loads(await connection.recv())
+            server.acks.append(told["agent"]["a1"])
+        await connection.send(json.dumps(messages(3, 4, 5, 6)))
+        await connection.send(json.dumps(END | {"sequence": 6}))
+
+    server = Scripted(speak)
+
+    async def scenario() -> None:
+        async with server.running():
+            assert [m.sequence async for m in subscribe(server.url, "a1", window=4)] == [1, 2, 3, 4, 5, 6]
+
+    in_time(scenario)
+    assert server.acks[:2] == [2, 3]
+
+
+def test_a_window_bounds_what_the_real_server_sends_and_everything_comes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0") as runtime:
+            agent = await runtime.alaunch(lambda context: map(str, range(300)), id="a1")
+            await agent.await_(TIMEOUT_S)
+            for name in ("a1", "*"):
+                async with subscribe(str(runtime.url), name, window=7) as subscription:
+                    seen = [(await anext(aiter(subscription))).sequence for _ in range(300)]
+                assert seen == list(range(1, 301))
+                assert subscription.reconnects == 0
+
+    in_time(scenario)
+
+
+def test_an_application_that_takes_nothing_makes_the_server_wait() -> None:
+    is_waiting = asyncio.Event()
+    count, text = 400, "x" * 256 * 1024
+
+    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
+        for n in range(1, count + 1):
+            big = messages(n - 1, n)
+            big["items"][0]["content"] = text
+            sending = asyncio.ensure_future(connection.send(json.dumps(big)))
+            if not (await asyncio.wait({sending}, timeout=0.3))[0]:
+                is_waiting.set()
+            await sending
+        await connection.send(json.dumps(END | {"sequence": count}))
+
+    async def scenario() -> None:
+        async with Scripted(speak).running() as server:
+            async with subscribe(server.url, "a1") as subscription:
+                seen = [(await anext(aiter(subscription))).sequence]
+                await is_waiting.wait()  # after a part of the hundred megabytes
+                seen += [message.sequence async for message in subscription]
+            assert seen == list(range(1, count + 1))
+            assert subscription.reconnects == 0
+
+    in_time(scenario)
+
+
+def test_leaving_in_the_middle_of_much_does_not_wait_for_the_rest() -> None:
+    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
+        for n in range(1, 100_000):
+            await connection.send(json.dumps(messages(n - 1, n)))
+
+    async def scenario() -> None:
+        async with Scripted(speak).running() as server:
+            async with subscribe(server.url, "a1") as subscription:
+                assert (await anext(aiter(subscription))).sequence == 1
+                began = time.monotonic()
+            assert time.monotonic() - began < 1.0
+
+    in_time(scenario)
+
+
+def test_what_the_server_announces_as_left_out_is_counted() -> None:
+    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
+        assert frame["slow"] == "skip"
+        gap = {"type": "gap", "agent": "a1", "prev": 1, "last": 5, "status": "running"}
+        for said in (messages(0, 1), gap, messages(5, 6), END | {"sequence": 6}):
+            await connection.send(json.dumps(said))
+
+    async def scenario() -> None:
+        async with Scripted(speak).running() as server:
+            subscription = subscribe(server.url, "a1", slow="skip")
+            assert [m.sequence async for m in subscription] == [1, 6]
+            assert (subscription.skipped, server.asked) == (4, [0])
+
+    in_time(scenario)
+
+
+def test_a_url_that_is_none_is_final() -> None:
+    async def scenario() -> None:
+        for url in ("http://127.0.0.1:1/", "ws://a..b:1/", f"ws://{'a' * 64}.invalid/"):
+            with pytest.raises(SubscriptionError) as refused:
+                await anext(aiter(subscribe(url, "a1")))
+            assert refused.value.error_code == "bad_request"
+
+    in_time(scenario)
+
+
+def test_an_item_says_of_which_agent_it_is() -> None:
+    async def scenario() -> None:
+        async with Scripted(say_everything).running() as server:
+            first = await anext(aiter(subscribe(server.url, "a1")))
+            assert isinstance(first, frames.Item)
+            assert first.agent == "a1"
 
     in_time(scenario)

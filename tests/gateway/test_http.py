@@ -32,12 +32,25 @@ def get(
         connection.close()
 
 
-def test_health_tells_the_position(runtime: AgentRuntime) -> None:
-    runtime.launch()
+def test_it_is_alive_and_ready_until_it_drains(runtime: AgentRuntime) -> None:
+    assert get(runtime, "/healthz")[:2] == (200, {"status": "ok"})
+    assert get(runtime, "/readyz")[:2] == (200, {"status": "ready"})
 
-    status, body, _ = get(runtime, "/healthz")
+    assert runtime.gateway is not None
+    runtime.gateway.drain()
 
-    assert (status, body) == (200, {"status": "ok", "position": 1})
+    assert get(runtime, "/healthz")[:2] == (200, {"status": "ok"})
+    assert get(runtime, "/readyz")[:2] == (503, {"status": "draining"})
+
+
+def test_agents_are_listed_newest_first_when_asked_for(runtime: AgentRuntime) -> None:
+    agents = [agent.id for agent in runtime.launch_many(5)]
+
+    first = get(runtime, "/v1/agents?order=newest&limit=3")[1]
+    rest = get(runtime, f"/v1/agents?order=newest&limit=3&after={first['next']}")[1]
+
+    assert [agent["id"] for agent in first["agents"] + rest["agents"]] == agents[::-1]
+    assert rest["next"] is None
 
 
 def test_agents_are_listed_in_pages_and_by_status(runtime: AgentRuntime) -> None:
@@ -89,7 +102,9 @@ def test_messages_are_paged_without_hole_or_repeat(runtime: AgentRuntime) -> Non
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
-        ("/", 404, "not_found"),
+        ("/nothing", 404, "not_found"),
+        ("/v1/agents?order=best", 400, "bad_request"),
+        ("/v1/agents?token=s3cret", 400, "bad_request"),
         ("/v1/agents/nobody", 404, "not_found"),
         ("/v1/agents/nobody/messages", 404, "not_found"),
         ("/v1/agents?limit=-1", 400, "bad_request"),
@@ -133,9 +148,9 @@ def test_a_page_of_another_site_is_refused(runtime: AgentRuntime) -> None:
     assert get(runtime, "/v1/agents", headers={"Origin": f"http://{runtime.address}"})[0] == 200
 
 
-def test_with_a_token_only_health_is_answered_without_it(tmp_path: Path) -> None:
+def test_with_a_token_only_what_holds_nothing_of_agents_is_answered_without_it(tmp_path: Path) -> None:
     with AgentRuntime(tmp_path / "t.db", listen="127.0.0.1:0", token="s3cret") as runtime:
-        assert get(runtime, "/healthz")[0] == 200
-        assert get(runtime, "/v1/agents")[0] == 401
+        assert [get(runtime, path)[0] for path in ("/healthz", "/readyz", "/asyncapi.json")] == [200] * 3
+        assert [get(runtime, path)[0] for path in ("/v1/agents", "/v1/agents/a", "/metrics")] == [401] * 3
         assert get(runtime, "/v1/agents", headers={"Authorization": "Bearer wrong"})[0] == 401
         assert get(runtime, "/v1/agents", headers={"Authorization": "Bearer s3cret"})[0] == 200

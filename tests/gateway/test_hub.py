@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from commitcast.gateway import frames, views
-from commitcast.gateway.hub import Effect, Hub, Subscriber, Subscription, Write
+from commitcast.gateway.hub import Drop, Effect, Hub, Read, Write
 from commitcast.gateway.ring import Feed, Rings
+from commitcast.gateway.subscription import Subscriber, Subscription
 from commitcast.persistence.records import AgentStatus, Committed, MessageRecord, StatusChange
 from commitcast.persistence.store import AgentPage, FeedPage
 from stores import COMPLETED, FAILED, INITIALIZING, RUNNING, change, commit, new_agent, of, opened, proof, text
@@ -36,7 +37,11 @@ logs = st.sampled_from((*AGENTS, frames.ALL))
 clients = st.integers(0, CLIENTS - 1)
 picks = st.integers(0, 100)
 subscriptions = st.tuples(
-    logs, st.just(0) | st.integers(0, 6) | st.just("tail"), st.booleans(), st.none() | st.integers(1, 4)
+    logs,
+    st.just(0) | st.integers(0, 6) | st.just("tail"),
+    st.booleans(),
+    st.none() | st.integers(1, 4),
+    st.sampled_from(["catch_up", "catch_up", "skip", "close"]),
 )
 texts = st.lists(st.sampled_from(["x", "yy", "z" * 300, "ü" * 40]), min_size=1, max_size=4)
 FATES: Final = ("heard", "heard", "heard", "repeated", "dropped", "lost")
@@ -46,10 +51,12 @@ NEXT: Final = {INITIALIZING: (RUNNING, FAILED), RUNNING: (COMPLETED, FAILED)}
 class Standing:
     """What a client has of one subscription, over all its connections."""
 
-    def __init__(self, agent: str, after: int, raw: bool, window: int | None) -> None:
+    def __init__(self, agent: str, after: int, raw: bool, window: int | None, slow: frames.SlowPolicy) -> None:
         self.begin = after
         self.raw = raw
         self.window = window
+        self.slow = slow
+        self.gaps: list[frames.Gap] = []
         self.items: list[frames.Item] = []
         self.changes: dict[tuple[str, str], int] = {}
         self.follower = Follower(agent, after)
@@ -68,11 +75,23 @@ class Standing:
     def take(self, frame: frames.ServerFrame) -> None:
         """Apply the client's rule, and keep what is new."""
         self.follower.take(frame)
+        if isinstance(frame, frames.Gap):
+            assert self.slow == "skip", "a gap that was not asked for"
+            self.gaps.append(frame)
+            return
         assert self.window is None or self.cursor - self.acked <= self.window, "further than the window"
         if isinstance(frame, frames.Messages):
             self.items += frame.items
         elif isinstance(frame, frames.Status):
             self.changes[frame.agent, frame.status] = frame.sequence
+
+    def has_skipped(self, cursor: int) -> bool:
+        """Whether it was told that this is left out."""
+        return any(gap.prev < cursor <= gap.last for gap in self.gaps)
+
+    def may_have_skipped_change(self, sequence: int) -> bool:
+        """Whether a change of status after this message may be left out."""
+        return any(gap.prev <= sequence <= gap.last for gap in self.gaps)
 
 
 class Client:
@@ -92,7 +111,12 @@ class Client:
         match frame:
             case frames.Error():
                 return
-            case frames.Messages(agent=agent) | frames.Live(agent=agent) | frames.Status(agent=agent, last=None):
+            case (
+                frames.Messages(agent=agent)
+                | frames.Gap(agent=agent)
+                | frames.Live(agent=agent)
+                | frames.Status(agent=agent, last=None)
+            ):
                 log = agent
             case frames.Status() | frames.Agent():
                 log = frames.ALL
@@ -115,6 +139,9 @@ class HubMachine(RuleBasedStateMachine):
         self.notices: dict[str, deque[Committed]] = {agent: deque() for agent in AGENTS}
         self.reads: list[Subscription] = []
         self.pages: list[tuple[Subscription, AgentPage | FeedPage]] = []
+        self.skips: list[Subscription] = []
+        self.ends: list[tuple[Subscription, int, int, str | None]] = []
+        self.now = 0.0
         self.effects: Iterator[Effect] | None = None
         self.unheard: set[str] = set()
         """The logs of which something was lost that only a recheck or a repair can find."""
@@ -140,7 +167,7 @@ class HubMachine(RuleBasedStateMachine):
         rings: int,
         feed_bytes: int,
         contents: list[list[str]],
-        subscriptions: list[tuple[str, Any, bool, int | None]],
+        subscriptions: list[tuple[str, Any, bool, int | None, frames.SlowPolicy]],
         is_served: bool,
     ) -> None:
         self.hub = Hub(Rings(ring_bytes, ring_bytes * rings), Feed(feed_bytes))
@@ -213,14 +240,17 @@ class HubMachine(RuleBasedStateMachine):
     # The clients.
 
     @rule(number=clients, subscription=subscriptions, again=st.booleans())
-    def subscribe(self, number: int, subscription: tuple[str, Any, bool, int | None], again: bool) -> None:
-        agent, after, raw, window = subscription
+    def subscribe(
+        self, number: int, subscription: tuple[str, Any, bool, int | None, frames.SlowPolicy], again: bool
+    ) -> None:
+        agent, after, raw, window, slow = subscription
         client = self.clients[number]
         if agent not in (*self.status, frames.ALL) or (agent in client.subscriber.subscriptions and not again):
             return
         head = self._head(agent)
         if agent not in client.standings:
-            client.standings[agent] = Standing(agent, head if after == "tail" else min(after, head), raw, window)
+            begin = head if after == "tail" else min(after, head)
+            client.standings[agent] = Standing(agent, begin, raw, window, slow)
         self._subscribe(client, agent)
 
     def _subscribe(self, client: Client, agent: str) -> None:
@@ -230,7 +260,15 @@ class HubMachine(RuleBasedStateMachine):
         if agent != frames.ALL:
             position = self.store.standing(agent, cursor).position
         self.hub.subscribe(
-            client.subscriber, agent, cursor=cursor, position=position, raw=standing.raw, window=standing.window
+            Subscription(
+                client.subscriber,
+                agent,
+                cursor,
+                position,
+                raw=standing.raw,
+                window=standing.window,
+                slow=standing.slow,
+            )
         )
 
     @rule(number=clients, agent=logs)
@@ -264,6 +302,14 @@ class HubMachine(RuleBasedStateMachine):
 
     # The server around it.
 
+    @rule(quiet_only=st.booleans(), passed=st.sampled_from([0.0, 1.0, 5.0]))
+    def release(self, quiet_only: bool, passed: float) -> None:
+        self.now += passed
+        if quiet_only:
+            self.hub.release(self.now, quiet_since=self.now - 3.0)
+        else:
+            self.hub.release(self.now)
+
     @rule(steps=st.sampled_from([1, 2, 5, 1_000]))
     def pump(self, steps: int) -> None:
         for _ in range(steps):
@@ -277,10 +323,16 @@ class HubMachine(RuleBasedStateMachine):
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Write):
-            effect.subscriber.peer.write(effect.subscriber, effect.data)
+            effect.subscriber.peer.write(effect.subscriber, effect.frame.json)
+        elif isinstance(effect, Drop):
+            assert effect.subscription.slow == "close", "closed unasked"
+            self._come_back(effect.subscription.subscriber.peer)
         else:
-            assert effect.subscription not in self.reads, "two reads for one subscription"
-            self.reads.append(effect.subscription)
+            assert effect.subscription not in (*self.reads, *self.skips), "two reads for one subscription"
+            (self.reads if isinstance(effect, Read) else self.skips).append(effect.subscription)
+
+    def _come_back(self, client: Client) -> None:
+        self.disconnect(self.clients.index(client), comes_back=True)
 
     @precondition(lambda self: self.reads)
     @rule(pick=picks)
@@ -307,14 +359,44 @@ class HubMachine(RuleBasedStateMachine):
             self._perform(effect)
         client.takes_page = False
 
+    @precondition(lambda self: self.skips)
+    @rule(pick=picks)
+    def find_end(self, pick: int) -> None:
+        subscription = self.skips.pop(pick % len(self.skips))
+        if subscription.is_to_all:
+            last = self.store.position()[0]
+            self.ends.append((subscription, last, last, None))
+        else:
+            standing = self.store.standing(subscription.agent, None)
+            record = standing.record
+            self.ends.append((subscription, record.head, standing.position, record.status.value))
+
+    @precondition(lambda self: self.ends)
+    @rule(pick=picks, fails=st.booleans())
+    def skip(self, pick: int, fails: bool) -> None:
+        subscription, cursor, position, status = self.ends.pop(pick % len(self.ends))
+        if fails:
+            self.hub.page_failed(subscription)
+            return
+        client = subscription.subscriber.peer
+        client.takes_page = True
+        for effect in self.hub.skip(subscription, cursor, position, status):
+            self._perform(effect)
+        client.takes_page = False
+
     @rule()
     def serve(self) -> None:
+        self.hub.release(self.now)
         self.pump(1_000)
-        while self.reads or self.pages:
+        while self.reads or self.pages or self.skips or self.ends:
             while self.reads:
                 self.read(0)
             while self.pages:
                 self.answer(0, fails=False)
+            while self.skips:
+                self.find_end(0)
+            while self.ends:
+                self.skip(0, fails=False)
             self.pump(1_000)
 
     @rule()
@@ -382,12 +464,24 @@ class HubMachine(RuleBasedStateMachine):
         entries = self.store.entries(agent, 0, 0).entries
         after = self.store.standing(agent, standing.begin).position
         changes = [entry for entry in entries if isinstance(entry, StatusChange)]
-        expected = {(agent, entry.status.value): entry.sequence for entry in changes if entry.position > after}
+        expected = {
+            (agent, entry.status.value): entry.sequence
+            for entry in changes
+            if entry.position > after and not standing.may_have_skipped_change(entry.sequence)
+        }
+        messages = [message for message in messages if not standing.has_skipped(message.sequence)]
 
         assert [item.sequence for item in standing.items] == [message.sequence for message in messages]
+        self._check_end(agent, standing)
         self._check_contents(standing, messages)
         assert expected.items() <= standing.changes.items()
         assert standing.follower.live_at is not None
+
+    def _check_end(self, agent: str, standing: Standing) -> None:
+        """Who was told of a gap last knows the status from it, or from a change since."""
+        status = self.status[agent]
+        if standing.gaps and status.is_terminal:
+            assert standing.gaps[-1].status == status.value or (agent, status.value) in standing.changes
 
     def _check_all(self, standing: Standing) -> None:
         entries: list[Any] = []
@@ -396,6 +490,7 @@ class HubMachine(RuleBasedStateMachine):
             page = self.store.feed(position)
             entries += page.entries
             position = page.last
+        entries = [entry for entry in entries if not standing.has_skipped(entry.position)]
         messages = [entry for entry in entries if isinstance(entry, MessageRecord)]
         changes = {
             (entry.agent, entry.status.value): entry.sequence for entry in entries if isinstance(entry, StatusChange)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from commitcast.gateway import frames, hub, views
-from commitcast.gateway.hub import Hub, Read, Subscriber, Subscription, Write
+from commitcast.gateway import frames, views
+from commitcast.gateway.hub import Drop, Hub, Read, Skip, Write
 from commitcast.gateway.ring import ENTRY_BYTES, Feed, Ring, Rings
+from commitcast.gateway.subscription import FRAME_BYTES, Subscriber, Subscription
 from commitcast.persistence.records import AgentDeletion, Committed, MessageRecord
 from commitcast.persistence.sqlite import SqliteStore
 from commitcast.persistence.store import FeedPage
@@ -41,6 +42,9 @@ class Bench:
         self.store = store
         self.hub = Hub()
         self.reads: list[Subscription] = []
+        self.skips: list[Subscription] = []
+        self.dropped: list[Subscription] = []
+        self.now = 0.0
 
     def write(self, agent: str, *writes: StoreWrite) -> Committed:
         """Commit, and tell nobody."""
@@ -52,22 +56,37 @@ class Bench:
         self.hub.publish(committed)
         return committed
 
-    def peer(self, agent: str, after: int = 0, raw: bool = False, window: int | None = None) -> Peer:
+    def peer(self, agent: str, after: int = 0, **options: Any) -> Peer:
         """Subscribe."""
         peer = Peer()
-        self.subscribe(peer, agent, after, raw, window)
+        self.subscribe(peer, agent, after, **options)
         return peer
 
-    def subscribe(self, peer: Peer, agent: str, after: int = 0, raw: bool = False, window: int | None = None) -> None:
+    def subscribe(
+        self,
+        peer: Peer,
+        agent: str,
+        after: int = 0,
+        *,
+        raw: bool = False,
+        window: int | None = None,
+        slow: frames.SlowPolicy = "catch_up",
+    ) -> None:
         """Subscribe, as a session does."""
         position = after if agent == frames.ALL else self.store.standing(agent, after).position
-        self.hub.subscribe(peer.subscriber, agent, cursor=after, position=position, raw=raw, window=window)
+        self.hub.subscribe(Subscription(peer.subscriber, agent, after, position, raw=raw, window=window, slow=slow))
 
     def pump(self, *, read: bool = True) -> None:
         """Perform everything; pages are read at once, or not at all."""
+        self.now += 1
+        self.hub.release(self.now)
         for effect in self.hub.pump():
             if isinstance(effect, Write):
-                effect.subscriber.peer.written.append(effect.data)
+                effect.subscriber.peer.written.append(effect.frame.json)
+            elif isinstance(effect, Skip):
+                self.skips.append(effect.subscription)
+            elif isinstance(effect, Drop):
+                self.dropped.append(effect.subscription)
             else:
                 self.reads.append(effect.subscription)
         if read and self.reads:
@@ -84,7 +103,7 @@ class Bench:
             page = self.store.entries(subscription.agent, subscription.cursor, subscription.position)
         for effect in self.hub.page(subscription, page):
             assert isinstance(effect, Write)
-            effect.subscriber.peer.written.append(effect.data)
+            effect.subscriber.peer.written.append(effect.frame.json)
 
 
 @pytest.fixture
@@ -123,7 +142,7 @@ class TestSharing:
         assert frame["last"] - frame["prev"] == 6
 
     def test_a_frame_ends_with_the_item_that_passes_its_size_whatever_the_item_holds(self, bench: Bench) -> None:
-        half = hub.FRAME_BYTES // 2
+        half = FRAME_BYTES // 2
         bench.write("a", text("x" * half), text("x" * half), text("x", metadata={"m": "x" * half * 2}))
         bench.write("a", *[text("x", raw=b"x" * half * 2)] * 2)
         plain, raw = bench.peer("a"), bench.peer("a", raw=True)
@@ -188,7 +207,7 @@ class TestRing:
 
         ring = bench.hub._rings.get("a")
         assert ring is not None
-        assert sum(len(data or b"") for data, _ in ring.frames.values()) <= 64_000
+        assert sum(len(frame.json) for frame, _ in ring.frames.values() if frame is not None) <= 64_000
 
     def test_all_rings_are_bounded_together_and_who_lost_his_reads_the_store(self, bench: Bench) -> None:
         bench.hub = Hub(Rings(ring_bytes=10_000, all_bytes=12_000))
@@ -469,3 +488,139 @@ class TestFailures:
         bench.hub.recheck({"a": 1})
 
         assert [effect for effect in bench.hub.pump() if isinstance(effect, Read)] == []
+
+
+class TestSlowSubscribers:
+    def fall_behind(self, bench: Bench, agent: str, **options: Any) -> Peer:
+        """Let a live subscriber's socket take nothing while more is said than the ring keeps, and then take more."""
+        bench.hub = Hub(Rings(ring_bytes=20_000), Feed(max_bytes=20_000))
+        after = bench.store.position()[0] if agent == frames.ALL else 0
+        peer, other = bench.peer(agent, after, **options), bench.peer(agent, after)
+        bench.pump()
+        bench.hub.pause(peer.subscriber)
+        for number in range(100):
+            bench.say("a", f"{number}" + "x" * 300)
+            bench.pump()
+        assert len(other.of_type("messages")) == 100
+        bench.hub.resume(peer.subscriber)
+        bench.pump(read=False)
+        return peer
+
+    @pytest.mark.parametrize("agent", ["a", frames.ALL])
+    def test_one_that_asked_to_catch_up_is_given_everything(self, bench: Bench, agent: str) -> None:
+        peer = self.fall_behind(bench, agent)
+        while bench.reads:
+            bench.answer(bench.reads.pop())
+            bench.pump(read=False)
+
+        assert sum(len(frame["items"]) for frame in peer.of_type("messages")) == 100
+        assert not peer.of_type("gap")
+
+    def test_one_that_asked_to_skip_is_told_of_the_gap_and_of_the_status_and_goes_on(self, bench: Bench) -> None:
+        peer = self.fall_behind(bench, "a", slow="skip")
+        (subscription,) = bench.skips
+        bench.write("a", change(INITIALIZING, FAILED))
+        position = bench.store.standing("a", None).position
+        for effect in bench.hub.skip(subscription, 100, position, "failed"):
+            assert isinstance(effect, Write)
+            peer.written.append(effect.frame.json)
+        bench.pump()
+        bench.say("a", "late")
+        bench.pump()
+
+        assert peer.of_type("gap") == [{"type": "gap", "agent": "a", "prev": 0, "last": 100, "status": "failed"}]
+        (messages,) = peer.of_type("messages")
+        assert (messages["prev"], messages["last"]) == (100, 101)
+        assert not bench.reads
+
+    def test_one_that_asked_to_be_closed_is_closed_once(self, bench: Bench) -> None:
+        peer = self.fall_behind(bench, "a", slow="close")
+        bench.say("a", "more")
+        bench.pump()
+
+        assert [subscription.subscriber for subscription in bench.dropped] == [peer.subscriber]
+        assert not peer.of_type("messages")
+
+    @pytest.mark.parametrize("slow", ["skip", "close"])
+    def test_history_that_was_asked_for_is_never_skipped(self, bench: Bench, slow: frames.SlowPolicy) -> None:
+        bench.hub = Hub(Rings(ring_bytes=20_000))
+        bench.peer("a")
+        bench.pump()
+        for _ in range(100):
+            bench.say("a", "x" * 300)
+
+        peer = bench.peer("a", slow=slow)
+        bench.pump()
+
+        assert peer.of_type("messages")[-1]["last"] == 100
+        assert not bench.skips and not bench.dropped
+
+    @pytest.mark.parametrize("slow", ["skip", "close"])
+    def test_one_that_reads_is_not_blamed_for_what_the_server_lost(self, bench: Bench, slow: frames.SlowPolicy) -> None:
+        peer = bench.peer("a", slow=slow)
+        bench.pump()
+        for _ in range(3):
+            lost = bench.write("a", text("lost"))
+        bench.hub.miss("a", lost.last_position)
+        bench.say("a", "heard")
+        bench.pump()
+
+        assert peer.of_type("messages")[-1]["last"] == 4
+        assert not bench.skips and not bench.dropped
+
+    def test_a_closed_window_counts_as_slow(self, bench: Bench) -> None:
+        bench.hub = Hub(Rings(ring_bytes=20_000))
+        peer = bench.peer("a", window=1, slow="skip")
+        bench.pump()
+        for _ in range(100):
+            bench.say("a", "x" * 300)
+            bench.pump()
+        assert len(peer.of_type("messages")) == 1
+
+        bench.hub.ack(peer.subscriber, "a", 1)
+        bench.pump()
+
+        assert len(bench.skips) == 1
+
+
+class TestRelease:
+    def test_what_is_committed_waits_until_it_is_released(self, bench: Bench) -> None:
+        peer = bench.peer("a")
+        bench.pump()
+        bench.say("a", "one")
+        bench.say("a", "two")
+
+        assert list(bench.hub.pump()) == []
+        assert bench.hub.has_due and not bench.hub.has_caught_up
+        assert list(bench.hub.release(10.0)) == ["a"]
+        bench.pump()
+
+        (frame,) = peer.of_type("messages")
+        assert len(frame["items"]) == 2
+
+    def test_only_a_quiet_agent_is_released_while_sending_rests(self, bench: Bench) -> None:
+        loud, quiet = bench.peer("a"), bench.peer("b")
+        bench.pump()
+        bench.say("a", "one")
+        bench.hub.release(10.0)
+        bench.say("a", "two")
+        bench.say("b", "first")
+
+        released = bench.hub.release(10.05, quiet_since=9.95)
+        for effect in bench.hub.pump():
+            assert isinstance(effect, Write)
+            effect.subscriber.peer.written.append(effect.frame.json)
+
+        assert list(released) == ["b"]
+        assert len(quiet.of_type("messages")) == 1
+        assert [item["content"] for frame in loud.of_type("messages") for item in frame["items"]] == ["one", "two"]
+        assert bench.hub.has_due
+
+    def test_the_oldest_commit_of_each_agent_is_told(self, bench: Bench) -> None:
+        bench.peer("a")
+        bench.pump()
+        first = bench.say("a", "one")
+        bench.say("a", "two")
+
+        assert bench.hub.release(1.0) == {"a": first.committed_ns}
+        assert first.committed_ns > 0

@@ -12,7 +12,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from commitcast.actors import AgentRuntime
-from commitcast.gateway import ListenError, session
+from commitcast.gateway import ListenError
+from commitcast.gateway.limits import Limits
 from commitcast.persistence import Committed
 from subscribers import Follower, Raw, raw
 from waiting import TIMEOUT_S
@@ -203,9 +204,7 @@ class TestBadInput:
 
         play(tmp_path, scenario)
 
-    def test_too_many_subscriptions_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(session, "MAX_SUBSCRIPTIONS", 2)
-
+    def test_too_many_subscriptions_are_refused(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
             await asyncio.to_thread(runtime.launch_many, 3, ids=["a", "b", "c"])
             async with raw(runtime.url) as subscriber:
@@ -213,7 +212,7 @@ class TestBadInput:
                 await subscriber.subscribe("b")
                 assert (await subscriber.ask("subscribe", agent="c"))["code"] == "limit"
 
-        play(tmp_path, scenario)
+        play(tmp_path, scenario, limits=Limits(subscriptions=2))
 
 
 class TestAccess:
@@ -256,16 +255,12 @@ class TestAccess:
 
         play(tmp_path, scenario, token="s3cret")
 
-    def test_who_needs_a_token_and_says_nothing_is_closed(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(session, "HELLO_TIMEOUT_S", 0.05)
-
+    def test_who_needs_a_token_and_says_nothing_is_closed(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
             async with raw(runtime.url) as subscriber:
                 assert (await subscriber.closed())[0] == 4507
 
-        play(tmp_path, scenario, token="s3cret")
+        play(tmp_path, scenario, token="s3cret", limits=Limits(hello_timeout_s=0.05))
 
     def test_beyond_loopback_a_token_is_needed(self, tmp_path: Path) -> None:
         with pytest.raises(ListenError, match="a token is needed"):
@@ -287,8 +282,7 @@ class TestSlowAndGone:
         async def scenario(runtime: AgentRuntime) -> None:
             agent = await runtime.alaunch(id="a1")
             agent.start()
-            server = runtime._server
-            assert server is not None
+            assert runtime.gateway is not None
             sleeper = socket.socket()
             sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             sleeper.connect(("127.0.0.1", int(str(runtime.address).rpartition(":")[2])))
@@ -302,7 +296,7 @@ class TestSlowAndGone:
                         await agent.aemit("x" * 50_000)
                     await agent.complete()
                     assert (await awake.follow_to_end("a1", 200)).sequences == list(range(1, 201))
-                assert max(connection.unsent_bytes for connection in server._sessions) < 1024 * 1024
+                assert max(peer.unsent_bytes for peer in runtime.gateway.core._sessions) < 1024 * 1024
                 asleep.transport.abort()
 
         play(tmp_path, scenario)

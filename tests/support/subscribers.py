@@ -14,7 +14,7 @@ from waiting import TIMEOUT_S
 
 Fields = dict[str, Any]
 
-STREAM: Final = {"messages", "live", "status", "agent"}
+STREAM: Final = {"messages", "gap", "live", "status", "agent"}
 
 
 class Follower:
@@ -26,6 +26,7 @@ class Follower:
         self.items: list[frames.Item] = []
         self.changes: list[frames.Status] = []
         self.events: list[frames.Agent] = []
+        self.gaps: list[frames.Gap] = []
         self.live_at: int | None = None
         self._head = head
         """What was stored when it began: it is not live before that."""
@@ -54,6 +55,11 @@ class Follower:
             case frames.Agent():
                 self._move(frame.prev, frame.last)
                 self.events.append(frame)
+            case frames.Gap():
+                assert self.live_at is not None, "a gap in what it had asked for"
+                assert frame.prev == self.cursor <= frame.last
+                self.cursor = frame.last
+                self.gaps.append(frame)
             case frames.Live():
                 assert self.live_at is None, "live twice"
                 assert frame.sequence == self.cursor >= self._head, "live before it had caught up"

@@ -1,0 +1,115 @@
+"""What clients may launch: templates that the server's owner has written. A client chooses one and gives a prompt.
+
+Must never let a prompt become anything but text for the program: it goes to its standard input, or into an argument
+that the program cannot read as an option.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from commitcast.actors.sources.command import PROMPT_PLACEHOLDER, CommandSource
+from commitcast.actors.sources.runner import Source, check_source
+from commitcast.actors.supervision import RestartPolicy
+from commitcast.persistence.errors import InvalidValueError
+
+MAX_RUNNING: Final = 8
+"""Agents of one template at work: each may be a program that takes a core and money."""
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""Part of an agent's id."""
+
+
+class Template:
+    """How to launch an agent for a client."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        type: str | None = None,
+        configuration: dict[str, Any] | None = None,
+        restart: RestartPolicy | Literal["never", "on_failure"] = "never",
+        max_running: int = MAX_RUNNING,
+    ) -> None:
+        """Make a template.
+
+        Args:
+            source, type, configuration, restart: as for `AgentRuntime.launch`.
+            max_running: agents of it at work at the same time; more are refused.
+
+        Raises:
+            InvalidValueError: one of them cannot be used.
+        """
+        self.source = check_source(source)
+        self.type = type
+        self.configuration = configuration
+        self.restart = RestartPolicy.of(restart)
+        if max_running < 1:
+            raise InvalidValueError(f"max_running must be 1 or more, not {max_running}")
+        self.max_running = max_running
+
+
+class _CommandTemplate(msgspec.Struct, forbid_unknown_fields=True):
+    """A table of a file of templates."""
+
+    command: list[str]
+    type: str | None = None
+    folder: str | None = None
+    environment: dict[str, str] = {}
+    restart: Literal["never", "on_failure"] = "never"
+    max_running: int = MAX_RUNNING
+
+
+def checked_templates(templates: Mapping[str, Template]) -> dict[str, Template]:
+    """Return templates by their names.
+
+    Raises:
+        InvalidValueError: a name is none.
+    """
+    for name in templates:
+        if not _NAME.fullmatch(name):
+            raise InvalidValueError(f"{name!r:.80} is no name of a template: use 1 to 64 of A-Z a-z 0-9 . _ -")
+    return dict(templates)
+
+
+def load_templates(path: Path) -> dict[str, Template]:
+    """Return the templates in a TOML file: a table for each, with `command` and, if need be, `type`, `folder`,
+    `environment`, `restart` and `max_running`.
+
+    Raises:
+        InvalidValueError: the file cannot be read, or one of them cannot be used.
+    """
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidValueError(f"the templates in {path} cannot be read: {error}") from error
+    if not tables:
+        raise InvalidValueError(f"{path} holds no template: write a table such as [review] with command = [...]")
+    return checked_templates({name: _named(path, name, lambda t=table: _template(t)) for name, table in tables.items()})  # type: ignore[misc]
+
+
+def _named(path: Path, name: str, make: Callable[[], Template]) -> Template:
+    try:
+        return make()
+    except (msgspec.ValidationError, InvalidValueError) as error:
+        raise InvalidValueError(f"the template {name} in {path} cannot be used: {error}") from error
+
+
+def _template(table: Any) -> Template:
+    found = msgspec.convert(table, _CommandTemplate)
+    _check_prompt_is_no_option(found.command)
+    source = CommandSource(found.command, type=found.type, cwd=found.folder, env=found.environment)
+    return Template(source, restart=found.restart, max_running=found.max_running)
+
+
+def _check_prompt_is_no_option(command: list[str]) -> None:
+    for number, argument in enumerate(command):
+        if argument.startswith(PROMPT_PLACEHOLDER) and "--" not in command[:number]:
+            raise InvalidValueError(
+                f"a prompt that begins with - would be read as an option: put -- before {argument!r}, or write "
+                f"--prompt={PROMPT_PLACEHOLDER}, or leave it out, so that the prompt goes to standard input"
+            )

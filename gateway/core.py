@@ -1,0 +1,199 @@
+"""What is behind every door of the gateway, whatever kind of connection comes through it: sessions, hub, and clock.
+
+Lives on one event loop. Other threads reach it through `publish` and `notify`, which hand over and return at once. Must
+never delay a commit: what the loop cannot take in time is left to the store.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from commitcast.gateway.auth import ANYBODY, Grant, Verifier
+from commitcast.gateway.errors import CloseCode
+from commitcast.gateway.handover import Handover
+from commitcast.gateway.limits import Limits
+from commitcast.gateway.metrics import GatewayCollector, Standings, Traffic
+from commitcast.gateway.operations import Operations
+from commitcast.gateway.pump import Pump
+from commitcast.gateway.session import Peer, Session
+from commitcast.gateway.subscription import Subscriber, Subscription
+from commitcast.persistence.records import Committed
+from commitcast.persistence.store import Store
+
+HEARTBEAT_S: Final = 15.0
+"""Under the thirty seconds after which proxies close what is silent."""
+TICK_S: Final = 1.0
+"""How long a commit may be missing from the log of all agents before it is read from the store; and how often
+connections that take no more are looked at."""
+RECONNECT_MS: Final = (200, 2_000)
+"""Clients of a server that stops come back spread over this, or over a millisecond each if they are more than that
+many: about the time that a handshake takes."""
+
+
+class GatewayCore:
+    """Sessions and their hub."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        verifier: Verifier | None = None,
+        operations: Operations | None = None,
+        limits: Limits | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        """Make it; nothing runs before `begin`.
+
+        Args:
+            store: to read from; open before `begin`.
+            verifier: of tokens; None lets anybody read.
+            operations: what clients may have done; None makes it read-only.
+            limits: on what one client may ask for.
+            heartbeat_s: seconds between heartbeats.
+        """
+        self.limits = limits or Limits()
+        self.operations = operations
+        self.heartbeat_s = heartbeat_s
+        self.server = f"commitcast/{metadata.version('commitcast')}"
+        self.traffic = Traffic()
+        self.pump = Pump(store, self.traffic, self._drop)
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(GatewayCollector(self.traffic, self._standings))
+        self.is_draining = False
+        self._verifier = verifier
+        self._sessions: dict[Peer, Session] = {}
+        self._handover = Handover(lambda: self.call(self._take))
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # From other threads.
+
+    def publish(self, committed: Committed) -> None:
+        """Hand over what was committed. Returns at once."""
+        self._handover.publish(committed)
+
+    def notify(self, agent: str, code: str, message: str, retry: bool) -> None:
+        """Hand over word of something that was refused. Returns at once."""
+        self._handover.notify(agent, code, message, retry)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Have a function called on the loop, if there is one."""
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function)
+        except RuntimeError:  # it was closed meanwhile: there is nobody to tell
+            pass
+
+    # On the loop.
+
+    def begin(self) -> None:
+        """Begin to work on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self.pump.spawn(self._beat())
+        self.pump.spawn(self._tick())
+        self._take()  # what was handed over when there was no loop yet
+
+    async def serve(self, peer: Peer) -> None:
+        """Serve a connection until it is closed."""
+        session = self._sessions[peer] = Session(self, peer)
+        try:
+            await session.run()
+        finally:
+            del self._sessions[peer]
+
+    def grant_of(self, token: str | None) -> Grant | None:
+        """Return what a token allows; None without one where one is needed.
+
+        Raises:
+            TokenError: the token is not accepted.
+        """
+        if self._verifier is None:
+            return ANYBODY
+        return None if token is None else self._verifier.verify(token)
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._sessions)
+
+    def count_close(self, code: int) -> None:
+        """Count a connection that is closed."""
+        self.traffic.closes[code] += 1
+
+    def pause(self, subscriber: Subscriber) -> None:
+        """A connection takes no more."""
+        self.pump.hub.pause(subscriber)
+
+    def resume(self, subscriber: Subscriber) -> None:
+        """A connection takes more again."""
+        self.pump.hub.resume(subscriber)
+        self.pump.schedule()
+
+    async def say_goodbye(self) -> None:
+        """Send everybody away, to come back at different times; returns once each has been told."""
+        first_ms, last_ms = RECONNECT_MS
+        last_ms = max(last_ms, len(self._sessions))
+        for session in list(self._sessions.values()):
+            reconnect_ms = random.randint(first_ms, last_ms)
+            self.pump.spawn(session.close(CloseCode.DRAIN, "the server stops", reconnect_ms))
+        await asyncio.sleep(0)  # let each write its frame
+
+    async def wait_closed(self) -> None:
+        """Wait until every connection that was sent away is closed."""
+        while self._sessions:
+            await asyncio.sleep(0.01)
+
+    async def wait_caught_up(self, timeout_s: float) -> None:
+        """Wait until subscribers have what is committed, but no longer than so many seconds."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while asyncio.get_running_loop().time() < deadline:
+            unsent = any(peer.unsent_bytes for peer in self._sessions)
+            if self._handover.is_empty and self.pump.is_idle and not unsent and self.pump.hub.has_caught_up:
+                return
+            await asyncio.sleep(0.01)
+
+    def _take(self) -> None:
+        taken, dropped = self._handover.take()
+        hub = self.pump.hub
+        for fact in taken:
+            if isinstance(fact, Committed):
+                hub.publish(fact)
+            else:
+                hub.notify(fact.agent or "", fact.code, fact.message, fact.retry)
+        for agent, position in dropped.items():
+            hub.miss(agent, position)
+        self.pump.run()
+
+    def _drop(self, subscription: Subscription) -> None:
+        session = self._sessions.get(subscription.subscriber.peer)
+        if session is not None:
+            reason = f"too slow for {subscription.agent}: come back and catch up"
+            self.pump.spawn(session.close(CloseCode.SLOW, reason))
+
+    def _standings(self) -> Standings:
+        return Standings(
+            connections=len(self._sessions),
+            paused=sum(peer.subscriber.is_paused for peer in self._sessions),
+            subscriptions=sum(len(peer.subscriber.subscriptions) for peer in self._sessions),
+            lags=self.pump.hub.lags(),
+        )
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self.heartbeat_s)
+            heads = await self.pump.recheck()
+            for session in list(self._sessions.values()):
+                session.beat(heads)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            for session in list(self._sessions.values()):
+                session.check_stalled(now)
+            self.pump.hub.repair()
+            self.pump.schedule()

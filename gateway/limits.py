@@ -1,0 +1,76 @@
+"""How much one client may ask for. Pure: the bounds as one value, and a bucket that counts against one of them."""
+
+from typing import Final
+
+import msgspec
+
+from commitcast.persistence.errors import InvalidValueError
+
+MAX_FRAGMENTS: Final = 64
+"""Of one message from a client: more are a flood, since no client splits a frame of 64 KiB so small."""
+OVERDRAFT: Final = 500.0
+"""Refused requests, as their cost, after which a client that does not slow down is closed."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The bounds of one server."""
+
+    connections: int = 10_000
+    """In all; each costs some 20 KiB. More are refused with 503 before they become WebSockets."""
+    connections_per_peer: int | None = None
+    """From one address. None is 256, and for this machine's own addresses as many as in all: behind them are a proxy
+    and everybody who comes through it."""
+    subscriptions: int = 1_024
+    """Of one connection; each costs a cursor, and a read when it begins."""
+    requests_per_s: float = 100.0
+    """Of one connection, in the long run; a `send` counts for 5, a `launch` and a `terminate` for 20."""
+    burst: float = 2_000.0
+    """Requests at once, after a while without any: a client that comes back subscribes to everything again."""
+    running_requests: int = 16
+    """Of one connection, `launch`, `send` and `terminate` together, that are not answered yet."""
+    handshake_timeout_s: float = 5.0
+    """For a peer that has connected to ask for something."""
+    hello_timeout_s: float = 5.0
+    """For a connection that needs a token to present it."""
+    stall_timeout_s: float = 30.0
+    """A connection that takes nothing at all for so long is closed; a slow one is not."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidValueError(f"the limit {name} must be more than 0, not {value!r}")
+
+    def connections_from(self, *, is_local: bool) -> int:
+        """Return how many connections one address may have."""
+        if self.connections_per_peer is not None:
+            return self.connections_per_peer
+        return self.connections if is_local else min(256, self.connections)
+
+
+class Bucket:
+    """A token bucket: so much a second in the long run, and a burst after a rest.
+
+    What is refused is drawn as well, so who goes on regardless falls into overdraft.
+    """
+
+    __slots__ = ("_at", "_burst", "_level", "_rate")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._level = burst
+        self._at = now
+
+    def take(self, now: float, cost: float) -> bool:
+        """Draw a cost; return whether it was there."""
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+        self._at = now
+        self._level -= cost
+        return self._level >= 0
+
+    @property
+    def is_overdrawn(self) -> bool:
+        """Whether so much was drawn beyond what was there that nothing but closing helps."""
+        return self._level < -OVERDRAFT

@@ -1,0 +1,118 @@
+"""What the gateway counts of itself, and how Prometheus is told. Counts are plain numbers of the gateway's loop.
+
+`Traffic` is what the loop adds to; a collector turns it into metrics when somebody asks. The actors register theirs in
+the same registry, which belongs to one gateway: two runtimes of one process do not meet.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from typing import Final
+
+import msgspec
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""Of Prometheus' text format."""
+SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+"""Bounds for times: from a commit on a fast disk to what a person calls stuck."""
+
+
+class Histogram:
+    """How often a value fell below each bound. One thread observes; any may read."""
+
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def metric(self, name: str, meaning: str) -> Metric:
+        """Return it for Prometheus."""
+        bounds = [*map(str, self._bounds), "+Inf"]
+        family = HistogramMetricFamily(name, meaning)
+        family.add_metric([], list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
+        return family
+
+
+class Traffic:
+    """What was sent, since the start."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.messages = 0
+        self.bytes = 0
+        self.pages = 0
+        self.pumped_cpu_s = 0.0
+        """CPU time spent on making and sending what was committed."""
+        self.shared_s = 0.0
+        """Time spent on sending frames that were made for another subscriber already."""
+        self.commit_to_write = Histogram()
+        self.closes: Counter[int] = Counter()
+
+    def count(self, messages: int, size: int) -> None:
+        """Count a frame that was written."""
+        self.frames += 1
+        self.messages += messages
+        self.bytes += size
+
+
+class Standings(msgspec.Struct, frozen=True):
+    """How it stands with everybody who is connected, right now."""
+
+    connections: int
+    paused: int
+    """Of them, whose sockets take no more for now."""
+    subscriptions: int
+    lags: list[int]
+    """Of each subscription to one agent: messages that are known here and were not given to it yet."""
+
+
+LAG_BOUNDS: Final = (0.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
+
+
+class GatewayCollector:
+    """Turns a gateway's numbers into metrics."""
+
+    def __init__(self, traffic: Traffic, standings: Callable[[], Standings]) -> None:
+        self._traffic = traffic
+        self._standings = standings
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every metric, as Prometheus' client wants it. On the gateway's loop."""
+        now, traffic = self._standings(), self._traffic
+        yield GaugeMetricFamily("commitcast_connections", "WebSocket connections that are open", now.connections)
+        yield GaugeMetricFamily("commitcast_connections_paused", "Connections that take no more for now", now.paused)
+        yield GaugeMetricFamily("commitcast_subscriptions", "Subscriptions", now.subscriptions)
+        yield CounterMetricFamily("commitcast_frames_out", "Frames written to subscribers", traffic.frames)
+        yield CounterMetricFamily("commitcast_messages_out", "Messages written, once for each", traffic.messages)
+        yield CounterMetricFamily("commitcast_bytes_out", "Bytes written to subscribers", traffic.bytes)
+        yield CounterMetricFamily("commitcast_pages_read", "Pages read for subscribers", traffic.pages)
+        yield CounterMetricFamily(
+            "commitcast_pump_cpu_seconds", "CPU time spent on making and sending", traffic.pumped_cpu_s
+        )
+        yield CounterMetricFamily(
+            "commitcast_fan_out_seconds", "Spent on sending what was made for another subscriber", traffic.shared_s
+        )
+        yield traffic.commit_to_write.metric(
+            "commitcast_commit_to_write_seconds", "From a commit until all live subscribers were written to"
+        )
+        lags = Histogram(LAG_BOUNDS)
+        for lag in now.lags:
+            lags.observe(lag)
+        yield lags.metric("commitcast_subscription_lag_messages", "Messages that subscriptions are behind, right now")
+        closes = CounterMetricFamily("commitcast_closes", "Connections that the gateway closed", labels=["code"])
+        for code, count in sorted(traffic.closes.items()):
+            closes.add_metric([str(code)], count)
+        yield closes
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    """Return every metric of a registry in Prometheus' text format."""
+    return generate_latest(registry)

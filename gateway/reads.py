@@ -1,0 +1,109 @@
+"""What HTTP readers get from the store: agents and messages in pages, each only for who may read it.
+
+Runs on reader threads, because it reads the store.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote
+
+import msgspec
+
+from commitcast.gateway import frames, views
+from commitcast.gateway.auth import Grant, Operation
+from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, SequenceAheadError
+from commitcast.persistence.records import AgentRecord, AgentStatus
+from commitcast.persistence.store import PAGE_ROWS, Store
+
+MAX_LIMIT: Final = 1_000
+
+Query = dict[str, list[str]]
+
+
+class AgentList(msgspec.Struct):
+    """The answer to `/v1/agents`."""
+
+    agents: list[frames.AgentView]
+    """Those that the caller may read: of a page there may be fewer than were asked for, or none."""
+    next: int | None
+    """What to give as `after` for the next page; null at the end."""
+
+
+class MessageList(msgspec.Struct):
+    """The answer to `/v1/agents/{id}/messages`."""
+
+    agent: str
+    epoch: str
+    head: int
+    status: str
+    items: list[frames.Item]
+    next: int
+    """What to give as `after` for the next page."""
+    up_to_date: bool
+
+
+def read(store: Store, grant: Grant, path: str, query: str) -> AgentList | frames.AgentView | MessageList | None:
+    """Return what is to be read at a path; None if there is nothing.
+
+    Raises:
+        InvalidValueError: the query asks for something that cannot be.
+        CommitcastError: as the store has it.
+    """
+    for pattern, answer in _ROUTES:
+        if match := pattern.fullmatch(path):
+            parts = [unquote(part) for part in match.groups()]
+            return answer(store, grant, parse_qs(query), *parts)  # type: ignore[no-any-return]
+    return None
+
+
+def _agents(store: Store, grant: Grant, query: Query) -> AgentList:
+    status = query.get("status", [None])[0]
+    if status is not None and status not in list(AgentStatus):
+        raise InvalidValueError(f"{status!r} is no status: use one of {', '.join(AgentStatus)}")
+    limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
+    wanted = None if status is None else AgentStatus(status)
+    order = query.get("order", ["oldest"])[0]
+    if order not in ("oldest", "newest"):
+        raise InvalidValueError(f"{order[:40]!r} is no order: use oldest or newest")
+    records = store.agents(wanted, _number(query, "after", 0), limit, newest=order == "newest")
+    following = records[-1].position if len(records) == limit else None
+    return AgentList([views.agent_view(each) for each in records if grant.allows(Operation.READ, each.id)], following)
+
+
+def _agent(store: Store, grant: Grant, query: Query, agent: str) -> frames.AgentView:
+    return views.agent_view(_record(store, grant, agent))
+
+
+def _messages(store: Store, grant: Grant, query: Query, agent: str) -> MessageList:
+    after = _number(query, "after", 0)
+    limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
+    raw = query.get("raw", ["false"])[0] in ("true", "1")
+    messages = store.messages(agent, after, limit)
+    record = _record(store, grant, agent)  # after the messages, so that its head is not behind them
+    if after > record.head:
+        raise SequenceAheadError(after, record.head)
+    last = messages[-1].sequence if messages else after
+    items = [views.item(message, raw=raw, with_agent=False) for message in messages]
+    return MessageList(agent, record.epoch, record.head, record.status.value, items, last, last >= record.head)
+
+
+def _record(store: Store, grant: Grant, agent: str) -> AgentRecord:
+    record = store.agent(agent)
+    if record is None or not grant.allows(Operation.READ, agent):
+        raise AgentNotFoundError(agent)
+    return record
+
+
+def _number(query: Query, name: str, default: int, *, least: int = 0, most: int = frames.MAX_NUMBER) -> int:
+    text = query.get(name, [str(default)])[0]
+    if not text.isascii() or not text.isdecimal() or len(text) > 16 or not least <= int(text) <= most:
+        raise InvalidValueError(f"{name} must be a whole number from {least} to {most}, not {text[:40]!r}")
+    return int(text)
+
+
+_ROUTES: Final[tuple[tuple[re.Pattern[str], Callable[..., Any]], ...]] = (
+    (re.compile(r"/v1/agents"), _agents),
+    (re.compile(r"/v1/agents/([^/]+)"), _agent),
+    (re.compile(r"/v1/agents/([^/]+)/messages"), _messages),
+)

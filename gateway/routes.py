@@ -1,0 +1,98 @@
+"""Which path is answered with what, and for whom. On the gateway's loop; what reads the store goes to a reader thread.
+
+The page and its files, `/healthz`, `/readyz` and the protocol's description are for everybody who gets this far; they
+hold nothing of any agent. Everything else needs the token's right.
+"""
+
+import logging
+from http import HTTPStatus
+from typing import Final
+
+from commitcast.gateway import reads
+from commitcast.gateway.auth import Grant, Operation, TokenError
+from commitcast.gateway.core import GatewayCore
+from commitcast.gateway.http import (
+    HttpRequest,
+    HttpResponse,
+    asset_response,
+    error_response,
+    json_response,
+    respond,
+)
+from commitcast.gateway.metrics import CONTENT_TYPE, exposition
+from commitcast.gateway.operations import refusal_of
+from commitcast.gateway.schema import asyncapi
+from commitcast.gateway.web import asset
+from commitcast.persistence.errors import CommitcastError, StoreError
+
+logger: Final = logging.getLogger(__name__)
+
+_STATUS_OF: Final = {
+    "not_found": HTTPStatus.NOT_FOUND,
+    "forbidden": HTTPStatus.FORBIDDEN,
+    "bad_request": HTTPStatus.BAD_REQUEST,
+    "ahead": HTTPStatus.BAD_REQUEST,
+    "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+async def answer(core: GatewayCore, request: HttpRequest) -> HttpResponse:
+    """Answer a GET whose Host and Origin were checked."""
+    try:
+        public = await _public(core, request)
+        if public is not None:
+            return public
+        grant = core.grant_of(request.token)
+        if grant is None:
+            return _unauthenticated("unauthenticated", "a token is needed: send Authorization: Bearer TOKEN")
+        return await _answer(core, grant, request)
+    except TokenError as error:
+        return _unauthenticated(error.error_code.value, str(error))
+    except CommitcastError as error:
+        refusal = refusal_of(error)
+        status = _STATUS_OF.get(refusal.code.value, HTTPStatus.INTERNAL_SERVER_ERROR)
+        return error_response(status, refusal.code.value, refusal.message)
+    except Exception:  # the last word on a request, as in the connection loop
+        logger.exception("a request failed")
+        message = "the server could not do this, and its log says why"
+        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message)
+
+
+def _unauthenticated(code: str, message: str) -> HttpResponse:
+    return error_response(HTTPStatus.UNAUTHORIZED, code, message, WWW_Authenticate="Bearer")
+
+
+async def _public(core: GatewayCore, request: HttpRequest) -> HttpResponse | None:
+    if file := asset(request.path):
+        return asset_response(file, request.host)
+    match request.path:
+        case "/healthz":
+            return json_response({"status": "ok"})
+        case "/readyz":
+            return await _readiness(core)
+        case "/asyncapi.json":
+            return json_response(asyncapi())
+        case _:
+            return None
+
+
+async def _readiness(core: GatewayCore) -> HttpResponse:
+    status = "draining" if core.is_draining else "ready"
+    try:
+        await core.pump.read(core.pump.store.position)
+    except StoreError:
+        status = "unavailable"
+    code = HTTPStatus.OK if status == "ready" else HTTPStatus.SERVICE_UNAVAILABLE
+    return json_response({"status": status}, code)
+
+
+async def _answer(core: GatewayCore, grant: Grant, request: HttpRequest) -> HttpResponse:
+    if request.path == "/metrics":
+        if not grant.allows_everywhere(Operation.ADMIN):
+            return error_response(HTTPStatus.FORBIDDEN, "forbidden", "this needs the right to admin everything")
+        return respond(CONTENT_TYPE, exposition(core.registry))
+    found = await core.pump.read(reads.read, core.pump.store, grant, request.path, request.query)
+    if found is None:
+        message = f"there is nothing at {request.path:.200}: see /v1/agents"
+        return error_response(HTTPStatus.NOT_FOUND, "not_found", message)
+    return json_response(found)
