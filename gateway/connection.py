@@ -130,7 +130,9 @@ class GatewayConnection(ServerConnection):
 
     def is_negotiated(self) -> None:
         """Note what the handshake agreed on."""
-        self._compresses = any(isinstance(extension, PerMessageDeflate) for extension in self.protocol.extensions)
+        deflate = next((each for each in self.protocol.extensions if isinstance(each, PerMessageDeflate)), None)
+        # A client may insist on a smaller window than that of the frames that are shared: it gets them plain.
+        self._compresses = deflate is not None and deflate.local_max_window_bits >= WINDOW_BITS
 
     async def receive(self) -> AsyncIterator[str | bytes]:
         """Yield what the client sends, until the connection is gone, however that was."""

@@ -142,9 +142,10 @@ class GatewayCore:
             self.pump.spawn(session.close(CloseCode.DRAIN, "the server stops", reconnect_ms))
         await asyncio.sleep(0)  # let each write its frame
 
-    async def wait_closed(self) -> None:
-        """Wait until every connection that was sent away is closed."""
-        while self._sessions:
+    async def wait_closed(self, timeout_s: float) -> None:
+        """Wait until every connection that was sent away is closed, but no longer than so many seconds."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while self._sessions and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
 
     async def wait_caught_up(self, timeout_s: float) -> None:

@@ -31,7 +31,7 @@ ACK_IDLE_S: Final = 0.1
 """How long nothing comes before less than half a window is acknowledged: at most ten of those in a second."""
 
 Token = str | Callable[[], str] | None
-AsyncToken = Token | Callable[[], Awaitable[str]]
+AsyncToken = str | Callable[[], str | Awaitable[str]] | None
 OnCursor = Callable[[int, str | None], object]
 After = int | Literal["tail"]
 
@@ -386,6 +386,7 @@ class Following:
         self._subscribes += 1
         self._is_subscribed = False
         self._doubted = None
+        self._acked = self._standing.cursor
         after: After = "tail" if self._is_tail else self._standing.cursor
         return msgspec.structs.replace(self._wish, id=self._subscribes, after=after, epoch=self._standing.epoch)
 

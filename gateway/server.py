@@ -187,7 +187,7 @@ class GatewayServer:
         await self.core.say_goodbye()
         if self._server is not None:
             await self._close(self._server)
-        await self.core.wait_closed()
+        await self.core.wait_closed(2 * CLOSE_TIMEOUT_S)
 
     async def _close(self, server: Server) -> None:
         server.close(code=CloseCode.DRAIN, reason="the server stops")

@@ -8,8 +8,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Final, Protocol, assert_never
 
@@ -84,7 +83,7 @@ class Session:
         self._services = services
         self._pump = services.pump
         self._grant: Grant | None = None
-        self._expiry: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._bucket = Bucket(services.limits.requests_per_s, services.limits.burst, time.monotonic())
         self._running: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(services.limits.running_requests)
@@ -93,26 +92,31 @@ class Session:
 
     async def run(self) -> None:
         """Serve the connection until it is closed."""
-        with suppress(OSError):  # however it was lost, there is nobody left to tell
-            try:
-                self._welcome()
-                if self._accept(self.peer.token) or self._services.grant_of(None) or await self._wait_for_hello():
-                    await self._serve()
-            except TokenError as error:
-                await self._reject(None, error)
-            finally:
-                self._end()
-
-    async def _serve(self) -> None:
-        async for data in self.peer.receive():
-            await self._on_data(data)
+        self._welcome()
+        try:
+            if not self._accept(self.peer.token):
+                self._set_timer(self._services.limits.hello_timeout_s, self._on_no_hello)
+            async for data in self.peer.receive():
+                await self._on_data(data)
+        except TokenError as error:
+            await self._reject(None, error)
+        except OSError:  # however it was lost, there is nobody left to tell
+            pass
+        finally:
+            self._end()
 
     def _end(self) -> None:
-        """Leave what was asked for to its end, and answer nothing more."""
+        """Answer nothing more. What was asked for goes on to its end."""
         self._is_closing = True
-        if self._expiry is not None:
-            self._expiry.cancel()
+        self._set_timer(None)
         self._pump.hub.disconnect(self.peer.subscriber)
+
+    def _set_timer(self, delay_s: float | None, function: Callable[[], object] = lambda: None) -> None:
+        """Have a function called in place of the one that was set before: no hello came, or the token expires."""
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = None if delay_s is None else loop.call_later(delay_s, function)
 
     def _welcome(self) -> None:
         limits = self._services.limits
@@ -145,29 +149,22 @@ class Session:
         if grant is None:
             return False
         self._grant = grant
-        if self._expiry is not None:
-            self._expiry.cancel()
-        if grant.expires_at is not None:
-            left_s = max(0.0, grant.expires_at - time.time())
-            self._expiry = asyncio.get_running_loop().call_later(left_s, self._on_expired)
+        self._set_timer(
+            None if grant.expires_at is None else max(0.0, grant.expires_at - time.time()), self._on_expired
+        )
         return True
 
     def _on_expired(self) -> None:
-        if self._grant is None or not self._grant.has_expired(time.time()):  # the clock was set back
+        assert self._grant is not None
+        left_s = (self._grant.expires_at or 0.0) - time.time()
+        if left_s > 0:  # the clock was set back, or the timer was early
+            self._set_timer(left_s, self._on_expired)
             return
-        self._pump.hub.disconnect(self.peer.subscriber)  # nothing more for it, not even while it closes
         self._pump.spawn(self.close(CloseCode.TOKEN_EXPIRED, "the token expired: come back with a new one"))
 
-    async def _wait_for_hello(self) -> bool:
-        try:
-            async with asyncio.timeout(self._services.limits.hello_timeout_s):
-                async for data in self.peer.receive():
-                    await self._on_data(data)
-                    if self._grant is not None or self._is_closing:
-                        return not self._is_closing
-        except TimeoutError:
-            await self.close(CloseCode.NO_HELLO, "a token is needed: send hello with it, or an Authorization header")
-        return False
+    def _on_no_hello(self) -> None:
+        reason = "a token is needed: send hello with it, or an Authorization header"
+        self._pump.spawn(self.close(CloseCode.NO_HELLO, reason))
 
     async def _on_hello(self, frame: frames.Hello) -> None:
         try:
@@ -331,6 +328,7 @@ class Session:
         if self._is_closing:
             return
         self._is_closing = True
+        self._pump.hub.disconnect(self.peer.subscriber)  # nothing more for it, not even while it closes
         self._services.count_close(code)
         self._send(frames.Goodbye(code=code, reason=reason, reconnect_ms=reconnect_ms))
         await self.peer.finish(code, reason[:120])

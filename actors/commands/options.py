@@ -1,10 +1,13 @@
-"""The options that several commands share, with one wording each."""
+"""The options that several commands share, with one wording each, and what they mean."""
 
+import importlib
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
+from commitcast.gateway.auth import StaticTokens, Verifier
 from commitcast.persistence.errors import InvalidValueError
 
 DEFAULT_DATABASE: Final = Path("commitcast.db")
@@ -13,9 +16,21 @@ Database = Annotated[Path, typer.Option("--db", help="The database file.", show_
 Listen = Annotated[str, typer.Option(help="HOST:PORT for subscribers, or off. Port 0 takes a free one.")]
 TokenFile = Annotated[
     Path | None,
-    typer.Option(help="A file whose first line is the token that clients must present. Needed beyond loopback."),
+    typer.Option(
+        help="A file with the tokens that clients must present, one a line, each followed by what it allows, or alone "
+        "for everything. Needed beyond loopback."
+    ),
 ]
+OwnTokenFile = Annotated[Path | None, typer.Option("--token-file", help="A file whose first line is the token.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+
+class JwtAlgorithm(StrEnum):
+    """How tokens are signed."""
+
+    HS256 = "HS256"
+    RS256 = "RS256"
+    EDDSA = "EdDSA"
 
 
 def address(listen: str) -> str | None:
@@ -23,8 +38,38 @@ def address(listen: str) -> str | None:
     return None if listen == "off" else listen
 
 
-def token(file: Path | None) -> str | None:
-    """Return the token in a file.
+def tokens(file: Path | None) -> StaticTokens | None:
+    """Return the tokens that a server accepts.
+
+    Raises:
+        InvalidValueError: the file cannot be read or holds none.
+    """
+    return None if file is None else StaticTokens.from_file(file)
+
+
+def verifier(
+    token_file: Path | None, jwt_key: Path | None, algorithm: JwtAlgorithm, audience: str | None, issuer: str | None
+) -> Verifier | None:
+    """Return what checks the tokens of a server; None if it needs none.
+
+    Raises:
+        InvalidValueError: a file cannot be used, or both kinds are given.
+        MissingExtraError: JSON web tokens need a package that is not installed.
+    """
+    if jwt_key is None:
+        return tokens(token_file)
+    if token_file is not None:
+        raise InvalidValueError("give --token-file or --jwt-key, not both: a server has one kind of token")
+    # By name, because it needs packages that only this option needs.
+    auth_jwt: Any = importlib.import_module("commitcast.gateway.auth_jwt")
+    found: Verifier = auth_jwt.JwtVerifier.from_file(
+        jwt_key, algorithm=algorithm.value, audience=audience, issuer=issuer
+    )
+    return found
+
+
+def own_token(file: Path | None) -> str | None:
+    """Return the token that a client presents: the first word of the first line that is no comment.
 
     Raises:
         InvalidValueError: the file cannot be read or holds none.
@@ -32,9 +77,10 @@ def token(file: Path | None) -> str | None:
     if file is None:
         return None
     try:
-        found = file.read_text("utf-8").split("\n", 1)[0].strip()
+        lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidValueError(f"the token file {file} cannot be read: {error}") from error
-    if not found or not found.isascii():
+    words = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    if not words or not words[0].isascii():
         raise InvalidValueError(f"the token file {file} holds no token: write one line of ASCII characters into it")
-    return found
+    return words[0]

@@ -57,7 +57,7 @@ def run(
             raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder, or has no permission to execute")
         raise CommandNotFoundError(command[0])
     source = CommandSource(command, type=type)
-    runtime = AgentRuntime(db, listen=options.address(listen), token=options.token(token_file), catch_up_s=CATCH_UP_S)
+    runtime = AgentRuntime(db, listen=options.address(listen), token=options.tokens(token_file), catch_up_s=CATCH_UP_S)
     agents: list[AgentHandle] = []
     launched = threading.Lock()
 

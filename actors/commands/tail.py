@@ -21,7 +21,7 @@ def tail(
     after: Annotated[
         str, typer.Option(help='Only messages after this sequence (for "*": position); "tail" for new ones.')
     ] = "0",
-    token_file: options.TokenFile = None,
+    token_file: options.OwnTokenFile = None,
     raw: Annotated[bool, typer.Option("--raw", help="With --json: include the producers' lines.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -32,7 +32,7 @@ def tail(
     if after != "tail" and not (after.isascii() and after.isdecimal()):
         raise InvalidValueError(f"--after takes a sequence or tail, not {after!r}")
     start: int | Literal["tail"] = "tail" if after == "tail" else int(after)
-    following = subscribe(websocket_url(url), agent, after=start, raw=raw, token=options.token(token_file))
+    following = subscribe(websocket_url(url), agent, after=start, raw=raw, token=options.own_token(token_file))
     with stopping_on_signals() as stopping:
         asyncio.run(_print_all(following, stopping, as_json=json))
     if stopping.signal is not None:

@@ -442,7 +442,7 @@ export class Client {
     this.#socket = socket;
     socket.onmessage = ({ data }) => socket === this.#socket && this.#onData(data);
     socket.onclose = ({ code, reason }) => socket === this.#socket && this.#onLost(code, reason);
-    socket.onerror = () => {}; // a close follows
+    socket.onerror = () => socket === this.#socket && this.#onLost(1006, "not reached"); // Node 20 sends no close then
     this.#silenceMs = CONNECT_MS;
     this.#heardAt = Date.now();
     this.#watch();

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -184,11 +184,10 @@ def test_a_function_is_asked_for_a_token_and_again_when_the_server_refuses_it() 
 
 
 def test_an_asynchronous_function_for_the_token_is_a_mistake_that_is_told() -> None:
-    class Later:
-        """As a coroutine, but nobody minds that it is not awaited."""
+    later: Any = object()  # as a coroutine, but nobody minds that it is not awaited
 
     with pytest.raises(TypeError):
-        next(subscribe_blocking("ws://127.0.0.1:9/", "a1", token=lambda: Later()))  # type: ignore[arg-type, return-value]
+        next(subscribe_blocking("ws://127.0.0.1:9/", "a1", token=lambda: later))
 
 
 def test_the_token_is_in_no_log_record_even_if_everything_logs_debug(caplog: pytest.LogCaptureFixture) -> None:
@@ -218,14 +217,30 @@ def test_close_from_another_thread_ends_the_waiting_at_once() -> None:
         assert (iterating.seen, iterating.error, subscription.reconnects) == ([], None, 0)
 
 
-@pytest.mark.parametrize("backlog", ["answers nothing", "takes nobody"])
-def test_close_ends_the_waiting_for_a_connection_too(backlog: str) -> None:
+@contextmanager
+def answering_nothing() -> Iterator[str]:
+    """The kernel takes a connection, and then nothing happens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/v1/ws"
+
+
+@contextmanager
+def taking_nobody() -> Iterator[str]:
+    """More wait already than the backlog takes, so connecting hangs."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        crowd = [socket.socket() for _ in range(8 if backlog == "takes nobody" else 0)]
-        for member in crowd:  # more than the backlog takes: who comes now waits for its connection
+        crowd = [socket.socket() for _ in range(8)]
+        for member in crowd:
             member.setblocking(False)
             member.connect_ex(listener.getsockname())
-        subscription = subscribe_blocking(f"ws://127.0.0.1:{listener.getsockname()[1]}/", "a1")
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/v1/ws"
+        for member in crowd:
+            member.close()
+
+
+@pytest.mark.parametrize("server", [answering_nothing, taking_nobody])
+def test_close_ends_the_waiting_for_a_connection_too(server: Callable[[], AbstractContextManager[str]]) -> None:
+    with server() as url:
+        subscription = subscribe_blocking(url, "a1")
         iterating = Iterating(subscription)
         wait_until(lambda: subscription._line._held is not None, "the dialling")
         assert not iterating.ends_within(0.1)
@@ -234,8 +249,6 @@ def test_close_ends_the_waiting_for_a_connection_too(backlog: str) -> None:
 
         assert iterating.ends_within(1.0)
         assert iterating.error is None
-        for member in crowd:
-            member.close()
 
 
 def test_close_ends_the_wait_between_two_connections(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,9 +277,33 @@ def test_close_before_the_first_and_after_the_last_and_twice() -> None:
 
 
 def test_close_out_of_the_subscriptions_own_hook_ends_it() -> None:
+    def close(*_: Any) -> None:
+        subscription.close()
+
     with scripted(say_everything) as (url, _):
-        subscription = subscribe_blocking(url, "a1", on_cursor=lambda cursor, _: cursor == 0 and subscription.close())
+        subscription = subscribe_blocking(url, "a1", on_cursor=close)
         assert list(subscription) == []
+
+
+def test_close_before_dialling_makes_no_connection() -> None:
+    def close() -> str:
+        subscription.close()
+        return "t"
+
+    with taking_nobody() as url:
+        subscription = subscribe_blocking(url, "a1", token=close)
+        assert Iterating(subscription).ends_within(1.0)
+
+
+def test_close_under_the_iteration_as_from_a_signal_handler_gives_out_nothing_more() -> None:
+    class Closing(BlockingSubscription):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "cursor" and value == 2:
+                self.close()
+
+    with scripted(say_everything) as (url, _):
+        assert [message.sequence for message in Closing(url, "a1")] == [1, 2]
 
 
 def test_leaving_in_the_middle_of_much_does_not_wait_for_the_rest() -> None:

@@ -272,6 +272,12 @@ def test_only_what_the_application_took_is_acknowledged() -> None:
     assert next(taking) == frames.Ack(agent={"a": 1})  # it asked for the second, so it has the first
 
 
+def test_what_was_skipped_by_the_cursor_at_the_beginning_needs_no_acknowledgement() -> None:
+    client = Client(after=100, window=4).hear(WELCOME, subscribed(100), messages(100, 101))
+
+    assert client.acknowledged == []
+
+
 def test_without_a_window_nothing_is_acknowledged() -> None:
     assert Client().hear(WELCOME, subscribed(), messages(0, 500)).acknowledged == []
 
@@ -302,6 +308,7 @@ def test_the_cursor_is_told_when_everything_of_a_frame_was_taken() -> None:
         (error("gone", id=None), "gone", True),
         (frames.Goodbye(code=4000, reason="x"), "4000", False),
         (frames.Goodbye(code=4500, reason="x"), "4500", True),
+        (frames.Goodbye(code=1009, reason="x"), "too_large", True),
     ],
 )
 def test_errors_and_goodbyes_say_whether_to_come_back(heard: frames.ServerFrame, code: str, is_final: bool) -> None:

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
-from commitcast.gateway import following, requests
+from commitcast.gateway import SubscriptionError, following, requests
 from commitcast.gateway.requests import BlockingClient, Client, RequestError
 from commitcast.persistence import CommitcastError
 from waiting import TIMEOUT_S
@@ -88,7 +88,14 @@ class Server:
     def _treat(self, connection: ServerConnection, treatment: str | Fields) -> None:
         if treatment == "cut at once":
             return connection.close_socket()
-        welcome = {"type": "welcome", "protocol": "p", "server": "s", "session": "s", "heartbeat_s": 15, "limits": {}}
+        welcome: Fields = {
+            "type": "welcome",
+            "protocol": "p",
+            "server": "s",
+            "session": "s",
+            "heartbeat_s": 15,
+            "limits": {},
+        }
         connection.send(json.dumps(welcome | {"needs_hello": treatment == "greet"}))
         frame = json.loads(connection.recv(TIMEOUT_S))
         self.heard.append(frame)
@@ -155,7 +162,7 @@ def test_whenever_the_connection_is_lost_it_is_asked_again_and_done_once(ask: As
     assert len(server.heard) == 4
     assert len(server.done) == 1
     (used,) = {frame["key"] for frame in server.heard}
-    assert used == key or (key is None and len(used) == 36)
+    assert len(used) == 36 if key is None else used == key
 
 
 def test_two_requests_without_a_key_are_two_things(ask: Ask) -> None:
@@ -187,8 +194,8 @@ def test_what_is_refused_for_good_is_an_error_at_once(ask: Ask, id: int | None) 
 
 
 def test_a_goodbye_is_obeyed(ask: Ask) -> None:
-    goodbyes = ({"type": "goodbye", "code": 4000, "reason": "x", "reconnect_ms": 1}, {"type": "goodbye", "code": 4503})
-    server = Server(goodbyes[0], goodbyes[1] | {"reason": "never"})
+    soon: Fields = {"type": "goodbye", "code": 4000, "reason": "soon", "reconnect_ms": 1}
+    server = Server(soon, soon | {"code": 4503, "reason": "never"})
     with server.running(), pytest.raises(RequestError, match="never"):
         ask(server.url, "send", "a1", "hello")
 
@@ -291,14 +298,14 @@ def test_a_client_keeps_the_token_that_worked() -> None:
 
 def test_a_subscription_of_a_client_has_its_url_and_token() -> None:
     async def first(client: Client) -> str:
-        with pytest.raises(following.SubscriptionError) as refused:
+        with pytest.raises(SubscriptionError) as refused:
             async for _ in client.subscribe("a1", after=3, window=5):
                 pass
         return refused.value.error_code
 
     with Server(error("not_found", retry=False), error("not_found", retry=False)).running() as server:
         assert asyncio.run(first(Client(server.url, token="t"))) == "not_found"
-        with pytest.raises(following.SubscriptionError):
+        with pytest.raises(SubscriptionError):
             next(BlockingClient(server.url, token="t").subscribe("a1", after=3, window=5))
 
     assert server.tokens == ["Bearer t"] * 2

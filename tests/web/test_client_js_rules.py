@@ -169,7 +169,7 @@ def test_it_comes_back_after_a_goodbye_when_it_was_told_to(node: Start, serving:
         server.accept(frame)
         if server.connections == 1:
             server.say(messages(0, 1, 2), {"type": "goodbye", "code": code, "reason": "x", "reconnect_ms": 34})
-            server.connection.close(code)
+            server.close(code)
         else:
             server.say(messages(frame["after"], *range(frame["after"] + 1, 7)), end(6))
 
@@ -187,7 +187,7 @@ def test_it_comes_back_after_a_goodbye_when_it_was_told_to(node: Start, serving:
 )
 def test_close_codes_from_4500_are_for_good(node: Start, serving: Serving, code: int, thrown: str) -> None:
     def answer(server: Any, frame: Fields) -> None:
-        server.connection.close(code, "never")
+        server.close(code, "never")
 
     with serving(answer) as (server, url):
         assert node(COLLECT, url).next()["seen"] == [thrown]
@@ -300,7 +300,7 @@ def ok(server: Any, frame: Fields, **fields: Any) -> None:
 
 def refuse_token(server: Any, frame: Fields) -> None:
     server.say({"type": "error", "id": frame["id"], "code": "unauthenticated", "message": "no", "retry": False})
-    server.connection.close(4501)
+    server.close(4501)
 
 
 def test_a_token_goes_into_hello_first_and_never_into_the_url(node: Start, serving: Serving) -> None:
@@ -351,7 +351,7 @@ def test_an_expired_token_is_replaced_and_the_stream_goes_on(node: Start, servin
             if how == "close":
                 server.accept(frame)
                 server.say(messages(0, 1, 2))
-                server.connection.close(4001)
+                server.close(4001)
             else:
                 fields = {"code": "token_expired", "message": "x", "retry": True}
                 server.say({"type": "error", "id": frame["id"], "agent": "a1"} | fields)
@@ -395,7 +395,7 @@ def test_without_a_token_a_server_that_demands_one_is_refused_at_once(node: Star
 def test_a_request_is_repeated_with_its_key_after_a_lost_connection(node: Start, serving: Serving) -> None:
     def answer(server: Any, frame: Fields) -> None:
         if server.connections == 1:
-            server.connection.close(1011)
+            server.close(1011)
         else:
             ok(server, frame, agent="a1", sequence=7)
 

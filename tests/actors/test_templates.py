@@ -1,0 +1,156 @@
+"""What a server's owner may write into a file of templates, and what clients make of it."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commitcast.actors import AgentContext, AgentRuntime, Template
+from commitcast.actors.errors import TemplateFullError, TemplateNotFoundError
+from commitcast.actors.operations import RuntimeOperations
+from commitcast.actors.templates import load_templates
+from commitcast.persistence.errors import AgentNotFoundError, IdempotencyConflictError, InvalidValueError
+from commitcast.persistence.records import AgentStatus
+from waiting import TIMEOUT_S, wait_until
+
+
+class TestFiles:
+    def write(self, tmp_path: Path, text: str) -> Path:
+        path = tmp_path / "templates.toml"
+        path.write_text(text)
+        return path
+
+    def test_a_template_says_what_is_run_and_how(self, tmp_path: Path) -> None:
+        path = self.write(
+            tmp_path,
+            f"""
+            [reverse]
+            command = ["rev"]
+            folder = "{tmp_path}"
+            environment = {{ LANG = "C.UTF-8" }}
+            restart = "on_failure"
+            max_running = 2
+            [review.er]
+            """.replace("[review.er]", '["review.er"]\ncommand = ["cat"]\ntype = "text"'),
+        )
+
+        templates = load_templates(path)
+
+        assert set(templates) == {"reverse", "review.er"}
+        assert templates["reverse"].max_running == 2
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("", "holds no template"),
+            ("[a", "cannot be read"),
+            ("[a]\n", "template a in .*command"),
+            ("a = 1", "template a in .*object"),
+            ('[a]\ncommand = "cat"', "template a in .*array"),
+            ('[a]\ncommand = ["cat"]\ncwd = "/"', "template a in .*cwd"),
+            ('[a]\ncommand = ["cat"]\nmax_running = 0', "max_running must be 1 or more"),
+            ('[a]\ncommand = ["cat"]\nrestart = "always"', "template a in .*always"),
+            ('[a]\ncommand = ["cat"]\ntype = "fortran"', "'fortran' is no type"),
+            ("[a]\ncommand = []", "template a in"),
+            ('["a b"]\ncommand = ["cat"]', "'a b' is no name of a template"),
+            ('[a]\ncommand = ["claude", "-p", "{prompt}"]', "would be read as an option: put -- before"),
+            ('[a]\ncommand = ["claude", "{prompt}", "--"]', "would be read as an option"),
+        ],
+    )
+    def test_what_cannot_be_used_is_refused_in_one_sentence(self, tmp_path: Path, text: str, says: str) -> None:
+        with pytest.raises(InvalidValueError, match=says) as caught:
+            load_templates(self.write(tmp_path, text))
+
+        assert "\n" not in str(caught.value)
+
+    def test_a_file_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidValueError, match="cannot be read"):
+            load_templates(tmp_path / "nothing.toml")
+
+    @pytest.mark.parametrize("command", [["x", "--", "{prompt}"], ["x", "--prompt={prompt}"], ["x"]])
+    def test_a_prompt_that_cannot_be_an_option_is_allowed(self, tmp_path: Path, command: list[str]) -> None:
+        assert load_templates(self.write(tmp_path, f"[a]\ncommand = {command!r}"))["a"].source
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[AgentRuntime]:
+    def wait(context: AgentContext) -> Iterator[str]:
+        yield context.prompt.upper()
+        context.cancelled.wait(TIMEOUT_S)
+
+    templates = {"waiter": Template(wait, type="test", configuration={"a": 1}, max_running=2)}
+    with AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0", templates=templates) as runtime:
+        yield runtime
+
+
+def play(runtime: AgentRuntime, scenario: Callable[[RuntimeOperations], Awaitable[Any]]) -> Any:
+    assert runtime.gateway is not None
+    operations = runtime.gateway.core.operations
+    assert isinstance(operations, RuntimeOperations)
+
+    async def bounded() -> Any:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await scenario(operations)
+
+    return asyncio.run(bounded())
+
+
+class TestLaunching:
+    def test_the_agent_is_the_templates_with_the_callers_prompt_and_prefix(self, runtime: AgentRuntime) -> None:
+        record = play(runtime, lambda operations: operations.launch("waiter", "hello", key=None, prefix="org1:"))
+
+        assert re.fullmatch(r"org1:waiter-[0-9a-f]{16}", record.id)
+        assert (record.type, record.prompt, record.configuration) == ("test", "hello", {"a": 1})
+        messages = wait_until(lambda: (m := runtime.agent(record.id).messages()) and len(m) == 2 and m, "its words")
+        assert [message.content for message in messages] == ["hello", "HELLO"]
+
+    def test_the_same_key_finds_the_agent_again(self, runtime: AgentRuntime) -> None:
+        async def scenario(operations: RuntimeOperations) -> None:
+            first, again = await asyncio.gather(
+                *(operations.launch("waiter", "hello", key="k", prefix="") for _ in range(2))
+            )
+            assert first.id == again.id
+            with pytest.raises(IdempotencyConflictError):
+                await operations.launch("waiter", "something else", key="k", prefix="")
+
+        play(runtime, scenario)
+        assert len(runtime.agents()) == 1
+
+    def test_no_more_run_than_the_template_allows_until_one_has_ended(self, runtime: AgentRuntime) -> None:
+        async def scenario(operations: RuntimeOperations) -> None:
+            outcomes = await asyncio.gather(
+                *(operations.launch("waiter", str(number), key=f"k{number}", prefix="") for number in range(4)),
+                return_exceptions=True,
+            )
+            launched = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+            refused = [outcome for outcome in outcomes if isinstance(outcome, TemplateFullError)]
+            assert (len(launched), len(refused)) == (2, 2)
+            again = await operations.launch("waiter", launched[0].prompt, key="k0", prefix="")
+            assert again.id == launched[0].id
+            await operations.terminate(launched[0].id, "enough")
+            await asyncio.to_thread(wait_until, lambda: launched[0].id not in operations._directory, "its actor's end")
+            assert (await operations.launch("waiter", "next", key=None, prefix="")).id
+
+        play(runtime, scenario)
+
+    def test_an_unknown_template_is_named(self, runtime: AgentRuntime) -> None:
+        with pytest.raises(TemplateNotFoundError, match="'nothing'"):
+            play(runtime, lambda operations: operations.launch("nothing", "", key=None, prefix=""))
+
+
+class TestTerminating:
+    def test_an_agent_that_has_ended_is_found_as_it_ended(self, runtime: AgentRuntime) -> None:
+        async def scenario(operations: RuntimeOperations) -> None:
+            agent = await runtime.alaunch(id="a")
+            await agent.start()
+            await agent.complete("done")
+            assert (await operations.terminate("a", None)).status is AgentStatus.COMPLETED
+
+        play(runtime, scenario)
+
+    def test_an_agent_that_there_is_not_is_not_found(self, runtime: AgentRuntime) -> None:
+        with pytest.raises(AgentNotFoundError):
+            play(runtime, lambda operations: operations.terminate("nobody", None))
