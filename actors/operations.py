@@ -1,9 +1,9 @@
 """What the runtime does for clients of the gateway: launch from a template, send, terminate. On the gateway's loop."""
 
+import asyncio
 import secrets
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from commitcast.actors.directory import Directory
 from commitcast.actors.errors import TemplateFullError, TemplateNotFoundError
@@ -12,9 +12,7 @@ from commitcast.actors.launching import Launch, Launcher
 from commitcast.actors.templates import Template, checked_templates
 from commitcast.persistence.errors import IllegalTransitionError
 from commitcast.persistence.records import AgentRecord, MessageRecord
-
-REMEMBERED_KEYS: Final = 4_096
-"""Of launches that may be asked for again when their template is full; far more than can be at work."""
+from commitcast.persistence.store import Store
 
 
 class RuntimeOperations:
@@ -23,6 +21,7 @@ class RuntimeOperations:
     def __init__(
         self,
         templates: Mapping[str, Template],
+        store: Store,
         launcher: Callable[[], Launcher],
         directory: Directory,
         handle: Callable[[str], AgentHandle],
@@ -31,17 +30,18 @@ class RuntimeOperations:
 
         Args:
             templates: what may be launched, by name.
+            store: to read from.
             launcher: returns the launcher of the running runtime.
             directory: of agents that have an actor.
             handle: returns the handle of an agent.
         """
         self._templates = checked_templates(templates)
+        self._store = store
         self._launcher = launcher
         self._directory = directory
         self._handle = handle
         self._at_work: dict[str, set[str]] = {name: set() for name in self._templates}
         self._launching: Counter[str] = Counter()
-        self._keys: OrderedDict[str, None] = OrderedDict()
 
     async def launch(self, template: str, prompt: str, *, key: str | None, prefix: str) -> AgentRecord:
         """Launch an agent from a template."""
@@ -50,7 +50,7 @@ class RuntimeOperations:
             raise TemplateNotFoundError(template)
         agent = f"{prefix}{template}-{secrets.token_hex(8)}"
         launch = Launch(found.source, found.type, prompt, found.configuration, agent, key, found.restart)
-        if key not in self._keys:  # else it is there already, and is only asked for again
+        if key is None or await asyncio.to_thread(self._store.launched, key) is None:  # else it is only asked for again
             self._check_room(template, found.max_running)
         self._launching[template] += 1
         try:
@@ -58,7 +58,6 @@ class RuntimeOperations:
         finally:
             self._launching[template] -= 1
         self._at_work[template].add(launched)
-        self._remember(key)
         return await self._handle(launched).arecord()
 
     def _check_room(self, template: str, most: int) -> None:
@@ -67,14 +66,11 @@ class RuntimeOperations:
         if len(at_work) + self._launching[template] >= most:
             raise TemplateFullError(template, most)
 
-    def _remember(self, key: str | None) -> None:
-        if key is not None:
-            self._keys[key] = None
-            while len(self._keys) > REMEMBERED_KEYS:
-                self._keys.popitem(last=False)
-
     async def send(self, agent: str, content: str, *, key: str | None) -> MessageRecord:
         """Store a user's message and deliver it."""
+        said = None if key is None else await asyncio.to_thread(self._store.keyed, agent, key)
+        if said is not None and said.content == content:  # also if the agent has ended meanwhile, and takes no more
+            return said
         return await self._handle(agent).asend(content, key=key)
 
     async def terminate(self, agent: str, reason: str | None) -> AgentRecord:

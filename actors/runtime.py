@@ -127,7 +127,7 @@ class AgentRuntime:
                 self._store,
                 listen,
                 verifier=StaticTokens.single(token) if isinstance(token, str) else token,
-                operations=RuntimeOperations(templates or {}, launcher, directory, self._handle),
+                operations=RuntimeOperations(templates or {}, self._store, launcher, directory, self._handle),
                 limits=limits,
                 tls=tls,
                 allowed_hosts=allowed_hosts,

@@ -6,7 +6,7 @@ that the program cannot read as an option.
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -44,6 +44,8 @@ class Template:
         Raises:
             InvalidValueError: one of them cannot be used.
         """
+        if isinstance(source, CommandSource):
+            _check_prompt_is_no_option(source.argv)
         self.source = check_source(source)
         self.type = type
         self.configuration = configuration
@@ -101,12 +103,11 @@ def _named(path: Path, name: str, make: Callable[[], Template]) -> Template:
 
 def _template(table: Any) -> Template:
     found = msgspec.convert(table, _CommandTemplate)
-    _check_prompt_is_no_option(found.command)
     source = CommandSource(found.command, type=found.type, cwd=found.folder, env=found.environment)
     return Template(source, restart=found.restart, max_running=found.max_running)
 
 
-def _check_prompt_is_no_option(command: list[str]) -> None:
+def _check_prompt_is_no_option(command: Sequence[str]) -> None:
     for number, argument in enumerate(command):
         if argument.startswith(PROMPT_PLACEHOLDER) and "--" not in command[:number]:
             raise InvalidValueError(

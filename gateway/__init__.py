@@ -5,12 +5,17 @@ The middle floor: it imports records and errors of persistence, and nothing of a
 
 from commitcast.gateway.auth import Capability, Grant, Operation, StaticTokens, TokenError, Verifier
 from commitcast.gateway.client import Subscription, subscribe
+from commitcast.gateway.client_blocking import BlockingSubscription, subscribe_blocking
 from commitcast.gateway.errors import CloseCode, ErrorCode, ListenError, SubscriptionError
 from commitcast.gateway.limits import Limits
+from commitcast.gateway.requests import BlockingClient, Client, RequestError
 from commitcast.gateway.server import GatewayServer
 
 __all__ = [
+    "BlockingClient",
+    "BlockingSubscription",
     "Capability",
+    "Client",
     "CloseCode",
     "ErrorCode",
     "GatewayServer",
@@ -18,10 +23,12 @@ __all__ = [
     "Limits",
     "ListenError",
     "Operation",
+    "RequestError",
     "StaticTokens",
     "Subscription",
     "SubscriptionError",
     "TokenError",
     "Verifier",
     "subscribe",
+    "subscribe_blocking",
 ]

@@ -5,10 +5,11 @@ of other sites; a program that sends no Origin is no browser and passes.
 """
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from commitcast.gateway.errors import ListenError
 from commitcast.gateway.http import HttpResponse, error_response
@@ -16,6 +17,8 @@ from commitcast.gateway.http import HttpResponse, error_response
 BEARER: Final = "commitcast.bearer."
 """Begins the subprotocol that carries a token; it is never chosen, and so never echoed."""
 _TOKEN_NAMES: Final = frozenset({"token", "access_token", "jwt", "authorization", "bearer"})
+_HOST: Final = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<literal>[0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
+"""Nothing else is a host and a port: what passes stands in headers of ours."""
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -74,13 +77,8 @@ class Access:
 
     def allows_host(self, header: str | None) -> bool:
         """Whether a Host header names this server."""
-        if not header:
-            return False
-        try:
-            name = urlsplit(f"//{header}").hostname
-        except ValueError:
-            return False
-        return name is not None and name.lower() in self._hosts
+        found = _HOST.fullmatch(header or "")
+        return found is not None and (found["name"] or found["literal"]).lower() in self._hosts
 
     def allows_origin(self, origin: str | None, host: str | None) -> bool:
         """Whether a page of this origin may talk to the server; None is no browser."""

@@ -10,6 +10,7 @@ import inspect
 import logging
 import random
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from http import HTTPStatus
@@ -21,18 +22,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, W
 from websockets.typing import Subprotocol
 
 from commitcast.gateway import frames
+from commitcast.gateway.comeback import AsyncToken, Comeback, Lost, closed, decode
 from commitcast.gateway.errors import ErrorCode
-from commitcast.gateway.following import (
-    After,
-    AsyncToken,
-    Comeback,
-    Following,
-    Lost,
-    OnCursor,
-    Standing,
-    closed,
-    decode,
-)
+from commitcast.gateway.following import After, Following, OnCursor, Standing
 
 OPEN_TIMEOUT_S: Final = 10.0
 """For connecting, with all handshakes."""
@@ -121,7 +113,7 @@ class Subscription(Standing):
     def __init__(self, url: str, agent: str, *, after: After = 0, epoch: str | None = None, **options: Any) -> None:
         super().__init__(after, epoch)
         self._url = url
-        self._following = Following(self, agent, after=after, **options)
+        self._following = Following(self, agent, after=after, clock=time.monotonic, **options)
         self._connection: ClientConnection | None = None
         self._messages = self._run()
 
@@ -204,8 +196,8 @@ def subscribe(
             final only if the fresh one is refused too. A text is tried once more if it expired, since clocks differ;
             any other refusal of it is final. What the function raises ends the iteration.
         window: how many messages (on `"*"`: positions) the server may send ahead of what was taken; None for no limit
-            but the sockets. Acknowledged by itself: at half of the window, and less than that when nothing has come
-            for 0.1 s.
+            but the sockets. Acknowledged by itself: at half of the window, and less than that when nothing comes, but
+            at most ten times a second. So let it hold what the application takes in a tenth of a second, or more.
         slow: what the server does if the subscriber is so slow that what it lacks is no longer in memory: "catch_up"
             reads it from the store, "skip" leaves it out and counts it in `skipped`, "close" drops the connection.
         on_cursor: called with cursor and epoch when the application has taken everything that came in one frame, so

@@ -8,6 +8,7 @@ There is no event loop. The thread that iterates waits in the operating system, 
 import random
 import socket
 import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -18,7 +19,8 @@ from websockets.uri import parse_uri
 
 from commitcast.gateway import frames
 from commitcast.gateway.client import CLOSE_TIMEOUT_S, CONNECT_OPTIONS, OPEN_TIMEOUT_S, losing
-from commitcast.gateway.following import After, Comeback, Following, Lost, OnCursor, Standing, Token, decode
+from commitcast.gateway.comeback import Comeback, Lost, Token, decode
+from commitcast.gateway.following import After, Following, OnCursor, Standing
 
 
 class Line:
@@ -120,7 +122,7 @@ class BlockingSubscription(Standing):
     def __init__(self, url: str, agent: str, *, after: After = 0, epoch: str | None = None, **options: Any) -> None:
         super().__init__(after, epoch)
         self._url = url
-        self._following = Following(self, agent, after=after, **options)
+        self._following = Following(self, agent, after=after, clock=time.monotonic, **options)
         self._line = Line()
         self._turn = threading.RLock()
         self._messages = self._run()

@@ -65,16 +65,21 @@ class GatewayConnection(ServerConnection):
         """That came with the handshake."""
         self.was_heard = True
         """Something came from the peer since this was last set to False."""
+        self.peer_address = ""
+        """Where it comes from, without the port; empty if that is not known."""
         self._keeper = keeper
         self._shares_frames = False
         self._compresses = False
         self._fragments = 0
+        self._asking: asyncio.Future[Any] | None = None
 
     # What the library calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set the socket up."""
         super().connection_made(transport)
+        address = transport.get_extra_info("peername")
+        self.peer_address = str(address[0]) if isinstance(address, tuple) else ""
         raw = transport.get_extra_info("socket")
         try:
             raw.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_LIMIT_BYTES)
@@ -91,13 +96,17 @@ class GatewayConnection(ServerConnection):
         self._keeper.disconnected(self)
 
     def data_received(self, data: bytes) -> None:
-        """Note that the peer is there."""
+        """Note that the peer is there; read no more from one that does not read: each ping of its costs a pong."""
         self.was_heard = True
         super().data_received(data)
+        if self.subscriber.is_paused:
+            self.transport.pause_reading()
 
     def process_event(self, event: Any) -> None:
         """Count the fragments of a message; the library's own bound is for the whole process, and high."""
         if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            if self.protocol.state is not State.OPEN:
+                return  # it came with what the connection was closed for
             self._fragments = self._fragments + 1 if event.opcode is Opcode.CONT else 0
             if self._fragments >= MAX_FRAGMENTS:
                 self.protocol.fail(1009, f"a message may have {MAX_FRAGMENTS} fragments")
@@ -109,11 +118,14 @@ class GatewayConnection(ServerConnection):
         """The write buffer is full."""
         super().pause_writing()
         self._keeper.pause(self.subscriber)
+        self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The write buffer is empty enough."""
         super().resume_writing()
         self._keeper.resume(self.subscriber)
+        if not self.recv_messages.paused:  # the library has its own reason to wait
+            self.transport.resume_reading()
 
     def _say_goodbye_before_failing(self) -> None:
         """Have the goodbye of a frame that is too large, or none at all, go before the library's close frame."""
@@ -157,7 +169,9 @@ class GatewayConnection(ServerConnection):
 
     def send_ping(self) -> None:
         """Ask the peer for a sign of life, without waiting for it."""
-        if self._shares_frames and self.protocol.state is State.OPEN and not self.transport.is_closing():
+        if not self._shares_frames:
+            self._asking = asyncio.ensure_future(self.ping())
+        elif self.protocol.state is State.OPEN and not self.transport.is_closing():
             self.transport.write(_PING)
 
     async def wait_until_it_takes_more(self) -> None:
@@ -181,12 +195,6 @@ class GatewayConnection(ServerConnection):
         """Drop the connection without a word. What was not sent is lost."""
         if hasattr(self, "transport"):
             self.transport.abort()
-
-    @property
-    def peer_address(self) -> str:
-        """Where it comes from, without the port; empty if that is not known."""
-        address = self.transport.get_extra_info("peername")
-        return str(address[0]) if isinstance(address, tuple) else ""
 
     @property
     def unsent_bytes(self) -> int:

@@ -13,8 +13,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from commitcast.gateway.auth import ANYBODY, Grant, Verifier
-from commitcast.gateway.errors import CloseCode
+from commitcast.gateway.auth import ANYBODY, Grant, TokenError, Verifier
+from commitcast.gateway.errors import CloseCode, ErrorCode
 from commitcast.gateway.handover import Handover
 from commitcast.gateway.limits import Limits
 from commitcast.gateway.metrics import GatewayCollector, Standings, Traffic
@@ -113,7 +113,17 @@ class GatewayCore:
         """
         if self._verifier is None:
             return ANYBODY
-        return None if token is None else self._verifier.verify(token)
+        if token is None:
+            return None
+        try:
+            grant = self._verifier.verify(token)
+        except OSError as error:
+            if isinstance(error, TokenError):
+                raise
+            raise RuntimeError("the verifier of tokens failed") from error  # it is no loss of a connection
+        if grant.has_expired(time.time()):
+            raise TokenError("the token has expired: present a new one", error_code=ErrorCode.TOKEN_EXPIRED)
+        return grant
 
     @property
     def connections(self) -> int:

@@ -5,6 +5,7 @@ CommitcastError
 ├── MissingExtraError (ImportError)       what was asked for needs a package that is not installed (in `auth`)
 ├── ListenError (OSError)                 the address cannot be served
 ├── FrameError (ValueError)               a frame that does not keep to the protocol
+├── RequestError (ConnectionError)        a request was refused, or not answered in time (in `requests`)
 └── SubscriptionError (ConnectionError)   the server refused for good; raised by the client
 
 A close code tells the client whether to come back: 4000 to 4499 yes, 4500 to 4999 no.

@@ -1,165 +1,37 @@
-"""The client's half of the protocol: frames in, items and replies out, and whether to come back when it breaks.
+"""The client's half of the protocol: frames in, items and replies out.
 
-Owns the cursor, the client's rule, the acknowledgements, the token and the waits between connections. Pure: sockets,
-clocks and random numbers stay with `client` and `client_blocking`, so that both keep the same promises.
+Owns the cursor, the client's rule and the acknowledgements. Pure: sockets, clocks and random numbers stay with `client`
+and `client_blocking`, so that both keep the same promises.
 `receive` is a generator on purpose: what it does behind a `yield` happens when the application asks for the next item,
 and that is when an item counts as taken.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Literal
 
 import msgspec
 
 from commitcast.gateway import frames
-from commitcast.gateway.errors import CloseCode, ErrorCode, FrameError, SubscriptionError
+from commitcast.gateway.comeback import HELLO, OF_TOKEN, AsyncToken, Comeback, Lost, closed, greeting
+from commitcast.gateway.errors import ErrorCode, SubscriptionError
 from commitcast.persistence.records import AgentStatus
 
 logger: Final = logging.getLogger(__name__)
 
-BACKOFF_S: Final = (0.5, 20.0)
-"""Each wait is drawn evenly from zero to a ceiling (full jitter); the ceiling doubles from the first to the second."""
-QUICK_S: Final = 0.1
-"""The ceiling after a connection that brought something: a single loss should not be felt, and since each such wait
-is paid for by progress, a server that accepts and drops is not hammered."""
-LONGEST_S: Final = 300.0
-"""No server may send a client away for longer."""
 SILENCE_S: Final = 60.0
 """How long nothing may come before the server has said how often its heart beats; then it is three beats."""
-ACK_IDLE_S: Final = 0.1
-"""How long nothing comes before less than half a window is acknowledged: at most ten of those in a second."""
+ACK_S: Final = 0.1
+"""Between acknowledgements, each of which the server counts as a request: of half a window, and of less when idle."""
 
-Token = str | Callable[[], str] | None
-AsyncToken = str | Callable[[], str | Awaitable[str]] | None
 OnCursor = Callable[[int, str | None], object]
 After = int | Literal["tail"]
 
-HELLO: Final = "hello"
-"""The id of that frame."""
 _TERMINAL: Final = frozenset(status.value for status in AgentStatus if status.is_terminal)
-_OF_TOKEN: Final = frozenset({ErrorCode.UNAUTHENTICATED, ErrorCode.TOKEN_EXPIRED})
-_TOO_BIG: Final = 1009
-"""RFC 6455, 7.4.1: the peer takes no message as large as the one we sent."""
-_CLOSE_CODES: Final[dict[int, str]] = {
-    CloseCode.TOKEN_EXPIRED: ErrorCode.TOKEN_EXPIRED,
-    CloseCode.UNAUTHENTICATED: ErrorCode.UNAUTHENTICATED,
-    _TOO_BIG: ErrorCode.TOO_LARGE,
-}
-
-
-class Lost(Exception):
-    """A connection is over, or none was made. `is_final` says that another would end the same way."""
-
-    def __init__(
-        self, message: str, code: str = ErrorCode.UNAVAILABLE, *, is_final: bool = False, wait_s: float | None = None
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.is_final = is_final
-        self.wait_s = wait_s
 
 
 class _GapError(Exception):
     """The next frame does not join the cursor: subscribe again after it."""
-
-
-def decode(data: str | bytes) -> frames.ServerFrame | None:
-    """Return the frame that a server sent; None for one of a later version.
-
-    Raises:
-        Lost: it is none, so whoever sent it is no server of ours.
-    """
-    try:
-        return frames.decode_server(data)
-    except FrameError as error:
-        raise Lost(str(error), ErrorCode.BAD_REQUEST, is_final=True) from error
-
-
-def closed(code: int, reason: str, reconnect_ms: int | None = None) -> Lost:
-    """Return what a close code, or a `goodbye` before it, means."""
-    message = f"the server closed the connection: {reason or 'it did not say why'} ({code})"
-    wait_s = None if reconnect_ms is None else min(max(reconnect_ms / 1000, 0), LONGEST_S)
-    is_final = code >= CloseCode.BAD_REQUEST or code == _TOO_BIG
-    return Lost(message, _CLOSE_CODES.get(code, str(code)), is_final=is_final, wait_s=wait_s)
-
-
-def greeting(welcome: frames.Welcome, token: str | None) -> Iterator[frames.Hello]:
-    """Yield the `hello` that a server asks for, if it does: the header may have been lost on the way.
-
-    Raises:
-        Lost: there is no token.
-    """
-    if not welcome.needs_hello:
-        return
-    if token is None:
-        raise Lost("the server demands a token: give one", ErrorCode.UNAUTHENTICATED, is_final=True)
-    yield frames.Hello(id=HELLO, token=token)
-
-
-class Comeback:
-    """Whether to connect again, with which token, and after how long."""
-
-    def __init__(self, token: AsyncToken, known: str | None = None) -> None:
-        """Begin; `known` is what a function gave earlier."""
-        self.token = token if isinstance(token, str) else known
-        """What to present now."""
-        self._ask = None if isinstance(token, str) else token
-        self._refusals = 0
-        self._tries = 0
-
-    @property
-    def ask(self) -> Callable[[], str | Awaitable[str]] | None:
-        """What to call for a token before connecting; None if none is needed, or the one at hand will do."""
-        return self._ask if self.token is None else None
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What to send when connecting.
-
-        Raises:
-            Lost: the token cannot stand in a header. It is not repeated in the error.
-        """
-        if self.token is None:
-            return {}
-        if not self.token.isascii() or not self.token.isprintable() or not self.token.strip():
-            message = "a token is printable ASCII, and this one is not: look for a line break in it"
-            raise Lost(message, ErrorCode.BAD_REQUEST, is_final=True)
-        return {"Authorization": f"Bearer {self.token}"}
-
-    def accepted(self) -> None:
-        """The server took the token."""
-        self._refusals = 0
-
-    def worked(self) -> None:
-        """The connection brought something, so the next wait is short."""
-        self._tries = -1
-
-    def wait_s(self, lost: Lost, chance: float) -> float:
-        """Return how many seconds to wait before connecting again.
-
-        Args:
-            lost: why the last connection is over.
-            chance: a random number from 0 to 1.
-
-        Raises:
-            Lost: it is final.
-        """
-        if self._is_final(lost):
-            raise lost
-        logger.info("coming back: %s", lost)
-        longest_s = QUICK_S if self._tries < 0 else min(BACKOFF_S[0] * 2**self._tries, BACKOFF_S[1])
-        self._tries = min(self._tries + 1, 10)
-        return chance * longest_s if lost.wait_s is None else lost.wait_s
-
-    def _is_final(self, lost: Lost) -> bool:
-        """A token may be refused once if there can be a fresh one, or if it only expired: clocks differ."""
-        if lost.code not in _OF_TOKEN:
-            return lost.is_final
-        self._refusals += 1
-        if self._ask is not None:
-            self.token = None
-        return self._refusals > 1 or (self._ask is None and lost.code != ErrorCode.TOKEN_EXPIRED)
 
 
 class Standing:
@@ -199,6 +71,7 @@ class Following:
         window: int | None = None,
         slow: frames.SlowPolicy = "catch_up",
         on_cursor: OnCursor | None = None,
+        clock: Callable[[], float],
     ) -> None:
         self.comeback = Comeback(token)
         self.is_over = False
@@ -209,6 +82,8 @@ class Following:
         self._subscribes = 0
         self._is_subscribed = False
         self._acked = 0
+        self._acked_at = -ACK_S
+        self._clock = clock
         self._half = ((window or 0) + 1) // 2
         self._head = 0
         self._doubted: int | None = None
@@ -216,8 +91,6 @@ class Following:
         self._silence_s = SILENCE_S
         self._on_cursor = on_cursor
         self._told = (standing.cursor, standing.epoch)
-
-    # Towards the connection.
 
     def connected(self) -> None:
         """Begin with a new connection."""
@@ -242,7 +115,7 @@ class Following:
     @property
     def wait_s(self) -> float:
         """How long to wait for the next frame before `on_silence`."""
-        return ACK_IDLE_S if self._owes(1) else self._silence_s
+        return ACK_S if self._owes(1) else self._silence_s
 
     def on_silence(self) -> Iterator[frames.ClientFrame]:
         """Acknowledge what was taken.
@@ -264,14 +137,11 @@ class Following:
             yield from self._on_frame(frame)
         except _GapError as gap:
             yield self._mend(gap)
-        if self._owes(self._half):
-            yield self._ack()
+        yield from self._ack_in_time()
         told = self._standing.cursor, self._standing.epoch
         if self._on_cursor is not None and told != self._told:
             self._on_cursor(*told)
         self._told = told
-
-    # What the frames mean.
 
     def _on_frame(self, frame: frames.ServerFrame | None) -> Iterator[frames.Item | frames.ClientFrame]:
         match frame:
@@ -304,7 +174,7 @@ class Following:
                 self.is_over = self._standing.status in _TERMINAL
 
     def _on_error(self, frame: frames.Error) -> None:
-        if frame.id in (self._subscribes, HELLO) or frame.code in _OF_TOKEN or frame.code == ErrorCode.GONE:
+        if frame.id in (self._subscribes, HELLO) or frame.code in OF_TOKEN or frame.code == ErrorCode.GONE:
             is_final = not frame.retry and frame.code != ErrorCode.INTERNAL
             raise Lost(frame.message, frame.code, is_final=is_final)
         logger.info("the server says: %s", frame.message)
@@ -330,8 +200,7 @@ class Following:
             item.agent = item.agent or frame.agent
             self._standing.cursor = item.sequence if item.position is None else item.position
             yield item
-            if self._owes(self._half):
-                yield self._ack()
+            yield from self._ack_in_time()
         self._standing.cursor = last
         self._end()
 
@@ -364,8 +233,6 @@ class Following:
             raise _GapError(f"nothing came for a heartbeat, the store is ahead and the cursor is {cursor}")
         self._doubted = cursor if is_behind else None
 
-    # The cursor.
-
     def _join(self, prev: int | None, last: int | None) -> int:
         """Return where a frame ends, if it begins at the cursor."""
         if prev != self._standing.cursor or last is None or last < prev:
@@ -394,6 +261,10 @@ class Following:
         """Whether that many were taken and not acknowledged. Nobody counts without a window."""
         return self._wish.window is not None and self._standing.cursor - self._acked >= at_least
 
+    def _ack_in_time(self) -> Iterator[frames.Ack]:
+        if self._owes(self._half) and self._clock() - self._acked_at >= ACK_S:
+            yield self._ack()
+
     def _ack(self) -> frames.Ack:
-        self._acked = self._standing.cursor
+        self._acked, self._acked_at = self._standing.cursor, self._clock()
         return frames.Ack(agent={self._wish.agent: self._acked})

@@ -47,6 +47,10 @@ class Hello(_Client, kw_only=True, tag="hello"):
     client: str | None = None
     """Name and version of the program; nothing depends on it."""
 
+    def __repr__(self) -> str:
+        """Show everything but the token."""
+        return f"Hello(id={self.id!r}, client={self.client!r})"
+
 
 class Subscribe(_Client, kw_only=True, tag="subscribe"):
     """Get everything of an agent after a cursor, and go on live. Again for the same agent, it replaces the first."""

@@ -12,8 +12,9 @@ _SAFE_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-"""On every response: nothing is kept, guessed, told to other sites, or embedded by them."""
+"""On every response: nothing is kept, guessed, run, told to other sites, or embedded by them."""
 
 
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +27,10 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The Host header, which was checked."""
     token: str | None = None
     """Of an `Authorization: Bearer` header."""
+
+    def __repr__(self) -> str:
+        """Show everything but the token."""
+        return f"HttpRequest(path={self.path!r}, query={self.query!r}, host={self.host!r})"
 
 
 class HttpResponse(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,10 +37,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InvalidValueError(f"the limit {name} must be more than 0, not {value!r}")
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            kind = (int, float) if field.type is float else int
+            if value is None and field.default is None:
+                continue
+            if not isinstance(value, kind) or isinstance(value, bool) or not value > 0:
+                what = "number" if field.type is float else "whole number"
+                raise InvalidValueError(f"the limit {field.name} must be a {what} of more than 0, not {value!r:.80}")
 
     def connections_from(self, *, is_local: bool) -> int:
         """Return how many connections one address may have."""

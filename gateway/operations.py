@@ -10,7 +10,12 @@ from typing import Final, Protocol, assert_never
 from commitcast.gateway import frames
 from commitcast.gateway.auth import Grant, Operation
 from commitcast.gateway.errors import ErrorCode
-from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, StoreError
+from commitcast.persistence.errors import (
+    AgentNotFoundError,
+    CommitcastError,
+    IdempotencyConflictError,
+    StoreError,
+)
 from commitcast.persistence.records import AgentRecord, MessageRecord
 
 Request = frames.Launch | frames.Send | frames.Terminate
@@ -83,6 +88,9 @@ async def perform(operations: Operations | None, grant: Grant, request: Request)
                 return frames.Ok(id=request.id, agent=ended.id, status=ended.status.value)
             case _:
                 assert_never(request)
+    except IdempotencyConflictError as error:
+        message = "the key was used with something else before: choose a new one for each thing that is wanted"
+        raise Refusal(ErrorCode.BAD_REQUEST, message) from error
     except CommitcastError as error:
         raise refusal_of(error) from error
 

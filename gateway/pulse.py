@@ -26,7 +26,11 @@ class Pulse:
         return self._silent_beats >= SILENT_BEATS
 
     def stalled_s(self, unsent_bytes: int | None, now: float) -> float:
-        """Note what waits for the socket, None while it takes more; return for how long none of it was taken."""
-        if unsent_bytes is None or unsent_bytes != self._unsent:
-            self._unsent, self._since = unsent_bytes, now
+        """Note what waits for the socket, None while it takes more; return for how long none of it was taken.
+
+        That more waits than before is no progress.
+        """
+        if unsent_bytes is None or self._unsent is None or unsent_bytes < self._unsent:
+            self._since = now
+        self._unsent = unsent_bytes
         return now - self._since

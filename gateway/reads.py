@@ -4,7 +4,7 @@ Runs on reader threads, because it reads the store.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote
 
@@ -14,7 +14,7 @@ from commitcast.gateway import frames, views
 from commitcast.gateway.auth import Grant, Operation
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, SequenceAheadError
 from commitcast.persistence.records import AgentRecord, AgentStatus
-from commitcast.persistence.store import PAGE_ROWS, Store
+from commitcast.persistence.store import MAX_PAGE_BYTES, PAGE_ROWS, Store, agent_size
 
 MAX_LIMIT: Final = 1_000
 
@@ -66,9 +66,25 @@ def _agents(store: Store, grant: Grant, query: Query) -> AgentList:
     order = query.get("order", ["oldest"])[0]
     if order not in ("oldest", "newest"):
         raise InvalidValueError(f"{order[:40]!r} is no order: use oldest or newest")
-    records = store.agents(wanted, _number(query, "after", 0), limit, newest=order == "newest")
-    following = records[-1].position if len(records) == limit else None
-    return AgentList([views.agent_view(each) for each in records if grant.allows(Operation.READ, each.id)], following)
+    after = _number(query, "after", 0)
+    found: list[AgentRecord] = []
+    size = 0
+    for record in _readable(store, grant, wanted, after, limit, newest=order == "newest"):
+        if len(found) == limit or size >= MAX_PAGE_BYTES:
+            return AgentList(list(map(views.agent_view, found)), found[-1].position)
+        found.append(record)
+        size += agent_size(record)
+    return AgentList(list(map(views.agent_view, found)), None)
+
+
+def _readable(
+    store: Store, grant: Grant, status: AgentStatus | None, after: int, limit: int, *, newest: bool
+) -> Iterator[AgentRecord]:
+    """Yield the agents that the caller may read. Whether there are others must not show, not even in `next`."""
+    rows = limit + 1 if grant.allows_everywhere(Operation.READ) else MAX_LIMIT
+    while records := store.agents(status, after, rows, newest=newest):
+        yield from (record for record in records if grant.allows(Operation.READ, record.id))
+        after = records[-1].position
 
 
 def _agent(store: Store, grant: Grant, query: Query, agent: str) -> frames.AgentView:

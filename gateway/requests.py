@@ -21,19 +21,9 @@ from commitcast.gateway.client_blocking import (
     blocking_send,
     subscribe_blocking,
 )
+from commitcast.gateway.comeback import HELLO, AsyncToken, Comeback, Lost, Token, closed, decode, greeting
 from commitcast.gateway.errors import ErrorCode
-from commitcast.gateway.following import (
-    HELLO,
-    After,
-    AsyncToken,
-    Comeback,
-    Lost,
-    OnCursor,
-    Token,
-    closed,
-    decode,
-    greeting,
-)
+from commitcast.gateway.following import After, OnCursor
 from commitcast.persistence.errors import CommitcastError
 
 T = TypeVar("T")

@@ -33,6 +33,7 @@ from commitcast.gateway.prepared import PreparedFrame
 from commitcast.gateway.routes import answer
 from commitcast.gateway.schema import PATH
 from commitcast.gateway.subscription import Subscriber
+from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Store
 
@@ -40,6 +41,10 @@ ASGI: Final = "asgi"
 """In place of an address: no port of its own; connections come through an ASGI app (see `gateway.asgi`)."""
 BACKLOG: Final = 1_024
 """Connections that wait to be accepted: everybody comes back at once after a restart."""
+
+
+_OF_HANDSHAKE: Final = ("Upgrade", "Sec-WebSocket-Version")
+"""Headers that tell a client why it was refused."""
 
 
 class _QuietLog(logging.LoggerAdapter[logging.Logger]):
@@ -80,6 +85,7 @@ class GatewayServer:
 
         Raises:
             ListenError: the address is none, or needs a token.
+            InvalidValueError: another argument cannot be used.
         """
         self._host, self._port = ("", 0) if listen == ASGI else parse_address(listen)
         self.access = Access(
@@ -88,6 +94,8 @@ class GatewayServer:
             allowed_hosts=allowed_hosts,
             allowed_origins=allowed_origins,
         )
+        if not heartbeat_s > 0:
+            raise InvalidValueError(f"heartbeat_s must be more than 0, not {heartbeat_s!r}")
         self.core = GatewayCore(store, verifier=verifier, operations=operations, limits=limits, heartbeat_s=heartbeat_s)
         self._tls = tls
         self._thread: threading.Thread | None = None
@@ -207,13 +215,14 @@ class GatewayServer:
                 self._host,
                 self._port,
                 process_request=self._process_request,
+                process_response=_process_response,
                 subprotocols=[Subprotocol(frames.SUBPROTOCOL)],
                 select_subprotocol=_select_subprotocol,
                 create_connection=self._connect,  # type: ignore[arg-type]  # called like the class, and makes one
                 compression=None,
                 extensions=[COMPRESSION],
                 max_size=frames.MAX_FRAME_BYTES,
-                max_queue=16,
+                max_queue=2,  # a session answers one frame at a time
                 write_limit=WRITE_LIMIT_BYTES,
                 open_timeout=limits.handshake_timeout_s,
                 ping_interval=None,  # the core asks for signs of life itself, and says goodbye
@@ -312,6 +321,17 @@ class GatewayServer:
         if self.core.connections >= self.core.limits.connections:
             return error_response(unavailable, "unavailable", "the server is full", Retry_After="10")
         return None
+
+
+def _process_response(_: ServerConnection, request: Request, response: Response) -> Response | None:
+    """Put a refusal of ours in the place of the library's, which quotes headers and so maybe a token."""
+    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS or "X-Content-Type-Options" in response.headers:
+        return None
+    status = HTTPStatus(response.status_code)
+    refused = error_response(status, "bad_request", f"this is no WebSocket handshake at {PATH}: {status.phrase}")
+    kept = {name: response.headers[name] for name in _OF_HANDSHAKE if name in response.headers}
+    headers = Headers({**refused.headers, **kept, "Connection": "close"})
+    return Response(status.value, status.phrase, headers, refused.body)
 
 
 def _check_method(method: str, is_socket: bool) -> HttpResponse | None:

@@ -25,6 +25,8 @@ from commitcast.gateway.subscription import Subscriber, Subscription
 
 logger: Final = logging.getLogger(__name__)
 
+INTERNAL_ERROR: Final = 1011
+"""RFC 6455 section 7.4.1; a client comes back after it."""
 _COSTS: Final[dict[type[frames.ClientFrame], float]] = {frames.Send: 5.0, frames.Launch: 20.0, frames.Terminate: 20.0}
 """In requests; see `Limits.requests_per_s`."""
 
@@ -102,6 +104,9 @@ class Session:
             await self._reject(None, error)
         except OSError:  # however it was lost, there is nobody left to tell
             pass
+        except Exception:  # whatever it was, the client hears of it, and no other client does
+            logger.exception("a session failed")
+            await self.close(INTERNAL_ERROR, "the server could not go on, and its log says why")
         finally:
             self._end()
 
@@ -226,7 +231,8 @@ class Session:
         agent = getattr(frame, "agent", None)
         agent = agent if isinstance(agent, str) else None
         try:
-            if not self._bucket.take(time.monotonic(), _COSTS.get(type(frame), 1.0)):
+            is_within = self._bucket.take(time.monotonic(), _COSTS.get(type(frame), 1.0))
+            if not is_within and not isinstance(frame, frames.Ack):  # a lost one would leave its window closed
                 raise Refusal(ErrorCode.RATE_LIMITED, "too many requests: slow down", retry=True)
             await self._answer(frame)
         except Refusal as refusal:
@@ -323,7 +329,7 @@ class Session:
 
     # Its connection.
 
-    async def close(self, code: CloseCode, reason: str, reconnect_ms: int | None = None) -> None:
+    async def close(self, code: int, reason: str, reconnect_ms: int | None = None) -> None:
         """Say goodbye and close the connection. Idempotent."""
         if self._is_closing:
             return

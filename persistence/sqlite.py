@@ -212,6 +212,10 @@ class SqliteStore:
         """Return one agent's record, or None if there is none."""
         return self._pages.agent(agent)
 
+    def launched(self, idempotency_key: str) -> AgentRecord | None:
+        """Return the agent that was created under a key, or None if there is none."""
+        return self._pages.launched(idempotency_key)
+
     def agents(
         self, status: AgentStatus | None = None, after: int = 0, limit: int = PAGE_ROWS, *, newest: bool = False
     ) -> list[AgentRecord]:
@@ -223,6 +227,10 @@ class SqliteStore:
     ) -> list[MessageRecord]:
         """Return a page of messages after a sequence; empty at the end. Raises `AgentNotFoundError`."""
         return self._pages.messages(agent, after, limit, max_bytes)
+
+    def keyed(self, agent: str, key: str) -> MessageRecord | None:
+        """Return the message of an agent that was stored under a key, or None if there is none."""
+        return self._pages.keyed(agent, key)
 
     def standing(self, agent: str, after: int | None) -> Standing:
         """Return where an agent stands and where a subscriber begins. Raises `AgentNotFoundError`."""

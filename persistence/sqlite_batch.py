@@ -25,7 +25,7 @@ from commitcast.persistence.errors import (
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, Entry, MessageRecord
 from commitcast.persistence.sqlite_plan import SET_POSITION, Plan, StaleHeadError
 from commitcast.persistence.sqlite_rows import (
-    AGENT_COLUMNS,
+    AGENT_OF_KEY,
     MESSAGE_COLUMNS,
     agent_record,
     message_record,
@@ -54,7 +54,6 @@ _SELECT_HEAD: Final = (
     " coalesce((SELECT max(position) FROM agent_transitions WHERE agent_key = agents.key), 0))"
     " FROM agents WHERE id = ?"
 )
-_SELECT_AGENT_BY_IDEMPOTENCY: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE idempotency_key = ?"
 _SELECT_MESSAGE_BY_KEY: Final = f"SELECT {MESSAGE_COLUMNS} FROM agent_messages WHERE agent_key = ? AND key = ?"
 
 
@@ -333,7 +332,7 @@ class Batch:
         for entry in entries:
             if isinstance(entry, AgentRecord) and entry.idempotency_key == new.idempotency_key:
                 return entry
-        row = self._connection.execute(_SELECT_AGENT_BY_IDEMPOTENCY, (new.idempotency_key,)).fetchone()
+        row = self._connection.execute(AGENT_OF_KEY, (new.idempotency_key,)).fetchone()
         return None if row is None else agent_record(row)
 
     def _find_by_key(self, done: _Planned, new: NewMessage) -> Reply | None:

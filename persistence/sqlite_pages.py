@@ -17,6 +17,7 @@ from commitcast.persistence.gate import Gate
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
 from commitcast.persistence.sqlite_rows import (
     AGENT_COLUMNS,
+    AGENT_OF_KEY,
     CHECKED_COLUMNS,
     TRANSITION_COLUMNS,
     agent_deletion,
@@ -24,14 +25,11 @@ from commitcast.persistence.sqlite_rows import (
     checked_message,
     status_change,
 )
-from commitcast.persistence.store import AgentPage, FeedPage, Standing
+from commitcast.persistence.store import MAX_PAGE_BYTES, AgentPage, FeedPage, Standing, agent_size
 from commitcast.persistence.writes import text_size
 
 READERS: Final = 4
 """Connections in the pool: more do not read faster under one interpreter lock."""
-MAX_PAGE_ROWS: Final = 1_000
-MAX_PAGE_BYTES: Final = 1024 * 1024
-"""A page ends with the row that passes this, so one row larger than it is still read."""
 
 _AGENT: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE id = ?"
 _AGENTS: Final = (
@@ -44,6 +42,9 @@ _AGENTS_NEWEST: Final = (
 _MESSAGES: Final = (
     f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
     " ORDER BY sequence_number LIMIT ?"
+)
+_KEYED: Final = (
+    f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE agent_key = (SELECT key FROM agents WHERE id = ?) AND key = ?"
 )
 _TRANSITIONS: Final = (
     f"SELECT {TRANSITION_COLUMNS} FROM agent_transitions t WHERE t.agent_key = ? AND t.position > ? ORDER BY t.position"
@@ -113,11 +114,24 @@ class Pages:
         with self._snapshot() as connection:
             return _find(connection, agent)
 
+    def launched(self, idempotency_key: str) -> AgentRecord | None:
+        """Return the agent that was created under a key, or None if there is none."""
+        with self._snapshot() as connection:
+            row = connection.execute(AGENT_OF_KEY, (idempotency_key,)).fetchone()
+            return None if row is None else agent_record(row)
+
     def agents(self, status: AgentStatus | None, after: int, limit: int, *, newest: bool = False) -> list[AgentRecord]:
         """Return records in order of creation, those with a position beyond `after`, or the other way round."""
         with self._snapshot() as connection:
             rows = connection.execute(_AGENTS_NEWEST if newest else _AGENTS, (after, status, limit))
-            return [agent_record(row) for row in rows]
+            records: list[AgentRecord] = []
+            size = 0
+            for record in map(agent_record, rows):
+                records.append(record)
+                size += agent_size(record)
+                if size >= MAX_PAGE_BYTES:
+                    break
+            return records
 
     def messages(self, agent: str, after: int, limit: int, max_bytes: int) -> list[MessageRecord]:
         """Return consecutive messages after a sequence.
@@ -129,6 +143,12 @@ class Pages:
             key = _get(connection, agent).position
             rows = connection.execute(_MESSAGES, (key, after, limit))
             return list(_bounded(map(partial(checked_message, agent), rows), max_bytes))
+
+    def keyed(self, agent: str, key: str) -> MessageRecord | None:
+        """Return the message of an agent that was stored under a key, or None if there is none."""
+        with self._snapshot() as connection:
+            row = connection.execute(_KEYED, (agent, key)).fetchone()
+            return None if row is None else checked_message(agent, row)
 
     def standing(self, agent: str, after: int | None) -> Standing:
         """Return where an agent stands and the position at which a subscriber begins (`after` None: the tail).

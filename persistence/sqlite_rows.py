@@ -12,6 +12,7 @@ AGENT_COLUMNS: Final = (
     "id, epoch, head, status, type, created_at, started_at, completed_at, error_name, error_message,"
     " pid, pid_started, idempotency_key, result, configuration, prompt"
 )
+AGENT_OF_KEY: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE idempotency_key = ?"
 MESSAGE_COLUMNS: Final = "sequence_number, position, type, role, content, content_type, created_at, metadata, raw, key"
 CHECKED_COLUMNS: Final = f"{MESSAGE_COLUMNS}, checksum"
 TRANSITION_COLUMNS: Final = 't.position, t."from", t."to", t.after_sequence, t.at, t.reason'

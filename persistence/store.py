@@ -15,6 +15,8 @@ from commitcast.persistence.writes import AgentWrites, Outcome
 PAGE_ROWS = 256
 PAGE_BYTES = 256 * 1024
 """The ordinary page: short enough that nobody waits long for its reader."""
+MAX_PAGE_BYTES = 1024 * 1024
+"""A page of agents ends with the one that passes this, so one larger than it is still read."""
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -39,6 +41,12 @@ class FeedPage(msgspec.Struct, frozen=True):
     entries: list[Entry]
     last: int
     at_end: bool
+
+
+def agent_size(record: AgentRecord) -> int:
+    """Return the bytes of text that a record holds, for the bound on pages."""
+    texts = record.prompt, record.configuration_json, record.result_json or "", record.error_message or ""
+    return sum(map(len, texts))
 
 
 class Store(Protocol):
@@ -74,18 +82,25 @@ class Store(Protocol):
     def agent(self, agent: str) -> AgentRecord | None:
         """Return one agent's record, or None if there is none."""
 
+    def launched(self, idempotency_key: str) -> AgentRecord | None:
+        """Return the agent that was created under a key, or None if there is none."""
+
     def agents(
         self, status: AgentStatus | None = None, after: int = 0, limit: int = PAGE_ROWS, *, newest: bool = False
     ) -> list[AgentRecord]:
         """Return records in order of creation, those whose position is beyond `after`.
 
-        With `newest` in the opposite order, those whose position is below `after`, or all if that is 0.
+        With `newest` in the opposite order, those whose position is below `after`, or all if that is 0. A page of very
+        large agents may be shorter than `limit`, but is empty only at the end.
         """
 
     def messages(
         self, agent: str, after: int = 0, limit: int = PAGE_ROWS, max_bytes: int = PAGE_BYTES
     ) -> list[MessageRecord]:
         """Return a page of messages after a sequence; empty at the end. Raises `AgentNotFoundError`."""
+
+    def keyed(self, agent: str, key: str) -> MessageRecord | None:
+        """Return the message of an agent that was stored under a key, or None if there is none."""
 
     def standing(self, agent: str, after: int | None) -> Standing:
         """Return where an agent stands and where a subscriber begins. Raises `AgentNotFoundError`."""

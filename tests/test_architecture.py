@@ -19,6 +19,7 @@ PURE = {
     "gateway/frames.py",
     "gateway/access.py",
     "gateway/auth.py",
+    "gateway/comeback.py",
     "gateway/compose.py",
     "gateway/following.py",
     "gateway/http.py",

@@ -68,6 +68,18 @@ class Child:
             self._process.stdin.write(msgspec.json.encode(order) + b"\n")
             self._process.stdin.flush()
 
+    def end(self, number: signal.Signals) -> None:
+        """Send it a signal, and wait until it is gone. Blocks.
+
+        Raises:
+            BenchmarkError: it is not gone in time.
+        """
+        self._process.send_signal(number)
+        try:
+            self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise BenchmarkError(f"{self._what} has not ended within {PATIENCE_S:g} seconds of {number.name}") from None
+
     def hear(self, timeout_s: float = PATIENCE_S) -> Report:
         """Return its next report. Blocks.
 

@@ -2,87 +2,102 @@
 
 A frame that many are given is decoded and checked once; that each subscriber's frames join is checked for each. Against
 the bare server it counts the frames and takes them the same way, so that both are measured with the same far end.
+
+Reports `ready` when all have caught up, and for each target when the last subscriber reached it. Those that are told
+to stall never read again: every other one from the moment it has caught up, the rest do not even hear that they are
+subscribed, so that the history they asked for gets stuck as well. Times are of `time.perf_counter_ns`, which is the system's
+monotonic clock on Linux and so the same in every process.
 """
 
 import asyncio
-import resource
 import time
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Final
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
-from websockets.typing import Subprotocol
-
 from commitcast.actors.bench.child import Report, listen_for_orders, report, run_child
-from commitcast.actors.bench.errors import BenchmarkError, WrongDataError
-from commitcast.actors.bench.stream import StreamCheck
+from commitcast.actors.bench.errors import BenchmarkError
+from commitcast.actors.bench.light_client import LightClient, allow_files
+from commitcast.actors.bench.results import percentile_ms
+from commitcast.actors.bench.stream import SharedCheck, joined
 from commitcast.gateway import frames
 
 CONNECTING_AT_ONCE: Final = 50
 """Fewer than a listening socket keeps waiting."""
-SPARE_FILES: Final = 256
-
-
-def allow_files(count: int) -> None:
-    """Let this process have so many connections.
-
-    Raises:
-        BenchmarkError: the system does not.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + SPARE_FILES
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise BenchmarkError(f"{count} connections need {wanted} open files and the limit is {hard}: raise it (ulimit)")
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+STALLED_BUFFER_BYTES: Final = 4_096
+"""What the kernel takes for a subscriber that stalls: little, so that it is the server who has to keep the rest."""
 
 
 class _Crowd:
     def __init__(self, order: Report) -> None:
-        self._agent: str | None = order["agent"]
+        self.agent: str | None = order["agent"]
         """None: frames of the bare server are counted."""
-        self._target: int = order["count"]
-        """Of messages, or of frames, that each is to be given."""
-        self._known: dict[bytes, tuple[int, int]] = {}
+        self.check = SharedCheck(order.get("content_bytes", 0))
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.frames = 0
         self.bytes = 0
+        self.latencies_ns: dict[str, array[int]] = {}
+        """From `emit` to the far end, by the label of the message."""
+        self._targets: list[int] = order["targets"]
+        """Of messages, or of frames."""
+        self._awaited = [order["subscribers"]] * len(self._targets)
 
-    async def prepare(self, connection: ClientConnection) -> None:
-        """Wait until the subscription is live."""
-        if self._agent is None:
+    def count(self, before: int, after: int, size: int) -> None:
+        """Count a frame that took a subscriber from one cursor to another."""
+        self.frames += 1
+        self.bytes += size
+        for index in range(bisect_right(self._targets, before), bisect_right(self._targets, after)):
+            self._awaited[index] -= 1
+            if not self._awaited[index]:
+                report(reached=time.perf_counter_ns(), frames=self.frames, bytes=self.bytes)
+                if not any(self._awaited):
+                    self.finished.set_result(None)
+
+    def note(self, emitted: Iterable[tuple[str, int]]) -> None:
+        """Note how long ago messages were emitted that are just received."""
+        now = time.perf_counter_ns()
+        for label, emitted_ns in emitted:
+            self.latencies_ns.setdefault(label, array("q")).append(now - emitted_ns)
+
+
+class _Member:
+    def __init__(self, crowd: _Crowd, url: str) -> None:
+        self.client = LightClient(url, self._take)
+        self._crowd = crowd
+        self._cursor = 0
+        self._live: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def join(self) -> None:
+        """Return when the subscription is live."""
+        await self.client.open()
+        if self._crowd.agent is not None:
+            await self._subscribe(self._crowd.agent)
+
+    async def stall(self, agent: str, *, is_early: bool) -> None:
+        """Subscribe, and take nothing more; if that is early, not even the history."""
+        await self.client.open(STALLED_BUFFER_BYTES)
+        if is_early:
+            self.client.stop_reading()
+            self._live.set_result(None)
+        await self._subscribe(agent)
+        self.client.stop_reading()
+
+    async def _subscribe(self, agent: str) -> None:
+        self.client.send(frames.encode(frames.Subscribe(id=1, agent=agent, after=0)))
+        await self.client.wait_for(self._live)
+
+    def _take(self, data: bytes) -> None:
+        crowd, before = self._crowd, self._cursor
+        span = crowd.check.take(data)
+        if span is None:
+            if not self._live.done() and isinstance(frames.decode_server(data), frames.Live):
+                self._live.set_result(None)
             return
-        await connection.send(frames.encode(frames.Subscribe(id=1, agent=self._agent, after=0)).decode())
-        while not isinstance(frames.decode_server(await connection.recv(decode=False)), frames.Live):
-            pass
-
-    async def follow(self, connection: ClientConnection) -> None:
-        """Take frames until everything is there."""
-        cursor = 0
-        try:
-            while cursor < self._target:
-                data = await connection.recv(decode=False)
-                prev, last = self._known.get(data) or self._check(data)
-                if self._agent is None:
-                    last = cursor + 1
-                elif last == prev:
-                    continue  # a heartbeat
-                elif prev != cursor:
-                    raise WrongDataError(f"a subscriber stands at {cursor} and was given what follows {prev}")
-                cursor = last
-                self.frames += 1
-                self.bytes += len(data)
-        except ConnectionClosed as error:
-            raise BenchmarkError(f"a connection was lost after {cursor} of {self._target} ({error})") from error
-
-    def _check(self, data: bytes) -> tuple[int, int]:
-        frame = frames.decode_server(data)
-        span = (0, 0)
-        if isinstance(frame, frames.Messages):
-            span = (frame.prev, frame.last)
-            if self._agent is not None:
-                StreamCheck(self._agent, after=frame.prev).take(frame)
-        self._known[data] = span
-        return span
+        self._cursor = before + 1 if crowd.agent is None else joined(before, span)
+        crowd.count(before, self._cursor, len(data))
+        if span.emitted:
+            crowd.note(span.emitted)
 
 
 async def _gather(order: Report) -> None:
@@ -91,28 +106,22 @@ async def _gather(order: Report) -> None:
     listen_for_orders()
     places = asyncio.Semaphore(CONNECTING_AT_ONCE)
 
-    async def join() -> ClientConnection:
+    async def join(index: int) -> LightClient:
         async with places:
-            connection = await connect(
-                order["url"],
-                subprotocols=None if order["agent"] is None else [Subprotocol(frames.SUBPROTOCOL)],
-                compression=None,
-                max_size=None,
-                proxy=None,
-                ping_interval=None,
-                open_timeout=60,
-                close_timeout=1,
-            )
-            await crowd.prepare(connection)
-            return connection
+            member = _Member(crowd, order["url"])
+            if order.get("stall"):
+                await member.stall(order["agent"], is_early=index % 2 == 0)
+            else:
+                await member.join()
+            return member.client
 
-    connections = await asyncio.gather(*(join() for _ in range(order["subscribers"])))
-    following = [asyncio.create_task(crowd.follow(connection)) for connection in connections]
+    clients = await asyncio.gather(*(join(index) for index in range(order["subscribers"])))
     report(ready=True)
-    await asyncio.gather(*following)
-    report(done=time.perf_counter_ns(), frames=crowd.frames, bytes=crowd.bytes)
-    for connection in connections:
-        connection.transport.abort()
+    await asyncio.wait([crowd.finished, *(client.closed for client in clients)], return_when=asyncio.FIRST_COMPLETED)
+    for client in clients:
+        if client.closed.done() and not crowd.finished.done():
+            raise client.closed.exception() or BenchmarkError("a connection was lost")
+    report(p99_ms={label: percentile_ms(found, 0.99) for label, found in crowd.latencies_ns.items()})
 
 
 def _work(order: Report) -> None:

@@ -5,22 +5,32 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Final
 
-from commitcast.actors.bench.chain import LISTEN
+import msgspec
+
+from commitcast.actors.bench.chain import FUTURE_TIMEOUT_S, LISTEN, check_message
 from commitcast.actors.bench.child import Child
-from commitcast.actors.bench.crowd import allow_files
-from commitcast.actors.bench.load import Emitted, contents, emit_one_by_one
+from commitcast.actors.bench.errors import BenchmarkError
+from commitcast.actors.bench.light_client import allow_files
+from commitcast.actors.bench.load import Emitted, Pipeline, on_a_thread
 from commitcast.actors.bench.results import Sample
 from commitcast.actors.bench.storing import build_file
 from commitcast.actors.bench.stream import agent_name, content_of
 from commitcast.actors.bench.workshop import Workshop
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
+from commitcast.gateway.pacer import REST
 
 HISTORY: Final = "history"
 HISTORY_OF_CEILING: Final = 0.5
 TURNS_BEFORE: Final = 16
 """How many messages each appending agent has said before the replay begins."""
-FANOUT_MESSAGES: Final = 200
+SINGLE_FRAMES: Final = 40
+"""How many messages are sent to everybody one by one: with the rest after each, that takes 1 to 2 seconds."""
+FANOUT_MESSAGES: Final = 8_000
+BARE_FRAMES: Final = 150
+"""What the product, and the bare server, need 1 to 3 seconds for."""
+LOOK_AGAIN_S: Final = 0.001
+"""Between two looks at what the server has sent."""
 
 
 def measure_replay(shop: Workshop, agents: int) -> Sample:
@@ -57,36 +67,78 @@ def _append_during(subscriber: Child, handles: Sequence[AgentHandle]) -> None:
 
 
 def measure_fanout(shop: Workshop, subscribers: int) -> Sample:
-    """Emit to one agent with many subscribers; then let a bare server send as many frames of the same size.
+    """Send to many subscribers of one agent, and compare with a bare `websockets` server and the same far end, twice.
 
-    The bare server sends each frame that the product sent on average, so that what is compared is the sending, and
-    the product wins nothing by having put several messages into one frame.
+    * `of_bare`: messages a second, from the first `emit` until the last subscriber has the last one. The product's
+      messages are emitted by one host thread as fast as the runtime takes them, and the product may put many into a
+      frame; the bare server sends each as one shared frame by `broadcast`, as fast as it can.
+    * `send_of_bare`: how many subscribers are sent to in a second of the server thread's CPU time. Both send frames of
+      one message, and both rest after each frame. Of the product it counts all that the pump does (choosing, making
+      the frame, sending); of the bare server only the calls of `broadcast`.
     """
-    messages = shop.limited(FANOUT_MESSAGES)
     allow_files(subscribers)
+    product = _fan_out(shop, subscribers)
+    bare = _fan_out_bare(shop, subscribers)
+    return Sample(
+        messages_per_s=product.per_s,
+        of_bare=product.per_s / bare.per_s,
+        send_of_bare=bare.send_cpu_s / product.send_cpu_s,
+    )
+
+
+class _FanOut(msgspec.Struct, frozen=True):
+    per_s: float
+    """Messages delivered, over all subscribers."""
+    send_cpu_s: float
+    """CPU time of sending one frame to one subscriber."""
+
+
+def _fan_out(shop: Workshop, subscribers: int) -> _FanOut:
+    singles, many = shop.limited(SINGLE_FRAMES), shop.limited(FANOUT_MESSAGES)
     agent = agent_name(0)
     with shop.fresh() as path, AgentRuntime(path, listen=LISTEN) as runtime:
         handle = runtime.launch(id=agent)
-        with Child(
-            "crowd", "the crowd", url=runtime.url, agent=agent, subscribers=subscribers, count=messages
-        ) as crowd:
+        order = {"url": runtime.url, "agent": agent, "subscribers": subscribers, "targets": [singles, singles + many]}
+        with Child("crowd", "the crowd", **order) as crowd:
             crowd.hear()
-            texts = contents(handle, messages)
+            send_cpu_s = _send_singly(runtime, handle, singles, subscribers)
+            crowd.hear()
+            pipeline = Pipeline([handle], many, [], after=singles)
             began = time.perf_counter_ns()
-            emit_one_by_one(handle, texts, [])
-            report = crowd.hear()
-    took_ns = report["done"] - began
-    frames = max(1, round(report["frames"] / subscribers))
-    bare_ns = _measure_bare(subscribers, frames, report["bytes"] // report["frames"])
-    return Sample(messages_per_s=messages * subscribers / (took_ns / 1e9), of_bare=bare_ns / took_ns)
-
-
-def _measure_bare(subscribers: int, frames: int, size: int) -> int:
-    with Child("bare_server", "the bare server", subscribers=subscribers) as server:
-        url = server.hear()["url"]
-        with Child("crowd", "the crowd", url=url, agent=None, subscribers=subscribers, count=frames) as crowd:
+            on_a_thread(pipeline.emit)
+            took_ns = crowd.hear()["reached"] - began
+            pipeline.check_all()
             crowd.hear()
-            server.order(frames=frames, bytes=size)
+    return _FanOut(many * subscribers / (took_ns / 1e9), send_cpu_s)
+
+
+def _send_singly(runtime: AgentRuntime, handle: AgentHandle, messages: int, subscribers: int) -> float:
+    """Emit each message when the one before was sent to all; return the CPU time of one frame to one subscriber."""
+    assert runtime.gateway is not None
+    traffic = runtime.gateway.core.traffic
+    frames, cpu_s = traffic.frames, traffic.pumped_cpu_s
+    for turn in range(1, messages + 1):
+        check_message(handle.emit(content_of(handle.id, turn)), handle.id, turn)
+        deadline = time.monotonic() + FUTURE_TIMEOUT_S
+        while traffic.frames < frames + turn * subscribers:
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"message {turn} was not sent to all subscribers in time")
+            time.sleep(LOOK_AGAIN_S)
+    return (traffic.pumped_cpu_s - cpu_s) / (traffic.frames - frames)
+
+
+def _fan_out_bare(shop: Workshop, subscribers: int) -> _FanOut:
+    singles, many = shop.limited(SINGLE_FRAMES), shop.limited(BARE_FRAMES)
+    with Child("bare_server", "the bare server", subscribers=subscribers) as server:
+        order = {"agent": None, "subscribers": subscribers, "targets": [singles, singles + many]}
+        with Child("crowd", "the crowd", url=server.hear()["url"], **order) as crowd:
+            crowd.hear()
+            server.order(frames=singles, rest=REST)
+            server.hear()
+            send_cpu_s = server.hear()["cpu_s"] / (singles * subscribers)
+            crowd.hear()
+            server.order(frames=many, rest=0)
             began: int = server.hear()["began"]
-            done: int = crowd.hear()["done"]
-    return done - began
+            took_ns = crowd.hear()["reached"] - began
+            crowd.hear()
+    return _FanOut(many * subscribers / (took_ns / 1e9), send_cpu_s)

@@ -4,13 +4,13 @@ Reports resident bytes of the empty runtime and with all agents, and the seconds
 """
 
 import gc
-import os
 import time
 from pathlib import Path
 from typing import Final
 
 from commitcast.actors.bench.child import Report, listen_for_orders, report, run_child
 from commitcast.actors.bench.errors import BenchmarkError
+from commitcast.actors.bench.machine import resident_bytes
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.persistence.records import AgentStatus
 
@@ -21,8 +21,7 @@ STOP_TIMEOUT_S: Final = 120.0
 
 def _resident_bytes() -> int:
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return resident_bytes()
 
 
 def _work(order: Report) -> None:

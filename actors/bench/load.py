@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from commitcast.actors.bench.chain import FUTURE_TIMEOUT_S, check_message
@@ -56,17 +57,21 @@ class Emitted:
 class Pipeline:
     """Messages over agents in turn, made before the clock starts."""
 
-    def __init__(self, handles: Sequence[AgentHandle], each: int, acks_ns: list[int]) -> None:
+    def __init__(self, handles: Sequence[AgentHandle], each: int, acks_ns: list[int], *, after: int = 0) -> None:
         """Make the messages.
 
         Args:
             handles: the agents.
             each: messages of each.
             acks_ns: takes latencies.
+            after: how many each has said already.
         """
+        self._after = after
         self._emitted = Emitted(acks_ns)
         self._work = [
-            (handle.emit, content_of(handle.id, sequence)) for sequence in range(1, each + 1) for handle in handles
+            (handle.emit, content_of(handle.id, sequence))
+            for sequence in range(after + 1, after + each + 1)
+            for handle in handles
         ]
         self._agents = [handle.id for handle in handles]
         self._futures: list[Stored] = []
@@ -86,7 +91,13 @@ class Pipeline:
         """Check every future. Blocks until they are complete. After the clock was stopped, which it would cost."""
         agents = self._agents
         for index, future in enumerate(self._futures):
-            check_message(future, agents[index % len(agents)], index // len(agents) + 1)
+            check_message(future, agents[index % len(agents)], self._after + index // len(agents) + 1)
+
+
+def on_a_thread(work: Callable[[], object]) -> None:
+    """Do it as most hosts do, not on the main thread, where no turn of an actor is taken (see `actors/dispatch.py`)."""
+    with ThreadPoolExecutor(1, thread_name_prefix="host") as pool:
+        pool.submit(work).result()
 
 
 def contents(handle: AgentHandle, count: int) -> list[str]:

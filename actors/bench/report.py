@@ -16,9 +16,18 @@ _UNITS: Final = {
     "of_chain": "of the chain",
     "of_small": "× the small file's time",
     "of_bare": "of a bare server",
+    "send_of_bare": "of it by CPU of a send",
+    "live_p99_ms": "ms p99",
+    "p99_of_alone": "× the p99 alone",
+    "grown_mib": "MiB grown",
+    "back_after_term_s": "s back after TERM",
+    "back_after_kill_s": "s back after KILL",
 }
 
-_ALSO: Final = ("stop_s", "of_chain", "of_small", "of_bare")
+_ALSO: Final = (
+    *("stop_s", "of_chain", "of_small", "of_bare", "send_of_bare"),
+    *("live_p99_ms", "p99_of_alone", "grown_mib", "back_after_term_s", "back_after_kill_s"),
+)
 _TEXTS: Final = ("scenario", "also", "goal")
 
 

@@ -28,6 +28,12 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     of_chain: float | None = None
     of_small: float | None = None
     of_bare: float | None = None
+    send_of_bare: float | None = None
+    live_p99_ms: float | None = None
+    p99_of_alone: float | None = None
+    grown_mib: float | None = None
+    back_after_term_s: float | None = None
+    back_after_kill_s: float | None = None
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -59,6 +65,11 @@ GOALS: Final = (
     Goal("replay", 0, "of_chain", 1.5),
     Goal("replay", 256, "of_chain", 0.5),
     Goal("fanout", None, "of_bare", 0.7),
+    Goal("fanout", None, "send_of_bare", 0.7),
+    Goal("stalled", None, "p99_of_alone", 1.2, at_most=True),
+    Goal("stalled", None, "grown_mib", 32, at_most=True),
+    Goal("restart", None, "back_after_term_s", 10, at_most=True),
+    Goal("restart", None, "back_after_kill_s", 10, at_most=True),
 )
 
 
@@ -90,6 +101,12 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
     of_chain: float | None = None
     of_small: float | None = None
     of_bare: float | None = None
+    send_of_bare: float | None = None
+    live_p99_ms: float | None = None
+    p99_of_alone: float | None = None
+    grown_mib: float | None = None
+    back_after_term_s: float | None = None
+    back_after_kill_s: float | None = None
     spread: dict[str, tuple[float, float]] = {}
     """Least and most over the rounds, of every field."""
     goals: list[Verdict] = []

@@ -9,9 +9,11 @@ from commitcast.actors.bench.delivering import measure_fanout, measure_replay
 from commitcast.actors.bench.results import Result, Sample, Yardstick, Yardsticks, result_of, yardsticks_of
 from commitcast.actors.bench.storing import measure_growth, measure_idle, measure_launch
 from commitcast.actors.bench.streaming import measure_closed, measure_mixed, measure_pipelined
+from commitcast.actors.bench.trouble import RESTART_AGENTS, measure_restart, measure_stalled
 from commitcast.actors.bench.workshop import STANDARD_AGENTS, Workshop
 
 Measure = Callable[[Workshop, int], Sample]
+Round = tuple[dict[int, Yardstick], list[Sample | None]]
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -20,9 +22,13 @@ class Scenario(msgspec.Struct, frozen=True):
     name: str
     measure: Measure
     sizes: tuple[int, ...]
-    """Numbers of agents; of `fanout` numbers of subscribers."""
+    """Numbers of agents, or of subscribers."""
     has_yardsticks: bool = False
     """Whether it is compared with the yardsticks of its own number of agents."""
+    agents: int | None = None
+    """How many agents there are where the sizes are numbers of subscribers."""
+    is_long: bool = False
+    """Whether it takes a minute, and interleaves by itself what it compares: only the first round has it."""
 
 
 SCENARIOS: Final = {
@@ -35,7 +41,9 @@ SCENARIOS: Final = {
         Scenario("idle", measure_idle, (100_000,)),
         Scenario("growth", measure_growth, (1, 16, 256)),
         Scenario("replay", measure_replay, (0, 256)),
-        Scenario("fanout", measure_fanout, (1_000,)),
+        Scenario("fanout", measure_fanout, (1_000,), agents=1),
+        Scenario("stalled", measure_stalled, (1_000,), agents=1, is_long=True),
+        Scenario("restart", measure_restart, (2_000,), agents=RESTART_AGENTS),
     )
 }
 
@@ -59,10 +67,10 @@ class Plan(msgspec.Struct, frozen=True):
     yardstick_sizes: list[int]
     main_agents: int
 
-    @property
-    def steps(self) -> int:
-        """How many measurements a round has."""
-        return len(self.cases) + len(self.yardstick_sizes)
+    def steps(self, rounds: int) -> int:
+        """Return how many measurements there are in so many rounds."""
+        long = sum(case.scenario.is_long for case in self.cases)
+        return rounds * (len(self.cases) - long + len(self.yardstick_sizes)) + long
 
 
 def plan(names: Sequence[str], sizes: Sequence[int]) -> Plan:
@@ -87,9 +95,7 @@ def plan(names: Sequence[str], sizes: Sequence[int]) -> Plan:
     return Plan(cases, own or [main], main)
 
 
-def run_rounds(
-    shop: Workshop, wanted: Plan, rounds: int, started: Callable[[str], object]
-) -> Iterator[tuple[dict[int, Yardstick], list[Sample]]]:
+def run_rounds(shop: Workshop, wanted: Plan, rounds: int, started: Callable[[str], object]) -> Iterator[Round]:
     """Measure: in every round the yardsticks first and then each case, so that a slow minute falls on all.
 
     Args:
@@ -99,23 +105,26 @@ def run_rounds(
         started: is told what is measured next.
 
     Yields:
-        Of each round the yardsticks by number of agents, and one sample for each case.
+        Of each round the yardsticks by number of agents, and of each case a sample if it was measured.
     """
     shop.main_agents = wanted.main_agents
-    for _ in range(rounds):
+    for is_first in (round == 0 for round in range(rounds)):
         shop.yardsticks = {}
         for agents in wanted.yardstick_sizes:
             started(f"yardsticks {agents:,}")
             shop.measure_yardstick(agents)
-        samples = []
+        samples: list[Sample | None] = []
         for case in wanted.cases:
+            if case.scenario.is_long and not is_first:
+                samples.append(None)
+                continue
             started(case.title)
             samples.append(case.scenario.measure(shop, case.size))
         yield shop.yardsticks, samples
 
 
 def summarize(
-    wanted: Plan, rounds: Sequence[tuple[dict[int, Yardstick], list[Sample]]], rows: int, machine: dict[str, Any]
+    wanted: Plan, rounds: Sequence[Round], rows: int, machine: dict[str, Any]
 ) -> tuple[Yardsticks, list[Result]]:
     """Return what the rounds came to.
 
@@ -127,10 +136,10 @@ def summarize(
     """
     results = []
     for place, case in enumerate(wanted.cases):
-        samples = [found[place] for _, found in rounds]
-        name = case.scenario.name
-        result = result_of(name, 1 if name == "fanout" else case.size, samples)
-        result.subscribers = case.size if name == "fanout" else None
+        samples = [sample for _, found in rounds if (sample := found[place]) is not None]
+        name, agents = case.scenario.name, case.scenario.agents
+        result = result_of(name, case.size if agents is None else min(agents, case.size), samples)
+        result.subscribers = None if agents is None else case.size
         result.rows = rows if name == "growth" else None
         results.append(result)
     return yardsticks_of([found for found, _ in rounds], wanted.main_agents, machine), results

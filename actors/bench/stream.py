@@ -4,6 +4,7 @@ Every content says whose it is and which, so that the far end knows what it has 
 """
 
 from collections import Counter
+from typing import NamedTuple
 
 from commitcast.actors.bench.errors import WrongDataError
 from commitcast.gateway import frames
@@ -14,22 +15,24 @@ def agent_name(index: int) -> str:
     return f"bench-{index:06d}"
 
 
-def content_of(agent: str, sequence: int) -> str:
-    """Return what an agent says as its nth message: about as long as a few tokens of a model."""
-    return f"token {sequence} of {agent}"
+def content_of(agent: str, sequence: int, size: int = 0) -> str:
+    """Return what an agent says as its nth message: about as long as a few tokens of a model, or of so many bytes."""
+    return f"token {sequence} of {agent}".ljust(size, ".")
 
 
 class StreamCheck:
     """Checks the frames of one subscription: everything once, in order, and with the content that was emitted."""
 
-    def __init__(self, agent: str, after: int = 0) -> None:
+    def __init__(self, agent: str, after: int = 0, size: int = 0) -> None:
         """Make a check.
 
         Args:
             agent: what is subscribed to, an id or `frames.ALL`.
             after: the cursor that it was subscribed with.
+            size: bytes of each content; 0 where they were not filled up.
         """
         self.agent = agent
+        self._size = size
         self.cursor = after
         self.messages = 0
         self.statuses: Counter[str] = Counter()
@@ -59,7 +62,7 @@ class StreamCheck:
         self.cursor = last
 
     def _take_messages(self, frame: frames.Messages) -> None:
-        heads = self._heads
+        heads, size = self._heads, self._size
         for item in frame.items:
             agent = item.agent or frame.agent
             expected = heads.get(agent, 0) + 1
@@ -67,7 +70,7 @@ class StreamCheck:
                 raise WrongDataError(
                     f"the subscriber was given message {item.sequence} of agent {agent} and not message {expected}"
                 )
-            if item.content != f"token {expected} of {agent}":  # `content_of` without the call
+            if item.content != f"token {expected} of {agent}".ljust(size, "."):  # `content_of` without the call
                 raise WrongDataError(
                     f"the subscriber was given message {expected} of agent {agent} with the content"
                     f" {item.content!r:.80}"
@@ -85,3 +88,51 @@ class StreamCheck:
                     f" {frame.sequence}, and had been given {given}"
                 )
         self.statuses[frame.status] += 1
+
+
+class Span(NamedTuple):
+    """What a frame covers."""
+
+    prev: int
+    last: int
+    emitted: tuple[tuple[str, int], ...]
+    """Of each message that says so, the label that it was emitted with, and when."""
+
+
+class SharedCheck:
+    """Checks frames that many subscribers are given: each once, however many it is for."""
+
+    def __init__(self, size: int = 0) -> None:
+        """Make a check; `size` as of `StreamCheck`."""
+        self._size = size
+        self._known: dict[bytes, Span | None] = {}
+
+    def take(self, data: bytes) -> Span | None:
+        """Return what a frame covers; None if it has no messages.
+
+        Raises:
+            WrongDataError: the messages in it are not what was emitted, or it says that there will be none.
+        """
+        if data not in self._known:
+            self._known[data] = self._check(frames.decode_server(data))
+        return self._known[data]
+
+    def _check(self, frame: frames.ServerFrame | None) -> Span | None:
+        if isinstance(frame, frames.Messages):
+            StreamCheck(frame.agent, frame.prev, self._size).take(frame)
+            notes = [item.metadata for item in frame.items if item.metadata]
+            return Span(frame.prev, frame.last, tuple((note["label"], note["emitted_ns"]) for note in notes))
+        if isinstance(frame, frames.Error) and not frame.retry:
+            raise WrongDataError(f"the server told a subscriber: {frame.message}")
+        return None
+
+
+def joined(cursor: int, span: Span) -> int:
+    """Return the cursor after a frame.
+
+    Raises:
+        WrongDataError: the frame is not the next.
+    """
+    if span.prev != cursor:
+        raise WrongDataError(f"a subscriber stands at {cursor} and was given what follows {span.prev}")
+    return span.last

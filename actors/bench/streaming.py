@@ -2,12 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from commitcast.actors.bench.chain import running_chain
-from commitcast.actors.bench.load import Pipeline, contents, emit_closed, emit_one_by_one
+from commitcast.actors.bench.load import Pipeline, contents, emit_closed, emit_one_by_one, on_a_thread
 from commitcast.actors.bench.mixed import LIFE_MESSAGES, emit_mixed, lives
 from commitcast.actors.bench.results import Sample, percentile_ms
 from commitcast.actors.bench.workshop import STANDARD_AGENTS, Workshop
@@ -15,12 +13,6 @@ from commitcast.actors.bench.workshop import STANDARD_AGENTS, Workshop
 EXPECTED_OF_CEILING: Final = 0.5
 MOST_TIMES_NAIVE: Final = 50.0
 """How fast the chain is guessed to be, only to choose how many messages a round has."""
-
-
-def on_a_thread(work: Callable[[], object]) -> None:
-    """Do it as most hosts do, not on the main thread, where no turn of an actor is taken (see `actors/dispatch.py`)."""
-    with ThreadPoolExecutor(1, thread_name_prefix="host") as pool:
-        pool.submit(work).result()
 
 
 def measure_pipelined(shop: Workshop, agents: int) -> Sample:

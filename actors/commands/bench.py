@@ -40,10 +40,13 @@ def bench(
         typer.Option(
             min=0,
             max=1_000_000,
-            help="In place of the standard sizes (repeat it). Of fanout: subscribers; of replay: agents that append.",
+            help="In place of the standard sizes (repeat it). Of fanout, stalled and restart: subscribers; of replay:"
+            " agents that append.",
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, max=1_000, help="How often each is measured.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=1_000, help="How often each is measured; stalled, which takes a minute, once.")
+    ] = 5,
     messages: Annotated[
         int | None,
         typer.Option(min=1, max=100_000_000, help="A round of each. Scaled to 1 to 2 seconds if not given."),
@@ -55,7 +58,7 @@ def bench(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Measure: throughput and latency of the full chain against bare SQLite, memory, replay and fan-out.
+    """Measure: throughput and latency of the full chain against bare SQLite, memory, replay, fan-out, and trouble.
 
     Exit code 0 if everything that was sent arrived, whether the goals are met or not; 1 if not.
     """
@@ -74,7 +77,7 @@ def bench(
         if machine["filesystem"] in ("tmpfs", "ramfs"):
             note(f"{where} is in memory, where a commit costs nothing: choose a --folder on a disk")
         with _progress(is_shown=notes.is_terminal and not json) as progress:
-            task = progress.add_task("", total=rounds * wanted.steps)
+            task = progress.add_task("", total=wanted.steps(rounds))
             build = progress.add_task("making a large file", total=1, visible=False)
             shop = Workshop(
                 Path(made),

@@ -6,100 +6,124 @@ import { link, make, number, time } from "./elements.js";
 
 /** A block is parted at the end of a line from here on, and anywhere at the most. */
 const MESSAGES = 128;
-const MOST_MESSAGES = 512;
-const MOST_CHARACTERS = 16_384;
+const MOST_MESSAGES = 2_048;
+const MOST_CHARACTERS = 32_768;
 /** Raw lines fetched at once. */
 const RAW_LINES = 25;
 
-/** @param {Message} message */
-const kindOf = ({ type, role, metadata }) => `${type} ${role ?? ""} ${metadata?.thinking ? "thinking" : ""}`;
 const SAID = new Set(["assistant", "response"]);
+
+/** What messages have in common that are one text; null of one that stands by itself. @param {Message} message */
+function kindOf({ type, role, content_type, metadata }) {
+  return SAID.has(type) && content_type === "text" ? `${type} ${role ?? ""} ${metadata?.thinking ? "thinking" : ""}` : null;
+}
 
 export class Block {
   element;
   first;
   last;
-  #offsets = [0];
-  #length = 0;
   #kind;
-  #isText;
-  #endsLine = false;
+  /** Of each message's text. */
+  #lengths;
+  #length;
+  #endsLine;
+  /** What is to be drawn before and after what is there. */
+  #before = "";
+  #after = "";
   #range;
   #body;
   #agent;
   #reads;
 
-  /**
-   * @param {Message} message
-   * @param {Block | undefined} before
-   * @param {string} agent
-   * @param {import("./reads.js").Reads} reads
-   */
-  constructor(message, before, agent, reads) {
-    this.first = this.last = message.sequence;
-    this.#agent = agent;
-    this.#reads = reads;
-    this.#kind = kindOf(message);
-    this.#isText = message.content_type === "text";
+  /** @param {Message} message @param {string} agent @param {import("./reads.js").Reads} reads */
+  constructor(message, agent, reads) {
     const text = textOf(message);
+    this.first = this.last = message.sequence;
+    this.#kind = kindOf(message);
+    this.#lengths = [text.length];
     this.#length = text.length;
     this.#endsLine = text.endsWith("\n");
+    this.#agent = agent;
+    this.#reads = reads;
     this.#range = make("a", { class: "number", href: link(agent, this.first) }, number(this.first));
     this.#body = make("div", { class: "body" }, document.createTextNode(text));
     const raw = make("details", { class: "raw" }, make("summary", {}, "raw"));
     raw.addEventListener("toggle", () => this.#showRaw(raw), { once: true });
     const at = make("time", { datetime: message.created_at, title: message.created_at }, time(message.created_at));
-    const label = make("b", {}, labelOf(message));
     this.element = make("article", { class: "block", "data-type": message.type });
-    this.element.append(make("header", {}, label, this.#range, at), raw, this.#body);
-    this.element.classList.toggle("continued", before?.continues(message) ?? false);
-  }
-
-  /** Whether a message goes on where this ends. @param {Message} message */
-  continues(message) {
-    return (
-      this.#isText && message.content_type === "text" && SAID.has(message.type) &&
-      kindOf(message) === this.#kind && message.sequence === this.last + 1
-    );
-  }
-
-  /** Whether a message belongs into this block. @param {Message} message */
-  takes(message) {
-    const count = this.last - this.first + 1;
-    const isFull = (count >= MESSAGES && this.#endsLine) || count >= MOST_MESSAGES || this.#length >= MOST_CHARACTERS;
-    return !isFull && this.continues(message);
-  }
-
-  /** Add messages that it takes. @param {Message[]} messages */
-  add(messages) {
-    let text = "";
-    for (const { content } of messages) {
-      this.#offsets.push(this.#length + text.length);
-      text += content;
-    }
-    this.#length += text.length;
-    this.last += messages.length;
-    this.#endsLine = text.endsWith("\n");
-    const end = this.#body.lastChild;
-    if (end instanceof Text) end.appendData(text);
-    else this.#body.append(text);
-    this.#range.textContent = `${number(this.first)}–${number(this.last)}`;
+    this.element.append(make("header", {}, make("b", {}, labelOf(message)), this.#range, at), raw, this.#body);
   }
 
   get text() {
     return this.#body.textContent ?? "";
   }
 
+  get #isFull() {
+    return this.#lengths.length >= MOST_MESSAGES || this.#length >= MOST_CHARACTERS;
+  }
+
+  /** Show whether it goes on with what the block before it says. @param {Block | undefined} before */
+  follow(before) {
+    const isNext = before !== undefined && before.last + 1 === this.first;
+    const goesOn = isNext && this.#kind !== null && before.#kind === this.#kind;
+    this.element.classList.toggle("continued", goesOn);
+  }
+
+  /** Whether the message after it belongs into it. @param {Message} message */
+  takes(message) {
+    const isParted = this.#isFull || (this.#lengths.length >= MESSAGES && this.#endsLine);
+    return !isParted && this.#kind !== null && kindOf(message) === this.#kind && message.sequence === this.last + 1;
+  }
+
+  /** Whether the message before it belongs into it. @param {Message} message */
+  takesBefore(message) {
+    const isParted = this.#isFull || (this.#lengths.length >= MESSAGES && message.content.endsWith("\n"));
+    return !isParted && this.#kind !== null && kindOf(message) === this.#kind && message.sequence === this.first - 1;
+  }
+
+  /** Add a message that it takes, to be drawn. @param {Message} message */
+  add({ content }) {
+    this.last++;
+    this.#lengths.push(content.length);
+    this.#length += content.length;
+    this.#after += content;
+    this.#endsLine = content.endsWith("\n");
+  }
+
+  /** Add a message that it takes before, to be drawn. @param {Message} message */
+  addBefore({ content }) {
+    this.first--;
+    this.#lengths.unshift(content.length);
+    this.#length += content.length;
+    this.#before = content + this.#before;
+  }
+
+  draw() {
+    const [start, end] = [this.#body.firstChild, this.#body.lastChild];
+    if (this.#before && start instanceof Text) start.insertData(0, this.#before);
+    else if (this.#before) this.#body.prepend(this.#before);
+    if (this.#after && end instanceof Text) end.appendData(this.#after);
+    else if (this.#after) this.#body.append(this.#after);
+    this.#before = this.#after = "";
+    if (this.first === this.last) return;
+    this.#range.textContent = `${number(this.first)}–${number(this.last)}`;
+    this.#range.setAttribute("href", link(this.#agent, this.first));
+  }
+
   /** Mark one message, or none. @param {number | null} sequence @returns {HTMLElement} what to look at */
   mark(sequence) {
     const text = this.text;
-    this.#body.replaceChildren(text);
     const place = sequence === null ? -1 : sequence - this.first;
-    this.element.classList.toggle("marked", place >= 0 && this.first === this.last);
-    if (place < 0 || this.first === this.last) return this.element;
-    const from = this.#offsets[place];
-    const mark = make("mark", {}, text.slice(from, this.#offsets[place + 1] ?? text.length));
-    this.#body.replaceChildren(text.slice(0, from), mark, text.slice(this.#offsets[place + 1] ?? text.length));
+    const isAlone = this.first === this.last;
+    this.element.classList.toggle("marked", place >= 0 && isAlone);
+    if (place < 0 || isAlone) {
+      this.#body.replaceChildren(text);
+      return this.element;
+    }
+    const from = this.#lengths.slice(0, place).reduce((sum, length) => sum + length, 0);
+    const to = from + this.#lengths[place];
+    const mark = make("mark", {}, text.slice(from, to));
+    this.#body.replaceChildren(text.slice(0, from), mark, text.slice(to));
     return mark;
   }
 

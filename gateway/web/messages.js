@@ -19,6 +19,8 @@ const NEAR = 1200;
 const AT_END = 48;
 /** Messages that may wait for the next frame; a page that is hidden draws none. */
 const PENDING = 2_000;
+/** A block that has not grown for so long is read out to those who listen. */
+const SILENCE_MS = 1_500;
 
 export class Messages {
   /** Whether the reader is at the end, and stays there. */
@@ -34,7 +36,10 @@ export class Messages {
   #isFilling = false;
   /** Counts openings: what was read for an earlier one is dropped. */
   #turn = 0;
-  #isPlacing = false;
+  /** Where the list itself scrolled to last: a scrolling that leads elsewhere is the reader's. */
+  #top = 0;
+  #saying = /** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined);
+  #said = /** @type {Block | undefined} */ (undefined);
   #log = byId("log");
   #list = byId("blocks");
   #latest = byId("latest");
@@ -68,7 +73,6 @@ export class Messages {
     this.head = page.head;
     this.#reset(page.items, after);
     this.sticks = at === null;
-    this.#isPlacing = true;
     if (at === null) this.#toEnd();
     else this.#show(at);
     this.#tellEnds();
@@ -137,32 +141,184 @@ export class Messages {
 
   /** @param {Message[]} messages @param {boolean} isNew */
   #append(messages, isNew) {
-    const made = this.#build(messages, this.#blocks.at(-1));
-    if (isNew && made.length > 0 && this.sticks) this.#say();
-    this.#list.append(...made.map((block) => block.element));
-    this.#blocks.push(...made);
+    let block = this.#blocks.at(-1);
+    for (const message of messages) {
+      if (block?.takes(message)) {
+        block.add(message);
+      } else {
+        block?.draw();
+        if (isNew && this.sticks) this.#say(block);
+        const made = new Block(message, this.#agent, this.#reads);
+        made.follow(block);
+        this.#blocks.push(made);
+        this.#list.append(made.element);
+        block = made;
+      }
+      this.#last = message.sequence;
+    }
+    block?.draw();
     if (isNew && this.sticks) this.#sayLater();
   }
 
-  /** Make blocks of messages, the first of which may go into a block that is there. @param {Message[]} messages
-   * @param {Block | undefined} into */
-  #build(messages, into) {
+  /** @param {Message[]} messages */
+  #prepend(messages) {
+    const joined = this.#blocks[0];
+    const rest = [...messages];
+    while (rest.length > 0 && joined?.takesBefore(rest[rest.length - 1])) joined.addBefore(/** @type {any} */ (rest.pop()));
+    joined?.draw();
     const made = /** @type {Block[]} */ ([]);
-    let joined = /** @type {Message[]} */ ([]);
-    let block = into;
-    for (const message of messages) {
-      if (joined.length === 64) joined = block?.add(joined) ?? []; // so that a block knows when it is full
-      if (block?.takes(message) && message.sequence === block.last + joined.length + 1) {
-        joined.push(message);
-      } else if (joined.length > 0 && block && (block.add(joined), (joined = []), block.takes(message))) {
-        joined.push(message);
+    for (const message of rest) {
+      const last = made.at(-1);
+      if (last?.takes(message)) {
+        last.add(message);
       } else {
-        block = new Block(message, block, this.#agent, this.#reads);
-        made.push(block);
+        made.push(new Block(message, this.#agent, this.#reads));
+        made.at(-1)?.follow(last);
       }
-      this.#last = Math.max(this.#last, message.sequence);
     }
-    if (joined.length > 0) block?.add(joined);
-    return made;
+    for (const block of made) block.draw();
+    joined?.follow(made.at(-1));
+    this.#blocks.unshift(...made);
+    this.#list.prepend(...made.map((block) => block.element));
+    this.#first = messages[0].sequence;
+  }
+
+  /** Read more where the reader comes near an edge of what is there. */
+  async #fill() {
+    if (this.#isFilling) return;
+    this.#isFilling = true;
+    const turn = this.#turn;
+    try {
+      while (turn === this.#turn && (await this.#readNear(turn)));
+    } catch (error) {
+      this.#hooks.onError(/** @type {Error} */ (error));
+    } finally {
+      this.#isFilling = false;
+    }
+    if (turn !== this.#turn) this.#fill();
+  }
+
+  /** Read one page if one is wanted; return whether it was. @param {number} turn */
+  async #readNear(turn) {
+    const isLaterWanted = this.#end < this.head && this.#below < NEAR && !this.#pending.length;
+    if (!isLaterWanted && (this.#first <= 1 || this.#log.scrollTop > NEAR)) return false;
+    const after = isLaterWanted ? this.#last : Math.max(0, this.#first - 1 - PAGE);
+    const limit = isLaterWanted ? PAGE : this.#first - 1 - after;
+    const { items, head } = await this.#reads.messages(this.#agent, after, limit);
+    if (turn !== this.#turn || items.length === 0) return false;
+    this.head = Math.max(this.head, head);
+    if (isLaterWanted) {
+      if (items[0].sequence === this.#last + 1) this.#append(items, false);
+    } else if (items[items.length - 1].sequence + 1 === this.#first) {
+      this.#keepingPlace(() => this.#prepend(items));
+    }
+    this.#trim();
+    this.sticks ||= this.#isAtEnd;
+    if (this.sticks) this.#toEnd();
+    this.#tellEnds();
+    return true;
+  }
+
+  /** Drop blocks that are far from what is seen. */
+  #trim() {
+    const far = 2 * NEAR;
+    this.#keepingPlace(() => {
+      const { top, bottom } = this.#log.getBoundingClientRect();
+      while (this.#blocks.length > BLOCKS && this.#blocks[0].element.getBoundingClientRect().bottom < top - far) {
+        this.#blocks.shift()?.element.remove();
+        this.#first = this.#blocks[0].first;
+        this.#blocks[0].follow(undefined);
+      }
+      if (this.sticks) return;
+      const last = () => this.#blocks[this.#blocks.length - 1];
+      while (this.#blocks.length > BLOCKS && last().element.getBoundingClientRect().top > bottom + far) {
+        this.#blocks.pop()?.element.remove();
+        this.#last = last().last;
+        this.#pending = [];
+      }
+    });
+  }
+
+  /** Do something to the list, and leave what is seen where it is. @param {() => void} change */
+  #keepingPlace(change) {
+    const seen = this.#seen;
+    const before = seen?.element.getBoundingClientRect().bottom;
+    change();
+    if (seen?.element.isConnected && before !== undefined) {
+      const moved = seen.element.getBoundingClientRect().bottom - before;
+      if (Math.abs(moved) >= 1) this.#log.scrollTop += moved;
+    }
+    this.#top = this.#log.scrollTop;
+  }
+
+  /** The first block that is seen. */
+  get #seen() {
+    const { top } = this.#log.getBoundingClientRect();
+    return this.#blocks.find((block) => block.element.getBoundingClientRect().bottom > top);
+  }
+
+  /** Pixels below what is seen. */
+  get #below() {
+    return this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight;
+  }
+
+  get #isAtEnd() {
+    return this.#below < AT_END && this.#end >= this.head;
+  }
+
+  #toEnd() {
+    this.#log.scrollTop = this.#log.scrollHeight;
+    this.#top = this.#log.scrollTop;
+  }
+
+  /** @param {number} at */
+  #show(at) {
+    for (const block of this.#blocks) {
+      if (at < block.first || at > block.last) continue;
+      const mark = block.mark(at);
+      this.#log.scrollTop += mark.getBoundingClientRect().top - this.#log.getBoundingClientRect().top - 96;
+    }
+    this.#top = this.#log.scrollTop;
+  }
+
+  #onScroll() {
+    if (Math.abs(this.#log.scrollTop - this.#top) < 1) return;
+    this.#top = this.#log.scrollTop;
+    this.sticks = this.#isAtEnd;
+    this.#hooks.onMove(this.sticks ? null : this.#at);
+    this.#tellEnds();
+    this.#fill();
+  }
+
+  /** The sequence that is at the top of what is seen, nearly. */
+  get #at() {
+    const seen = this.#seen;
+    if (!seen) return null;
+    const { top, height } = seen.element.getBoundingClientRect();
+    const above = Math.max(0, this.#log.getBoundingClientRect().top - top) / Math.max(1, height);
+    return seen.first + Math.floor(above * (seen.last - seen.first + 1));
+  }
+
+  #tellEnds() {
+    const unseen = this.head - this.#end;
+    const isAtEnd = unseen <= 0;
+    byId("earlier").textContent = this.#first > 1 ? `${many(this.#first - 1, "earlier message")}` : "";
+    byId("ending").classList.toggle("later", !isAtEnd);
+    const at = this.sticks ? this.head : this.#at;
+    byId("place").textContent = at ? `#${number(at)} of ${number(this.head)}` : "";
+    this.#latest.hidden = this.sticks;
+    this.#latest.textContent = isAtEnd ? "Jump to latest" : `Jump to latest (${number(this.head)})`;
+  }
+
+  /** Have a finished block read out. @param {Block | undefined} block */
+  #say(block) {
+    clearTimeout(this.#saying);
+    if (block && block !== this.#said) this.#hooks.onSaid(block.text);
+    this.#said = block;
+  }
+
+  #sayLater() {
+    clearTimeout(this.#saying);
+    this.#saying = setTimeout(() => this.sticks && this.#say(this.#blocks.at(-1)), SILENCE_MS);
   }
 }

@@ -46,7 +46,7 @@ export class Reads {
   async get(path) {
     for (;;) {
       const token = sessionStorage.getItem(KEPT);
-      const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
+      const headers = token === null ? undefined : { Authorization: `Bearer ${token}` };
       const answer = await fetch(path, { headers });
       if (answer.status === 401) {
         if (sessionStorage.getItem(KEPT) === token) await this.#newToken(); // else another read got a new one

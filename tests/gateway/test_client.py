@@ -16,7 +16,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from commitcast.actors import AgentRuntime
-from commitcast.gateway import SubscriptionError, following, frames, subscribe
+from commitcast.gateway import SubscriptionError, comeback, frames, subscribe
 from waiting import TIMEOUT_S
 
 SCRIPTED = "scripted"
@@ -26,8 +26,8 @@ Speak = Callable[[ServerConnection, dict[str, Any], int], Awaitable[None]]
 
 @pytest.fixture(autouse=True)
 def comes_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "BACKOFF_S", (0.005, 0.02))
-    monkeypatch.setattr(following, "QUICK_S", 0.005)
+    monkeypatch.setattr(comeback, "BACKOFF_S", (0.005, 0.02))
+    monkeypatch.setattr(comeback, "QUICK_S", 0.005)
 
 
 def free_port() -> int:
@@ -412,7 +412,7 @@ def test_a_window_bounds_what_the_real_server_sends_and_everything_comes(tmp_pat
             agent = await runtime.alaunch(lambda context: map(str, range(300)), id="a1")
             await agent.await_(TIMEOUT_S)
             for name in ("a1", "*"):
-                async with subscribe(str(runtime.url), name, window=7) as subscription:
+                async with subscribe(str(runtime.url), name, window=70) as subscription:
                     seen = [(await anext(aiter(subscription))).sequence for _ in range(300)]
                 assert seen == list(range(1, 301))
                 assert subscription.reconnects == 0

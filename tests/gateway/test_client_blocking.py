@@ -21,7 +21,7 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
 from commitcast.actors import AgentRuntime
-from commitcast.gateway import SubscriptionError, following
+from commitcast.gateway import SubscriptionError, comeback
 from commitcast.gateway.client_blocking import BlockingSubscription, subscribe_blocking
 from waiting import TIMEOUT_S, wait_until
 
@@ -30,8 +30,8 @@ Speak = Callable[[ServerConnection, dict[str, Any]], None]
 
 @pytest.fixture(autouse=True)
 def comes_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "BACKOFF_S", (0.005, 0.02))
-    monkeypatch.setattr(following, "QUICK_S", 0.005)
+    monkeypatch.setattr(comeback, "BACKOFF_S", (0.005, 0.02))
+    monkeypatch.setattr(comeback, "QUICK_S", 0.005)
 
 
 def messages(prev: int, last: int) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def test_the_windows_and_the_cursor_work_as_in_the_asynchronous_client(tmp_path:
     with AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0") as runtime:
         runtime.launch(lambda context: map(str, range(300)), id="a1").wait(TIMEOUT_S)
         tell = lambda cursor, epoch: told.append((cursor, epoch))  # noqa: E731
-        subscription = subscribe_blocking(str(runtime.url), "a1", after=100, window=7, on_cursor=tell)
+        subscription = subscribe_blocking(str(runtime.url), "a1", after=100, window=70, on_cursor=tell)
         assert [message.sequence for message in subscription] == list(range(101, 301))
     assert told == sorted(told)
     assert told[-1] == (300, subscription.epoch)
@@ -252,7 +252,7 @@ def test_close_ends_the_waiting_for_a_connection_too(server: Callable[[], Abstra
 
 
 def test_close_ends_the_wait_between_two_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "BACKOFF_S", (1e6, 1e6))
+    monkeypatch.setattr(comeback, "BACKOFF_S", (1e6, 1e6))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     subscription = subscribe_blocking(f"ws://127.0.0.1:{port}/", "a1")

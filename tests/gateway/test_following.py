@@ -1,5 +1,6 @@
 """The client's half of the protocol, fed with frames: no sockets, no clocks, no chance."""
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commitcast.gateway import SubscriptionError, following, frames
-from commitcast.gateway.following import Comeback, Following, Lost, Standing, closed
+from commitcast.gateway import SubscriptionError, comeback, following, frames
+from commitcast.gateway.comeback import Comeback, Lost, closed
+from commitcast.gateway.following import Following, Standing
 
 HEARTBEAT_S = 15.0
 WELCOME = frames.Welcome(protocol="p", server="s", session="x", heartbeat_s=HEARTBEAT_S, limits={})
@@ -45,7 +47,9 @@ class Client:
         self.standing = Standing(after, epoch)
         self.told: list[tuple[int, str | None]] = []
         tell = lambda cursor, epoch: self.told.append((cursor, epoch))  # noqa: E731
-        self.following = Following(self.standing, agent, after=after, on_cursor=tell, **options)
+        self.now = 0.0
+        options |= {"on_cursor": tell, "clock": lambda: self.now}
+        self.following = Following(self.standing, agent, after=after, **options)
         self.items: list[int] = []
         self.sent: list[frames.ClientFrame] = []
 
@@ -253,14 +257,26 @@ def test_what_was_wished_for_is_in_every_subscribe() -> None:
 def test_half_of_the_window_is_acknowledged_at_once_and_less_when_idle() -> None:
     client = Client(window=4).hear(WELCOME, subscribed(), messages(0, 1))
     assert client.acknowledged == []
-    assert client.following.wait_s == following.ACK_IDLE_S
-    client.sent += client.following.on_silence()
-    assert client.acknowledged == [{"a": 1}]
+    assert client.following.wait_s == following.ACK_S
+    client.hear(messages(1, 2))
+    assert client.acknowledged == [{"a": 2}]
     assert client.following.wait_s == 3 * HEARTBEAT_S
 
-    client.hear(messages(1, 5))
+    client.hear(messages(2, 3))
+    client.sent += client.following.on_silence()
 
-    assert client.acknowledged == [{"a": 1}, {"a": 3}, {"a": 5}]
+    assert client.acknowledged == [{"a": 2}, {"a": 3}]
+
+
+def test_acknowledgements_keep_their_distance() -> None:
+    client = Client(window=2).hear(WELCOME, subscribed())
+
+    for sequence in range(60):  # thirty a second, for two seconds
+        client.now = sequence / 30
+        client.hear(messages(sequence, sequence + 1))
+
+    assert 15 <= len(client.acknowledged) <= 20
+    assert client.following.wait_s == following.ACK_S  # and what is left follows when nothing comes
 
 
 def test_only_what_the_application_took_is_acknowledged() -> None:
@@ -273,9 +289,10 @@ def test_only_what_the_application_took_is_acknowledged() -> None:
 
 
 def test_what_was_skipped_by_the_cursor_at_the_beginning_needs_no_acknowledgement() -> None:
-    client = Client(after=100, window=4).hear(WELCOME, subscribed(100), messages(100, 101))
-
-    assert client.acknowledged == []
+    beginnings: tuple[following.After, ...] = (100, "tail")
+    for after in beginnings:
+        client = Client(after=after, window=4).hear(WELCOME, subscribed(100), messages(100, 101))
+        assert client.acknowledged == []
 
 
 def test_without_a_window_nothing_is_acknowledged() -> None:
@@ -347,9 +364,9 @@ def test_the_first_wait_after_a_connection_that_brought_something_is_quick() -> 
     client = Client().hear(WELCOME, subscribed())
     assert waits(client.following.comeback, 2) == [0.5, 1.0]  # to be let in is not yet to have been given something
     client.hear(messages(0, 1))
-    assert waits(client.following.comeback, 2) == [following.QUICK_S, 0.5]
+    assert waits(client.following.comeback, 2) == [comeback.QUICK_S, 0.5]
     client.hear(frames.Heartbeat(heads={"a": 1}))
-    assert waits(client.following.comeback, 1) == [following.QUICK_S]
+    assert waits(client.following.comeback, 1) == [comeback.QUICK_S]
 
 
 @pytest.mark.parametrize(("reconnect_ms", "wait_s"), [(1500, 1.5), (0, 0.0), (-5, 0.0), (10**12, 300.0)])
@@ -490,7 +507,7 @@ def converse(client: Following, server: Server) -> Iterator[int]:
     client.connected()
     server.connect()
     while not client.is_over:
-        heard = server.say() if client.wait_s != following.ACK_IDLE_S or server._wire else None
+        heard = server.say() if client.wait_s != following.ACK_S or server._wire else None
         for said in client.on_silence() if heard is None else client.receive(heard):
             if isinstance(said, frames.Item):
                 yield said.sequence
@@ -511,7 +528,8 @@ def test_whatever_the_network_does_every_item_is_given_out_once_and_in_order(
 ) -> None:
     told: list[int] = []
     standing = Standing(0, None)
-    client = Following(standing, "a", window=window, on_cursor=lambda cursor, _: told.append(cursor))
+    tell = lambda cursor, _: told.append(cursor)  # noqa: E731
+    client = Following(standing, "a", window=window, on_cursor=tell, clock=itertools.count(0, 0.04).__next__)
     server = Server(length, sizes, faults)
     seen: list[int] = []
 

@@ -4,20 +4,23 @@ import asyncio
 import gc
 import json
 import logging
+import queue
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
-from commitcast.gateway import SubscriptionError, following, requests
+from commitcast.actors import AgentContext, AgentRuntime, Template
+from commitcast.gateway import SubscriptionError, comeback, requests
 from commitcast.gateway.requests import BlockingClient, Client, RequestError
 from commitcast.persistence import CommitcastError
 from waiting import TIMEOUT_S
@@ -27,7 +30,7 @@ Fields = dict[str, Any]
 
 @pytest.fixture(autouse=True)
 def comes_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "BACKOFF_S", (0.005, 0.02))
+    monkeypatch.setattr(comeback, "BACKOFF_S", (0.005, 0.02))
 
 
 def ask_asynchronously(url: str, what: str, *arguments: Any, **options: Any) -> Any:
@@ -55,7 +58,7 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 class Server:
     """Does what it is asked, once for each key, and treats each connection as the test wants."""
 
-    REPLIES = {
+    REPLIES: Final[dict[str, Fields]] = {
         "launch": {"agent": "a1", "status": "initializing"},
         "send": {"agent": "a1", "sequence": 7},
         "terminate": {"agent": "a1", "status": "terminated"},
@@ -311,3 +314,31 @@ def test_a_subscription_of_a_client_has_its_url_and_token() -> None:
     assert server.tokens == ["Bearer t"] * 2
     for frame in server.heard:
         assert (frame["type"], frame["after"], frame["window"]) == ("subscribe", 3, 5)
+
+
+# The real server.
+
+
+def test_the_real_server_does_what_it_is_asked_and_the_same_key_does_nothing_twice(ask: Ask, tmp_path: Path) -> None:
+    def echo(context: AgentContext) -> Iterator[str]:
+        while not context.cancelled.is_set():
+            with suppress(queue.Empty):
+                yield context.inbox.get(timeout=0.02).upper()
+
+    options: Fields = {"token": "t", "templates": {"echo": Template(echo)}}
+    with AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0", **options) as runtime:
+        url = str(runtime.url)
+        agent = ask(url, "launch", "echo", "", "k1", token="t")
+        assert ask(url, "launch", "echo", "", "k1", token="t") == agent
+        sequence = ask(url, "send", agent, "hello", "k2", token="t")
+        assert ask(url, "send", agent, "hello", "k2", token="t") == sequence
+        assert BlockingClient(url, token=lambda: "t").terminate(agent, "enough") == "terminated"
+        heard = BlockingClient(url, token="t").subscribe(agent)
+        assert [message.content for message in heard if message.type == "user"] == ["hello"]
+        assert heard.status == "terminated"
+        with pytest.raises(RequestError) as refused:
+            ask(url, "send", agent, "hello", token="wrong")
+        assert refused.value.error_code == "unauthenticated"
+        with pytest.raises(RequestError) as refused:
+            ask(url, "launch", "nothing of that name", token="t")
+        assert refused.value.error_code == "not_found"

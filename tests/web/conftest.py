@@ -1,4 +1,4 @@
-"""What the browser's half is tested with: Node for client.js, Chromium for the page, and a server that says anything."""
+"""What client.js is tested with: Node, and a server that says anything."""
 
 import asyncio
 import json
@@ -81,7 +81,7 @@ class Scripted:
 
     def __init__(self, answer: Callable[["Scripted", Fields], None], welcome: Fields) -> None:
         self._answer = answer
-        self._welcome = {"type": "welcome", "protocol": "commitcast.v1.json", "server": "test", "session": "s"}
+        self._welcome: Fields = {"type": "welcome", "protocol": "commitcast.v1.json", "server": "test", "session": "s"}
         self._welcome |= {"heartbeat_s": 15.0, "limits": {}} | welcome
         self._closing: tuple[int, str] | None = None
         self._saying: list[Fields] = []

@@ -56,7 +56,8 @@ def test_one_connection_carries_all_subscriptions_of_a_client(node: Start, runti
     agents = [running(runtime, f"a{number}") for number in range(5)]
     script = """
         let sockets = 0;
-        const client = connect({ WebSocket: class extends WebSocket { constructor(...given) { super(...given); sockets++; } } });
+        class Counting extends WebSocket { constructor(...given) { super(...given); sockets++; } }
+        const client = connect({ WebSocket: Counting });
         const follow = async (agent) => {
           const seen = [];
           for await (const { sequence } of client.subscribe(agent)) seen.push(sequence);

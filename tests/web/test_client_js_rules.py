@@ -276,22 +276,34 @@ def test_a_window_that_is_shut_is_no_lost_tail(node: Start, serving: Serving) ->
     assert [frame["after"] for frame in server.of("subscribe")] == [0]
 
 
-def test_an_application_that_is_behind_loses_nothing_when_the_connection_does(node: Start, serving: Serving) -> None:
+def test_an_application_that_is_behind_when_the_connection_is_lost_gets_what_had_come_and_then_the_rest(
+    node: Start, serving: Serving
+) -> None:
     def answer(server: Any, frame: Fields) -> None:
         if frame["type"] == "subscribe":
             server.accept(frame)
-            server.say(messages(frame["after"], *range(frame["after"] + 1, 7)), end(6))
+            server.say(messages(frame["after"], *range(frame["after"] + 1, frame["after"] + 4)))
+            if server.connections == 1:
+                server.close(1011)
+            else:
+                server.say(end(6))
 
     script = """
-        const client = connect(), seen = [];
-        for await (const { sequence } of client.subscribe("a1", { window: 100 })) {
-          seen.push(sequence);
-          await new Promise((resolve) => setTimeout(resolve, 2));
+        let opened = 0;
+        const client = connect({ onState: ({ name }) => name === "open" && ++opened === 2 && say("open again") });
+        for await (const { sequence } of client.subscribe("a1")) {
+          say(sequence);
+          if (sequence === 1) await heard();
         }
-        say(seen);
     """
-    with serving(answer) as (_, url):
-        assert node(script, url).next() == [1, 2, 3, 4, 5, 6]
+    with serving(answer) as (server, url):
+        following = node(script, url)
+        said = [following.next(), following.next()]
+        following.tell()
+        said += list(following)
+
+    assert said == [1, "open again", 2, 3, 4, 5, 6]
+    assert [frame["after"] for frame in server.of("subscribe")] == [0, 3]
 
 
 def ok(server: Any, frame: Fields, **fields: Any) -> None:
