@@ -4,7 +4,7 @@ VENV    ?= .venv
 BIN      = $(VENV)/bin
 TYPING   = build/typing/commitcast
 
-.PHONY: help all install links format lint types test pykka-suite coverage faults bench build clean
+.PHONY: help all install links format lint types test pykka-suite coverage faults hub bench protocol build clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -45,6 +45,12 @@ coverage:        ## the suite with branch coverage
 
 faults:          ## only the tests that break disks and processes
 	$(BIN)/pytest -m fault
+
+hub:             ## 5,000 orders of everything that can happen to the hub
+	COMMITCAST_EXAMPLES=5000 $(BIN)/pytest -q tests/gateway/test_hub.py --timeout=1200
+
+protocol:        ## write what is made from the frame types: schemas, and the tables of docs/protocol.md
+	$(BIN)/python -m commitcast.gateway.documents docs
 
 bench:           ## measure it against bare SQLite, with a plot; some ten minutes
 	@mkdir -p build

@@ -88,12 +88,15 @@ class _App:
         if any(len(headers.getlist(name)) > 1 for name in ("Host", "Origin", "Authorization")):
             return error_response(HTTPStatus.BAD_REQUEST, "bad_request", "a header is there more than once")
         refused = self._server.access.check(headers.get("Host"), headers.get("Origin"), _query(scope))
-        if refused is None and self._needs_no_token and not is_loopback(_address(scope)):
+        if refused is not None:
+            return refused
+        if self._needs_no_token and not is_loopback(_address(scope)):
             message = "without tokens this server is for its own machine only"
             return error_response(HTTPStatus.FORBIDDEN, "forbidden", message)
-        if refused is None and not self._server._accepting.is_set():
-            return _unavailable()
-        return refused
+        if scope.get("method", "GET") not in ("GET", "HEAD"):
+            message = "only GET and HEAD are answered here"
+            return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "bad_request", message, Allow="GET, HEAD")
+        return None if self._server._accepting.is_set() else _unavailable()
 
     @property
     def _needs_no_token(self) -> bool:
@@ -103,7 +106,7 @@ class _App:
 
     async def _on_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, path = Headers(scope=scope), _path(scope)
-        refused = self._refusal(scope, headers) or _check_method(scope["method"])
+        refused = self._refusal(scope, headers)
         if refused is not None:
             await _respond(refused, scope, receive, send)
         elif match := _EVENTS.fullmatch(path):
@@ -197,13 +200,6 @@ def _unavailable() -> HttpResponse:
     return error_response(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message, Retry_After="2")
 
 
-def _check_method(method: str) -> HttpResponse | None:
-    if method in ("GET", "HEAD"):
-        return None
-    message = "only GET and HEAD are answered here"
-    return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "bad_request", message, Allow="GET, HEAD")
-
-
 async def _respond(answered: HttpResponse, scope: Scope, receive: Receive, send: Send) -> None:
     body = b"" if scope.get("method") == "HEAD" else answered.body
     await Response(body, answered.status, answered.headers)(scope, receive, send)
@@ -250,7 +246,7 @@ async def _put_frames(peer: AsgiPeer, receive: Receive) -> None:
 
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
-        pass
+        continue
 
 
 class _EventResponse:

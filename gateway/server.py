@@ -6,6 +6,7 @@ connection then is the core's. `stop` says goodbye first, so that clients come b
 
 import asyncio
 import logging
+import math
 import ssl
 import threading
 from collections import Counter
@@ -94,8 +95,8 @@ class GatewayServer:
             allowed_hosts=allowed_hosts,
             allowed_origins=allowed_origins,
         )
-        if not heartbeat_s > 0:
-            raise InvalidValueError(f"heartbeat_s must be more than 0, not {heartbeat_s!r}")
+        if not 0 < heartbeat_s < math.inf:
+            raise InvalidValueError(f"heartbeat_s must be more than 0 and no more than a clock can tell: {heartbeat_s!r}")
         self.core = GatewayCore(store, verifier=verifier, operations=operations, limits=limits, heartbeat_s=heartbeat_s)
         self._tls = tls
         self._thread: threading.Thread | None = None

@@ -27,8 +27,16 @@ logger: Final = logging.getLogger(__name__)
 
 INTERNAL_ERROR: Final = 1011
 """RFC 6455 section 7.4.1; a client comes back after it."""
+MAX_BAD_FRAMES: Final = 100
+"""In a row, that are none of the protocol; whoever sends them speaks another one."""
 _COSTS: Final[dict[type[frames.ClientFrame], float]] = {frames.Send: 5.0, frames.Launch: 20.0, frames.Terminate: 20.0}
 """In requests; see `Limits.requests_per_s`."""
+
+_CLOSE_CODES: Final = {
+    ErrorCode.UNAUTHENTICATED: CloseCode.UNAUTHENTICATED,
+    ErrorCode.TOKEN_EXPIRED: CloseCode.TOKEN_EXPIRED,
+    ErrorCode.FORBIDDEN: CloseCode.FORBIDDEN,
+}
 
 
 class Peer(Protocol):
@@ -89,6 +97,7 @@ class Session:
         self._bucket = Bucket(services.limits.requests_per_s, services.limits.burst, time.monotonic())
         self._running: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(services.limits.running_requests)
+        self._bad_frames = 0
         self._is_closing = False
         self._pulse = Pulse()
 
@@ -153,6 +162,8 @@ class Session:
         grant = self._services.grant_of(token)
         if grant is None:
             return False
+        if not grant.capabilities:
+            raise TokenError("this token allows nothing: ask for one that does", error_code=ErrorCode.FORBIDDEN)
         self._grant = grant
         self._set_timer(
             None if grant.expires_at is None else max(0.0, grant.expires_at - time.time()), self._on_expired
@@ -199,9 +210,8 @@ class Session:
                 self._refuse(None, agent, refusal)
 
     async def _reject(self, id: frames.FrameId, error: TokenError) -> None:
-        has_expired = error.error_code is ErrorCode.TOKEN_EXPIRED
-        self._refuse(id, None, Refusal(error.error_code, str(error), retry=has_expired))
-        await self.close(CloseCode.TOKEN_EXPIRED if has_expired else CloseCode.UNAUTHENTICATED, str(error))
+        self._refuse(id, None, Refusal(error.error_code, str(error), retry=error.error_code.retry))
+        await self.close(_CLOSE_CODES[error.error_code], str(error))
 
     # Frames.
 
@@ -219,10 +229,14 @@ class Session:
         try:
             frame = frames.decode_client(data)
         except FrameError as error:
+            self._bad_frames += 1
             self._bucket.take(time.monotonic(), 1.0)
             self._refuse(error.id, None, Refusal(error.error_code, str(error)))
         else:
+            self._bad_frames = 0
             await self._on_frame(frame)
+        if self._bad_frames >= MAX_BAD_FRAMES:
+            await self.close(CloseCode.BAD_REQUEST, f"nothing that comes is {frames.SUBPROTOCOL}")
         if self._bucket.is_overdrawn:
             await self.close(CloseCode.RATE, "too many requests: slow down")
         await self.peer.wait_until_it_takes_more()

@@ -5,8 +5,8 @@ the bare server it counts the frames and takes them the same way, so that both a
 
 Reports `ready` when all have caught up, and for each target when the last subscriber reached it. Those that are told
 to stall never read again: every other one from the moment it has caught up, the rest do not even hear that they are
-subscribed, so that the history they asked for gets stuck as well. Times are of `time.perf_counter_ns`, which is the system's
-monotonic clock on Linux and so the same in every process.
+subscribed, so that the history they asked for gets stuck as well. Times are of `time.perf_counter_ns`, which is the
+system's monotonic clock on Linux and so the same in every process.
 """
 
 import asyncio

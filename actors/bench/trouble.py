@@ -45,8 +45,8 @@ MIB: Final = 2**20
 def measure_stalled(shop: Workshop, subscribers: int) -> Sample:
     """Let one subscriber in ten take nothing, and see what that costs the others and the server.
 
-    In turns: the live ones alone, then beside those who stall, who come for the turn, subscribe, never read
-    again (see `crowd`), and go. The latency is from `emit` to the far end, of every message to every live subscriber. A turn's
+    In turns: the live ones alone, then beside those who stall, who come for the turn, subscribe, never read again (see
+    `crowd`), and go. The latency is from `emit` to the far end, of every message to every live subscriber. A turn's
     p99 is compared with that of the turn alone before it, and the median taken, so that a slow moment of the machine
     does not decide. The growth is from the end of the first turn alone to the most that the server had at any time.
 

@@ -1,4 +1,4 @@
-/** The page: what is selected, how the connection is, and the token if one is needed. Puts the other modules together. */
+/** The page: what is selected, how the connection is, the token if one is needed. Puts the other modules together. */
 
 import { Agents } from "./agents.js";
 import { Client } from "./client.js";

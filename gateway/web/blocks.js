@@ -15,7 +15,8 @@ const SAID = new Set(["assistant", "response"]);
 
 /** What messages have in common that are one text; null of one that stands by itself. @param {Message} message */
 function kindOf({ type, role, content_type, metadata }) {
-  return SAID.has(type) && content_type === "text" ? `${type} ${role ?? ""} ${metadata?.thinking ? "thinking" : ""}` : null;
+  if (!SAID.has(type) || content_type !== "text") return null;
+  return `${type} ${role ?? ""} ${metadata?.thinking ? "thinking" : ""}`;
 }
 
 export class Block {
@@ -134,7 +135,9 @@ export class Block {
     const next = async () => {
       const after = this.first - 1 + list.childElementCount;
       const { items } = await this.#reads.messages(this.#agent, after, Math.min(RAW_LINES, this.last - after), true);
-      for (const item of items) list.append(make("li", { value: String(item.sequence) }, make("code", {}, rawOf(item))));
+      for (const item of items) {
+        list.append(make("li", { value: String(item.sequence) }, make("code", {}, rawOf(item))));
+      }
       more.hidden = items.length === 0 || this.first - 1 + list.childElementCount >= this.last;
     };
     more.addEventListener("click", () => next());
@@ -145,7 +148,8 @@ export class Block {
 
 /** @param {Message} message */
 function labelOf({ type, role, metadata }) {
-  const name = [metadata?.tool, metadata?.tool_name, metadata?.name, metadata?.event].find((at) => typeof at === "string");
+  const names = [metadata?.tool, metadata?.tool_name, metadata?.name, metadata?.event];
+  const name = names.find((at) => typeof at === "string");
   const what = metadata?.thinking ? "thinking" : type === "assistant" ? undefined : name;
   return [type, role && role !== type ? role : undefined, what].filter(Boolean).join(" · ");
 }

@@ -63,7 +63,8 @@ export class Messages {
     return this.#pending.at(-1)?.sequence ?? this.#last;
   }
 
-  /** Show an agent at a sequence, or at its tail. @param {string} agent @param {number} head @param {number | null} at */
+  /** Show an agent at a sequence, or at its tail.
+   * @param {string} agent @param {number} head @param {number | null} at */
   async open(agent, head, at) {
     const turn = ++this.#turn;
     const after = at === null ? Math.max(0, head - PAGE) : Math.max(0, Math.min(at, head) - 1 - PAGE / 2);
@@ -164,7 +165,9 @@ export class Messages {
   #prepend(messages) {
     const joined = this.#blocks[0];
     const rest = [...messages];
-    while (rest.length > 0 && joined?.takesBefore(rest[rest.length - 1])) joined.addBefore(/** @type {any} */ (rest.pop()));
+    while (rest.length > 0 && joined?.takesBefore(rest[rest.length - 1])) {
+      joined.addBefore(/** @type {any} */ (rest.pop()));
+    }
     joined?.draw();
     const made = /** @type {Block[]} */ ([]);
     for (const message of rest) {

@@ -53,8 +53,8 @@ export class Reads {
         continue;
       }
       const body = await answer.json().catch(() => null);
-      if (!answer.ok) throw new ReadError(answer.status, body?.error?.message ?? `the server answered ${answer.status}`);
-      return body;
+      if (answer.ok) return body;
+      throw new ReadError(answer.status, body?.error?.message ?? `the server answered ${answer.status}`);
     }
   }
 
@@ -73,6 +73,7 @@ export class Reads {
 
   /** A page of messages. @param {string} id @param {number} after @param {number} limit @param {boolean} [raw] */
   messages(id, after, limit, raw = false) {
-    return this.get(`v1/agents/${encodeURIComponent(id)}/messages?after=${after}&limit=${limit}${raw ? "&raw=true" : ""}`);
+    const query = `after=${after}&limit=${limit}${raw ? "&raw=true" : ""}`;
+    return this.get(`v1/agents/${encodeURIComponent(id)}/messages?${query}`);
   }
 }

@@ -67,7 +67,8 @@ export class Stream {
       }
     } catch (error) {
       const isMissing = error instanceof ReadError && error.status === 404;
-      if (this.agent === agent) this.#notice(isMissing ? `There is no agent ${agent}.` : `Could not read: ${message(error)}`);
+      const why = isMissing ? `There is no agent ${agent}.` : `Could not read: ${message(error)}`;
+      if (this.agent === agent) this.#notice(why);
     }
     byId("stream").removeAttribute("aria-busy");
     this.#hooks.onChange();

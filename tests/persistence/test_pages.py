@@ -12,6 +12,7 @@ from commitcast.persistence import sqlite, sqlite_file
 from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError, StoreReadError
 from commitcast.persistence.records import AgentDeletion, AgentRecord, Entry, MessageRecord, StatusChange
 from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.store import MAX_PAGE_BYTES, agent_size
 from stores import (
     AT,
     COMPLETED,
@@ -268,6 +269,43 @@ class TestAgents:
         assert [record.id for record in busy.agents(status=FAILED)] == ["b", "c"]
         first = busy.agents(limit=1)[0]
         assert [record.id for record in busy.agents(after=first.position, limit=1)] == ["b"]
+
+    def test_or_the_newest_first(self, busy: SqliteStore) -> None:
+        assert [record.id for record in busy.agents(newest=True)] == ["c", "b", "a"]
+        first = busy.agents(limit=1, newest=True)[0]
+        assert [record.id for record in busy.agents(after=first.position, newest=True)] == ["b", "a"]
+        assert [record.id for record in busy.agents(status=FAILED, newest=True)] == ["c", "b"]
+
+    @pytest.mark.parametrize("newest", [False, True])
+    def test_a_page_of_large_agents_is_shorter(self, busy: SqliteStore, newest: bool) -> None:
+        for number in range(4):
+            commit(busy, f"large-{number}", new_agent(prompt="x" * 600_000))
+
+        found: list[str] = []
+        pages = after = 0
+        while page := busy.agents(after=after, newest=newest):
+            assert sum(map(agent_size, page[:-1])) < MAX_PAGE_BYTES
+            found += [record.id for record in page]
+            after, pages = page[-1].position, pages + 1
+
+        assert sorted(found) == ["a", "b", "c", *(f"large-{number}" for number in range(4))]
+        assert pages > 1
+
+    def test_an_agent_is_found_by_the_key_of_its_launch(self, busy: SqliteStore) -> None:
+        commit(busy, "keyed", new_agent(idempotency_key="k"))
+
+        found = busy.launched("k")
+
+        assert found is not None and found.id == "keyed"
+        assert busy.launched("another") is None
+
+    def test_a_message_is_found_by_its_key(self, busy: SqliteStore) -> None:
+        commit(busy, "a", text("said", key="k"))
+
+        found = busy.keyed("a", "k")
+
+        assert found is not None and found.content == "said"
+        assert busy.keyed("a", "another") is busy.keyed("b", "k") is busy.keyed("nobody", "k") is None
 
     def test_heads_are_of_those_that_exist(self, busy: SqliteStore) -> None:
         assert busy.heads(["a", "nobody", "c", "gone"]) == {"a": 7, "c": 1}

@@ -10,7 +10,7 @@ import pytest
 
 from commands import run as run_in_a_process
 from commands import running
-from commitcast.actors.bench import load
+from commitcast.actors.bench import load, trouble
 from commitcast.actors.bench.child import Child
 from commitcast.actors.bench.errors import BenchmarkError
 from commitcast.actors.cli import main
@@ -24,7 +24,11 @@ RATIOS = {
     "launch": ("times_naive",),
     "growth": ("of_small",),
     "replay": ("of_chain",),
-    "fanout": ("of_bare",),
+    "fanout": ("of_bare", "send_of_bare"),
+}
+OF_TROUBLE = {
+    "stalled": ("live_p99_ms", "p99_of_alone"),
+    "restart": ("back_after_term_s", "back_after_kill_s"),
 }
 
 
@@ -35,7 +39,9 @@ def fail_in_this_process(capfd: pytest.CaptureFixture[str], *arguments: str) -> 
 
 
 def test_json_has_the_yardsticks_first_and_then_every_scenario(tmp_path: Path) -> None:
-    done = run_in_a_process("bench", *TINY, "--json", "--folder", str(tmp_path))
+    names = [option for name in (*RATIOS, "idle") for option in ("--scenario", name)]
+
+    done = run_in_a_process("bench", *TINY, *names, "--json", "--folder", str(tmp_path))
 
     assert (done.returncode, done.stderr) == (0, "")
     yardsticks, *results = [json.loads(line) for line in done.stdout.splitlines()]
@@ -53,6 +59,38 @@ def test_json_has_the_yardsticks_first_and_then_every_scenario(tmp_path: Path) -
     assert (by_name["fanout"]["agents"], by_name["fanout"]["subscribers"]) == (1, 2)
     assert by_name["growth"]["rows"] == 2000
     assert list(tmp_path.iterdir()) == []
+
+
+def test_trouble_is_measured(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trouble, "STALLED_PER_S", 100.0)
+    monkeypatch.setattr(trouble, "BEFORE_STOP_S", 0.1)
+    names = [option for name in OF_TROUBLE for option in ("--scenario", name)]
+    sizes = ("--rounds", "1", "--messages", "100", "--agents", "10")
+
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", *sizes, *names, "--json", "--folder", str(tmp_path)])
+
+    shown = capfd.readouterr()
+    assert (ended.value.code, shown.err) == (0, "")
+    by_name = {result["scenario"]: result for result in map(json.loads, shown.out.splitlines())}
+    for name, fields in OF_TROUBLE.items():
+        assert all(by_name[name][field] > 0 for field in fields), name
+        assert by_name[name]["subscribers"] == 10
+    assert "grown_mib" in by_name["stalled"]
+    assert (by_name["stalled"]["agents"], by_name["restart"]["agents"]) == (1, 10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_those_who_were_to_stall_and_did_not_void_the_measurement(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, errors = fail_in_this_process(
+        capfd, "--scenario", "stalled", "--rounds", "1", "--messages", "4", "--agents", "2", "--folder", str(tmp_path)
+    )
+
+    assert (code, errors) == (1, "commitcast: 1 were to stall and 0 have: say more\n")
 
 
 def test_people_get_a_table_and_a_picture(tmp_path: Path) -> None:

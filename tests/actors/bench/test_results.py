@@ -1,11 +1,13 @@
 """Rounds made into results."""
 
 import math
+from pathlib import Path
 
 import pytest
 
 from commitcast.actors.bench.results import Sample, Yardstick, percentile_ms, result_of, yardsticks_of
-from commitcast.actors.bench.scenarios import SCENARIOS, plan
+from commitcast.actors.bench.scenarios import SCENARIOS, Case, Plan, Scenario, plan, run_rounds, summarize
+from commitcast.actors.bench.workshop import Workshop
 
 
 def test_a_result_is_the_median_with_its_spread_and_its_verdicts() -> None:
@@ -52,7 +54,22 @@ def test_everything_is_measured_in_its_standard_sizes() -> None:
     assert {case.scenario.name for case in everything.cases} == set(SCENARIOS)
     assert everything.yardstick_sizes == [1, 16, 256, 4096]
     assert everything.main_agents == 256
-    assert everything.steps == len(everything.cases) + 4
+
+
+def test_what_takes_a_minute_is_measured_once(tmp_path: Path) -> None:
+    scenarios = [
+        Scenario(name, lambda shop, size: Sample(messages_per_s=size), (7,), is_long=is_long)
+        for name, is_long in (("short", False), ("long", True))
+    ]
+    wanted = Plan([Case(scenario, 7) for scenario in scenarios], [1], 1)
+    started: list[str] = []
+
+    found = list(run_rounds(Workshop(tmp_path, messages=1), wanted, 3, started.append))
+
+    _, (short, long) = summarize(wanted, found, 0, {})
+    assert (short.rounds, long.rounds) == (3, 1)
+    assert short.messages_per_s == long.messages_per_s == 7
+    assert len(started) == wanted.steps(3)
 
 
 @pytest.mark.parametrize("sizes", [[], [4]])

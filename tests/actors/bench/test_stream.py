@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from commitcast.actors.bench.errors import WrongDataError
-from commitcast.actors.bench.stream import StreamCheck, content_of
+from commitcast.actors.bench.stream import SharedCheck, Span, StreamCheck, content_of, joined
 from commitcast.gateway import frames
 
 
@@ -91,3 +91,34 @@ def test_one_agent_is_followed_by_its_sequences() -> None:
 def test_what_is_wrong_is_found(check: StreamCheck, wrong: frames.ServerFrame, why: str) -> None:
     with pytest.raises(WrongDataError, match=why):
         check.take(wrong)
+
+
+def test_a_frame_that_many_are_given_is_checked_for_each_of_them() -> None:
+    stamped = item("a", 4, metadata={"label": "x", "emitted_ns": 7})
+    data = frames.encode(frames.Messages(agent="a", prev=3, last=4, items=[stamped]))
+    check = SharedCheck()
+
+    spans = [check.take(data), check.take(data)]
+
+    assert spans == [Span(3, 4, (("x", 7),))] * 2
+    assert joined(3, Span(3, 4, ())) == 4
+    with pytest.raises(WrongDataError, match="stands at 4 and was given what follows 3"):
+        joined(4, Span(3, 4, ()))
+
+
+def test_contents_that_are_filled_up_are_checked_to_the_last_byte() -> None:
+    full = frames.encode(
+        frames.Messages(agent="a", prev=0, last=1, items=[item("a", 1, content=content_of("a", 1, 64))])
+    )
+
+    assert SharedCheck(64).take(full) == Span(0, 1, ())
+    with pytest.raises(WrongDataError, match="with the content"):
+        SharedCheck(65).take(full)
+
+
+def test_a_refusal_for_good_is_wrong_and_one_for_now_is_not() -> None:
+    refusals = [frames.encode(frames.Error(code="internal", message="no more", retry=retry)) for retry in (True, False)]
+
+    assert SharedCheck().take(refusals[0]) is None
+    with pytest.raises(WrongDataError, match="no more"):
+        SharedCheck().take(refusals[1])
