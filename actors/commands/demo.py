@@ -55,7 +55,7 @@ def demo(
         runtime = AgentRuntime(path, listen=options.address(listen) or "127.0.0.1:0")
         with stopping_on_signals() as stopping, runtime:
             note(f"database {path}")
-            note(f"agents   http://{runtime.address}/v1/agents")
+            note(f"page     http://{runtime.address}/")
             note(f"stream   {runtime.url}   (another terminal: commitcast tail '*' --url {runtime.address})")
             agents = _launch(runtime, speed)
             seen = asyncio.run(_watch(runtime, agents, stopping, AWAY_S / speed))
@@ -158,4 +158,4 @@ def _print_account(path: Path, seen: dict[str, _Seen], stored: dict[str, list[in
     report = verify(path)
     console.print(f"verified: {report.messages} messages, {'sound' if report.is_sound else 'NOT sound'}", style="bold")
     if kept:
-        note(f"look again: commitcast agents --db {path}")
+        note(f"look again: commitcast serve --db {path}, and open its page")

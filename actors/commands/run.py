@@ -99,7 +99,7 @@ def _announce(runtime: AgentRuntime, db: Path) -> None:
     if runtime.interrupted:
         note(f"{runtime.interrupted} agents that a crash had left behind in {db} are failed now")
     if runtime.url is not None:
-        note(f"subscribers connect to {runtime.url}")
+        note(f"subscribers connect to {runtime.url}   page: http://{runtime.address}/")
 
 
 def _follow(runtime: AgentRuntime, agent: AgentHandle, *, as_json: bool) -> AgentRecord:
