@@ -96,7 +96,7 @@ class _App:
         if scope.get("method", "GET") not in ("GET", "HEAD"):
             message = "only GET and HEAD are answered here"
             return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "bad_request", message, Allow="GET, HEAD")
-        return None if self._server._accepting.is_set() else _unavailable()
+        return None if self._server.is_accepting else _unavailable()
 
     @property
     def _needs_no_token(self) -> bool:
@@ -133,7 +133,7 @@ class _App:
 
     async def _on_events(self, agent: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
         token = bearer(headers.get("Authorization"))
-        refused = self._server._check_capacity()
+        refused = self._core.check_capacity()
         if token is None and not self._needs_no_token:
             message = "a token is needed: send Authorization: Bearer TOKEN"
             refused = error_response(HTTPStatus.UNAUTHORIZED, "unauthenticated", message, WWW_Authenticate="Bearer")
@@ -149,7 +149,7 @@ class _App:
         peer = AsgiPeer(self._core, address=_address(scope), token=token)
         await peer.put(frames.encode(wanted).decode())
         response = _EventResponse(sse.EventStream(agent, seen), peer, scope, receive, send)
-        await converse(self._server, peer, response.run(), _until_gone(receive))
+        await converse(self._core, peer, response.run(), _until_gone(receive))
         if not response.has_begun:
             await response.answer(_unavailable())
 
@@ -158,7 +158,7 @@ class _App:
     async def _on_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         await receive()  # that it wants to connect
-        refused = self._refusal(scope, headers) or self._server._check_capacity()
+        refused = self._refusal(scope, headers) or self._core.check_capacity()
         if _path(scope) != PATH:
             refused = refused or error_response(HTTPStatus.NOT_FOUND, "not_found", f"WebSockets are at {PATH}")
         if refused is not None:
@@ -169,7 +169,7 @@ class _App:
         chosen = frames.SUBPROTOCOL if frames.SUBPROTOCOL in offered else None
         await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
         peer = AsgiPeer(self._core, address=_address(scope), token=token)
-        await converse(self._server, peer, _send_frames(peer, send), _put_frames(peer, receive))
+        await converse(self._core, peer, _send_frames(peer, send), _put_frames(peer, receive))
 
 
 # What the request says.

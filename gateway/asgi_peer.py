@@ -14,9 +14,7 @@ from typing import Any, Final, TypeVar
 from commitcast.gateway import frames
 from commitcast.gateway.connection import CLOSE_TIMEOUT_S, WRITE_LIMIT_BYTES
 from commitcast.gateway.core import GatewayCore
-from commitcast.gateway.errors import CloseCode
 from commitcast.gateway.prepared import PreparedFrame
-from commitcast.gateway.server import GatewayServer
 from commitcast.gateway.subscription import Subscriber
 
 T = TypeVar("T")
@@ -41,13 +39,13 @@ async def call(core: GatewayCore, work: Callable[[], Coroutine[Any, Any, T]]) ->
     Raises:
         NotServingError: the gateway does not run, or ended before the work did.
     """
-    loop = core._loop
-    if loop is None or loop.is_closed():
+    loop = core.loop
+    if loop is None:
         raise NotServingError
     working = work()
     try:
         called = asyncio.run_coroutine_threadsafe(working, loop)
-    except RuntimeError as error:  # it was closed meanwhile
+    except RuntimeError as error:  # it is closed
         working.close()
         raise NotServingError from error
     outcome = asyncio.wrap_future(called)
@@ -89,6 +87,7 @@ class AsgiPeer:
         self._is_awake = False
         self._wake = asyncio.Event()
         # From the client: received on the host's loop, read on the gateway's.
+        self._is_deaf = False
         self._places = asyncio.Semaphore(RECEIVED_LIMIT_FRAMES)
         self._inbox: asyncio.Queue[str | bytes | None] = asyncio.Queue()
         # Of the gateway's loop alone.
@@ -119,11 +118,12 @@ class AsgiPeer:
             self._core.call(self._resume)
 
     async def put(self, data: str | bytes) -> None:
-        """Hand over a frame of the client; waits while the session has enough of them to read."""
+        """Hand over a frame of the client; waits while the session has enough. After one too large none is taken."""
         await self._places.acquire()
         if len(data if isinstance(data, bytes) else data.encode(errors="replace")) > frames.MAX_FRAME_BYTES:
+            self._is_deaf = True
             self._core.call(self._refuse_too_large)
-        else:
+        elif not self._is_deaf:
             self._core.call(partial(self._inbox.put_nowait, data))
 
     # On the gateway's loop.
@@ -226,45 +226,39 @@ class AsgiPeer:
             self.lose()
 
 
-async def serve(server: GatewayServer, peer: AsgiPeer) -> None:
-    """Serve a connection until it is closed, if its address has not too many. On the gateway's loop."""
-    server.connected(peer)  # type: ignore[arg-type]  # it is counted by its address, like those of the server's own port
-    try:
-        if server._from_peer[peer.peer_address] > server._limit_of(peer):  # type: ignore[arg-type]
-            reason = "too many connections from one address: close some first"
-            server.core.count_close(CloseCode.CONNECTION_LIMIT)
-            peer.write(PreparedFrame(frames.Goodbye(code=CloseCode.CONNECTION_LIMIT, reason=reason)))
-            await peer.finish(CloseCode.CONNECTION_LIMIT, reason)
-        else:
-            await server.core.serve(peer)
-    finally:
-        server.disconnected(peer)  # type: ignore[arg-type]
-
-
 async def converse(
-    server: GatewayServer, peer: AsgiPeer, sending: Coroutine[Any, Any, None], receiving: Coroutine[Any, Any, None]
+    core: GatewayCore, peer: AsgiPeer, sending: Coroutine[Any, Any, None], receiving: Coroutine[Any, Any, None]
 ) -> None:
     """Run a connection until either side has ended it, and leave nothing of it. On the host's loop.
 
     Args:
-        server: the gateway.
+        core: of the gateway.
         peer: the connection.
         sending: ends when everything was sent, or cannot be.
         receiving: ends when the client is gone.
     """
     async with asyncio.TaskGroup() as group:
-        serving = group.create_task(_serving(server, peer))
+        serving = group.create_task(_serving(core, peer))
         own = {group.create_task(sending), group.create_task(receiving)}
         try:
             await asyncio.wait({serving, *own}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            server.core.call(peer.lose)
+            core.call(peer.lose)
             for task in own:
                 task.cancel()
 
 
-async def _serving(server: GatewayServer, peer: AsgiPeer) -> None:
+async def _serving(core: GatewayCore, peer: AsgiPeer) -> None:
     try:
-        await call(server.core, lambda: serve(server, peer))
+        await call(core, lambda: _serve(core, peer))
     except NotServingError:
         pass
+
+
+async def _serve(core: GatewayCore, peer: AsgiPeer) -> None:
+    """Serve a connection until it is closed, counted by its address like those of the gateway's own port."""
+    try:
+        if core.enter(peer.peer_address):
+            await core.serve(peer)
+    finally:
+        core.leave(peer.peer_address)

@@ -8,7 +8,7 @@ missing, frames are sent by the documented `broadcast`, which builds one for eac
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from typing import Any, Final, Protocol
 
 from websockets.asyncio.server import ServerConnection, broadcast
@@ -71,6 +71,7 @@ class GatewayConnection(ServerConnection):
         self._shares_frames = False
         self._compresses = False
         self._fragments = 0
+        self._failed_early: tuple[int, str] | None = None
         self._asking: asyncio.Future[Any] | None = None
 
     # What the library calls.
@@ -132,16 +133,31 @@ class GatewayConnection(ServerConnection):
         fail = self.protocol.fail
 
         def say_goodbye_and_fail(code: int, reason: str = "") -> None:
+            if self.protocol.state is State.CONNECTING:  # bytes behind the request, which is answered all the same
+                self._failed_early = code, reason
+                self.protocol.parser = self._swallow()
+                return
             if code != 1006:  # that is a connection which is gone already
                 self.write(PreparedFrame(frames.Goodbye(code=code, reason=reason)))
             fail(code, reason)
 
         self.protocol.fail = say_goodbye_and_fail  # type: ignore[method-assign]  # the library has no hook for it
 
+    def _swallow(self) -> Generator[None, None, None]:
+        """Take what still comes for nothing, until the peer has said everything."""
+        while True:
+            self.protocol.reader.discard()
+            if self.protocol.reader.eof:
+                self.protocol.state = State.CLOSED
+            yield
+
     # What the gateway calls.
 
     def is_negotiated(self) -> None:
         """Note what the handshake agreed on."""
+        if self._failed_early is not None:
+            self.protocol.fail(*self._failed_early)
+            self.send_data()
         deflate = next((each for each in self.protocol.extensions if isinstance(each, PerMessageDeflate)), None)
         # A client may insist on a smaller window than that of the frames that are shared: it gets them plain.
         self._compresses = deflate is not None and deflate.local_max_window_bits >= WINDOW_BITS

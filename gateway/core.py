@@ -7,15 +7,19 @@ never delay a commit: what the loop cannot take in time is left to the store.
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
+from http import HTTPStatus
 from importlib import metadata
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from commitcast.gateway.access import is_loopback
 from commitcast.gateway.auth import ANYBODY, Grant, TokenError, Verifier
 from commitcast.gateway.errors import CloseCode, ErrorCode
 from commitcast.gateway.handover import Handover
+from commitcast.gateway.http import HttpResponse, error_response
 from commitcast.gateway.limits import Limits
 from commitcast.gateway.metrics import GatewayCollector, Standings, Traffic
 from commitcast.gateway.operations import Operations
@@ -68,7 +72,9 @@ class GatewayCore:
         self._verifier = verifier
         self._sessions: dict[Peer, Session] = {}
         self._handover = Handover(lambda: self.call(self._take))
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._from: Counter[str] = Counter()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """On which it works, once it has begun."""
 
     # From other threads.
 
@@ -83,8 +89,8 @@ class GatewayCore:
     def call(self, function: Callable[[], object]) -> None:
         """Have a function called on the loop, if there is one."""
         try:
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(function)
+            if self.loop is not None:
+                self.loop.call_soon_threadsafe(function)
         except RuntimeError:  # it was closed meanwhile: there is nobody to tell
             pass
 
@@ -92,14 +98,44 @@ class GatewayCore:
 
     def begin(self) -> None:
         """Begin to work on the running loop."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.pump.spawn(self._beat())
         self.pump.spawn(self._tick())
         self._take()  # what was handed over when there was no loop yet
 
+    # Who comes in.
+
+    def enter(self, address: str) -> bool:
+        """Count a connection; return False if its address has so many that it is not worth an answer."""
+        self._from[address] += 1
+        return self._from[address] <= 2 * self._limit_of(address)
+
+    def leave(self, address: str) -> None:
+        """Count it no longer."""
+        self._from[address] -= 1
+        if not self._from[address]:
+            del self._from[address]
+
+    def _limit_of(self, address: str) -> int:
+        return self.limits.connections_from(is_local=is_loopback(address))
+
+    def check_capacity(self) -> HttpResponse | None:
+        """Return the refusal of a handshake while no more connections are taken; None lets it go on."""
+        unavailable = HTTPStatus.SERVICE_UNAVAILABLE
+        if self.is_draining:
+            return error_response(unavailable, "unavailable", "the server stops", Retry_After="2")
+        if self.connections >= self.limits.connections:
+            return error_response(unavailable, "unavailable", "the server is full", Retry_After="10")
+        return None
+
     async def serve(self, peer: Peer) -> None:
-        """Serve a connection until it is closed."""
-        session = self._sessions[peer] = Session(self, peer)
+        """Serve a connection that has entered, until it is closed."""
+        session = Session(self, peer)
+        if self._from[peer.peer_address] > self._limit_of(peer.peer_address):
+            reason = "too many connections from one address: close some first"
+            await session.close(CloseCode.CONNECTION_LIMIT, reason)
+            return
+        self._sessions[peer] = session
         try:
             await session.run()
         finally:

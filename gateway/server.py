@@ -9,7 +9,6 @@ import logging
 import math
 import ssl
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
@@ -22,7 +21,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from commitcast.gateway import frames
-from commitcast.gateway.access import Access, bearer, is_loopback, offered_token, parse_address
+from commitcast.gateway.access import Access, bearer, offered_token, parse_address
 from commitcast.gateway.auth import Verifier
 from commitcast.gateway.connection import CLOSE_TIMEOUT_S, COMPRESSION, WRITE_LIMIT_BYTES, GatewayConnection
 from commitcast.gateway.core import HEARTBEAT_S, GatewayCore
@@ -30,7 +29,6 @@ from commitcast.gateway.errors import CloseCode, ListenError
 from commitcast.gateway.http import HttpRequest, HttpResponse, error_response
 from commitcast.gateway.limits import Limits
 from commitcast.gateway.operations import Operations
-from commitcast.gateway.prepared import PreparedFrame
 from commitcast.gateway.routes import answer
 from commitcast.gateway.schema import PATH
 from commitcast.gateway.subscription import Subscriber
@@ -96,7 +94,9 @@ class GatewayServer:
             allowed_origins=allowed_origins,
         )
         if not 0 < heartbeat_s < math.inf:
-            raise InvalidValueError(f"heartbeat_s must be more than 0 and no more than a clock can tell: {heartbeat_s!r}")
+            raise InvalidValueError(
+                f"heartbeat_s must be more than 0 and no more than a clock can tell: {heartbeat_s!r}"
+            )
         self.core = GatewayCore(store, verifier=verifier, operations=operations, limits=limits, heartbeat_s=heartbeat_s)
         self._tls = tls
         self._thread: threading.Thread | None = None
@@ -107,7 +107,6 @@ class GatewayServer:
         self._catch_up_s = 0.0
         self._is_closing = False
         self._connections: WeakSet[GatewayConnection] = WeakSet()
-        self._from_peer: Counter[str] = Counter()
 
     @property
     def address(self) -> str | None:
@@ -116,6 +115,11 @@ class GatewayServer:
             return None
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{host}:{self._port}"
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether clients may connect."""
+        return self._accepting.is_set()
 
     @property
     def is_encrypted(self) -> bool:
@@ -252,16 +256,13 @@ class GatewayServer:
     def connected(self, connection: GatewayConnection) -> None:
         """Count a connection; one that is far beyond its peer's limit is dropped before it costs a handshake."""
         self._connections.add(connection)
-        self._from_peer[connection.peer_address] += 1
-        if self._from_peer[connection.peer_address] > 2 * self._limit_of(connection):
+        if not self.core.enter(connection.peer_address):
             connection.abort()
 
     def disconnected(self, connection: GatewayConnection) -> None:
         """Count it no longer."""
         self._connections.discard(connection)
-        self._from_peer[connection.peer_address] -= 1
-        if not self._from_peer[connection.peer_address]:
-            del self._from_peer[connection.peer_address]
+        self.core.leave(connection.peer_address)
 
     def pause(self, subscriber: Subscriber) -> None:
         """A connection takes no more."""
@@ -271,19 +272,10 @@ class GatewayServer:
         """A connection takes more again."""
         self.core.resume(subscriber)
 
-    def _limit_of(self, connection: GatewayConnection) -> int:
-        return self.core.limits.connections_from(is_local=is_loopback(connection.peer_address))
-
     async def _handle(self, connection: ServerConnection) -> None:
         assert isinstance(connection, GatewayConnection)
         connection.is_negotiated()
-        if self._from_peer[connection.peer_address] > self._limit_of(connection):
-            reason = "too many connections from one address: close some first"
-            self.core.count_close(CloseCode.CONNECTION_LIMIT)
-            connection.write(PreparedFrame(frames.Goodbye(code=CloseCode.CONNECTION_LIMIT, reason=reason)))
-            await connection.finish(CloseCode.CONNECTION_LIMIT, reason)
-        else:
-            await self.core.serve(connection)
+        await self.core.serve(connection)
 
     # Requests.
 
@@ -306,7 +298,7 @@ class GatewayServer:
         is_socket = path == PATH
         refused = self.access.check(host, origin, query) or _check_method(request.method, is_socket)
         if refused is None and is_socket:
-            refused = self._check_capacity()
+            refused = self.core.check_capacity()
         if refused is not None:
             return refused
         token = bearer(authorization)
@@ -314,14 +306,6 @@ class GatewayServer:
             connection.token = token or offered_token(_offered(request.headers))
             return None
         return await answer(self.core, HttpRequest(path=path, query=query, host=host or "", token=token))
-
-    def _check_capacity(self) -> HttpResponse | None:
-        unavailable = HTTPStatus.SERVICE_UNAVAILABLE
-        if self.core.is_draining:
-            return error_response(unavailable, "unavailable", "the server stops", Retry_After="2")
-        if self.core.connections >= self.core.limits.connections:
-            return error_response(unavailable, "unavailable", "the server is full", Retry_After="10")
-        return None
 
 
 def _process_response(_: ServerConnection, request: Request, response: Response) -> Response | None:

@@ -43,6 +43,8 @@ class Peer(Protocol):
     """A connection, of whatever kind, as sessions and the pump use it."""
 
     subscriber: Subscriber
+    peer_address: str
+    """Where it comes from, without the port; empty if that is not known."""
     token: str | None
     """That came with the handshake."""
     was_heard: bool

@@ -65,7 +65,10 @@ class EventId(msgspec.Struct, frozen=True):
         match = _ID.fullmatch(text)
         if match is None or int(match[2]) > frames.MAX_NUMBER:
             raise InvalidValueError(f"Last-Event-ID must be EPOCH.SEQUENCE or SEQUENCE, not {text[:40]!r}")
-        return cls(int(match[2]), match[1], match[3] is not None)
+        is_end = (
+            match[3] is not None or match[1] is None
+        )  # a sequence alone is nobody's event: who gives it knows it all
+        return cls(int(match[2]), match[1], is_end)
 
     def __str__(self) -> str:
         return f"{self.epoch}.{self.sequence}{'.end' if self.is_end else ''}"

@@ -28,6 +28,7 @@ PURE = {
     "gateway/pages.py",
     "gateway/prepared.py",
     "gateway/pulse.py",
+    "gateway/sse.py",
     "gateway/subscription.py",
     "gateway/views.py",
     "actors/lifecycle.py",

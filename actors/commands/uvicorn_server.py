@@ -30,7 +30,8 @@ def serving(
     server = uvicorn.Server(
         uvicorn.Config(
             asgi.app(runtime.gateway),
-            ws_max_size=MAX_FRAME_BYTES,
+            ws_max_size=2 * MAX_FRAME_BYTES,  # a frame that is too large for us is told so, with a goodbye
+            ws_per_message_deflate=False,  # each would be compressed for each subscriber
             ssl_certfile=certificate,
             ssl_keyfile=key,
             log_level="warning",

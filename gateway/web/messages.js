@@ -40,6 +40,7 @@ export class Messages {
   #top = 0;
   #saying = /** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined);
   #said = /** @type {Block | undefined} */ (undefined);
+  #saidLength = 0;
   #log = byId("log");
   #list = byId("blocks");
   #latest = byId("latest");
@@ -313,11 +314,14 @@ export class Messages {
     this.#latest.textContent = isAtEnd ? "Jump to latest" : `Jump to latest (${number(this.head)})`;
   }
 
-  /** Have a finished block read out. @param {Block | undefined} block */
+  /** Have what a block says read out, as far as that has not been done. @param {Block | undefined} block */
   #say(block) {
     clearTimeout(this.#saying);
-    if (block && block !== this.#said) this.#hooks.onSaid(block.text);
+    const text = block?.text ?? "";
+    const done = block === this.#said ? this.#saidLength : 0;
+    if (text.length > done) this.#hooks.onSaid(text.slice(done));
     this.#said = block;
+    this.#saidLength = text.length;
   }
 
   #sayLater() {

@@ -10,7 +10,7 @@ import { ReadError } from "./reads.js";
 const TERMINAL = new Set(["completed", "failed", "terminated"]);
 /** Announced blocks that are kept for those who listen. */
 const SPOKEN = 4;
-const SPOKEN_CHARACTERS = 400;
+const SPOKEN_CHARACTERS = 600;
 
 export class Stream {
   agent = /** @type {string | null} */ (null);
@@ -69,8 +69,8 @@ export class Stream {
       const isMissing = error instanceof ReadError && error.status === 404;
       const why = isMissing ? `There is no agent ${agent}.` : `Could not read: ${message(error)}`;
       if (this.agent === agent) this.#notice(why);
+      this.#settle();
     }
-    byId("stream").removeAttribute("aria-busy");
     this.#hooks.onChange();
   }
 
@@ -123,6 +123,7 @@ export class Stream {
       if (event.record) this.#show(event.record);
     } else if (event.type === "live") {
       this.isLive = true;
+      this.#settle();
       this.#tellResumed();
     } else if (event.type === "status" && this.#record) {
       const { status, error, result, at } = event;
@@ -136,8 +137,14 @@ export class Stream {
 
   #end() {
     this.isOver = true;
+    this.#settle();
     this.#tellResumed();
     this.#hooks.onChange();
+  }
+
+  /** From here on the page is as live as it gets. */
+  #settle() {
+    byId("stream").removeAttribute("aria-busy");
   }
 
   #tellResumed() {
@@ -152,6 +159,7 @@ export class Stream {
   async #onRefused(agent, error) {
     const code = error instanceof CommitcastError ? error.code : "";
     this.isOver = true;
+    this.#settle();
     if (code === "stale_epoch" || code === "ahead") {
       this.close();
       await this.open(agent, null);

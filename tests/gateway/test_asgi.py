@@ -19,9 +19,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from commitcast.actors import AgentHandle, AgentRuntime
-from commitcast.gateway import Limits, asgi, frames, subscribe
-from commitcast.gateway.asgi_peer import AsgiPeer, serve
+from commitcast.actors import AgentHandle, AgentRuntime, RuntimeStoppedError
+from commitcast.gateway import Limits, ListenError, asgi, frames, subscribe
+from commitcast.gateway.asgi_peer import AsgiPeer, NotServingError, call
 from commitcast.gateway.connection import WRITE_LIMIT_BYTES
 from commitcast.gateway.core import GatewayCore
 from commitcast.persistence.errors import InvalidValueError
@@ -36,7 +36,7 @@ Headers = dict[str, str]
 
 
 def beside(runtime: AgentRuntime, prefix: str = PREFIX) -> FastAPI:
-    """A host's app: a route of its own, one that keeps its loop busy, and the gateway under a prefix."""
+    """A host's app: a route of its own, which counts its tasks, and the gateway under a prefix."""
     host = FastAPI()
 
     @host.get("/own")
@@ -115,7 +115,7 @@ def nobody_is_left(runtime: AgentRuntime) -> None:
     """Wait until the gateway has forgotten everybody, also in its count for each address."""
     assert runtime.gateway is not None
     gateway = runtime.gateway
-    wait_until(lambda: not gateway.core.connections and not gateway._from_peer, "everybody to be forgotten")
+    wait_until(lambda: not gateway.core.connections and not gateway.core._from, "everybody to be forgotten")
 
 
 async def refused(url: str, status: int, **options: Any) -> None:
@@ -199,25 +199,18 @@ class TestBesideTheHostsOwnRoutes:
 
         host = FastAPI(lifespan=lifespan)
         host.mount(PREFIX, asgi.app(runtime.gateway))
-        closed: list[int] = []
+        serving = hosted(host)
 
         async def scenario() -> None:
-            with pytest.raises(ConnectionClosed) as caught:
-                async with raw(ws(await asyncio.to_thread(addresses.get))) as subscriber:
-                    await subscriber.subscribe("a1")
-                    await asyncio.to_thread(stop)
-                    while True:
-                        await subscriber.receive()
-            assert caught.value.rcvd is not None
-            closed.append(caught.value.rcvd.code)
+            address = await asyncio.to_thread(serving.__enter__)
+            async with raw(ws(address)) as subscriber:
+                await subscriber.subscribe("a1")
+                await asyncio.to_thread(serving.__exit__, None, None, None)
+                assert (await subscriber.closed())[0] == 1012
 
-        serving = hosted(host)
-        addresses: Any = type("Addresses", (), {"get": staticmethod(serving.__enter__)})
-        stop = lambda: serving.__exit__(None, None, None)  # noqa: E731  # called on a thread, as it blocks
         play(scenario)
 
-        assert closed == [1012]
-        with pytest.raises(Exception, match="start it first"):
+        with pytest.raises(RuntimeStoppedError):
             runtime.launch()
 
     def test_a_runtime_without_a_gateway_has_no_app(self, tmp_path: Path) -> None:
@@ -264,7 +257,7 @@ class TestWebSockets:
         with mounted(tmp_path) as (runtime, address):
             agent = spoken(runtime, "a1")
             assert runtime.gateway is not None
-            gateway_loop = runtime.gateway.core._loop
+            gateway_loop = runtime.gateway.core.loop
             before = get(address, "/own")[2], len(asyncio.all_tasks(gateway_loop))
 
             async def scenario() -> None:
@@ -317,16 +310,19 @@ class TestWebSockets:
 
     @pytest.mark.parametrize("text", ["x", "ü"])
     def test_a_frame_that_is_too_large_closes_the_connection_after_goodbye(self, tmp_path: Path, text: str) -> None:
-        with mounted(tmp_path) as (runtime, address):
+        with mounted(tmp_path, token="s3cret-s3cret") as (runtime, address):
+            agent = spoken(runtime, "a1")
 
             async def scenario() -> None:
-                async with raw(ws(address)) as subscriber:
+                async with raw(ws(address), token="s3cret-s3cret") as subscriber:
                     await subscriber.connection.send(text * (frames.MAX_FRAME_BYTES // len(text.encode()) + 1))
+                    await subscriber.send("terminate", agent="a1")  # what follows it is not heard
                     assert (await subscriber.until("goodbye"))["code"] == 1009
                     assert (await subscriber.closed())[0] == 1009
 
             play(scenario)
             nobody_is_left(runtime)
+            assert agent.record().status == "running"
 
     def test_more_frames_than_may_wait_are_all_answered_in_order(self, tmp_path: Path) -> None:
         with mounted(tmp_path) as (_, address):
@@ -497,6 +493,33 @@ class TestBeginningAndEnd:
             runtime.stop()
             everything_is_unavailable()
 
+    def test_a_gateway_that_could_not_start_is_unavailable(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            runtime = AgentRuntime(tmp_path / "a.db", listen=f"127.0.0.1:{taken.getsockname()[1]}")
+            with pytest.raises(ListenError):
+                runtime.start()
+            with hosted(beside(runtime)) as address:
+                assert get(address, f"{PREFIX}/healthz")[0] == 503
+
+    def test_what_is_under_way_when_the_gateway_ends_is_unavailable(self, tmp_path: Path) -> None:
+        with AgentRuntime(tmp_path / "a.db", listen="asgi") as runtime:
+            gateway = runtime.gateway
+            assert gateway is not None
+            has_begun = threading.Event()
+
+            async def for_ever() -> None:
+                has_begun.set()
+                await asyncio.get_running_loop().create_future()
+
+            async def scenario() -> None:
+                calling = asyncio.create_task(call(gateway.core, for_ever))
+                await asyncio.to_thread(has_begun.wait)
+                await asyncio.to_thread(runtime.stop)
+                with pytest.raises(NotServingError):
+                    await calling
+
+            play(scenario)
+
     def test_a_runtime_that_stops_says_goodbye_before_it_closes(self, tmp_path: Path) -> None:
         with mounted(tmp_path) as (runtime, address):
             spoken(runtime, "a1")
@@ -545,18 +568,20 @@ class TestBeginningAndEnd:
             asyncio.run(scenario())
             nobody_is_left(runtime)
 
-    @pytest.mark.parametrize("has_woken", [False, True], ids=["asleep", "awake"])
-    def test_a_loop_that_is_closed_with_its_connections_is_noticed(self, tmp_path: Path, has_woken: bool) -> None:
+    @pytest.mark.parametrize(("has_woken", "heartbeat_s"), [(False, 60.0), (True, 0.02)], ids=["by a write", "in time"])
+    def test_a_loop_that_is_closed_with_its_connections_is_noticed(
+        self, tmp_path: Path, has_woken: bool, heartbeat_s: float
+    ) -> None:
         async def connected(core: GatewayCore) -> AsgiPeer:
             return AsgiPeer(core, address="127.0.0.1", token=None)
 
-        with AgentRuntime(tmp_path / "a.db", listen="asgi", heartbeat_s=0.02) as runtime:
+        with AgentRuntime(tmp_path / "a.db", listen="asgi", heartbeat_s=heartbeat_s) as runtime:
             gateway = runtime.gateway
-            assert gateway is not None and gateway.core._loop is not None
+            assert gateway is not None and gateway.core.loop is not None
             peer = asyncio.run(connected(gateway.core))
             peer._is_awake = has_woken  # and it has not come to look
 
-            asyncio.run_coroutine_threadsafe(serve(gateway, peer), gateway.core._loop).result(TIMEOUT_S)
+            asyncio.run_coroutine_threadsafe(gateway.core.serve(peer), gateway.core.loop).result(TIMEOUT_S)
 
             nobody_is_left(runtime)
 

@@ -1,4 +1,4 @@
-"""How connections end from the server's side: a goodbye before every close, and a stop that everybody comes back from."""
+"""How connections end from the server's side: a goodbye before each, and a stop that all come back from."""
 
 import asyncio
 import socket
@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from commitcast.actors import AgentRuntime
-from commitcast.gateway import core, subscribe
+from commitcast.gateway import comeback, core, subscribe
 from commitcast.gateway.limits import Limits
 from commitcast.gateway.tls import server_context
 from hostile import (
@@ -31,6 +31,7 @@ from hostile import (
     opened,
     play,
     request,
+    say,
     self_signed,
     server_of,
     wire,
@@ -85,12 +86,13 @@ class TestTheStop:
     def test_clients_come_back_by_themselves_without_a_hole(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
     ) -> None:
-        monkeypatch.setattr(core, "RECONNECT_MS", (150, 200))  # until the next is there
+        monkeypatch.setattr(core, "RECONNECT_MS", (50, 100))
+        monkeypatch.setattr(comeback, "BACKOFF_S", (0.05, 0.1))
         heard: list[str] = []
         wanted = [f"{life} {number}" for life in range(3) for number in range(100)]
 
         async def follow(url: str) -> None:
-            window = 7 if policy == "windowed" else None
+            window = 40 if policy == "windowed" else None
             async with subscribe(url, "*", window=window) as messages:
                 async for item in messages:
                     heard.append(item.content)
@@ -105,8 +107,8 @@ class TestTheStop:
                     listen = str(runtime.address)
                     following = following or asyncio.create_task(follow(str(runtime.url)))
                     agent = await runtime.alaunch(id=f"a{life}")
-                    for number in range(100):
-                        await agent.aemit(f"{life} {number}")
+                    for ten in range(10):
+                        await say(agent, *(f"{life} {number}" for number in range(10 * ten, 10 * ten + 10)))
                     if life == 2:
                         await asyncio.wait_for(following, TIMEOUT_S)
 
@@ -134,9 +136,8 @@ class TestTheStop:
                 await half.send(request(runtime, "/v1/ws", UPGRADE)[:-2])
                 await deaf.open()
                 await deaf.ask("subscribe", agent="a")
-                deaf.writer.transport.pause_reading()
-                for _ in range(60):
-                    await agent.aemit("x" * 50_000)
+                deaf.stop_reading()
+                await say(agent, *["x" * 50_000] * 60)
                 await asleep(runtime, deaf)
                 began = time.monotonic()
                 await asyncio.to_thread(runtime.stop)
@@ -164,6 +165,10 @@ async def _wait(runtime: AgentRuntime, client: Wire) -> None:
 
 
 async def _many(runtime: AgentRuntime, client: Wire) -> None:
+    await client.send(masked(TEXT, '{"type":"ping"}') * 600)
+
+
+async def _nonsense(runtime: AgentRuntime, client: Wire) -> None:
     await client.send(masked(TEXT, "nonsense") * 600)
 
 
@@ -176,11 +181,10 @@ async def _slow(runtime: AgentRuntime, client: Wire) -> None:
     agent = await runtime.alaunch(id="a")
     await client.ask("subscribe", agent="a", slow="close")
     await client.until("live")
-    client.writer.transport.pause_reading()
-    for _ in range(40):
-        await agent.aemit("x" * 50_000)
+    client.stop_reading()
+    await say(agent, *["x" * 50_000] * 40)
     await asleep(runtime, client)
-    client.writer.transport.resume_reading()
+    client.read_on()
 
 
 def _sending(data: bytes) -> Provocation:
@@ -196,7 +200,9 @@ PROVOKED: Final[dict[str, tuple[int, Provocation]]] = {
     "slow": (4002, _slow),
     "silent": (4003, _wait),
     "too many requests": (4004, _many),
+    "nonsense": (4500, _nonsense),
     "bad token": (4501, _wait),
+    "token that allows nothing": (4503, _wait),
     "too many connections": (4504, _wait),
     "no hello": (4507, _wait),
     "no text": (1007, _sending(masked(TEXT, b"\xff\xfe"))),
@@ -225,11 +231,13 @@ def test_goodbye_comes_before_every_close_with_its_code(
         4001: {"token": Passes(t=allowed("t", ("*", [READ]), expires_at=time.time() + 0.1))},
         4003: {"heartbeat_s": 0.03},
         4004: {"limits": Limits(burst=10, requests_per_s=0.001)},
+        4500: {"limits": Limits(burst=10, requests_per_s=0.001)},
         4501: {"token": "another"},
+        4503: {"token": Passes(t=allowed("t"))},
         4504: {"limits": Limits(connections_per_peer=1)},
         4507: {"token": "another", "limits": Limits(hello_timeout_s=0.05)},
     }.get(code, {})
-    headers = [("Authorization", "Bearer t")] if code in (4001, 4501) else []
+    headers = [("Authorization", "Bearer t")] if code in (4001, 4501, 4503) else []
 
     async def scenario(runtime: AgentRuntime) -> None:
         async with AsyncExitStack() as stack:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import socket
+import ssl
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from commitcast.actors import AgentRuntime
+from commitcast.gateway import connection
 from commitcast.gateway.limits import OVERDRAFT, Bucket, Limits
+from commitcast.gateway.tls import server_context
 from commitcast.persistence.errors import CommitcastError, InvalidValueError
 from commitcast.persistence.records import AgentRecord, MessageRecord
 from hostile import (
@@ -32,6 +35,7 @@ from hostile import (
     opened,
     play,
     request,
+    self_signed,
     server_of,
     wire,
 )
@@ -40,6 +44,10 @@ from waiting import TIMEOUT_S, wait_until
 
 
 class TestRate:
+    @pytest.fixture(autouse=True)
+    def nobody_waits_for_who_sends_more_than_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection, "CLOSE_TIMEOUT_S", 0.2)
+
     def test_the_bucket_counts_what_it_says(self) -> None:
         bucket = Bucket(rate=10, burst=20, now=100.0)
 
@@ -73,11 +81,11 @@ class TestRate:
 
         play(tmp_path, scenario, limits=Limits(requests_per_s=0.001, burst=3))
 
-    def test_frames_that_are_none_count_as_well(self, tmp_path: Path) -> None:
+    def test_who_sends_nothing_but_nonsense_is_told_not_to_come_back(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
             async with opened(runtime) as enemy:
                 await enemy.send(masked(TEXT, "nonsense") * int(OVERDRAFT + 5))
-                assert (await enemy.farewell())[1] == 4004
+                assert (await enemy.farewell())[1] == 4500
 
         play(tmp_path, scenario, limits=Limits(requests_per_s=0.001, burst=3))
 
@@ -107,12 +115,25 @@ class TestConnections:
                     goodbye, code = await third.farewell()
                     assert (goodbye["type"], goodbye["code"], code) == ("goodbye", 4504, 4504)
                     await first.still_works()
-                counts = server_of(runtime)._from_peer
+                counts = server_of(runtime).core._from
                 await asyncio.to_thread(wait_until, lambda: counts["127.0.0.1"] == 1, "the others to be gone")
                 async with raw(runtime.url) as again:
                     await again.still_works()
 
         play(tmp_path, scenario, limits=Limits(connections_per_peer=2))
+
+    def test_encrypted_ones_count_only_as_long_as_they_last(self, tmp_path: Path) -> None:
+        trusting: Any = {"ssl": ssl._create_unverified_context(), "server_hostname": "localhost"}
+
+        async def scenario(runtime: AgentRuntime) -> None:
+            counts = server_of(runtime).core._from
+            for _ in range(5):
+                async with opened(runtime, **trusting) as client:
+                    assert (await client.ask("ping"))["type"] == "ok"
+                await asyncio.to_thread(wait_until, lambda: not counts, "it to be forgotten", show=lambda: counts)
+
+        tls = server_context(*self_signed(tmp_path))
+        play(tmp_path, scenario, tls=tls, limits=Limits(connections_per_peer=2))
 
     def test_twice_as_many_are_dropped_before_they_have_asked(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
@@ -201,7 +222,7 @@ class TestBadLimits:
     @pytest.mark.parametrize("value", [0, -1, -0.5, math.nan])
     def test_what_cannot_be_is_refused_at_once(self, name: str, value: float) -> None:
         with pytest.raises(InvalidValueError, match=name):
-            Limits(**{name: value})
+            Limits(**{name: value})  # type: ignore[arg-type]  # is made to be wrong
 
     @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
     def test_so_is_a_heartbeat_that_cannot_be(self, tmp_path: Path, value: float) -> None:
@@ -288,6 +309,19 @@ def test_whatever_bytes_come_nothing_is_left_and_nobody_is_harmed(
         assert runtime.agent("a").record().head == 1
     unexpected = [record for record in caplog.records if record.exc_info or record.levelname in ("ERROR", "CRITICAL")]
     assert not unexpected
+
+
+@pytest.mark.parametrize("behind", [b"\xff\xff", masked(TEXT, b"x", mask=False), b"{}" * 40], ids=repr)
+def test_a_request_with_something_behind_it_is_answered_and_logged_by_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, behind: bytes
+) -> None:
+    async def scenario(runtime: AgentRuntime) -> None:
+        async with wire(runtime) as enemy:
+            await enemy.send(request(runtime, "/healthz") + behind)
+            assert b"200 OK" in await enemy.is_dropped()
+
+    play(tmp_path, scenario)
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_an_operation_that_fails_costs_its_request_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Who may do what: every operation for every kind of caller, keys that never meet, and templates that stay the owner's."""
+"""Who may do what: every operation for every kind of caller, keys that never meet, templates that stay the owner's."""
 
 import asyncio
 import json
@@ -73,9 +73,6 @@ class TestOperations:
             ("sender", "terminate", (NOT_THERE, NOT_THERE, NOT_THERE)),
             ("single", "subscribe", (YES, NOT_THERE, NOT_THERE)),
             ("single", "send", (YES, NOT_THERE, NOT_THERE)),
-            ("nobody", "subscribe", (NOT_THERE, NOT_THERE, NOT_THERE)),
-            ("nobody", "send", (NOT_THERE, NOT_THERE, NOT_THERE)),
-            ("nobody", "terminate", (NOT_THERE, NOT_THERE, NOT_THERE)),
         ],
     )
     def test_each_caller_may_do_what_it_was_granted(
@@ -85,7 +82,9 @@ class TestOperations:
             for agent in (HERE, FOREIGN):
                 await spoken(runtime, agent, 1, end=False)
             async with opened(runtime, ("Authorization", f"Bearer {caller}")) as client:
-                asked = [await client.ask(request_, agent=each, **REQUESTS[request_]) for each in (HERE, ABSENT, FOREIGN)]
+                asked = [
+                    await client.ask(request_, agent=each, **REQUESTS[request_]) for each in (HERE, ABSENT, FOREIGN)
+                ]
             assert tuple(reply.get("code") for reply in asked) == codes
             done = {HERE: codes[0] is None and request_ != "subscribe", FOREIGN: False}
             for agent, was_changed in done.items():
@@ -95,7 +94,7 @@ class TestOperations:
         play(tmp_path, scenario, token=Passes(**CALLERS))
 
     @pytest.mark.parametrize(
-        ("caller", "prefix"), [("master", "org1:"), ("reader", None), ("single", None), ("nobody", None)]
+        ("caller", "prefix"), [("master", "org1:"), ("reader", None), ("single", None), ("sender", None)]
     )
     def test_who_may_launch_gets_agents_of_its_own_prefix(
         self, tmp_path: Path, caller: str, prefix: str | None
@@ -122,6 +121,14 @@ class TestOperations:
                     assert (await get(runtime, f"/v1/agents/{agent}{tail}", token=caller)).status == status
             listed = (await get(runtime, "/v1/agents", token=caller)).json["agents"]
             assert [agent["id"] for agent in listed] == ([HERE] if may else [])
+
+        play(tmp_path, scenario, token=Passes(**CALLERS))
+
+    def test_a_token_that_allows_nothing_is_sent_away(self, tmp_path: Path) -> None:
+        async def scenario(runtime: AgentRuntime) -> None:
+            async with opened(runtime, ("Authorization", "Bearer nobody")) as client:
+                goodbye, code = await client.farewell()
+                assert (goodbye["type"], goodbye["code"], code) == ("goodbye", 4503, 4503)
 
         play(tmp_path, scenario, token=Passes(**CALLERS))
 
@@ -365,7 +372,9 @@ class TestTemplates:
             follower = await client.follow_to_end(launched["agent"], 1)
             return [json.loads(item.content) for item in follower.items if item.type != "user"] or follower.changes[-1]
 
-    @pytest.mark.parametrize("prompt", ["--help", "-c import os", "$(id)", "a'b\"c\n; reboot", "\u0000 and on", "{prompt}"])
+    @pytest.mark.parametrize(
+        "prompt", ["--help", "-c import os", "$(id)", "a'b\"c\n; reboot", "\u0000 and on", "{prompt}"]
+    )
     def test_a_prompt_is_never_anything_but_text(self, tmp_path: Path, prompt: str) -> None:
         path = tmp_path / "templates.toml"
         command = json.dumps([sys.executable, "-c", TELLS_WHAT_IT_GOT, "--", "{prompt}"])
@@ -390,9 +399,7 @@ class TestTemplates:
             assert ended.status == "failed" and "cannot start" in ended.error.message
 
         argument = Template(CommandSource([sys.executable, "-c", "pass", "--", "{prompt}"], type="text"))
-        play(
-            tmp_path, scenario, token=Passes(one=self.GRANT), templates={"input": by_input(), "argument": argument}
-        )
+        play(tmp_path, scenario, token=Passes(one=self.GRANT), templates={"input": by_input(), "argument": argument})
 
     def test_a_client_supplies_no_program_environment_or_folder(self, tmp_path: Path) -> None:
         evil = {"argv": ["/bin/false"], "command": ["/bin/false"], "env": {"EVIL": "1"}, "environment": {"EVIL": "1"}}

@@ -185,7 +185,7 @@ def nobody_is_left(runtime: AgentRuntime) -> None:
     """Wait until the gateway has forgotten everybody, also in its count for each address."""
     gateway = runtime.gateway
     assert gateway is not None
-    wait_until(lambda: not gateway.core.connections and not gateway._from_peer, "everybody to be forgotten")
+    wait_until(lambda: not gateway.core.connections and not gateway.core._from, "everybody to be forgotten")
 
 
 class TestEvents:
@@ -262,8 +262,8 @@ class TestEvents:
             response = connection.getresponse()
             assert (response.status, response.headers["Content-Type"]) == (200, "text/event-stream")
             assert response.read() == b""
-            connection.close()
             nobody_is_left(runtime)
+            connection.close()
 
 
 class TestTheEnd:
@@ -284,9 +284,10 @@ class TestTheEnd:
         with mounted(tmp_path) as (runtime, address):
             agent = spoken(runtime, "one", "two")
             epoch = epoch_of(runtime)
-            with Browser(address, last=f"{epoch}.2") as still_running:
-                assert still_running.status == 200
-                still_running.until("live")
+            for id in (f"{epoch}.2", f"{epoch}.2.end"):
+                with Browser(address, last=id) as still_running:
+                    assert still_running.status == 200
+                    still_running.until("live")
             agent.complete().get(TIMEOUT_S)
 
             with Browser(address, last=f"{epoch}.1") as behind:
@@ -439,12 +440,13 @@ class TestRights:
         with mounted(tmp_path, token=_Tokens(tokens)) as (runtime, address):
             spoken(runtime, "one")
 
-            def answered(path: str, token: str | None) -> int:
-                headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-                with Browser(address, path, **headers) as browser:
+            def answered(path: str, token: str) -> int:
+                with Browser(address, path, Authorization=f"Bearer {token}") as browser:
                     return browser.status
 
-            assert answered(PATH, None) == 401
+            with Browser(address) as browser:
+                assert (browser.status, browser.response.headers["WWW-Authenticate"]) == (401, "Bearer")
+                assert b"Authorization: Bearer" in browser.response.read()
             assert answered(PATH, "wrong") == 401
             assert answered(PATH, "own-own-own-own") == 200
             assert answered(PATH, "old-old-old-old") == 404
@@ -487,6 +489,7 @@ class TestSlowReaders:
             assert gateway is not None
             spoken(runtime, "x" * LARGE, end=True)
             with Browser(address) as slow:
+                wait_until(lambda: _unsent(runtime) > WRITE_LIMIT_BYTES, "the event to be under way")
                 paced = threading.Event()
                 while _unsent(runtime):  # as long as two stall timeouts, on the machine where this was written
                     slow.response.read(512 * 1024)
@@ -527,7 +530,7 @@ class TestEventIds:
         ("text", "wanted"),
         [
             ("e.42", EventId(42, "e")),
-            ("42", EventId(42)),
+            ("42", EventId(42, None, True)),
             ("e.42.end", EventId(42, "e", True)),
             ("a-b_c:d.0", EventId(0, "a-b_c:d")),
         ],

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from commitcast.actors import AgentRuntime
+from commitcast.actors import AgentHandle, AgentRuntime
 from commitcast.gateway.auth import Capability, Grant, Operation, TokenError
 from commitcast.gateway.server import GatewayServer
 from subscribers import Fields
@@ -52,13 +52,18 @@ def server_of(runtime: AgentRuntime) -> GatewayServer:
     return runtime.gateway
 
 
+def counted(runtime: AgentRuntime) -> dict[str, int]:
+    """Return how many connections the server counts, by their peers."""
+    return server_of(runtime).core._from
+
+
 def nobody_is_left(server: GatewayServer) -> None:
     """Wait until the server has forgotten every connection and all that belonged to one."""
 
     def left() -> list[Any]:
         core = server.core
         hub = core.pump.hub
-        return [what for what in (core._sessions, hub._by_agent, hub._rings.size, server._from_peer) if what]
+        return [what for what in (core._sessions, hub._by_agent, hub._rings.size, server.core._from) if what]
 
     wait_until(lambda: not left(), "sessions, subscriptions and counts to be gone", show=left)
 
@@ -67,11 +72,14 @@ async def spoken(runtime: AgentRuntime, id: str, count: int, *, text: str = "", 
     """Launch an agent that says so much, and wait until that is stored."""
     agent = await runtime.alaunch(id=id)
     agent.start()
-    for number in range(count):
-        last = agent.emit(text or f"{id} {number}")
-    await last
+    await say(agent, *(text or f"{id} {number}" for number in range(count)))
     if end:
         await agent.complete()
+
+
+async def say(agent: AgentHandle, *texts: str) -> None:
+    """Let an agent say all that, and wait until it is stored."""
+    await [agent.emit(text) for text in texts][-1]
 
 
 class Passes:
@@ -139,7 +147,9 @@ class Frame(NamedTuple):
     @property
     def json(self) -> Fields:
         """What it says, decompressed with an empty window if need be."""
-        text = zlib.decompressobj(-15).decompress(self.payload + b"\0\0\xff\xff") if self.is_compressed else self.payload
+        text = (
+            zlib.decompressobj(-15).decompress(self.payload + b"\0\0\xff\xff") if self.is_compressed else self.payload
+        )
         fields: Fields = json.loads(text)
         return fields
 
@@ -251,6 +261,16 @@ class Wire:
                 return await self.reader.read(-1)
         except ConnectionError:
             return b""
+
+    def stop_reading(self) -> None:
+        """Take nothing more from the socket."""
+        transport: Any = self.writer.transport
+        transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Take again what comes."""
+        transport: Any = self.writer.transport
+        transport.resume_reading()
 
     def cut(self) -> None:
         """Be gone without a word."""

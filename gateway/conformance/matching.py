@@ -1,0 +1,151 @@
+"""Patterns: what a case says of a frame that is to come, and the values of a frame that is to be sent. Pure.
+
+An object matches if its fields do; it may have more. A list matches item by item. An object whose keys begin with `$`
+is no object but says something of the value; docs/conformance.md lists what.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+Captures = dict[str, Any]
+
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+_KINDS: Final[dict[str, Any]] = {
+    "anything": lambda value: True,
+    "integer": lambda value: type(value) is int,
+    "number": lambda value: type(value) in (int, float),
+    "text": lambda value: isinstance(value, str),
+    "boolean": lambda value: isinstance(value, bool),
+    "object": lambda value: isinstance(value, dict),
+    "list": lambda value: isinstance(value, list),
+    "null": lambda value: value is None,
+    "time": lambda value: isinstance(value, str) and _TIME.fullmatch(value) is not None,
+}
+_SHOWN: Final = 400
+"""Characters of a value that a mismatch shows: some contents have a million."""
+
+
+class Mismatch(AssertionError):
+    """What came is not what the case says."""
+
+
+def match(pattern: Any, value: Any, captures: Captures) -> None:
+    """Compare a value with a pattern, and remember what it captures.
+
+    Raises:
+        Mismatch: they differ; nothing is remembered.
+    """
+    found = dict(captures)
+    _match(pattern, value, found, "")
+    captures.update(found)
+
+
+def matches(pattern: Any, value: Any, captures: Captures) -> bool:
+    """Whether a value matches; remembers what it captures if it does."""
+    try:
+        match(pattern, value, captures)
+    except Mismatch:
+        return False
+    return True
+
+
+def fill(value: Any, captures: Captures) -> Any:
+    """Return a value that is to be sent, with what was captured, and long texts written out."""
+    if isinstance(value, list):
+        return [fill(each, captures) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "$is" in value:
+        return captures[value["$is"]]
+    if "$repeat" in value:
+        return value["$repeat"] * value["$times"]
+    if "$items" in value:
+        return [item(sequence) for sequence in range(value["$items"]["from"], value["$items"]["to"] + 1)]
+    return {name: fill(each, captures) for name, each in value.items()}
+
+
+def item(sequence: int) -> dict[str, Any]:
+    """Return a message as `$items` writes it."""
+    of_text = {"content": str(sequence), "content_type": "text", "metadata": None}
+    return (
+        {"sequence": sequence, "type": "assistant", "role": None}
+        | of_text
+        | {"created_at": "2026-01-02T03:04:05.000006Z"}
+    )
+
+
+def _match(pattern: Any, value: Any, captures: Captures, where: str) -> None:
+    if isinstance(pattern, dict) and any(name.startswith("$") for name in pattern):
+        _match_operators(pattern, value, captures, where)
+    elif isinstance(pattern, dict):
+        _check(isinstance(value, dict), where, "an object", value)
+        for name, inner in pattern.items():
+            _match_field(inner, value, name, captures, f"{where}.{name}")
+    elif isinstance(pattern, list):
+        _check(isinstance(value, list) and len(value) == len(pattern), where, pattern, value)
+        for index, inner in enumerate(pattern):
+            _match(inner, value[index], captures, f"{where}[{index}]")
+    else:
+        _check(type(value) is type(pattern) and value == pattern, where, pattern, value)
+
+
+def written_out(entries: list[Any], make: Callable[[int], Any]) -> list[Any]:
+    """Return a list of patterns with each `items` in it written out: messages of which only the sequence counts."""
+    written: list[Any] = []
+    for entry in entries:
+        if isinstance(entry, dict) and "items" in entry:
+            written += [make(sequence) for sequence in range(entry["items"]["from"], entry["items"]["to"] + 1)]
+        else:
+            written.append(entry)
+    return written
+
+
+def _match_field(pattern: Any, fields: dict[str, Any], name: str, captures: Captures, where: str) -> None:
+    if pattern == {"$absent": True}:
+        _check(name not in fields, where, "nothing", fields.get(name))
+    elif isinstance(pattern, dict) and "$maybe" in pattern:
+        if name in fields:
+            _match(pattern["$maybe"], fields[name], captures, where)
+    else:
+        _check(name in fields, where, pattern, "nothing")
+        _match(pattern, fields[name], captures, where)
+
+
+def _match_operators(operators: dict[str, Any], value: Any, captures: Captures, where: str) -> None:
+    for name, wanted in operators.items():
+        match name:
+            case "$any":
+                kinds = wanted if isinstance(wanted, list) else [wanted]
+                _check(any(_KINDS[kind](value) for kind in kinds), where, f"any {wanted}", value)
+            case "$capture":
+                captures[wanted] = value
+            case "$is":
+                _match(captures[wanted], value, captures, where)
+            case "$not":
+                _check(not matches(wanted, value, dict(captures)), where, f"not {wanted}", value)
+            case "$equals":
+                _check(value == wanted, where, wanted, value)
+            case "$begins":
+                _check(isinstance(value, str) and value.startswith(wanted), where, f"a text that begins {wanted!r}", value)
+            case "$min":
+                _check(type(value) in (int, float) and value >= wanted, where, f"{wanted} or more", value)
+            case "$max":
+                _check(type(value) in (int, float) and value <= wanted, where, f"{wanted} or less", value)
+            case "$repeat":
+                _check(value == wanted * operators["$times"], where, f"{wanted!r} {operators['$times']} times", value)
+            case "$times":
+                pass
+            case _:
+                raise ValueError(f"a pattern says {name}, and nobody knows what that is")
+
+
+def _check(is_right: bool, where: str, wanted: Any, found: Any) -> None:
+    if not is_right:
+        raise Mismatch(f"{where.lstrip('.') or 'it'} is {shown(found)}, and was to be {shown(wanted)}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"
