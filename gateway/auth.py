@@ -95,6 +95,10 @@ class Grant(msgspec.Struct, frozen=True):
         """Whether the operation may be done to all agents, and to the server."""
         return any(operation in held.operations and held.agent == _ANY for held in self.capabilities)
 
+    def readable(self) -> list[Capability]:
+        """Return the capabilities that allow reading."""
+        return [held for held in self.capabilities if Operation.READ in held.operations]
+
     def launch_prefix(self) -> str | None:
         """Return what the ids of agents that the holder launches begin with; None if it may not launch."""
         held = (held for held in self.capabilities if Operation.LAUNCH in held.operations and held.is_prefix)

@@ -34,9 +34,9 @@ HEARTBEAT_S: Final = 15.0
 TICK_S: Final = 1.0
 """How long a commit may be missing from the log of all agents before it is read from the store; and how often
 connections that take no more are looked at."""
-RECONNECT_MS: Final = (200, 2_000)
-"""Clients of a server that stops come back spread over this, or over a millisecond each if they are more than that
-many: about the time that a handshake takes."""
+RECONNECT_MS: Final = (1_000, 3_000)
+"""A restart takes a second or two, and whoever comes too early waits longer. Clients come back spread over this, and
+the later bound is a millisecond for each of them if that is more: about the time that a handshake takes."""
 
 
 class GatewayCore:
@@ -242,5 +242,6 @@ class GatewayCore:
             now = time.monotonic()
             for session in list(self._sessions.values()):
                 session.check_stalled(now)
+            self.pump.tidy()
             self.pump.hub.repair()
             self.pump.schedule()

@@ -49,7 +49,7 @@ class ErrorCode(StrEnum):
     @property
     def retry(self) -> bool:
         """Whether the same request may be done later. The `retry` of an `error` frame knows better."""
-        return self in (ErrorCode.TOKEN_EXPIRED, ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE)
+        return self in (ErrorCode.TOKEN_EXPIRED, ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL)
 
 
 class CloseCode(IntEnum):

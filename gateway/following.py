@@ -175,8 +175,7 @@ class Following:
 
     def _on_error(self, frame: frames.Error) -> None:
         if frame.id in (self._subscribes, HELLO) or frame.code in OF_TOKEN or frame.code == ErrorCode.GONE:
-            is_final = not frame.retry and frame.code != ErrorCode.INTERNAL
-            raise Lost(frame.message, frame.code, is_final=is_final)
+            raise Lost(frame.message, frame.code, is_final=not frame.retry)
         logger.info("the server says: %s", frame.message)
 
     def _on_subscribed(self, frame: frames.Subscribed) -> None:

@@ -205,8 +205,8 @@ class Hub:
         """Yield a page's frames as far as the window takes them; return whether that was all."""
         start = 0
         while start < len(page.entries):
-            if subscription.room <= 0:
-                return False
+            if subscription.room <= 0 or subscription.subscriber.is_paused:
+                return False  # the rest is read again when there is room for it: it would wait here for each of many
             key = subscription.frame_key
             if key not in made:
                 if len(made) >= MADE_OF_PAGE:
@@ -248,10 +248,11 @@ class Hub:
         """Compare with the heads in the store: whoever is behind without knowing reads again.
 
         A head says nothing of a change of status. So whoever has been given nothing since the last recheck, and not
-        the agent's end, reads again too.
+        the agent's end, reads again too; and whose agent has no head, to find that it is gone.
         """
-        for agent, head in heads.items():
-            for subscription in self._by_agent.get(agent, ()):
+        for agent, subscriptions in self._by_agent.items():
+            head = heads.get(agent, math.inf)
+            for subscription in subscriptions:
                 is_idle = subscription.rechecked == subscription.position
                 subscription.rechecked = subscription.position
                 may_lack_status = is_idle and not subscription.has_ended and not subscription.is_to_all

@@ -43,7 +43,7 @@ class PageCache:
 
     def get(self, key: PageKey, now: float) -> SharedPage | None:
         """Return a page that was read a moment ago."""
-        self._forget(now)
+        self.forget(now)
         found = self._pages.get(key)
         return None if found is None else found[0]
 
@@ -54,10 +54,11 @@ class PageCache:
             size = shared.size
             self._pages[key] = shared, size, now
             self.size += size
-        self._forget(now)
+        self.forget(now)
         return shared
 
-    def _forget(self, now: float) -> None:
+    def forget(self, now: float) -> None:
+        """Let go of what was read too long ago, or is too much."""
         while self._pages:
             _, size, read_at = next(iter(self._pages.values()))
             if self.size <= self._max_bytes and now - read_at <= KEPT_S:

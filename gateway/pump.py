@@ -82,6 +82,10 @@ class Pump:
         """Whether the hub has nothing more to be done now."""
         return self._effects is None
 
+    def tidy(self) -> None:
+        """Let go of pages that nobody asks for any more."""
+        self._pages.forget(time.monotonic())
+
     def schedule(self) -> None:
         """Have the hub's effects performed soon."""
         if not self._is_scheduled:

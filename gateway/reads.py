@@ -4,17 +4,17 @@ Runs on reader threads, because it reads the store.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote
 
 import msgspec
 
 from commitcast.gateway import frames, views
-from commitcast.gateway.auth import Grant, Operation
+from commitcast.gateway.auth import Capability, Grant, Operation
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, SequenceAheadError
 from commitcast.persistence.records import AgentRecord, AgentStatus
-from commitcast.persistence.store import MAX_PAGE_BYTES, PAGE_ROWS, Store, agent_size
+from commitcast.persistence.store import MAX_PAGE_BYTES, PAGE_ROWS, IdRange, Store, agent_size
 
 MAX_LIMIT: Final = 1_000
 
@@ -66,25 +66,21 @@ def _agents(store: Store, grant: Grant, query: Query) -> AgentList:
     order = query.get("order", ["oldest"])[0]
     if order not in ("oldest", "newest"):
         raise InvalidValueError(f"{order[:40]!r} is no order: use oldest or newest")
-    after = _number(query, "after", 0)
-    found: list[AgentRecord] = []
-    size = 0
-    for record in _readable(store, grant, wanted, after, limit, newest=order == "newest"):
-        if len(found) == limit or size >= MAX_PAGE_BYTES:
-            return AgentList(list(map(views.agent_view, found)), found[-1].position)
-        found.append(record)
-        size += agent_size(record)
-    return AgentList(list(map(views.agent_view, found)), None)
+    records = store.agents(
+        wanted,
+        _number(query, "after", 0),
+        limit + 1,  # whether there is another one, of those that the caller may know of
+        newest=order == "newest",
+        within=None if grant.allows_everywhere(Operation.READ) else list(map(_range, grant.readable())),
+    )
+    shown = records[:limit]
+    is_cut = len(records) > limit or sum(map(agent_size, records)) >= MAX_PAGE_BYTES
+    return AgentList(list(map(views.agent_view, shown)), shown[-1].position if is_cut else None)
 
 
-def _readable(
-    store: Store, grant: Grant, status: AgentStatus | None, after: int, limit: int, *, newest: bool
-) -> Iterator[AgentRecord]:
-    """Yield the agents that the caller may read. Whether there are others must not show, not even in `next`."""
-    rows = limit + 1 if grant.allows_everywhere(Operation.READ) else MAX_LIMIT
-    while records := store.agents(status, after, rows, newest=newest):
-        yield from (record for record in records if grant.allows(Operation.READ, record.id))
-        after = records[-1].position
+def _range(capability: Capability) -> IdRange:
+    """Return the ids that a capability is about; none has a character beyond those of ASCII."""
+    return capability.prefix, capability.prefix + ("\x7f" if capability.is_prefix else "\x00")
 
 
 def _agent(store: Store, grant: Grant, query: Query, agent: str) -> frames.AgentView:

@@ -259,7 +259,7 @@ class Session:
     def _log_failure(self, frame: frames.ClientFrame) -> None:
         logger.exception("a %s failed", type(frame).__name__)
         message = "the server could not do this, and its log says why"
-        self._refuse(frame.id, None, Refusal(ErrorCode.INTERNAL, message))
+        self._refuse(frame.id, None, Refusal(ErrorCode.INTERNAL, message, retry=True))
 
     async def _answer(self, frame: frames.ClientFrame) -> None:
         if isinstance(frame, frames.Hello):

@@ -29,7 +29,7 @@ from commitcast.persistence.gate import Gate
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite_batch import Batch
 from commitcast.persistence.sqlite_pages import READERS, Pages
-from commitcast.persistence.store import PAGE_BYTES, PAGE_ROWS, AgentPage, FeedPage, Standing
+from commitcast.persistence.store import PAGE_BYTES, PAGE_ROWS, AgentPage, FeedPage, IdRange, Standing
 from commitcast.persistence.writes import AgentWrites, Outcome
 
 logger: Final = logging.getLogger(__name__)
@@ -217,10 +217,16 @@ class SqliteStore:
         return self._pages.launched(idempotency_key)
 
     def agents(
-        self, status: AgentStatus | None = None, after: int = 0, limit: int = PAGE_ROWS, *, newest: bool = False
+        self,
+        status: AgentStatus | None = None,
+        after: int = 0,
+        limit: int = PAGE_ROWS,
+        *,
+        newest: bool = False,
+        within: Sequence[IdRange] | None = None,
     ) -> list[AgentRecord]:
         """Return records in order of creation, or the other way round. See `Store.agents`."""
-        return self._pages.agents(status, after, limit, newest=newest)
+        return self._pages.agents(status, after, limit, newest=newest, within=within)
 
     def messages(
         self, agent: str, after: int = 0, limit: int = PAGE_ROWS, max_bytes: int = PAGE_BYTES

@@ -5,7 +5,7 @@ thread; blocks for at most one commit and one place in the pool.
 """
 
 import queue
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -25,20 +25,16 @@ from commitcast.persistence.sqlite_rows import (
     checked_message,
     status_change,
 )
-from commitcast.persistence.store import MAX_PAGE_BYTES, AgentPage, FeedPage, Standing, agent_size
+from commitcast.persistence.store import MAX_PAGE_BYTES, AgentPage, FeedPage, IdRange, Standing, agent_size
 from commitcast.persistence.writes import text_size
 
 READERS: Final = 4
 """Connections in the pool: more do not read faster under one interpreter lock."""
 
 _AGENT: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE id = ?"
-_AGENTS: Final = (
-    f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE key > ?1 AND (?2 IS NULL OR status = ?2) ORDER BY key LIMIT ?3"
-)
-_AGENTS_NEWEST: Final = (
-    f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE (?1 = 0 OR key < ?1) AND (?2 IS NULL OR status = ?2)"
-    " ORDER BY key DESC LIMIT ?3"
-)
+_AGENTS: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE (?1 IS NULL OR status = ?1)"
+_OLDEST: Final = " AND key > ?2 ORDER BY key LIMIT ?3"
+_NEWEST: Final = " AND (?2 = 0 OR key < ?2) ORDER BY key DESC LIMIT ?3"
 _MESSAGES: Final = (
     f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
     " ORDER BY sequence_number LIMIT ?"
@@ -120,18 +116,22 @@ class Pages:
             row = connection.execute(AGENT_OF_KEY, (idempotency_key,)).fetchone()
             return None if row is None else agent_record(row)
 
-    def agents(self, status: AgentStatus | None, after: int, limit: int, *, newest: bool = False) -> list[AgentRecord]:
+    def agents(
+        self,
+        status: AgentStatus | None,
+        after: int,
+        limit: int,
+        *,
+        newest: bool = False,
+        within: Sequence[IdRange] | None = None,
+    ) -> list[AgentRecord]:
         """Return records in order of creation, those with a position beyond `after`, or the other way round."""
+        query = _AGENTS + (_NEWEST if newest else _OLDEST)
+        bounds = () if within is None else tuple(bound for one in within for bound in one)
+        if within is not None:
+            query = query.replace(" ORDER BY", _within(len(within)) + " ORDER BY")
         with self._snapshot() as connection:
-            rows = connection.execute(_AGENTS_NEWEST if newest else _AGENTS, (after, status, limit))
-            records: list[AgentRecord] = []
-            size = 0
-            for record in map(agent_record, rows):
-                records.append(record)
-                size += agent_size(record)
-                if size >= MAX_PAGE_BYTES:
-                    break
-            return records
+            return _bounded_agents(map(agent_record, connection.execute(query, (status, after, limit, *bounds))))
 
     def messages(self, agent: str, after: int, limit: int, max_bytes: int) -> list[MessageRecord]:
         """Return consecutive messages after a sequence.
@@ -246,6 +246,23 @@ def _get(connection: apsw.Connection, agent: str) -> AgentRecord:
     if record is None:
         raise AgentNotFoundError(agent)
     return record
+
+
+def _within(ranges: int) -> str:
+    """Return the condition on ids for so many ranges, whose bounds are bound from the fourth on."""
+    each = [f"id >= ?{4 + 2 * number} AND id < ?{5 + 2 * number}" for number in range(ranges)]
+    return f" AND ({' OR '.join(each) or 'FALSE'})"
+
+
+def _bounded_agents(records: Iterable[AgentRecord]) -> list[AgentRecord]:
+    page: list[AgentRecord] = []
+    size = 0
+    for record in records:
+        page.append(record)
+        size += agent_size(record)
+        if size >= MAX_PAGE_BYTES:
+            break
+    return page
 
 
 def _bounded(records: Iterable[MessageRecord], max_bytes: int) -> Iterator[MessageRecord]:

@@ -43,6 +43,10 @@ class FeedPage(msgspec.Struct, frozen=True):
     at_end: bool
 
 
+IdRange = tuple[str, str]
+"""Ids from the first up to, and without, the second, by the bytes that they are made of."""
+
+
 def agent_size(record: AgentRecord) -> int:
     """Return the bytes of text that a record holds, for the bound on pages."""
     texts = record.prompt, record.configuration_json, record.result_json or "", record.error_message or ""
@@ -86,12 +90,19 @@ class Store(Protocol):
         """Return the agent that was created under a key, or None if there is none."""
 
     def agents(
-        self, status: AgentStatus | None = None, after: int = 0, limit: int = PAGE_ROWS, *, newest: bool = False
+        self,
+        status: AgentStatus | None = None,
+        after: int = 0,
+        limit: int = PAGE_ROWS,
+        *,
+        newest: bool = False,
+        within: Sequence[IdRange] | None = None,
     ) -> list[AgentRecord]:
         """Return records in order of creation, those whose position is beyond `after`.
 
-        With `newest` in the opposite order, those whose position is below `after`, or all if that is 0. A page of very
-        large agents may be shorter than `limit`, but is empty only at the end.
+        With `newest` in the opposite order, those whose position is below `after`, or all if that is 0; with `within`
+        only those whose id is in one of the ranges. A page of very large agents may be shorter than `limit`, but is
+        empty only at the end.
         """
 
     def messages(

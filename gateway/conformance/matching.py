@@ -57,7 +57,7 @@ def fill(value: Any, captures: Captures) -> Any:
     if not isinstance(value, dict):
         return value
     if "$is" in value:
-        return captures[value["$is"]]
+        return _captured(value["$is"], captures)
     if "$repeat" in value:
         return value["$repeat"] * value["$times"]
     if "$items" in value:
@@ -121,7 +121,7 @@ def _match_operators(operators: dict[str, Any], value: Any, captures: Captures, 
             case "$capture":
                 captures[wanted] = value
             case "$is":
-                _match(captures[wanted], value, captures, where)
+                _match(_captured(wanted, captures), value, captures, where)
             case "$not":
                 _check(not matches(wanted, value, dict(captures)), where, f"not {wanted}", value)
             case "$equals":
@@ -138,6 +138,12 @@ def _match_operators(operators: dict[str, Any], value: Any, captures: Captures, 
                 pass
             case _:
                 raise ValueError(f"a pattern says {name}, and nobody knows what that is")
+
+
+def _captured(name: str, captures: Captures) -> Any:
+    if name not in captures:
+        raise Mismatch(f"nothing was captured as {name}")
+    return captures[name]
 
 
 def _check(is_right: bool, where: str, wanted: Any, found: Any) -> None:

@@ -39,9 +39,6 @@ const REQUEST_MS = 30_000;
 
 const TERMINAL = new Set(["completed", "failed", "terminated"]);
 const TOKEN_CODES = new Set(["unauthenticated", "token_expired"]);
-const FINAL_CODES = new Set([
-  "not_found", "gone", "ahead", "stale_epoch", "forbidden", "bad_request", "limit", "too_large",
-]);
 /** Error codes for the close codes after which a client does not come back. @type {Record<number, string>} */
 const FINAL_CLOSES = {
   4500: "bad_request", 4501: "unauthenticated", 4503: "forbidden", 4504: "limit", 4507: "unauthenticated",
@@ -600,7 +597,7 @@ export class Client {
       if (frame.retry && !TOKEN_CODES.has(frame.code)) this.#repeat(frame.id);
       else this.#settle(frame.id)?.reject(error);
     } else if (asking) {
-      const isFinal = TOKEN_CODES.has(frame.code) || (FINAL_CODES.has(frame.code) && !frame.retry);
+      const isFinal = TOKEN_CODES.has(frame.code) || !frame.retry;
       isFinal ? asking._fail(error) : this.#again(asking);
     } else if (isAbout && frame.id == null) {
       frame.code === "gone" ? isAbout._fail(error) : isAbout._take(frame);

@@ -14,6 +14,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
+from certificates import write_certificate
 from commitcast.actors import AgentRuntime
 from commitcast.gateway import connection, core, frames
 from commitcast.gateway.auth import Operation, StaticTokens
@@ -43,7 +44,6 @@ from hostile import (
     play,
     request,
     say,
-    self_signed,
     server_of,
     spoken,
     wire,
@@ -393,7 +393,7 @@ class TestSlowloris:
         play(tmp_path, scenario, limits=self.LIMITS, token=SECRET)
 
     def test_who_never_makes_the_handshake_of_tls_is_dropped(self, tmp_path: Path) -> None:
-        tls = server_context(*self_signed(tmp_path))
+        tls = server_context(*write_certificate(tmp_path))
 
         async def scenario(runtime: AgentRuntime) -> None:
             async with wire(runtime) as enemy:

@@ -3,9 +3,9 @@
 import asyncio
 import base64
 import copy
-import re
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ from commitcast.gateway.conformance import (
     run_client_case,
     run_server_case,
 )
-from commitcast.gateway.conformance.matching import fill, match
+from commitcast.gateway.conformance.matching import fill
 from hostile import Passes, allowed
 from stores import AT
 from waiting import SLOWNESS
@@ -80,7 +80,9 @@ class OurServer:
         """Start it, and let its agents be as given."""
         callers = given.get("callers")
         self._options = {
-            "token": Passes(**{token: grant_of(token, rights) for token, rights in callers.items()}) if callers else None,
+            "token": Passes(**{token: grant_of(token, rights) for token, rights in callers.items()})
+            if callers
+            else None,
             "templates": {name: Template(TEMPLATES[name]) for name in given.get("templates", ())},
             "limits": Limits(**given.get("limits", {})),
             "heartbeat_s": given.get("heartbeat_s", 15.0),
@@ -121,9 +123,7 @@ class OurServer:
         """Store a message, or as many as it says."""
         handle = self.runtime.agent(agent)
         if "count" in message:
-            for number in range(1, message["count"] + 1):
-                stored = handle.emit(str(number))
-            await stored
+            await asyncio.gather(*(handle.aemit(str(number)) for number in range(1, message["count"] + 1)))
             return
         raw = message.get("raw")
         if isinstance(raw, dict):
@@ -223,7 +223,7 @@ class AsyncFollower(OurFollower):
         except StopAsyncIteration:
             return None
         except SubscriptionError as error:
-            raise ClientFailed(error.error_code) from error
+            raise ClientFailed(str(error.error_code)) from error
 
     async def close(self) -> None:
         """End it."""
@@ -246,7 +246,7 @@ class BlockingFollower(OurFollower):
         try:
             item = await asyncio.to_thread(next, self._items, None)
         except SubscriptionError as error:
-            raise ClientFailed(error.error_code) from error
+            raise ClientFailed(str(error.error_code)) from error
         return None if item is None else fields_of(item)
 
     async def close(self) -> None:
@@ -281,3 +281,63 @@ def test_our_clients_pass(case: Case, client: ClientUnderTest, request: pytest.F
 def expect_defect(case: Case, request: pytest.FixtureRequest) -> None:
     if case.known_defect is not None:
         request.node.add_marker(pytest.mark.xfail(reason=case.known_defect, raises=Mismatch, strict=False))
+
+
+# The cases themselves.
+
+
+def mutants(case: Case) -> Iterator[Case]:
+    """The case with one expectation left out, and with one changed, for each."""
+    for number, step in enumerate(case.steps):
+        if EXPECTING & set(step):
+            without = [*case.steps[:number], *case.steps[number + 1 :]]
+            yield msgspec.structs.replace(case, steps=without)
+            changed = copy.deepcopy(case.steps)
+            if spoil(changed[number][next(iter(EXPECTING & set(step)))]):
+                yield msgspec.structs.replace(case, steps=changed)
+
+
+def spoil(pattern: Any) -> bool:
+    """Change the last value in a pattern; return whether there was one."""
+    places = reversed(list(pattern.items()) if isinstance(pattern, dict) else list(enumerate(pattern)))
+    for place, value in places:
+        if isinstance(value, dict | list):
+            if spoil(value):
+                return True
+        elif not str(place).startswith("$"):
+            pattern[place] = f"not {value}" if isinstance(value, str) else -7 if value is None else value + 1_000
+            return True
+    return False
+
+
+async def survivors(case: Case, play: Callable[[Case], Awaitable[None]]) -> list[list[Fields]]:
+    """The steps of each mutant that nothing is found wrong with."""
+    left = []
+    for mutant in mutants(case):
+        try:
+            await play(mutant)
+        except Mismatch:
+            continue
+        left.append(mutant.steps)
+    return left
+
+
+@pytest.mark.parametrize("case", SERVER[::9], ids=lambda case: case.name)
+def test_a_server_case_fails_without_each_expectation_and_with_each_one_changed(tmp_path: Path, case: Case) -> None:
+    folders = (tmp_path / str(number) for number in itertools.count())
+
+    async def play(mutant: Case) -> None:
+        folder = next(folders)
+        folder.mkdir()
+        await run_server_case(mutant, OurServer(folder), timeout_s=MUTANT_TIMEOUT_S)
+
+    assert asyncio.run(survivors(case, play)) == []
+
+
+@pytest.mark.parametrize("case", CLIENT[::7], ids=lambda case: case.name)
+@pytest.mark.usefixtures("comes_back_at_once")
+def test_a_client_case_fails_without_each_expectation_and_with_each_one_changed(case: Case) -> None:
+    async def play(mutant: Case) -> None:
+        await run_client_case(mutant, AsyncClient(), timeout_s=MUTANT_TIMEOUT_S)
+
+    assert asyncio.run(survivors(case, play)) == []

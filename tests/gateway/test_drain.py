@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from certificates import write_certificate
 from commitcast.actors import AgentRuntime
 from commitcast.gateway import comeback, core, subscribe
 from commitcast.gateway.limits import Limits
@@ -32,7 +33,6 @@ from hostile import (
     play,
     request,
     say,
-    self_signed,
     server_of,
     wire,
 )
@@ -118,7 +118,7 @@ class TestTheStop:
     def test_nobody_can_hold_it_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for module in ("connection", "server"):
             monkeypatch.setattr(f"commitcast.gateway.{module}.CLOSE_TIMEOUT_S", 0.2)
-        options: Any = {"tls": server_context(*self_signed(tmp_path)), "limits": Limits(handshake_timeout_s=60)}
+        options: Any = {"tls": server_context(*write_certificate(tmp_path)), "limits": Limits(handshake_timeout_s=60)}
         trusting: Any = {"ssl": ssl._create_unverified_context(), "server_hostname": "localhost"}
 
         async def scenario() -> float:

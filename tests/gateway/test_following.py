@@ -321,7 +321,7 @@ def test_the_cursor_is_told_when_everything_of_a_frame_was_taken() -> None:
         (error("stale_epoch"), "stale_epoch", True),
         (error("of_a_later_version"), "of_a_later_version", True),
         (error("unavailable", retry=True), "unavailable", False),
-        (error("internal"), "internal", False),
+        (error("internal", retry=True), "internal", False),
         (error("gone", id=None), "gone", True),
         (frames.Goodbye(code=4000, reason="x"), "4000", False),
         (frames.Goodbye(code=4500, reason="x"), "4500", True),

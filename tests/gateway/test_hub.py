@@ -100,12 +100,12 @@ class Client:
     def __init__(self) -> None:
         self.subscriber = Subscriber(self)
         self.standings: dict[str, Standing] = {}
-        self.takes_page = False
-        """The rest of a page is written whatever the socket says: it is bounded, and is not read twice."""
+        self.takes_gap = False
+        """A gap is written whatever the socket says: it is small, and is not read twice."""
 
     def write(self, subscriber: Subscriber, data: bytes) -> None:
         """Take a frame as its socket would."""
-        assert self.takes_page or not subscriber.is_paused, "written to a socket that takes no more"
+        assert self.takes_gap or not subscriber.is_paused, "written to a socket that takes no more"
         frame = frames.decode_server(data)
         assert subscriber is self.subscriber or isinstance(frame, frames.Error), "written to a socket that is gone"
         match frame:
@@ -352,12 +352,9 @@ class HubMachine(RuleBasedStateMachine):
         if fails:
             self.hub.page_failed(subscription)
             return
-        client = subscription.subscriber.peer
-        client.takes_page = True
         for effect in self.hub.page(subscription, page):
             assert isinstance(effect, Write)
             self._perform(effect)
-        client.takes_page = False
 
     @precondition(lambda self: self.skips)
     @rule(pick=picks)
@@ -379,10 +376,10 @@ class HubMachine(RuleBasedStateMachine):
             self.hub.page_failed(subscription)
             return
         client = subscription.subscriber.peer
-        client.takes_page = True
+        client.takes_gap = True
         for effect in self.hub.skip(subscription, cursor, position, status):
             self._perform(effect)
-        client.takes_page = False
+        client.takes_gap = False
 
     @rule()
     def serve(self) -> None:

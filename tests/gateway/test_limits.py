@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from certificates import write_certificate
 from commitcast.actors import AgentRuntime
 from commitcast.gateway import connection
 from commitcast.gateway.limits import OVERDRAFT, Bucket, Limits
@@ -35,7 +36,6 @@ from hostile import (
     opened,
     play,
     request,
-    self_signed,
     server_of,
     wire,
 )
@@ -132,7 +132,7 @@ class TestConnections:
                     assert (await client.ask("ping"))["type"] == "ok"
                 await asyncio.to_thread(wait_until, lambda: not counts, "it to be forgotten", show=lambda: counts)
 
-        tls = server_context(*self_signed(tmp_path))
+        tls = server_context(*write_certificate(tmp_path))
         play(tmp_path, scenario, tls=tls, limits=Limits(connections_per_peer=2))
 
     def test_twice_as_many_are_dropped_before_they_have_asked(self, tmp_path: Path) -> None:

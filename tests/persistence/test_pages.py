@@ -277,6 +277,20 @@ class TestAgents:
         assert [record.id for record in busy.agents(status=FAILED, newest=True)] == ["c", "b"]
 
     @pytest.mark.parametrize("newest", [False, True])
+    def test_only_those_within_ranges_of_ids_when_asked_for(self, busy: SqliteStore, newest: bool) -> None:
+        for id in ("org1:x", "org1_b", "org2:y", "org10:z"):
+            commit(busy, id, new_agent())
+
+        def found(*within: tuple[str, str], after: int = 0) -> set[str]:
+            return {record.id for record in busy.agents(None, after, newest=newest, within=within)}
+
+        assert found(("org1:", "org1:\x7f")) == {"org1:x"}
+        assert found(("org1", "org1\x7f"), ("a", "a\x00")) == {"org1:x", "org1_b", "org10:z", "a"}
+        assert found(("b", "b\x00"), ("b", "c")) == {"b"}
+        assert found() == set()
+        assert found(("", "\x7f")) == {record.id for record in busy.agents()}
+
+    @pytest.mark.parametrize("newest", [False, True])
     def test_a_page_of_large_agents_is_shorter(self, busy: SqliteStore, newest: bool) -> None:
         for number in range(4):
             commit(busy, f"large-{number}", new_agent(prompt="x" * 600_000))

@@ -7,13 +7,8 @@ import socket
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from commitcast.actors import AgentHandle, AgentRuntime
 from commitcast.gateway.auth import Capability, Grant, Operation, TokenError
@@ -98,21 +93,6 @@ class Passes:
 def allowed(subject: str, *rights: tuple[str, Sequence[Operation]], expires_at: float | None = None) -> Grant:
     """Return a grant of operations on agents."""
     return Grant(subject, tuple(Capability(agent, frozenset(each)) for agent, each in rights), expires_at)
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate that vouches for itself; return it and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    day = timedelta(days=1)
-    draft = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    now = datetime.now(UTC)
-    certificate = draft.not_valid_before(now - day).not_valid_after(now + day).sign(key, hashes.SHA256())
-    paths = folder / "certificate.pem", folder / "key.pem"
-    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    paths[0].write_bytes(certificate.public_bytes(encoding))
-    paths[1].write_bytes(key.private_bytes(encoding, form, serialization.NoEncryption()))
-    return paths
 
 
 class Answer(NamedTuple):
