@@ -10,7 +10,7 @@ import pykka
 
 from commitcast.actors.agent_commands import Created
 from commitcast.actors.agent_source import AgentSource
-from commitcast.actors.database import CreateAgents, DatabaseActor
+from commitcast.actors.database import BATCH_ROWS, CreateAgents, DatabaseActor
 from commitcast.actors.directory import Directory
 from commitcast.actors.errors import RuntimeStoppedError
 from commitcast.actors.flow import Flow
@@ -78,18 +78,6 @@ class Launch:
         )
 
 
-def launch_many(count: int, type: str, ids: Sequence[str] | None) -> list[Launch]:
-    """Return so many launches without a source.
-
-    Raises:
-        InvalidValueError: the ids are not as many, or not different.
-    """
-    names = list(ids) if ids is not None else [str(uuid.uuid4()) for _ in range(count)]
-    if len(names) != count or len(set(names)) != count:
-        raise InvalidValueError(f"launch_many needs {count} different ids, not {len(set(names))}")
-    return [Launch(None, type, "", None, name, None) for name in names]
-
-
 class Launcher:
     """Creates agents in the store, then starts their actors."""
 
@@ -127,6 +115,20 @@ class Launcher:
     def launch(self, launch: Launch, loop: asyncio.AbstractEventLoop | None = None) -> Future[str]:
         """Create one agent and begin with it whatever becomes of the caller; the future is of its id. See `begin`."""
         return self.create([launch]).map_result(lambda outcomes: self.begin([launch], outcomes, loop)[0])
+
+    def launch_many(self, count: int, type: str, ids: Sequence[str] | None) -> list[str]:
+        """Create agents without a source, many to a commit, and begin with them; return their ids. Blocks.
+
+        Raises:
+            InvalidValueError: the ids are not as many, or not different.
+            CommitcastError: see `begin`.
+        """
+        names = list(ids) if ids is not None else [str(uuid.uuid4()) for _ in range(count)]
+        if len(names) != count or len(set(names)) != count:
+            raise InvalidValueError(f"launch_many needs {count} different ids, not {len(set(names))}")
+        launches = [Launch(None, type, "", None, name, None) for name in names]
+        created = [self.create(launches[start : start + BATCH_ROWS]) for start in range(0, count, BATCH_ROWS)]
+        return self.begin(launches, [outcome for future in created for outcome in future.get()])
 
     def begin(
         self, launches: list[Launch], outcomes: list[Outcome], loop: asyncio.AbstractEventLoop | None = None

@@ -19,13 +19,12 @@ import pykka
 
 from commitcast.actors.agent_commands import Fail, Terminate
 from commitcast.actors.blocking import is_in_turn
-from commitcast.actors.database import BATCH_ROWS
 from commitcast.actors.dispatch import Dispatcher
 from commitcast.actors.errors import RuntimeStoppedError, WouldBlockError
 from commitcast.actors.flow import AGENT_BYTES, AGENT_MESSAGES, Flow
 from commitcast.actors.future import Future
 from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle, Content, HandleServices
-from commitcast.actors.launching import Launch, Launcher, launch_many
+from commitcast.actors.launching import Launch, Launcher
 from commitcast.actors.metrics import RuntimeCollector
 from commitcast.actors.operations import RuntimeOperations
 from commitcast.actors.recovery import recover
@@ -36,6 +35,7 @@ from commitcast.actors.system import ActorSystem, RuntimeStats
 from commitcast.actors.templates import Template
 from commitcast.gateway.auth import StaticTokens, Verifier
 from commitcast.gateway.core import HEARTBEAT_S
+from commitcast.gateway.errors import ListenError
 from commitcast.gateway.limits import Limits
 from commitcast.gateway.server import GatewayServer
 from commitcast.persistence.errors import AgentNotFoundError
@@ -122,12 +122,13 @@ class AgentRuntime:
         )
         self._server = None
         if listen is not None:
-            launcher, directory = lambda: self._running, self._system.directory
             self._server = GatewayServer(
                 self._store,
                 listen,
                 verifier=StaticTokens.single(token) if isinstance(token, str) else token,
-                operations=RuntimeOperations(templates or {}, self._store, launcher, directory, self._handle),
+                operations=RuntimeOperations(
+                    templates or {}, self._store, lambda: self._running, self._system.directory, self._handle
+                ),
                 limits=limits,
                 tls=tls,
                 allowed_hosts=allowed_hosts,
@@ -169,9 +170,13 @@ class AgentRuntime:
         return self
 
     def accept(self) -> None:
-        """Let subscribers connect, if `start` did not."""
-        if self._server is not None:
-            self._server.accept()
+        """Let subscribers connect, if `start` did not; stops with `ListenError` if another has the address now."""
+        try:
+            if self._server is not None:
+                self._server.accept()
+        except ListenError:
+            self.stop()
+            raise
 
     def stop(self, timeout_s: float | None = None) -> None:
         """End every agent that is at work, commit what is on its way, and close everything. Idempotent. Blocks.
@@ -240,9 +245,7 @@ class AgentRuntime:
     @property
     def url(self) -> str | None:
         """The WebSocket URL for subscribers; None if there is no port for them."""
-        if self._server is None or self._server.address is None:
-            return None
-        return f"{'wss' if self._server.is_encrypted else 'ws'}://{self._server.address}/v1/ws"
+        return None if self._server is None else self._server.url
 
     @property
     def gateway(self) -> GatewayServer | None:
@@ -325,12 +328,7 @@ class AgentRuntime:
         Raises:
             As for `launch`; of a batch with a refused agent the others are created.
         """
-        launcher = self._running
-        launches = launch_many(count, type, ids)
-        chunks = [launches[start : start + BATCH_ROWS] for start in range(0, count, BATCH_ROWS)]
-        created = [launcher.create(chunk) for chunk in chunks]
-        outcomes = [outcome for future in created for outcome in future.get()]
-        return [self._handle(agent) for agent in launcher.begin(launches, outcomes)]
+        return [self._handle(agent) for agent in self._running.launch_many(count, type, ids)]
 
     def stats(self) -> RuntimeStats:
         """Return how much there is of everything right now."""

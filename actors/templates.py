@@ -21,6 +21,7 @@ MAX_RUNNING: Final = 8
 """Agents of one template at work: each may be a program that takes a core and money."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Part of an agent's id."""
+_OPTION: Final = re.compile(r"--?[A-Za-z][\w-]*=\{prompt\}")
 
 
 class Template:
@@ -45,7 +46,7 @@ class Template:
             InvalidValueError: one of them cannot be used.
         """
         if isinstance(source, CommandSource):
-            _check_prompt_is_no_option(source.argv)
+            _check_prompt_is_text(source.argv)
         self.source = check_source(source)
         self.type = type
         self.configuration = configuration
@@ -107,10 +108,12 @@ def _template(table: Any) -> Template:
     return Template(source, restart=found.restart, max_running=found.max_running)
 
 
-def _check_prompt_is_no_option(command: Sequence[str]) -> None:
+def _check_prompt_is_text(command: Sequence[str]) -> None:
+    """Check that a prompt is an argument of its own behind `--`, or all of an option's value: nothing else is safe."""
     for number, argument in enumerate(command):
-        if argument.startswith(PROMPT_PLACEHOLDER) and "--" not in command[:number]:
+        is_own = argument == PROMPT_PLACEHOLDER and "--" in command[:number]
+        if PROMPT_PLACEHOLDER in argument and not is_own and not _OPTION.fullmatch(argument):
             raise InvalidValueError(
-                f"a prompt that begins with - would be read as an option: put -- before {argument!r}, or write "
-                f"--prompt={PROMPT_PLACEHOLDER}, or leave it out, so that the prompt goes to standard input"
+                f"a prompt in {argument!r:.80} could be read as an option or command: write {PROMPT_PLACEHOLDER} alone "
+                f"behind --, or --name={PROMPT_PLACEHOLDER}, or leave it out, so that it goes to standard input"
             )

@@ -263,7 +263,7 @@ class Status(_Server, kw_only=True, tag="status"):
 
 
 class Agent(_Server, kw_only=True, tag="agent"):
-    """An agent was created, changed or deleted. Only on a subscription to all agents."""
+    """An agent was created or deleted; `updated` is for later. Only on a subscription to all agents."""
 
     agent: str
     event: Literal["created", "updated", "deleted"]

@@ -102,7 +102,7 @@ class GatewayServer:
         self._thread: threading.Thread | None = None
         self._server: Server | None = None
         self._bound: Future[None] = Future()
-        self._accepting = threading.Event()
+        self._accepting: Future[None] = Future()
         self._stopping = asyncio.Event()
         self._catch_up_s = 0.0
         self._is_closing = False
@@ -119,12 +119,12 @@ class GatewayServer:
     @property
     def is_accepting(self) -> bool:
         """Whether clients may connect."""
-        return self._accepting.is_set()
+        return self._accepting.done() and self._accepting.exception() is None
 
     @property
-    def is_encrypted(self) -> bool:
-        """Whether it speaks TLS."""
-        return self._tls is not None
+    def url(self) -> str | None:
+        """Of its WebSocket; None if it has no port of its own."""
+        return None if self.address is None else f"{'ws' if self._tls is None else 'wss'}://{self.address}{PATH}"
 
     # From other threads.
 
@@ -144,10 +144,14 @@ class GatewayServer:
             raise
 
     def accept(self) -> None:
-        """Let clients connect. Blocks until they can, or the server was stopped."""
+        """Let clients connect. Blocks until they can, or the server was stopped.
+
+        Raises:
+            ListenError: somebody else has taken the address since `start`.
+        """
         assert self._thread is not None
         self.core.call(lambda: self.core.pump.spawn(self._accept()))
-        self._accepting.wait()
+        self._accepting.result()
 
     def drain(self) -> None:
         """Be no longer ready, and take no new subscribers; those that are there stay until `stop`. Any thread."""
@@ -186,7 +190,8 @@ class GatewayServer:
                 raise
             self._bound.set_exception(error)
         finally:
-            self._accepting.set()
+            if not self._accepting.done():
+                self._accepting.set_result(None)
 
     async def _serve(self) -> None:
         if self._host:
@@ -239,14 +244,19 @@ class GatewayServer:
                 start_serving=False,
             )
         except (OSError, UnicodeError) as error:  # UnicodeError: a host that can be no name
-            why = getattr(error, "strerror", None) or error
-            raise ListenError(f"{self._host}:{self._port}", f"{why}: choose another, or stop who has it") from error
+            raise _listen_error(self.address, error) from error
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def _accept(self) -> None:
-        if self._server is not None and not self._is_closing:
-            await self._server.start_serving()
-        self._accepting.set()
+        """Begin to listen. Who has bound the same port in the meantime may be first."""
+        try:
+            if self._server is not None and not self._is_closing:
+                await self._server.start_serving()
+        except OSError as error:
+            if not self._accepting.done():
+                self._accepting.set_exception(_listen_error(self.address, error))
+        if not self._accepting.done():
+            self._accepting.set_result(None)
 
     # Connections.
 
@@ -306,6 +316,11 @@ class GatewayServer:
             connection.token = token or offered_token(_offered(request.headers))
             return None
         return await answer(self.core, HttpRequest(path=path, query=query, host=host or "", token=token))
+
+
+def _listen_error(address: str | None, error: Exception) -> ListenError:
+    why = getattr(error, "strerror", None) or error
+    return ListenError(address or "", f"{why}: choose another address, or stop who has it")
 
 
 def _process_response(_: ServerConnection, request: Request, response: Response) -> Response | None:

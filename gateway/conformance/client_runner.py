@@ -16,6 +16,8 @@ from commitcast.gateway.frames import SUBPROTOCOL
 
 TIMEOUT_S: Final = 5.0
 """For each thing that is to come. A client that passes needs milliseconds."""
+QUIET_S: Final = 0.02
+"""After the last step, for what a client should not do. A longer time finds more faults."""
 _WELCOME: Final[Fields] = {
     "type": "welcome",
     "protocol": SUBPROTOCOL,
@@ -81,7 +83,7 @@ async def run_client_case(case: Case, client: ClientUnderTest, *, timeout_s: flo
                     await playing.play(step)
                 except Mismatch as error:
                     raise Mismatch(f"{case.name}: step {number}, {next(iter(step))}: {error}") from error
-            playing.finish(case)
+            await playing.finish(case)
         finally:
             await follower.close()
             await playing.close()
@@ -228,10 +230,16 @@ class _Playing:
         written = [{"sequence": each} if isinstance(each, int) else each for each in patterns]
         match(written, given, self._captures)
 
-    def finish(self, case: Case) -> None:
+    async def finish(self, case: Case) -> None:
         """See that the client said and did nothing but what was expected."""
-        is_through = self._may_be_over or self._server.heard is None  # what it said before it heard of the end is not judged
-        left = [] if is_through else [frame for frame in self._heard.frames if frame["type"] not in UNASKED]
+        if not self._may_be_over:
+            await asyncio.sleep(QUIET_S)
+        has_failed = self._failed is not None  # what it said before it heard of that is not judged
+        left = (
+            []
+            if has_failed or self._server.heard is None
+            else [frame for frame in self._heard.frames if frame["type"] not in UNASKED]
+        )
         extra = self._taken[self._seen :]
         for what, found in (("said", left), ("gave out", extra), ("asked to come in", self._server.asking)):
             if found:

@@ -109,6 +109,11 @@ class Lanes:
         _judge(agent in self.streams, "there is no such subscription", frame)
         return self.streams[agent]
 
+    def entries_of(self, agent: str) -> deque[Fields]:
+        """Return what came of a subscription; nothing if there is none."""
+        stream = self.streams.get(agent)
+        return deque() if stream is None else stream.entries
+
     def lane_of(self, pattern: Fields) -> deque[Fields]:
         """Return the lane in which a frame is to be expected."""
         if pattern["type"] == "heartbeat":

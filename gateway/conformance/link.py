@@ -57,8 +57,8 @@ class Link:
         self._is_over = True
         self._news.set()
 
-    async def _wait(self, is_there: Callable[[], bool], what: str) -> None:
-        found = False
+    async def _wait(self, is_there: Callable[[], object], what: str) -> None:
+        found: object = None
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout_s):
                 while not (found := is_there()) and self._failure is None and not self._is_over:
@@ -87,7 +87,7 @@ class Link:
         if pattern["type"] == "heartbeat":
             await self._wait(lambda: self._has(lane, pattern), f"a heartbeat like {shown(pattern)}")
             return
-        await self._wait(lambda: bool(lane), shown(pattern))
+        await self._wait(lambda: lane, shown(pattern))
         match(pattern, lane.popleft(), self._captures)
 
     def _has(self, lane: deque[Fields], pattern: Fields) -> bool:
@@ -99,9 +99,8 @@ class Link:
     async def stream(self, agent: str, entries: list[Fields]) -> None:
         """Take the next entries of a subscription, which must match, one by one."""
         for pattern in entries:
-            streams = self._lanes.streams
-            await self._wait(lambda: agent in streams and bool(streams[agent].entries), f"of {agent}: {shown(pattern)}")
-            match(pattern, streams[agent].entries.popleft(), self._captures)
+            await self._wait(lambda: self._lanes.entries_of(agent), f"of {agent}: {shown(pattern)}")
+            match(pattern, self._lanes.entries_of(agent).popleft(), self._captures)
 
     async def expect_none(self) -> None:
         """See that two pings are answered, and that nothing else has come but what was expected."""
@@ -116,7 +115,7 @@ class Link:
         id = f"is that all? {self._pings}"
         await self.send({"type": "ping", "id": id})
         lane = self._lanes.replies.setdefault(id, deque())
-        await self._wait(lambda: bool(lane), "the answer to a ping")
+        await self._wait(lambda: lane, "the answer to a ping")
         del self._lanes.replies[id]
 
     async def expect_close(self, pattern: Fields) -> None:

@@ -127,7 +127,9 @@ def _match_operators(operators: dict[str, Any], value: Any, captures: Captures, 
             case "$equals":
                 _check(value == wanted, where, wanted, value)
             case "$begins":
-                _check(isinstance(value, str) and value.startswith(wanted), where, f"a text that begins {wanted!r}", value)
+                _check(
+                    isinstance(value, str) and value.startswith(wanted), where, f"a text that begins {wanted!r}", value
+                )
             case "$min":
                 _check(type(value) in (int, float) and value >= wanted, where, f"{wanted} or more", value)
             case "$max":

@@ -98,13 +98,16 @@ class _Playing:
                 for _ in range(of_it["times"]):
                     await link.send(of_it["frame"])
             case "send_text":
-                await link.send_data(fill(of_it, self._captures))
+                text = fill(of_it, self._captures)
+                await link.send_data("".join(text) if isinstance(text, list) else text)
             case "send_binary":
                 await link.send_data(base64.b64decode(of_it))
             case "expect":
                 await link.expect(of_it)
             case "stream":
-                await link.stream(of_it["agent"], written_out(of_it["entries"], lambda sequence: {"item": {"sequence": sequence}}))
+                await link.stream(
+                    of_it["agent"], written_out(of_it["entries"], lambda sequence: {"item": {"sequence": sequence}})
+                )
             case "expect_none":
                 await link.expect_none()
             case "expect_close":

@@ -56,8 +56,12 @@ class TestFiles:
             ('[a]\ncommand = ["cat"]\ntype = "fortran"', "'fortran' is no type"),
             ("[a]\ncommand = []", "template a in"),
             ('["a b"]\ncommand = ["cat"]', "'a b' is no name of a template"),
-            ('[a]\ncommand = ["claude", "-p", "{prompt}"]', "would be read as an option: put -- before"),
-            ('[a]\ncommand = ["claude", "{prompt}", "--"]', "would be read as an option"),
+            ('[a]\ncommand = ["claude", "-p", "{prompt}"]', "could be read as an option"),
+            ('[a]\ncommand = ["claude", "{prompt}", "--"]', "could be read as an option"),
+            ('[a]\ncommand = ["sh", "-c", "echo {prompt}"]', "could be read as an option or command"),
+            ('[a]\ncommand = ["sh", "-c", "--", "echo {prompt}"]', "could be read as an option or command"),
+            ('[a]\ncommand = ["ls", "-{prompt}"]', "could be read as an option"),
+            ('[a]\ncommand = ["{prompt}"]', "could be read as an option"),
         ],
     )
     def test_what_cannot_be_used_is_refused_in_one_sentence(self, tmp_path: Path, text: str, says: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from commitcast.actors import AgentRuntime
+from commitcast.actors import AgentRuntime, RuntimeStoppedError
 from commitcast.gateway import ListenError
 from commitcast.gateway.limits import Limits
 from commitcast.persistence import Committed
@@ -341,3 +341,20 @@ def test_the_judge_of_these_tests_notices_a_gap(subscriber: type[Raw]) -> None:
             await judged.receive()
 
     asyncio.run(scenario())
+
+
+def test_who_is_second_to_listen_on_an_address_that_both_have_bound_is_told_and_stopped(tmp_path: Path) -> None:
+    first = AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0")
+    first.start(accept=False)
+    try:
+        second = AgentRuntime(tmp_path / "b.db", listen=str(first.address))
+        second.start(accept=False)
+        first.accept()
+
+        with pytest.raises(ListenError, match=str(first.address)):
+            second.accept()
+
+        with pytest.raises(RuntimeStoppedError):
+            second.launch()
+    finally:
+        first.stop()

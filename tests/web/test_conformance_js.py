@@ -87,7 +87,7 @@ class ClientJs:
         return NodeFollower(self._node, url, given)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # tests come in random order: it would be started again and again
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     if shutil.which("node") is None:
         pytest.skip("needs node: client.js is tested in it")
