@@ -153,10 +153,10 @@ class GatewayCore:
             return None
         try:
             grant = self._verifier.verify(token)
-        except OSError as error:
-            if isinstance(error, TokenError):
-                raise
-            raise RuntimeError("the verifier of tokens failed") from error  # it is no loss of a connection
+        except TokenError:
+            raise
+        except BaseException as error:  # a host's own: neither a loss of the connection, nor the end of this loop
+            raise RuntimeError("the verifier of tokens failed") from error
         if grant.has_expired(time.time()):
             raise TokenError("the token has expired: present a new one", error_code=ErrorCode.TOKEN_EXPIRED)
         return grant

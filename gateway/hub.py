@@ -331,7 +331,8 @@ class Hub:
 
     def _advance(self, subscription: Subscription) -> Iterator[Effect]:
         ring = self._ring_of(subscription)
-        is_before_ring = ring is not None and subscription.position < ring.start
+        is_another = ring is not None and not subscription.is_to_all and ring.epoch != subscription.epoch
+        is_before_ring = ring is not None and (is_another or subscription.position < ring.start)
         if ring is not None and not is_before_ring:
             start = ring.index_after(subscription.position)
             if start < len(ring.entries):

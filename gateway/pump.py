@@ -160,6 +160,8 @@ class Pump:
     async def _read_page(self, subscription: Subscription) -> None:
         try:
             shared = await self._shared_page(subscription)
+            if isinstance(shared.page, AgentPage):
+                _check_same(subscription, shared.page.epoch)
         except AgentNotFoundError as error:
             self._end(subscription, error)
         except Exception as error:  # whatever it was, the subscription must not wait for this page for ever
@@ -178,6 +180,7 @@ class Pump:
                 position, status = cursor, None
             else:
                 standing = await self.read(self.store.standing, subscription.agent, None)
+                _check_same(subscription, standing.record.epoch)
                 cursor, position, status = standing.record.head, standing.position, standing.record.status.value
         except AgentNotFoundError as error:
             self._end(subscription, error)
@@ -229,3 +232,13 @@ class Pump:
         self.hub.recheck(heads)
         self.schedule()
         return heads
+
+
+def _check_same(subscription: Subscription, epoch: str) -> None:
+    """Check that the agent is still the one that was subscribed to.
+
+    Raises:
+        AgentNotFoundError: it was deleted, and another one has its id.
+    """
+    if epoch != subscription.epoch:
+        raise AgentNotFoundError(subscription.agent)

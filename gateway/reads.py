@@ -91,13 +91,16 @@ def _messages(store: Store, grant: Grant, query: Query, agent: str) -> MessageLi
     after = _number(query, "after", 0)
     limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
     raw = query.get("raw", ["false"])[0] in ("true", "1")
+    record = _record(
+        store, grant, agent
+    )  # before the messages, so that it takes as long as for an agent that is not there
     messages = store.messages(agent, after, limit)
-    record = _record(store, grant, agent)  # after the messages, so that its head is not behind them
-    if after > record.head:
-        raise SequenceAheadError(after, record.head)
     last = messages[-1].sequence if messages else after
+    if not messages and after > record.head:
+        raise SequenceAheadError(after, record.head)
+    head = max(record.head, last)
     items = [views.item(message, raw=raw, with_agent=False) for message in messages]
-    return MessageList(agent, record.epoch, record.head, record.status.value, items, last, last >= record.head)
+    return MessageList(agent, record.epoch, head, record.status.value, items, last, last >= head)
 
 
 def _record(store: Store, grant: Grant, agent: str) -> AgentRecord:

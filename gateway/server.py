@@ -166,6 +166,7 @@ class GatewayServer:
         if self._thread is None:
             return
         self.drain()
+        self._bound.exception()  # it may be about to be bound: before that nothing hears that it is to stop
         self._catch_up_s = catch_up_s
         self.core.call(self._stopping.set)
         self._thread.join()

@@ -325,6 +325,7 @@ class Session:
                 frame.agent,
                 reply.after,
                 position,
+                reply.epoch,
                 raw=frame.raw,
                 window=frame.window,
                 slow=frame.slow,

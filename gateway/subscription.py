@@ -31,6 +31,7 @@ class Subscription:
         "agent",
         "checked",
         "cursor",
+        "epoch",
         "has_ended",
         "is_held",
         "is_live",
@@ -50,6 +51,7 @@ class Subscription:
         agent: str,
         cursor: int,
         position: int,
+        epoch: str,
         *,
         raw: bool = False,
         window: int | None = None,
@@ -60,6 +62,8 @@ class Subscription:
         self.cursor = cursor
         """What the client's cursor is: a sequence, or for all agents a position."""
         self.position = position
+        self.epoch = epoch
+        """Of the agent, or of the store: an id may be given to another agent once the first is deleted."""
         self.raw = raw
         self.window = window
         self.slow = slow

@@ -190,7 +190,7 @@ class Pages:
             ]
             entries: list[Entry] = [*messages, *(change for change in changes if change.sequence <= last)]
             entries.sort(key=lambda entry: entry.position)
-            return AgentPage(entries, at_end=last >= record.head)
+            return AgentPage(entries, at_end=last >= record.head, epoch=record.epoch)
 
     def feed(self, after: int, limit: int, max_bytes: int) -> FeedPage:
         """Return what follows a position, over all agents."""

@@ -33,6 +33,8 @@ class AgentPage(msgspec.Struct, frozen=True):
     entries: list[Entry]
     at_end: bool
     """Nothing more was stored when the page was read."""
+    epoch: str
+    """Of the agent: another one's may have its id now."""
 
 
 class FeedPage(msgspec.Struct, frozen=True):

@@ -265,6 +265,7 @@ class HubMachine(RuleBasedStateMachine):
                 agent,
                 cursor,
                 position,
+                "e",
                 raw=standing.raw,
                 window=standing.window,
                 slow=standing.slow,

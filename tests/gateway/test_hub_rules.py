@@ -71,10 +71,13 @@ class Bench:
         raw: bool = False,
         window: int | None = None,
         slow: frames.SlowPolicy = "catch_up",
+        epoch: str = "e",
     ) -> None:
         """Subscribe, as a session does."""
         position = after if agent == frames.ALL else self.store.standing(agent, after).position
-        self.hub.subscribe(Subscription(peer.subscriber, agent, after, position, raw=raw, window=window, slow=slow))
+        self.hub.subscribe(
+            Subscription(peer.subscriber, agent, after, position, epoch, raw=raw, window=window, slow=slow)
+        )
 
     def pump(self, *, read: bool = True) -> None:
         """Perform everything; pages are read at once, or not at all."""
@@ -624,3 +627,14 @@ class TestRelease:
 
         assert bench.hub.release(1.0) == {"a": first.committed_ns}
         assert first.committed_ns > 0
+
+
+def test_nothing_of_another_agent_with_the_same_id_is_given_from_the_ring(bench: Bench) -> None:
+    peer = bench.peer("a", epoch="of the one before")
+    bench.pump(read=False)
+
+    bench.say("a", "hello")
+    bench.pump(read=False)
+
+    assert not peer.of_type("messages")
+    assert bench.reads, "the page tells that it is another"

@@ -12,7 +12,7 @@ from stores import commit, new_agent, opened, proof, text
 def page() -> AgentPage:
     with opened(":memory:") as store:
         proof(commit(store, "a", new_agent("x")))
-        return AgentPage(proof(commit(store, "a", text("y" * 1_000))).entries, at_end=False)  # type: ignore[arg-type]
+        return AgentPage(proof(commit(store, "a", text("y" * 1_000))).entries, at_end=False, epoch="e")  # type: ignore[arg-type]
 
 
 KEY = ("a", 0, 0)
@@ -31,7 +31,7 @@ def test_history_is_kept_for_those_who_ask_a_moment_later(page: AgentPage) -> No
 def test_a_page_with_which_the_log_ended_is_not_kept(page: AgentPage) -> None:
     pages = PageCache()
 
-    pages.put(KEY, AgentPage(page.entries, at_end=True), now=0.0)
+    pages.put(KEY, AgentPage(page.entries, at_end=True, epoch="e"), now=0.0)
 
     assert pages.get(KEY, now=0.0) is None
 
