@@ -38,13 +38,6 @@ def _raw(raw: bytes | None) -> Any:
         return {"base64": base64.b64encode(raw).decode()}
 
 
-def raw_bytes(raw: Any) -> bytes | None:
-    """Return the bytes that an item's `raw` stands for."""
-    if raw is None:
-        return None
-    return raw.encode() if isinstance(raw, str) else base64.b64decode(raw["base64"])
-
-
 def status(change: StatusChange, *, prev: int | None = None, last: int | None = None) -> Status:
     """Return a change of status as a frame."""
     failed = change.error_name is not None or change.error_message is not None

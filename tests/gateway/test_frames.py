@@ -12,6 +12,7 @@ from commitcast.gateway import frames, views
 from commitcast.gateway.errors import ErrorCode, FrameError
 from commitcast.gateway.frames import ClientFrame, ServerFrame
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord, StatusChange
+from subscribers import raw_bytes
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.integers(0, frames.MAX_NUMBER)
@@ -174,13 +175,13 @@ class TestRoundTrip:
         decoded = frames.decode_server(frames.encode(frame))
 
         assert isinstance(decoded, frames.Messages)
-        assert views.raw_bytes(decoded.items[0].raw) == raw
+        assert raw_bytes(decoded.items[0].raw) == raw
 
     def test_raw_is_left_out_unless_it_was_asked_for(self) -> None:
         message = MessageRecord("a", 1, 2, "assistant", None, "text", "text", "now", raw=b"line")
 
         assert views.item(message, raw=False, with_agent=False).raw is None
-        assert views.raw_bytes(None) is None
+        assert raw_bytes(None) is None
 
     @given(metadata=st.dictionaries(text, values, max_size=4))
     def test_metadata_comes_back_equal(self, metadata: dict[str, Any]) -> None:

@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from commitcast.gateway import frames, views
+from commitcast.gateway import frames
 from commitcast.gateway.hub import Drop, Effect, Hub, Read, Write
 from commitcast.gateway.ring import Feed, Rings
 from commitcast.gateway.subscription import Subscriber, Subscription
 from commitcast.persistence.records import AgentStatus, Committed, MessageRecord, StatusChange
 from commitcast.persistence.store import AgentPage, FeedPage
 from stores import COMPLETED, FAILED, INITIALIZING, RUNNING, change, commit, new_agent, of, opened, proof, text
-from subscribers import Follower
+from subscribers import Follower, raw_bytes
 
 EXAMPLES: Final = int(os.environ.get("COMMITCAST_EXAMPLES", "300"))
 STEPS: Final = 30
@@ -502,7 +502,7 @@ class HubMachine(RuleBasedStateMachine):
     def _check_contents(self, standing: Standing, messages: list[MessageRecord]) -> None:
         assert [item.content for item in standing.items] == [message.content for message in messages]
         raws = [message.raw if standing.raw else None for message in messages]
-        assert [views.raw_bytes(item.raw) for item in standing.items] == raws
+        assert [raw_bytes(item.raw) for item in standing.items] == raws
 
 
 TestHub = HubMachine.TestCase

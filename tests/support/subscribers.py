@@ -1,6 +1,7 @@
 """Subscribers that speak the protocol by hand, and the client's rule as a judge of what they are told."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,13 @@ from waiting import TIMEOUT_S
 Fields = dict[str, Any]
 
 STREAM: Final = {"messages", "gap", "live", "status", "agent"}
+
+
+def raw_bytes(raw: Any) -> bytes | None:
+    """Return the bytes that an item's `raw` stands for."""
+    if raw is None:
+        return None
+    return raw.encode() if isinstance(raw, str) else base64.b64decode(raw["base64"])
 
 
 class Follower:
