@@ -232,7 +232,8 @@ class GatewayCore:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self.heartbeat_s)
-            heads = await self.pump.recheck()
+            known = await self.pump.recheck(timeout_s=self.heartbeat_s / 4)  # a slow disk must not keep heartbeats back
+            heads = {agent: head.sequence for agent, head in known.items()}
             for session in list(self._sessions.values()):
                 session.beat(heads)
 

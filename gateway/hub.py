@@ -11,7 +11,7 @@ every entry of its log after the position `start`. An entry is taken from the ri
 
 import logging
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -21,8 +21,8 @@ from commitcast.gateway.compose import next_frame
 from commitcast.gateway.prepared import PreparedFrame
 from commitcast.gateway.ring import Feed, FrameKey, Made, Ring, Rings
 from commitcast.gateway.subscription import Subscriber, Subscription
-from commitcast.persistence.records import AgentStatus, Committed, Entry, MessageRecord, StatusChange
-from commitcast.persistence.store import AgentPage, FeedPage
+from commitcast.persistence.records import Committed, Entry, MessageRecord
+from commitcast.persistence.store import AgentPage, FeedPage, Head
 
 logger: Final = logging.getLogger(__name__)
 
@@ -234,7 +234,6 @@ class Hub:
             return
         gap = frames.Gap(agent=subscription.agent, prev=subscription.cursor, last=cursor, status=status)
         subscription.cursor, subscription.position = cursor, position
-        subscription.has_ended = status is not None and AgentStatus(status).is_terminal
         subscription.checked = False
         yield Write(subscription.subscriber, PreparedFrame(gap))
 
@@ -244,19 +243,15 @@ class Hub:
         if subscription.is_current:
             self._failed[subscription] = None
 
-    def recheck(self, heads: dict[str, int]) -> None:
+    def recheck(self, heads: Mapping[str, Head]) -> None:
         """Compare with the heads in the store: whoever is behind without knowing reads again.
 
-        A head says nothing of a change of status. So whoever has been given nothing since the last recheck, and not
-        the agent's end, reads again too; and whose agent has no head, to find that it is gone.
+        So does who subscribes to what has no head, to find that it is gone.
         """
         for agent, subscriptions in self._by_agent.items():
-            head = heads.get(agent, math.inf)
+            head = heads.get(agent)
             for subscription in subscriptions:
-                is_idle = subscription.rechecked == subscription.position
-                subscription.rechecked = subscription.position
-                may_lack_status = is_idle and not subscription.has_ended and not subscription.is_to_all
-                if subscription.cursor < head or may_lack_status:
+                if head is None or subscription.position < head.position:
                     self._look_again(subscription)
 
     def repair(self) -> None:
@@ -359,7 +354,10 @@ class Hub:
         is_shared = made is not None
         if made is None:
             made = next_frame(subscription, ring.entries, start)
-            ring.keep(key, made)
+            if subscription.is_to_all:
+                ring.keep(key, made)
+            else:
+                self._rings.keep(subscription.agent, key, made)
         frame, used = made
         self._advance_to(subscription, ring.entries[start + used - 1])
         if subscription.is_live and subscription.checked and start + used == len(ring.entries):
@@ -374,5 +372,3 @@ class Hub:
             subscription.cursor = entry.position
         elif isinstance(entry, MessageRecord):
             subscription.cursor = entry.sequence
-        elif isinstance(entry, StatusChange):
-            subscription.has_ended = entry.status.is_terminal

@@ -20,13 +20,15 @@ from commitcast.gateway.pages import PageCache, PageKey, SharedPage
 from commitcast.gateway.prepared import PreparedFrame
 from commitcast.gateway.subscription import Subscription
 from commitcast.persistence.errors import AgentNotFoundError
-from commitcast.persistence.store import AgentPage, FeedPage, Store
+from commitcast.persistence.store import AgentPage, FeedPage, Head, Store
 
 logger: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 READERS: Final = 4
+HEADS_ROWS: Final = 512
+"""Agents whose heads are read at once: a few milliseconds, for which a commit may have to wait."""
 PUMP_STEPS: Final = 256
 """Effects performed before the loop gets to its sockets again."""
 
@@ -221,17 +223,28 @@ class Pump:
         self._traffic.pages += 1
         return self._pages.put(key, page, time.monotonic())
 
-    async def recheck(self) -> dict[str, int]:
-        """Return the heads in the store of all that is subscribed to, and send those who are behind there."""
+    async def recheck(self, timeout_s: float) -> dict[str, Head]:
+        """Return the heads in the store of all that is subscribed to, and send those who are behind there.
+
+        What cannot be read in time is left to the next time.
+        """
+        heads: dict[str, Head] = {}
         try:
-            heads = await self.read(self.store.heads, self.hub.agents)
-            heads[frames.ALL] = (await self.read(self.store.position))[0]
+            async with asyncio.timeout(timeout_s):
+                for agents in _batched(self.hub.agents, HEADS_ROWS):
+                    heads |= await self.read(self.store.heads, agents)
+                last, _ = await self.read(self.store.position)
         except Exception as error:  # whatever it was, the next heartbeat must come
             logger.warning("cannot read the heads for a heartbeat: %r", error)
             return {}
+        heads[frames.ALL] = Head(last, last)
         self.hub.recheck(heads)
         self.schedule()
         return heads
+
+
+def _batched(agents: list[str], size: int) -> Iterator[list[str]]:
+    return (agents[start : start + size] for start in range(0, len(agents), size))
 
 
 def _check_same(subscription: Subscription, epoch: str) -> None:

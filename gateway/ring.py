@@ -1,7 +1,7 @@
 """The recent entries of a log, bounded in bytes: what a live subscriber is given without a read from the store.
 
 Pure; used from the hub's thread. Entries are the records that were committed; frames made of them are kept beside them
-while they last, so that subscribers at the same cursor share one encoding. Those count for as much again.
+while they last, so that subscribers at the same cursor share one encoding. Those may take as much again.
 """
 
 from bisect import bisect_right
@@ -39,7 +39,7 @@ class Ring:
         self.size = 0
         self.last_sequence: int | None = None
         """Of the agent whose entries were appended last."""
-        self._frames_size = 0
+        self.frames_size = 0
         self._positions: list[int] = []
         self._chunks: deque[tuple[int, int]] = deque()  # of each commit: how many entries, how many bytes
         self._max_bytes = max_bytes
@@ -63,19 +63,22 @@ class Ring:
         self._chunks.append((len(committed.entries), size))
         self.last_sequence = committed.last
         self.size += size
-        self.frames.clear()
-        self._frames_size = 0
+        self.forget_frames()
         if self.size > self._max_bytes:
             self._trim()
 
     def keep(self, key: FrameKey, made: Made) -> None:
         """Keep a frame for others at the same cursor, until something is appended or too many are kept."""
         size = ENTRY_BYTES + (0 if made[0] is None else FORMS * len(made[0].json))
-        if self._frames_size + size > self._max_bytes:
-            self.frames.clear()
-            self._frames_size = 0
+        if self.frames_size + size > self._max_bytes:
+            self.forget_frames()
         self.frames[key] = made
-        self._frames_size += size
+        self.frames_size += size
+
+    def forget_frames(self) -> None:
+        """Forget the frames that are kept; they can be made again."""
+        self.frames.clear()
+        self.frames_size = 0
 
     def _trim(self) -> None:
         drop = 0
@@ -115,6 +118,8 @@ class Rings:
         self._all_bytes = all_bytes
         self.size = 0
         """Bytes in all of them."""
+        self.frames_size = 0
+        """Bytes of the frames that are kept beside them."""
 
     def get(self, agent: str) -> Ring | None:
         """Return an agent's ring, if it has one."""
@@ -133,6 +138,7 @@ class Rings:
         elif committed.last_position <= ring.end:
             return []  # known already
         self.size -= ring.size
+        self.frames_size -= ring.frames_size
         ring.extend(committed)
         self.size += ring.size
         self._rings.move_to_end(committed.agent)
@@ -140,6 +146,7 @@ class Rings:
         while self.size > self._all_bytes and len(self._rings) > 1:
             agent, oldest = self._rings.popitem(last=False)
             self.size -= oldest.size
+            self.frames_size -= oldest.frames_size
             gone.append((agent, oldest.end))
         return gone
 
@@ -148,6 +155,18 @@ class Rings:
         ring = self._rings.pop(agent, None)
         if ring is not None:
             self.size -= ring.size
+            self.frames_size -= ring.frames_size
+
+    def keep(self, agent: str, key: FrameKey, made: Made) -> None:
+        """Keep a frame beside an agent's ring; when there are too many over all, forget them all."""
+        ring = self._rings[agent]
+        self.frames_size -= ring.frames_size
+        ring.keep(key, made)
+        self.frames_size += ring.frames_size
+        if self.frames_size > self._all_bytes:
+            for each in self._rings.values():
+                each.forget_frames()
+            self.frames_size = 0
 
 
 class Feed:

@@ -194,7 +194,7 @@ class Session:
             if self._grant is None:
                 await self._reject(frame.id, error)
             else:  # the old one is good until it expires
-                self._refuse(frame.id, None, Refusal(error.error_code, str(error)))
+                self._refuse(frame.id, None, Refusal(error.error_code, str(error), retry=error.error_code.retry))
             return
         assert self._grant is not None
         at = self._grant.expires_at

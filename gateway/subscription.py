@@ -32,14 +32,12 @@ class Subscription:
         "checked",
         "cursor",
         "epoch",
-        "has_ended",
         "is_held",
         "is_live",
         "pauses",
         "position",
         "raw",
         "reading",
-        "rechecked",
         "slow",
         "subscriber",
         "window",
@@ -69,13 +67,9 @@ class Subscription:
         self.slow = slow
         self.acked = cursor
         self.is_live = False
-        self.has_ended = False
-        """It was given the agent's terminal status."""
         self.reading = False
         self.checked = False
         """Nothing is known to be in the store beyond what was read, or is being read."""
-        self.rechecked = -1
-        """The position at the last recheck."""
         self.is_held = False
         """Its window was closed since it last had everything."""
         self.pauses = subscriber.pauses

@@ -29,7 +29,7 @@ from commitcast.persistence.gate import Gate
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite_batch import Batch
 from commitcast.persistence.sqlite_pages import READERS, Pages
-from commitcast.persistence.store import PAGE_BYTES, PAGE_ROWS, AgentPage, FeedPage, IdRange, Standing
+from commitcast.persistence.store import PAGE_BYTES, PAGE_ROWS, AgentPage, FeedPage, Head, IdRange, Standing
 from commitcast.persistence.writes import AgentWrites, Outcome
 
 logger: Final = logging.getLogger(__name__)
@@ -250,8 +250,8 @@ class SqliteStore:
         """Return a page of everything after a position, over all agents."""
         return self._pages.feed(after, PAGE_ROWS, PAGE_BYTES)
 
-    def heads(self, agents: Iterable[str]) -> dict[str, int]:
-        """Return the last sequence of each of these agents that exists."""
+    def heads(self, agents: Iterable[str]) -> dict[str, Head]:
+        """Return where the log of each of these agents ends; of one that does not exist, nothing."""
         return self._pages.heads(agents)
 
     def position(self) -> tuple[int, str]:

@@ -25,7 +25,7 @@ from commitcast.persistence.sqlite_rows import (
     checked_message,
     status_change,
 )
-from commitcast.persistence.store import MAX_PAGE_BYTES, AgentPage, FeedPage, IdRange, Standing, agent_size
+from commitcast.persistence.store import MAX_PAGE_BYTES, AgentPage, FeedPage, Head, IdRange, Standing, agent_size
 from commitcast.persistence.writes import text_size
 
 READERS: Final = 4
@@ -47,7 +47,11 @@ _TRANSITIONS: Final = (
 )
 _POSITION_OF: Final = "SELECT position FROM agent_messages WHERE agent_key = ? AND sequence_number = ?"
 _LAST_TRANSITION: Final = "SELECT max(position) FROM agent_transitions WHERE agent_key = ?"
-_HEAD: Final = "SELECT head FROM agents WHERE id = ?"
+_HEAD: Final = (
+    "SELECT a.head, max(a.key,"
+    " coalesce((SELECT position FROM agent_messages WHERE agent_key = a.key AND sequence_number = a.head), 0),"
+    " coalesce((SELECT max(position) FROM agent_transitions WHERE agent_key = a.key), 0)) FROM agents a WHERE a.id = ?"
+)
 _FEED_MESSAGES: Final = (
     f"SELECT {CHECKED_COLUMNS}, (SELECT id FROM agents WHERE key = agent_key) FROM agent_messages"
     " WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
@@ -218,11 +222,11 @@ class Pages:
             entries.sort(key=lambda entry: entry.position)
             return FeedPage(entries, last, at_end=last == end)
 
-    def heads(self, agents: Iterable[str]) -> dict[str, int]:
-        """Return the last sequence of each of these agents that exists."""
+    def heads(self, agents: Iterable[str]) -> dict[str, Head]:
+        """Return where the log of each of these agents ends; of one that does not exist, nothing."""
         with self._snapshot() as connection:
             found = ((agent, connection.execute(_HEAD, (agent,)).fetchone()) for agent in agents)
-            return {agent: row[0] for agent, row in found if row is not None}
+            return {agent: Head(*row) for agent, row in found if row is not None}
 
     def position(self) -> tuple[int, str]:
         """Return the last position of all and the epoch of the store."""

@@ -5,7 +5,7 @@ maker of `Committed`. It must never report as stored what a crash can take back.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -25,6 +25,15 @@ class Standing(msgspec.Struct, frozen=True):
     record: AgentRecord
     position: int
     """Of the message after which the subscriber continues; of the agent's last entry if it begins at the tail."""
+
+
+class Head(NamedTuple):
+    """The end of an agent's log, or of all."""
+
+    sequence: int
+    """Of its last message; of the log of all agents, the position."""
+    position: int
+    """Of its last entry, message or not."""
 
 
 class AgentPage(msgspec.Struct, frozen=True):
@@ -124,8 +133,8 @@ class Store(Protocol):
     def feed(self, after: int) -> FeedPage:
         """Return a page of everything after a position, over all agents."""
 
-    def heads(self, agents: Iterable[str]) -> dict[str, int]:
-        """Return the last sequence of each of these agents that exists."""
+    def heads(self, agents: Iterable[str]) -> dict[str, Head]:
+        """Return where the log of each of these agents ends; of one that does not exist, nothing."""
 
     def position(self) -> tuple[int, str]:
         """Return the last position of all, and the store's epoch."""

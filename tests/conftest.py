@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from processes import children
 from waiting import wait_until
 
 SEED = int(os.environ.get("COMMITCAST_SEED") or random.SystemRandom().randrange(2**32))
@@ -48,22 +49,12 @@ def _files() -> set[str]:
     return {name for name in found if not name.startswith(("/dev/", "/proc/"))}
 
 
-def _children() -> set[str]:
-    found: set[str] = set()
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            found.update((task / "children").read_text("ascii").split())
-        except FileNotFoundError:  # the thread has ended meanwhile
-            continue
-    return found
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     """No thread, child process or open file outlives its test."""
-    before = (_threads(), _children(), _files())
+    before = (_threads(), children(), _files())
     yield
-    for what, look, known in zip(("threads", "processes", "files"), (_threads, _children, _files), before, strict=True):
+    for what, look, known in zip(("threads", "processes", "files"), (_threads, children, _files), before, strict=True):
         left = partial(_left, look, known)
         wait_until(partial(_none, left), f"{what} to be gone", show=left)
 

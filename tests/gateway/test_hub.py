@@ -23,7 +23,7 @@ from commitcast.gateway.hub import Drop, Effect, Hub, Read, Write
 from commitcast.gateway.ring import Feed, Rings
 from commitcast.gateway.subscription import Subscriber, Subscription
 from commitcast.persistence.records import AgentStatus, Committed, MessageRecord, StatusChange
-from commitcast.persistence.store import AgentPage, FeedPage
+from commitcast.persistence.store import AgentPage, FeedPage, Head
 from stores import COMPLETED, FAILED, INITIALIZING, RUNNING, change, commit, new_agent, of, opened, proof, text
 from subscribers import Follower, raw_bytes
 
@@ -400,14 +400,15 @@ class HubMachine(RuleBasedStateMachine):
     @rule()
     def recheck(self) -> None:
         heads = self.store.heads(self.hub.agents)
-        self.hub.recheck({**heads, frames.ALL: self.store.position()[0]})
+        last = self.store.position()[0]
+        self.hub.recheck({**heads, frames.ALL: Head(last, last)})
 
     @rule()
     def repair(self) -> None:
         self.hub.repair()
 
     def _head(self, agent: str) -> int:
-        return self.store.position()[0] if agent == frames.ALL else self.store.heads([agent])[agent]
+        return self.store.position()[0] if agent == frames.ALL else self.store.heads([agent])[agent].sequence
 
     @invariant()
     def rings_are_bounded(self) -> None:
@@ -415,7 +416,9 @@ class HubMachine(RuleBasedStateMachine):
         assert feed.ring is None or feed.ring.size <= max(feed._max_bytes, 0)
         assert all(ring.size <= ring._max_bytes for ring in self.hub._rings._rings.values())
         assert self.hub._rings.size <= self.hub._rings._all_bytes
-        assert self.hub._rings.size == sum(ring.size for ring in self.hub._rings._rings.values())
+        rings = self.hub._rings._rings.values()
+        assert self.hub._rings.size == sum(ring.size for ring in rings)
+        assert self.hub._rings.frames_size == sum(ring.frames_size for ring in rings) <= self.hub._rings._all_bytes
 
     # The end of all this.
 
@@ -425,8 +428,7 @@ class HubMachine(RuleBasedStateMachine):
         for client in self.clients:
             self.hub.resume(client.subscriber)
         self._serve_until(lambda: self._all_have_everything(but=self.unheard), recheck=False)
-        for _ in range(3):  # a lost change of status shows when there was nothing between two rechecks
-            self._serve_until(lambda: self._all_have_everything() and self.hub.has_caught_up, recheck=True)
+        self._serve_until(lambda: self._all_have_everything() and self.hub.has_caught_up, recheck=True)
 
     def _serve_until(self, condition: Callable[[], bool], *, recheck: bool) -> None:
         for _ in range(200):

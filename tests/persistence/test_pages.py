@@ -322,7 +322,10 @@ class TestAgents:
         assert busy.keyed("a", "another") is busy.keyed("b", "k") is busy.keyed("nobody", "k") is None
 
     def test_heads_are_of_those_that_exist(self, busy: SqliteStore) -> None:
-        assert busy.heads(["a", "nobody", "c", "gone"]) == {"a": 7, "c": 1}
+        heads = busy.heads(["a", "nobody", "c", "gone"])
+
+        assert {agent: head.sequence for agent, head in heads.items()} == {"a": 7, "c": 1}
+        assert all(head.position == all_entries(busy, agent)[-1].position for agent, head in heads.items())
 
 
 class TestSnapshots:

@@ -8,16 +8,16 @@ import pytest
 
 from command_agent import Agent
 from commitcast.actors.sources import pipes
+from processes import children
 
 
 @pytest.fixture
 def agent() -> Iterator[Agent]:
     agent = Agent()
-    descriptors = os.listdir("/proc/self/fd")
+    descriptors, before = os.listdir("/proc/self/fd"), children()
     yield agent
     assert os.listdir("/proc/self/fd") == descriptors
-    with pytest.raises(ChildProcessError):  # no child is left, not even a zombie
-        os.waitpid(-1, os.WNOHANG)
+    assert not children() - before, "a child is left, or a zombie"
 
 
 @pytest.fixture
