@@ -7,7 +7,7 @@ that the program cannot read as an option.
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 
 import msgspec
@@ -21,6 +21,26 @@ MAX_RUNNING: Final = 8
 """Agents of one template at work: each may be a program that takes a core and money."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Part of an agent's id."""
+_INTERPRETERS: Final = frozenset(
+    [
+        "sh",
+        "bash",
+        "dash",
+        "zsh",
+        "ksh",
+        "fish",
+        "env",
+        "xargs",
+        "nohup",
+        "nice",
+        "timeout",
+        "sudo",
+        "su",
+        "eval",
+        "exec",
+    ]
+)
+"""Programs that run what they are given: a prompt among their arguments is refused, wherever it stands."""
 _OPTION: Final = re.compile(r"--?[A-Za-z][\w-]*=\{prompt\}")
 
 
@@ -109,10 +129,15 @@ def _template(table: Any) -> Template:
 
 
 def _check_prompt_is_text(command: Sequence[str]) -> None:
-    """Check that a prompt is an argument of its own behind `--`, or all of an option's value: nothing else is safe."""
+    """Check that a prompt is an argument of its own behind `--`, or all of an option's value, and no interpreter's.
+
+    What the program makes of the text then is between its owner and it.
+    """
+    is_run = PurePath(command[0]).name in _INTERPRETERS
     for number, argument in enumerate(command):
         is_own = argument == PROMPT_PLACEHOLDER and "--" in command[:number]
-        if PROMPT_PLACEHOLDER in argument and not is_own and not _OPTION.fullmatch(argument):
+        is_text = not is_run and (is_own or _OPTION.fullmatch(argument))
+        if PROMPT_PLACEHOLDER in argument and not is_text:
             raise InvalidValueError(
                 f"a prompt in {argument!r:.80} could be read as an option or command: write {PROMPT_PLACEHOLDER} alone "
                 f"behind --, or --name={PROMPT_PLACEHOLDER}, or leave it out, so that it goes to standard input"

@@ -3,7 +3,7 @@
 The middle floor: it imports records and errors of persistence, and nothing of actors.
 """
 
-from commitcast.gateway.auth import Capability, Grant, Operation, StaticTokens, TokenError, Verifier
+from commitcast.gateway.auth import Capability, Grant, MissingExtraError, Operation, StaticTokens, TokenError, Verifier
 from commitcast.gateway.client import Subscription, subscribe
 from commitcast.gateway.client_blocking import BlockingSubscription, subscribe_blocking
 from commitcast.gateway.errors import CloseCode, ErrorCode, ListenError, SubscriptionError
@@ -22,6 +22,7 @@ __all__ = [
     "Grant",
     "Limits",
     "ListenError",
+    "MissingExtraError",
     "Operation",
     "RequestError",
     "StaticTokens",

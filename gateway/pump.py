@@ -164,8 +164,8 @@ class Pump:
             shared = await self._shared_page(subscription)
             if isinstance(shared.page, AgentPage):
                 _check_same(subscription, shared.page.epoch)
-        except AgentNotFoundError as error:
-            self._end(subscription, error)
+        except AgentNotFoundError:
+            self._end(subscription)
         except Exception as error:  # whatever it was, the subscription must not wait for this page for ever
             logger.warning("cannot read on for a subscriber to %s: %r", subscription.agent, error)
             self.hub.page_failed(subscription)
@@ -184,8 +184,8 @@ class Pump:
                 standing = await self.read(self.store.standing, subscription.agent, None)
                 _check_same(subscription, standing.record.epoch)
                 cursor, position, status = standing.record.head, standing.position, standing.record.status.value
-        except AgentNotFoundError as error:
-            self._end(subscription, error)
+        except AgentNotFoundError:
+            self._end(subscription)
         except Exception as error:  # as in `_read_page`
             logger.warning("cannot find the end of %s for a slow subscriber: %r", subscription.agent, error)
             self.hub.page_failed(subscription)
@@ -194,11 +194,12 @@ class Pump:
                 self._perform(write)
             self.schedule()
 
-    def _end(self, subscription: Subscription, error: AgentNotFoundError) -> None:
+    def _end(self, subscription: Subscription) -> None:
         """End a subscription to an agent that was deleted."""
         if subscription.is_current:
             self.hub.unsubscribe(subscription.subscriber, subscription.agent)
-            gone = frames.Error(agent=subscription.agent, code=ErrorCode.GONE.value, message=str(error), retry=False)
+            message = f"agent {subscription.agent!r} was deleted"
+            gone = frames.Error(agent=subscription.agent, code=ErrorCode.GONE.value, message=message, retry=False)
             subscription.subscriber.peer.write(PreparedFrame(gone))
 
     async def _shared_page(self, subscription: Subscription) -> SharedPage:

@@ -60,6 +60,8 @@ class TestFiles:
             ('[a]\ncommand = ["claude", "{prompt}", "--"]', "could be read as an option"),
             ('[a]\ncommand = ["sh", "-c", "echo {prompt}"]', "could be read as an option or command"),
             ('[a]\ncommand = ["sh", "-c", "--", "echo {prompt}"]', "could be read as an option or command"),
+            ('[a]\ncommand = ["/bin/sh", "-c", "--", "{prompt}"]', "could be read as an option or command"),
+            ('[a]\ncommand = ["env", "--", "{prompt}"]', "could be read as an option or command"),
             ('[a]\ncommand = ["ls", "-{prompt}"]', "could be read as an option"),
             ('[a]\ncommand = ["{prompt}"]', "could be read as an option"),
         ],
