@@ -27,6 +27,8 @@ ACK_S: Final = 0.1
 OnCursor = Callable[[int, str | None], object]
 After = int | Literal["tail"]
 
+_WITHDRAWN: Final = frozenset({ErrorCode.NOT_FOUND, ErrorCode.FORBIDDEN})
+"""Of an error that answers nothing: the right to read is gone, and with it the subscription."""
 _TERMINAL: Final = frozenset(status.value for status in AgentStatus if status.is_terminal)
 
 
@@ -174,7 +176,10 @@ class Following:
                 self.is_over = self._standing.status in _TERMINAL
 
     def _on_error(self, frame: frames.Error) -> None:
-        if frame.id in (self._subscribes, HELLO) or frame.code in OF_TOKEN or frame.code == ErrorCode.GONE:
+        is_ended = frame.code == ErrorCode.GONE or (
+            frame.id is None and frame.agent == self._wish.agent and frame.code in _WITHDRAWN
+        )
+        if frame.id in (self._subscribes, HELLO) or frame.code in OF_TOKEN or is_ended:
             raise Lost(frame.message, frame.code, is_final=not frame.retry)
         logger.info("the server says: %s", frame.message)
 

@@ -39,6 +39,8 @@ const REQUEST_MS = 30_000;
 
 const TERMINAL = new Set(["completed", "failed", "terminated"]);
 const TOKEN_CODES = new Set(["unauthenticated", "token_expired"]);
+/** Of an error that answers nothing: the agent is gone, or the right to read it, and with it the subscription. */
+const ENDING_CODES = new Set(["gone", "not_found", "forbidden"]);
 /** Error codes for the close codes after which a client does not come back. @type {Record<number, string>} */
 const FINAL_CLOSES = {
   4500: "bad_request", 4501: "unauthenticated", 4503: "forbidden", 4504: "limit", 4507: "unauthenticated",
@@ -600,7 +602,7 @@ export class Client {
       const isFinal = TOKEN_CODES.has(frame.code) || !frame.retry;
       isFinal ? asking._fail(error) : this.#again(asking);
     } else if (isAbout && frame.id == null) {
-      frame.code === "gone" ? isAbout._fail(error) : isAbout._take(frame);
+      ENDING_CODES.has(frame.code) ? isAbout._fail(error) : isAbout._take(frame);
     }
   }
 
