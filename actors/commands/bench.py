@@ -27,7 +27,7 @@ from commitcast.actors.commands.output import console, note, notes, print_json
 from commitcast.actors.commands.stopping import EXIT_CODES
 from commitcast.persistence.errors import InvalidValueError
 
-TABLE_COLUMNS: Final = 180
+TABLE_COLUMNS: Final = 250
 """What the table needs at most; on a narrower terminal its lines break, which is better than figures cut short."""
 
 
