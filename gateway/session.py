@@ -97,7 +97,6 @@ class Session:
         self._grant: Grant | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._bucket = Bucket(services.limits.requests_per_s, services.limits.burst, time.monotonic())
-        self._running: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(services.limits.running_requests)
         self._bad_frames = 0
         self._is_closing = False
@@ -296,8 +295,6 @@ class Session:
         """Begin with a request beside everything else: it may take as long as a program takes to end."""
         await self._places.acquire()
         task = self._pump.spawn(self._perform(grant, request))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
         task.add_done_callback(lambda _: self._places.release())
 
     async def _perform(self, grant: Grant, request: Request) -> None:

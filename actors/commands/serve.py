@@ -14,9 +14,8 @@ from commitcast.actors.commands.output import note, print_json
 from commitcast.actors.commands.stopping import stopping_on_signals
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.templates import load_templates
-from commitcast.gateway.access import is_loopback, parse_address
-from commitcast.gateway.auth import MissingExtraError, Verifier
-from commitcast.gateway.errors import ListenError
+from commitcast.gateway.access import Access, parse_address
+from commitcast.gateway.auth import MissingExtraError
 from commitcast.gateway.server import ASGI
 from commitcast.gateway.tls import server_context
 
@@ -65,7 +64,7 @@ def serve(
     verifier = options.verifier(token_file, jwt_key, jwt_algorithm, jwt_audience, jwt_issuer)
     tls = None if certificate is None else server_context(certificate, key)
     if asgi:
-        _check_may_listen(listen, verifier)
+        Access(parse_address(listen)[0], needs_token=verifier is not None)  # refuses what needs a token and has none
     runtime = AgentRuntime(
         db,
         listen=ASGI if asgi else listen,
@@ -85,12 +84,6 @@ def serve(
     if runtime.failure is not None:
         raise runtime.failure
     raise typer.Exit(0)
-
-
-def _check_may_listen(listen: str, verifier: Verifier | None) -> None:
-    host, _ = parse_address(listen)
-    if verifier is None and not is_loopback(host):
-        raise ListenError(listen, "it can be reached from other machines, so a token is needed: give one")
 
 
 @contextmanager

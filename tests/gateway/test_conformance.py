@@ -285,7 +285,7 @@ def test_our_clients_pass(case: Case, client: ClientUnderTest, request: pytest.F
 
 def expect_defect(case: Case, request: pytest.FixtureRequest) -> None:
     if case.known_defect is not None:
-        request.node.add_marker(pytest.mark.xfail(reason=case.known_defect, raises=Mismatch, strict=False))
+        request.node.add_marker(pytest.mark.xfail(reason=case.known_defect, raises=Mismatch, strict=True))
 
 
 # The cases themselves.

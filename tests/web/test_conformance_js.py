@@ -104,6 +104,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 )
 def test_client_js_passes(case: Case, node: Node, request: pytest.FixtureRequest) -> None:
     if case.known_defect is not None:
-        request.node.add_marker(pytest.mark.xfail(reason=case.known_defect, raises=Mismatch, strict=False))
+        request.node.add_marker(pytest.mark.xfail(reason=case.known_defect, raises=Mismatch, strict=True))
 
     asyncio.run(run_client_case(case, ClientJs(node), timeout_s=TIMEOUT_S))

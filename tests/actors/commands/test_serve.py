@@ -1,0 +1,96 @@
+"""`commitcast serve` with what it takes to serve others: uvicorn, certificates, JSON web tokens, templates, drain."""
+
+import asyncio
+import http.client
+import json
+import ssl
+import time
+from pathlib import Path
+
+import jwt
+import pytest
+
+from certificates import write_certificate
+from commands import running
+from commitcast.gateway import BlockingClient
+from subscribers import raw
+from waiting import wait_until
+
+SECRET = "a secret of more than thirty-two bytes"
+
+
+def get(address: str, path: str, token: str | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(address, timeout=10)
+    try:
+        connection.request("GET", path, headers={} if token is None else {"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("asgi", [[], ["--asgi"]], ids=["own port", "uvicorn"])
+def test_subscribers_are_sent_away_with_a_goodbye_when_it_stops(tmp_path: Path, asgi: list[str]) -> None:
+    with running("serve", "--db", str(tmp_path / "a.db"), "--listen", "127.0.0.1:0", *asgi) as server:
+
+        async def scenario() -> None:
+            async with raw(server.url) as subscriber:
+                server.process.terminate()
+                assert (await subscriber.until("goodbye"))["code"] == 4000
+                assert (await subscriber.closed())[0] == 4000
+
+        asyncio.run(scenario())
+        assert server.wait() == 0
+
+
+def test_uvicorn_streams_events_to_those_who_may_read(tmp_path: Path) -> None:
+    key, templates = tmp_path / "key", tmp_path / "templates.toml"
+    key.write_text(SECRET)
+    templates.write_text('[echo]\ncommand = ["cat"]\n')
+    claims = {"sub": "me", "exp": time.time() + 600, "caps": [{"agent": "org:*", "ops": ["read", "launch"]}]}
+    token = jwt.encode(claims, SECRET, algorithm="HS256")
+    options = ["--jwt-key", str(key), "--jwt-algorithm", "HS256", "--templates", str(templates), "--asgi"]
+
+    with running("serve", "--db", str(tmp_path / "a.db"), "--listen", "127.0.0.1:0", *options) as server:
+        address = server.url.split("/")[2]
+        agent = BlockingClient(server.url, token=token).launch("echo", "hello")
+        status, events = get(address, f"/v1/agents/{agent}/events", token)
+
+        assert agent.startswith("org:echo-")
+        assert status == 200 and b'"content":"hello"' in events and b'"status":"completed"' in events
+        assert get(address, f"/v1/agents/{agent}/events")[0] == 401
+
+
+def test_with_a_certificate_it_speaks_tls(tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path)
+    options = ["--certificate", str(certificate), "--key", str(key), "--json"]
+
+    with running("serve", "--db", str(tmp_path / "a.db"), "--listen", "127.0.0.1:0", *options) as server:
+        url = json.loads(wait_until(lambda: server.output, "its address")[0])["url"]
+        port = int(url.split("/")[2].rpartition(":")[2])
+        trusting = ssl.create_default_context(cafile=certificate)
+        connection = http.client.HTTPSConnection("localhost", port, context=trusting, timeout=10)
+        connection.request("GET", "/readyz")
+
+        assert url.startswith("wss://") and connection.getresponse().status == 200
+        connection.close()
+
+
+def test_while_it_drains_it_is_no_longer_ready_and_readers_are_still_answered(tmp_path: Path) -> None:
+    options = ["--drain-s", "60"]
+    with running("serve", "--db", str(tmp_path / "a.db"), "--listen", "127.0.0.1:0", *options) as server:
+        address = server.url.split("/")[2]
+        assert get(address, "/readyz")[0] == 200
+
+        server.process.terminate()
+
+        wait_until(lambda: get(address, "/readyz")[0] == 503, "it to drain")
+        assert get(address, "/v1/agents")[0] == 200
+        assert get(address, "/v1/ws")[0] == 503
+
+
+@pytest.mark.parametrize("asgi", [[], ["--asgi"]], ids=["own port", "uvicorn"])
+def test_beyond_loopback_it_needs_a_token(tmp_path: Path, asgi: list[str]) -> None:
+    with running("serve", "--db", str(tmp_path / "a.db"), "--listen", "0.0.0.0:0", *asgi) as server:
+        assert server.wait() == 1
+        assert "a token is needed" in "".join(server.errors)
