@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 from websockets.asyncio.client import connect
@@ -26,6 +25,7 @@ from commitcast.gateway.connection import WRITE_LIMIT_BYTES
 from commitcast.gateway.core import GatewayCore
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.store import PAGE_BYTES
+from hosting import hosted
 from subscribers import raw
 from waiting import TIMEOUT_S, wait_until
 
@@ -45,21 +45,6 @@ def beside(runtime: AgentRuntime, prefix: str = PREFIX) -> FastAPI:
 
     host.mount(prefix, asgi.app(runtime.gateway))
     return host
-
-
-@contextmanager
-def hosted(app: ASGIApp, **options: Any) -> Iterator[str]:
-    """Serve an app; yields its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", **options))
-        thread = threading.Thread(target=server.run, args=([listener],), name="uvicorn")
-        thread.start()
-        try:
-            wait_until(lambda: server.started, "uvicorn to start")
-            yield f"127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from commitcast.actors import AgentHandle, AgentRuntime
@@ -20,6 +18,7 @@ from commitcast.gateway.http import HttpResponse
 from commitcast.gateway.sse import EventId, EventStream
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.store import PAGE_BYTES
+from hosting import hosted
 from subscribers import STREAM, Follower
 from waiting import TIMEOUT_S, wait_until
 
@@ -134,21 +133,11 @@ class Listener:
         return self
 
 
-@contextmanager
-def hosted(runtime: AgentRuntime, **options: Any) -> Iterator[str]:
-    """Serve a host's app with the gateway mounted; yields its address."""
+def beside(runtime: AgentRuntime) -> FastAPI:
+    """A host's app with the gateway mounted."""
     host = FastAPI()
     host.mount("/agents", asgi.app(runtime.gateway))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(host, log_level="critical", **options))
-        thread = threading.Thread(target=server.run, args=([listener],), name="uvicorn")
-        thread.start()
-        try:
-            wait_until(lambda: server.started, "uvicorn to start")
-            yield f"127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+    return host
 
 
 @contextmanager
@@ -156,7 +145,7 @@ def mounted(tmp_path: Path, **options: Any) -> Iterator[tuple[AgentRuntime, str]
     """A runtime and a host with its gateway. The runtime stops first, as the host waits for its streams."""
     runtime = AgentRuntime(tmp_path / "a.db", **{"listen": "asgi", **options}).start()
     try:
-        with hosted(runtime) as address:
+        with hosted(beside(runtime)) as address:
             try:
                 yield runtime, address
             finally:
@@ -326,7 +315,7 @@ class TestTheEnd:
     def test_a_host_that_shuts_down_first_leaves_nothing_in_the_gateway(self, tmp_path: Path) -> None:
         with AgentRuntime(tmp_path / "a.db", listen="asgi") as runtime:
             agent = spoken(runtime, "one")
-            with hosted(runtime, timeout_graceful_shutdown=1) as address:
+            with hosted(beside(runtime), timeout_graceful_shutdown=1) as address:
                 browser = Browser(address)
                 browser.until("live")
             nobody_is_left(runtime)
