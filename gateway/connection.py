@@ -2,7 +2,7 @@
 
 Adds to `ServerConnection` a write that shares one prepared frame with other connections, word of when the socket takes
 no more and takes more again, a bound on fragments, and a goodbye before the library closes for a client's fault. What
-it uses beyond the documented API is listed in `INTERNALS` and was tested with websockets 17; where one of them is
+it uses beyond the documented API is listed in `INTERNALS` and was tested with websockets 15 to 17; where one of them is
 missing, frames are sent by the documented `broadcast`, which builds one for each. Runs on the gateway's loop.
 """
 
@@ -19,6 +19,7 @@ from websockets.protocol import State
 
 from commitcast.gateway import frames
 from commitcast.gateway.limits import MAX_FRAGMENTS
+from commitcast.gateway.older_websockets import RequestLine
 from commitcast.gateway.prepared import WINDOW_BITS, PreparedFrame
 from commitcast.gateway.subscription import Subscriber
 
@@ -61,6 +62,7 @@ class GatewayConnection(ServerConnection):
     def __init__(self, *args: Any, keeper: Keeper, **options: Any) -> None:
         super().__init__(*args, **options)
         self.subscriber = Subscriber(self)
+        self.request_line = RequestLine(self.protocol)
         self.token: str | None = None
         """That came with the handshake."""
         self.was_heard = True
@@ -175,7 +177,7 @@ class GatewayConnection(ServerConnection):
         if self.transport.is_closing():  # asyncio would warn of what nobody can help
             return 0
         if not self._shares_frames:
-            broadcast([self], frame.json, text=True)
+            broadcast([self], frame.json.decode())
             return len(frame.json)
         if self.protocol.state is not State.OPEN:
             return 0

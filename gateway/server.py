@@ -28,6 +28,7 @@ from commitcast.gateway.core import HEARTBEAT_S, GatewayCore
 from commitcast.gateway.errors import CloseCode, ListenError
 from commitcast.gateway.http import HttpRequest, HttpResponse, error_response
 from commitcast.gateway.limits import Limits
+from commitcast.gateway.older_websockets import RequestLine, close_server, is_noise
 from commitcast.gateway.operations import Operations
 from commitcast.gateway.routes import answer
 from commitcast.gateway.schema import PATH
@@ -51,6 +52,10 @@ class _QuietLog(logging.LoggerAdapter[logging.Logger]):
 
     def isEnabledFor(self, level: int) -> bool:
         return level > logging.DEBUG and super().isEnabledFor(level)
+
+    def log(self, level: int, msg: object, *arguments: Any, **options: Any) -> None:
+        if not is_noise(msg):
+            super().log(level, msg, *arguments, **options)
 
 
 class GatewayServer:
@@ -209,10 +214,10 @@ class GatewayServer:
         await self.core.wait_closed(2 * CLOSE_TIMEOUT_S)
 
     async def _close(self, server: Server) -> None:
-        server.close(code=CloseCode.DRAIN, reason="the server stops")
+        closing = close_server(server, CloseCode.DRAIN, "the server stops")
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await server.wait_closed()
+                await asyncio.gather(server.wait_closed(), *closing)
         except TimeoutError:  # who has not even asked for anything, or does not read the answer
             for connection in list(self._connections):
                 connection.abort()
@@ -296,7 +301,7 @@ class GatewayServer:
         response = await self._respond(connection, request)
         if response is None:
             return None
-        body = b"" if request.method == "HEAD" else response.body
+        body = b"" if connection.request_line.method_of(request) == "HEAD" else response.body
         headers = Headers({**response.headers, "Connection": "close"})
         return Response(response.status.value, response.status.phrase, headers, body)
 
@@ -307,7 +312,7 @@ class GatewayServer:
             return error_response(HTTPStatus.BAD_REQUEST, "bad_request", "a header is there more than once")
         path, _, query = request.path.partition("?")
         is_socket = path == PATH
-        refused = self.access.check(host, origin, query) or _check_method(request.method, is_socket)
+        refused = self.access.check(host, origin, query) or _check_line(connection.request_line, request, is_socket)
         if refused is None and is_socket:
             refused = self.core.check_capacity()
         if refused is not None:
@@ -335,11 +340,14 @@ def _process_response(_: ServerConnection, request: Request, response: Response)
     return Response(status.value, status.phrase, headers, refused.body)
 
 
-def _check_method(method: str, is_socket: bool) -> HttpResponse | None:
-    if method in (("GET",) if is_socket else ("GET", "HEAD")):
-        return None
-    message = "only GET and HEAD are answered here"
-    return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "bad_request", message, Allow="GET, HEAD")
+def _check_line(line: RequestLine, request: Request, is_socket: bool) -> HttpResponse | None:
+    if line.method_of(request) not in (("GET",) if is_socket else ("GET", "HEAD")):
+        message = "only GET and HEAD are answered here"
+        return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "bad_request", message, Allow="GET, HEAD")
+    if is_socket and line.version_of(request) != "HTTP/1.1":
+        message = "a WebSocket is opened with HTTP/1.1: a proxy in between has to speak it"
+        return error_response(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "bad_request", message)
+    return None
 
 
 def _offered(headers: Headers) -> list[str]:

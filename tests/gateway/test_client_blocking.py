@@ -1,6 +1,5 @@
 """The blocking client: the same promises on a plain thread, which other threads and Ctrl-C can wake."""
 
-import gc
 import json
 import logging
 import signal
@@ -18,8 +17,9 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
+from blocking_server import blocking_server
 from commitcast.actors import AgentRuntime
 from commitcast.gateway import SubscriptionError, comeback
 from commitcast.gateway.client_blocking import BlockingSubscription, subscribe_blocking
@@ -86,13 +86,8 @@ def scripted(speak: Speak, accepted: set[str] | None = None) -> Iterator[tuple[s
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         return None if accepted is None or token in accepted else connection.respond(HTTPStatus.UNAUTHORIZED, "no")
 
-    with serve(handle, "127.0.0.1", 0, process_request=check, logger=logging.getLogger("scripted")) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/v1/ws", told
-        server.shutdown()
-        thread.join()
-    gc.collect()  # the selector of websockets' blocking server is in a cycle
+    with blocking_server(handle, process_request=check) as url:
+        yield url, told
 
 
 class Iterating(threading.Thread):

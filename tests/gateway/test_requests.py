@@ -1,12 +1,9 @@
 """Requests: done once, however often the connection is lost, and by both clients alike."""
 
 import asyncio
-import gc
 import json
-import logging
 import queue
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,8 +14,9 @@ from typing import Any, Final
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
+from blocking_server import blocking_server
 from commitcast.actors import AgentContext, AgentRuntime, Template
 from commitcast.gateway import SubscriptionError, comeback, requests
 from commitcast.gateway.requests import BlockingClient, Client, RequestError
@@ -129,15 +127,8 @@ class Server:
 
     @contextmanager
     def running(self) -> Iterator["Server"]:
-        options: Fields = {"process_request": self._check, "logger": logging.getLogger("scripted"), "max_size": 2**21}
-        with serve(self._handle, "127.0.0.1", 0, **options) as server:
-            self.url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}/v1/ws"
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
+        with blocking_server(self._handle, process_request=self._check, max_size=2**21) as self.url:
             yield self
-            server.shutdown()
-            thread.join()
-        gc.collect()  # the selector of websockets' blocking server is in a cycle
 
 
 def error(code: str, retry: bool, id: int | None = 1) -> Fields:
