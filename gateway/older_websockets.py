@@ -22,7 +22,7 @@ TELLS_THE_METHOD: Final = hasattr(Request, "method")
 CLOSES_WITH_A_CODE: Final = "code" in inspect.signature(Server.close).parameters
 """From 16 on."""
 
-_REQUEST_LINE: Final = re.compile(rb"([!-~]+) ([^ ]+) (HTTP/1\.[01])\r\n")
+_REQUEST_LINE: Final = re.compile(rb"([!-~]+) ([^ \x80-\xff]+) (HTTP/1\.[01])\r\n")
 _NO_BODY: Final = re.compile(rb"content-length:[ \t]*0+[ \t]*\r\n", re.IGNORECASE)
 _ReadLine = Callable[..., Generator[None, None, bytes]]
 
@@ -61,7 +61,7 @@ class RequestLine:
     def _note(self, line: bytes) -> bytes:
         found = _REQUEST_LINE.fullmatch(line)
         if found is None:
-            return line
+            raise ValueError("this is not the first line of an HTTP request")
         method, path, version = found.groups()
         self._method, self._version = method.decode("ascii"), version.decode("ascii")
         return b"GET " + path + b" HTTP/1.1\r\n"
