@@ -2,14 +2,23 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 BIN      = $(VENV)/bin
+LOWEST   = .venv-lowest
 TYPING   = build/typing/commitcast
 
-.PHONY: help all install links format lint types test pykka-suite coverage faults hub bench protocol build clean
+# Where versions matter: what talks to a library of others, in each of its ways. The fastapi of `lowest` is the newest for the
+# lowest starlette. Deprecations are ignored there: old libraries use what newer ones of others mean to remove.
+OF_LOWEST = tests/gateway/test_older_websockets.py tests/gateway/test_http.py tests/gateway/test_server.py \
+	tests/gateway/test_client.py tests/gateway/test_client_blocking.py tests/gateway/test_requests.py \
+	tests/gateway/test_delivery.py tests/gateway/test_drain.py tests/gateway/test_tls.py tests/gateway/test_schema.py \
+	tests/gateway/test_auth_jwt.py tests/gateway/test_asgi.py tests/actors/commands tests/actors/test_sources_in_runtime.py \
+	tests/persistence/test_opening.py tests/persistence/test_schema.py
+
+.PHONY: help all install links format lint types test lowest pykka-suite coverage faults hub bench protocol build clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
 
-all: test lint types pykka-suite build  ## everything that CI runs
+all: test lint types pykka-suite build lowest  ## everything that CI runs
 
 install:         ## make the virtual environment with everything
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,6 +41,14 @@ types: links     ## check the types
 
 test:            ## the suite, in the README's own words
 	sh -ec "$$(sed -n '/^Install it for development/,/^## /p' README.md | sed -n '/^```sh/,/^```/p' | sed '/^```/d')"
+
+lowest:          ## the tests where versions matter, with the lowest versions that setup.cfg allows
+	@mkdir -p build
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) tests/tools/lowest_versions.py setup.cfg auth http > build/lowest.txt
+	$(LOWEST)/bin/pip install -q -c build/lowest.txt -e ".[auth,http]" \
+		fastapi==0.115.2 httpx hypothesis jsonschema pytest pytest-timeout
+	$(LOWEST)/bin/pytest -q -W ignore::DeprecationWarning $(OF_LOWEST)
 
 pykka-suite:     ## Pykka's own tests against our actors, but for the differences that are meant
 	@mkdir -p build/pykka
