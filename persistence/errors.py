@@ -9,6 +9,7 @@ CommitcastError
 ├── SequenceAheadError (ValueError)           a cursor beyond the head: a witness of loss
 └── StoreError
     ├── StoreOpenError (OSError)              the store was refused at start and left untouched
+    │   ├── StorePathError                    a link, or a name that SQLite cannot use
     │   ├── NotADatabaseError
     │   ├── StoreCorruptError
     │   ├── StoreReadOnlyError (PermissionError)
@@ -16,8 +17,9 @@ CommitcastError
     │   ├── SchemaTooNewError
     │   └── StoreSettingError                 a pragma did not take
     ├── NotStoredError                        rolled back: it is certainly not on disk
-    │   ├── StoreBusyError (TimeoutError)
-    │   ├── StoreFullError
+    │   ├── StoreUnavailableError             the system refuses for the moment: the same may be stored later
+    │   │   ├── StoreBusyError (TimeoutError)
+    │   │   └── StoreFullError
     │   ├── RowRefusedError                   a constraint refused this row
     │   └── PrecedingRefusedError             an earlier append of the agent was refused
     ├── StoreReadError                        what is stored could not be read
@@ -133,6 +135,10 @@ class StoreOpenError(StoreError, OSError):
         return f"cannot open {self.path}: {self.why}"
 
 
+class StorePathError(StoreOpenError):
+    """Two runtimes could have the file by links, or SQLite cannot use its name."""
+
+
 class NotADatabaseError(StoreOpenError):
     """The file is not a database, or not one of commitcast's."""
 
@@ -163,12 +169,16 @@ class NotStoredError(StoreError):
     retryable = True
 
 
-class StoreBusyError(NotStoredError, TimeoutError):
+class StoreUnavailableError(NotStoredError):
+    """The system refused the transaction for the moment, for want of descriptors or memory say; it was rolled back."""
+
+
+class StoreBusyError(StoreUnavailableError, TimeoutError):
     """Another program held the database longer than the timeout."""
 
 
-class StoreFullError(NotStoredError):
-    """There is no space left for the transaction."""
+class StoreFullError(StoreUnavailableError):
+    """There is no room for the transaction: on the disk, in a quota, of inodes, or below a limit of file sizes."""
 
 
 class RowRefusedError(NotStoredError):

@@ -4,7 +4,6 @@ Each page is one read transaction, bounded in rows and bytes, so that a commit n
 thread; blocks for at most one commit and one place in the pool.
 """
 
-import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -72,9 +71,7 @@ class Pages:
     def __init__(self, connect: Callable[[], apsw.Connection], gate: Gate, readers: int = READERS) -> None:
         self._connect = connect
         self._gate = gate
-        self._idle: queue.LifoQueue[apsw.Connection | None] = queue.LifoQueue()
-        for _ in range(readers):
-            self._idle.put(None)  # opened when first needed
+        self._idle: list[apsw.Connection | None] = [None] * readers  # opened when first needed
         self._refusal: StoreError | None = None
 
     def refuse(self, error: StoreError) -> None:
@@ -85,17 +82,21 @@ class Pages:
         """Wait for the pages under way, then close the connections. Idempotent."""
         with self._gate.writing():
             self._refusal = StoreClosedError()
-            while not self._idle.empty():
-                connection = self._idle.get_nowait()
-                if connection is not None:
-                    connection.close()
+            self.close_idle()
+
+    def close_idle(self) -> None:
+        """Close the connections, which are opened again when needed. To be called inside the gate, as the writer."""
+        for place, connection in enumerate(self._idle):
+            self._idle[place] = None
+            if connection is not None:
+                connection.close()
 
     @contextmanager
     def _snapshot(self) -> Iterator[apsw.Connection]:
         with self._gate.reading():
             if self._refusal is not None:
                 raise type(self._refusal)(*self._refusal.args) from self._refusal
-            connection = self._idle.get_nowait()  # the gate admits no more readers than there are connections
+            connection = self._idle.pop()  # the gate admits no more readers than there are connections
             try:
                 if connection is None:
                     connection = self._connect()
@@ -107,7 +108,7 @@ class Pages:
             except (apsw.Error, ValueError) as error:  # ValueError: a damaged row is no text, or says no known status
                 raise StoreReadError(str(error)) from error
             finally:
-                self._idle.put(connection)
+                self._idle.append(connection)
 
     def agent(self, agent: str) -> AgentRecord | None:
         """Return one agent's record, or None if there is none."""
