@@ -7,7 +7,7 @@ thread; blocks for at most one commit and one place in the pool.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import apsw
 
@@ -24,8 +24,9 @@ from commitcast.persistence.sqlite_rows import (
     checked_message,
     status_change,
 )
-from commitcast.persistence.store import MAX_PAGE_BYTES, AgentPage, FeedPage, Head, IdRange, Standing, agent_size
-from commitcast.persistence.writes import text_size
+from commitcast.persistence.store import MAX_PAGE_BYTES, AgentPage, FeedPage, Head, IdRange, Standing, entry_size
+
+_Entry = TypeVar("_Entry", bound=Entry)
 
 READERS: Final = 4
 """Connections in the pool: more do not read faster under one interpreter lock."""
@@ -136,7 +137,8 @@ class Pages:
         if within is not None:
             query = query.replace(" ORDER BY", _within(len(within)) + " ORDER BY")
         with self._snapshot() as connection:
-            return _bounded_agents(map(agent_record, connection.execute(query, (status, after, limit, *bounds))))
+            records = map(agent_record, connection.execute(query, (status, after, limit, *bounds)))
+            return list(_bounded(records, MAX_PAGE_BYTES))
 
     def messages(self, agent: str, after: int, limit: int, max_bytes: int) -> list[MessageRecord]:
         """Return consecutive messages after a sequence.
@@ -204,22 +206,21 @@ class Pages:
             bounds = (after, end, limit)
             rows = connection.execute(_FEED_MESSAGES, bounds)
             messages: list[Entry] = list(_bounded((checked_message(row[-1], row[:-1]) for row in rows), max_bytes))
-            others: list[Entry] = [
-                status_change(row[6], row[:6], row[7:]) for row in connection.execute(_FEED_TRANSITIONS, bounds)
-            ]
-            created = [agent_record(row) for row in connection.execute(_FEED_AGENTS, bounds)]
-            deleted = [agent_deletion(row) for row in connection.execute(_FEED_DELETIONS, bounds)]
+            changes = (status_change(row[6], row[:6], row[7:]) for row in connection.execute(_FEED_TRANSITIONS, bounds))
+            created = map(agent_record, connection.execute(_FEED_AGENTS, bounds))
+            deleted = map(agent_deletion, connection.execute(_FEED_DELETIONS, bounds))
+            others: list[list[Entry]] = [list(_bounded(kind, max_bytes)) for kind in (changes, created, deleted)]
             # A list that was cut ends the page: beyond its last row others may be missing.
-            full = [rows[-1].position for rows in (others, created, deleted) if len(rows) == limit]
+            cut = [kind[-1].position for kind in others if len(kind) == limit or _size(kind) >= max_bytes]
             if (
                 messages
                 and connection.execute(
                     "SELECT 1 FROM agent_messages WHERE position > ? LIMIT 1", (messages[-1].position,)
                 ).fetchone()
             ):
-                full.append(messages[-1].position)
-            last = min(full, default=end)
-            entries = [entry for entry in (*messages, *others, *created, *deleted) if entry.position <= last]
+                cut.append(messages[-1].position)
+            last = min(cut, default=end)
+            entries = [entry for kind in (messages, *others) for entry in kind if entry.position <= last]
             entries.sort(key=lambda entry: entry.position)
             return FeedPage(entries, last, at_end=last == end)
 
@@ -259,24 +260,17 @@ def _within(ranges: int) -> str:
     return f" AND ({' OR '.join(each) or 'FALSE'})"
 
 
-def _bounded_agents(records: Iterable[AgentRecord]) -> list[AgentRecord]:
-    page: list[AgentRecord] = []
-    size = 0
-    for record in records:
-        page.append(record)
-        size += agent_size(record)
-        if size >= MAX_PAGE_BYTES:
-            break
-    return page
+def _size(entries: Iterable[Entry]) -> int:
+    return sum(map(entry_size, entries))
 
 
-def _bounded(records: Iterable[MessageRecord], max_bytes: int) -> Iterator[MessageRecord]:
-    """Yield what fits a page. It ends before a damaged message; one that would begin with it is an error."""
+def _bounded(records: Iterable[_Entry], max_bytes: int) -> Iterator[_Entry]:
+    """Yield what fits a page. It ends before a damaged record; one that would begin with it is an error."""
     size = count = 0
     try:
         for record in records:
             yield record
-            size += text_size(record.content) + text_size(record.metadata_json or "") + len(record.raw or b"")
+            size += entry_size(record)
             if size >= max_bytes:
                 return
             count += 1

@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
-from commitcast.persistence.writes import AgentWrites, Outcome
+from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord, StatusChange
+from commitcast.persistence.writes import AgentWrites, Outcome, text_size
 
 PAGE_ROWS = 256
 PAGE_BYTES = 256 * 1024
@@ -62,6 +62,17 @@ def agent_size(record: AgentRecord) -> int:
     """Return the bytes of text that a record holds, for the bound on pages."""
     texts = record.prompt, record.configuration_json, record.result_json or "", record.error_message or ""
     return sum(map(len, texts))
+
+
+def entry_size(entry: Entry) -> int:
+    """Return the bytes of text that an entry holds, for the bound on pages."""
+    if isinstance(entry, MessageRecord):
+        return text_size(entry.content) + text_size(entry.metadata_json or "") + len(entry.raw or b"")
+    if isinstance(entry, AgentRecord):
+        return agent_size(entry)
+    if isinstance(entry, StatusChange):
+        return sum(len(text or "") for text in (entry.reason, entry.error_message, entry.result_json))
+    return 0
 
 
 class Store(Protocol):
