@@ -7,6 +7,7 @@ CommitcastError
 ├── IdempotencyConflictError (ValueError)     the key was used with another body
 ├── IllegalTransitionError (ValueError)       the lifecycle does not allow this change
 ├── SequenceAheadError (ValueError)           a cursor beyond the head: a witness of loss
+├── StaleEpochError (ValueError)              a cursor of another history
 └── StoreError
     ├── StoreOpenError (OSError)              the store was refused at start and left untouched
     │   ├── StorePathError                    a link, or a name that SQLite cannot use
@@ -115,6 +116,20 @@ class SequenceAheadError(CommitcastError, ValueError):
             f"cannot continue after {self.after}: the store ends at {self.head}; "
             "it lost data or is another one, so start again after 0 and raise an alarm"
         )
+
+
+class StaleEpochError(CommitcastError, ValueError):
+    """A cursor belongs to another history: an earlier agent of that id, another file, or what a backup took back."""
+
+    code = "stale_epoch"
+
+    def __init__(self, epoch: str, now: str) -> None:
+        super().__init__(epoch, now)
+        self.epoch = epoch
+        self.now = now
+
+    def __str__(self) -> str:
+        return f"the cursor belongs to epoch {self.epoch[:40]!r} and this is {self.now!r}: start again after 0"
 
 
 class StoreError(CommitcastError):

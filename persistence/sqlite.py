@@ -17,7 +17,13 @@ from typing import Any, Final
 import apsw
 
 from commitcast.persistence import refusals, sqlite_file
-from commitcast.persistence.errors import StoreBusyError, StoreClosedError, StoreOpenError, StoreUnknownError
+from commitcast.persistence.errors import (
+    StoreBusyError,
+    StoreClosedError,
+    StoreOpenError,
+    StoreUnavailableError,
+    StoreUnknownError,
+)
 from commitcast.persistence.folder import Folder
 from commitcast.persistence.gate import Gate
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
@@ -58,6 +64,7 @@ class SqliteStore:
         """SQLite's `data_version` of the last transaction: another one says that somebody else has written."""
         self._writer: apsw.Connection | None = None
         self._batch: Batch | None = None
+        self._has_run = False
         self._identity: tuple[int, int] | None = None
         self._committing = threading.Lock()
         self._closing = threading.Event()
@@ -111,11 +118,24 @@ class SqliteStore:
             writer.pragma("user_version")  # the first read rolls a hot journal back
             sqlite_file.check_pages(writer, self._path)
         sqlite_file.migrate(writer, self.name)
+        self._begin_run(writer)
         if self._folder is not None:
             self._folder.sync()  # a finished recovery must not come back after a power cut
             self._identity = _identity(self._path)
         self._version = _version(writer)
         self._batch = Batch(writer)
+
+    def _begin_run(self, writer: apsw.Connection) -> None:
+        """Begin a run; without room for it, begin it with the first commit.
+
+        A cursor that is given out until then is refused afterwards: an alarm too many, never one too few.
+        """
+        try:
+            sqlite_file.begin_run(writer)
+            self._has_run = True
+        except (apsw.Error, MemoryError) as error:
+            if not isinstance(refusals.explain(error, writer.system_errno, self._path), StoreUnavailableError):
+                raise
 
     def _connect_reader(self) -> apsw.Connection:
         read_only = self._read_only and not os.access(self._path, os.W_OK)
@@ -157,6 +177,8 @@ class SqliteStore:
         with self._gate.writing() if self._in_memory else nullcontext():
             try:
                 self._begin(writer, batch)
+                if not self._has_run:
+                    sqlite_file.begin_run(writer)
                 outcomes = batch.write(work)
                 with nullcontext() if self._in_memory else self._gate.writing():
                     self._end(writer)
@@ -172,6 +194,7 @@ class SqliteStore:
             except BaseException as error:
                 self._roll_back(writer, batch, error)
                 raise
+        self._has_run = True
         batch.committed()
         committed_ns = time.monotonic_ns()
         for outcome in outcomes:
@@ -292,9 +315,9 @@ class SqliteStore:
         """Return the message of an agent that was stored under a key, or None if there is none."""
         return self._pages.keyed(agent, key)
 
-    def standing(self, agent: str, after: int | None) -> Standing:
-        """Return where an agent stands and where a subscriber begins. Raises `AgentNotFoundError`."""
-        return self._pages.standing(agent, after)
+    def standing(self, agent: str, after: int | None, epoch: str | None = None) -> Standing:
+        """Return where an agent stands and where a subscriber begins. See `Store.standing`."""
+        return self._pages.standing(agent, after, epoch)
 
     def entries(self, agent: str, sequence: int, position: int) -> AgentPage:
         """Return a page of messages and changes of status after a cursor. Raises `AgentNotFoundError`."""
@@ -308,9 +331,9 @@ class SqliteStore:
         """Return where the log of each of these agents ends; of one that does not exist, nothing."""
         return self._pages.heads(agents)
 
-    def position(self) -> tuple[int, str]:
-        """Return the last position of all, and the store's epoch."""
-        return self._pages.position()
+    def position(self, after: int | None = None, epoch: str | None = None) -> tuple[int, str]:
+        """Return the last position of all, and the epoch of a cursor over all. See `Store.position`."""
+        return self._pages.position(after, epoch)
 
     def ask(self, sql: str) -> Any:
         """Return the single value of a query, for settings and tests."""

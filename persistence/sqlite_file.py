@@ -30,7 +30,7 @@ from commitcast.persistence.errors import (
 )
 
 APPLICATION_ID: Final = 0x434D5443  # "CMTC"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 JOURNAL_MODE: Final = "delete"
 BUSY_TIMEOUT_MS: Final = 5_000
 """How long SQLite waits for another program that has the file before it says BUSY."""
@@ -344,6 +344,11 @@ def migrate(connection: apsw.Connection, name: str) -> None:
                 connection.execute("INSERT INTO positions VALUES (1, 0, ?)", (secrets.token_hex(8),))
                 connection.pragma("application_id", APPLICATION_ID)
             connection.pragma("user_version", number)
+
+
+def begin_run(connection: apsw.Connection) -> None:
+    """Begin a new run of the file, which ends the one before it where the file ends now."""
+    connection.execute("INSERT INTO runs (epoch, began) SELECT ?, last FROM positions", (secrets.token_hex(8),))
 
 
 def _script(number: int) -> str:

@@ -11,7 +11,14 @@ from typing import Any, Final, TypeVar
 
 import apsw
 
-from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError, StoreError, StoreReadError
+from commitcast.persistence import sqlite_epochs
+from commitcast.persistence.errors import (
+    AgentNotFoundError,
+    CommitcastError,
+    StoreClosedError,
+    StoreError,
+    StoreReadError,
+)
 from commitcast.persistence.gate import Gate
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
 from commitcast.persistence.sqlite_rows import (
@@ -106,6 +113,8 @@ class Pages:
                     yield connection
                 finally:
                     connection.execute("ROLLBACK")
+            except CommitcastError:
+                raise
             except (apsw.Error, ValueError) as error:  # ValueError: a damaged row is no text, or says no known status
                 raise StoreReadError(str(error)) from error
             finally:
@@ -157,20 +166,22 @@ class Pages:
             row = connection.execute(_KEYED, (agent, key)).fetchone()
             return None if row is None else checked_message(agent, row)
 
-    def standing(self, agent: str, after: int | None) -> Standing:
+    def standing(self, agent: str, after: int | None, epoch: str | None) -> Standing:
         """Return where an agent stands and the position at which a subscriber begins (`after` None: the tail).
 
         Raises:
             AgentNotFoundError: there is no such agent.
+            StaleEpochError: the cursor is of another history.
         """
         with self._snapshot() as connection:
             record = _get(connection, agent)
             key = record.position
             sequence = record.head if after is None else min(after, record.head)
             position = key if sequence == 0 else connection.execute(_POSITION_OF, (key, sequence)).get
+            now = sqlite_epochs.check(connection, record.epoch, epoch, None if after is None else position)
             if after is None:
                 position = max(position, connection.execute(_LAST_TRANSITION, (key,)).get or 0)
-            return Standing(record, position)
+            return Standing(record, position, now)
 
     def entries(self, agent: str, sequence: int, position: int, limit: int, max_bytes: int) -> AgentPage:
         """Return what follows a cursor in one agent.
@@ -230,11 +241,15 @@ class Pages:
             found = ((agent, connection.execute(_HEAD, (agent,)).fetchone()) for agent in agents)
             return {agent: Head(*row) for agent, row in found if row is not None}
 
-    def position(self) -> tuple[int, str]:
-        """Return the last position of all and the epoch of the store."""
+    def position(self, after: int | None, epoch: str | None) -> tuple[int, str]:
+        """Return the last position of all and the epoch of a cursor over all.
+
+        Raises:
+            StaleEpochError: the cursor is of another history.
+        """
         with self._snapshot() as connection:
-            last, epoch = connection.execute("SELECT last, epoch FROM positions").fetchone() or (0, "")
-            return last, epoch
+            last, log = connection.execute("SELECT last, epoch FROM positions").fetchone() or (0, "")
+            return last, sqlite_epochs.check(connection, log, epoch, after)
 
     def ask(self, sql: str) -> Any:
         """Return the single value of a query without parameters (settings, counts)."""

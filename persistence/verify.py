@@ -60,6 +60,10 @@ _COUNT: Final = f"SELECT count(*), count(DISTINCT position) FROM ({_POSITIONS})"
 _REPEATED: Final = (
     f"SELECT position, group_concat(name, ' and in ') FROM ({_POSITIONS}) GROUP BY position HAVING count(*) > 1"
 )
+_RUNS: Final = (
+    "SELECT number, began FROM (SELECT number, began, lag(began, 1, 0) OVER (ORDER BY number) AS previous FROM runs)"
+    " WHERE began < previous OR began > ?"
+)
 _TERMINAL: Final = frozenset(str(status) for status in AgentStatus if status.is_terminal)
 
 
@@ -212,6 +216,9 @@ class _Verification:
             highest = self._value(f"SELECT max({column}) FROM {table}") or 0
             if highest > now:
                 self._report.add(f"{table} has position {highest} and the counter stands at {now}")
+        if self._value("SELECT count(*) FROM pragma_table_info('runs')"):  # a file of the first version has none
+            for number, began in self._rows(_RUNS, now):
+                self._report.add(f"run {number} began at position {began}, before the one before it or after the end")
         deleted = self._value("SELECT count(*) FROM agent_deletions")
         if missing and not deleted:  # a deleted agent takes its positions with it
             self._report.add(

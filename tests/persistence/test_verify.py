@@ -118,6 +118,10 @@ DAMAGES: dict[str, tuple[list[str], str]] = {
         ["UPDATE agent_messages SET position = 20 WHERE content = 'late'", "UPDATE positions SET last = 20"],
         "20 positions were given and 12 are there: 8 are missing, the first is 12",
     ),
+    "a run that began after the end": (
+        ["UPDATE runs SET began = 13"],
+        "run 1 began at position 13, before the one before it or after the end",
+    ),
     "no counter": (["DELETE FROM positions"], "the counter of positions is missing"),
     "positions in another order than the sequences": (
         [
