@@ -197,7 +197,7 @@ class Session:
             return
         assert self._grant is not None
         at = self._grant.expires_at
-        expires_at = None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+        expires_at = None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")
         self._send(frames.Ok(id=frame.id, expires_at=expires_at))
 
     def _withdraw(self) -> None:

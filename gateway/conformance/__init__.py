@@ -7,15 +7,19 @@ but the name of the subprotocol: a suite that shared code with what it judges wo
 
 from commitcast.gateway.conformance.cases import Case, Fields, load_cases
 from commitcast.gateway.conformance.client_runner import ClientFailed, ClientUnderTest, Follower, run_client_case
+from commitcast.gateway.conformance.command import CommandFailedError, CommandServer
 from commitcast.gateway.conformance.matching import Mismatch
-from commitcast.gateway.conformance.server_runner import ServerUnderTest, run_server_case
+from commitcast.gateway.conformance.server_runner import KillableServer, ServerUnderTest, run_server_case
 
 __all__ = [
     "Case",
     "ClientFailed",
     "ClientUnderTest",
+    "CommandFailedError",
+    "CommandServer",
     "Fields",
     "Follower",
+    "KillableServer",
     "Mismatch",
     "ServerUnderTest",
     "load_cases",

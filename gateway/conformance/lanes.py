@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any, Final
 
 from commitcast.gateway.conformance.cases import Fields
-from commitcast.gateway.conformance.matching import Mismatch, shown
+from commitcast.gateway.conformance.matching import Mismatch, is_time, shown
 
 ALL: Final = "*"
 _REPLIES: Final = frozenset({"ok", "error", "subscribed"})
@@ -19,15 +19,24 @@ _STEPS: Final = frozenset({"status", "agent"})
 
 
 class Stream:
-    """One subscription: its cursor, and what came and was not expected yet, item by item."""
+    """One subscription: its cursor, what came of it, and what of that was not expected yet, item by item."""
 
-    def __init__(self, agent: str, after: int, head: int) -> None:
+    def __init__(self, subscribed: Fields) -> None:
+        self.agent: str = subscribed["agent"]
+        self.epoch: str = subscribed["epoch"]
+        self.began: int = subscribed["after"]
+        self.cursor = self.began
+        self.heard: list[Fields] = []
+        """All that came: entries, as docs/conformance.md calls them."""
         self.entries: deque[Fields] = deque()
-        self._agent = agent
-        self._cursor = after
-        self._head = head
+        self.is_live = False
+        self._head: int = subscribed["head"]
         """What was stored when it began: it is not live before that."""
-        self._is_live = False
+
+    @property
+    def items(self) -> int:
+        """How many messages came."""
+        return sum("item" in entry for entry in self.heard)
 
     def take(self, frame: Fields) -> None:
         """Apply the client's rule."""
@@ -35,36 +44,42 @@ class Stream:
         if kind == "messages":
             self._on_messages(frame)
         else:
-            self.entries.append({kind: frame})
-        if kind == "gap" or (kind in _STEPS and self._agent == ALL):
+            self._put({kind: frame})
+        if kind == "gap" or (kind in _STEPS and self.agent == ALL):
             self._move(frame)
         elif kind in ("live", "status"):
-            _judge(frame["sequence"] == self._cursor, f"it came at the cursor {self._cursor}", frame)
-        if kind == "status" and self._agent != ALL:
-            _judge("prev" not in frame and "last" not in frame, "positions are only for all agents", frame)
+            _judge(frame["sequence"] == self.cursor, f"it came at the cursor {self.cursor}", frame)
+        if kind == "status":
+            _judge(self.agent == ALL or not frame.keys() & {"prev", "last"}, "positions are only for all agents", frame)
+            _judge(is_time(frame["at"]), "times are in UTC, with microseconds", frame)
         if kind == "live":
-            _judge(not self._is_live, "a subscription is live once", frame)
-            _judge(self._cursor >= self._head, "it is live when it has caught up", frame)
-            self._is_live = True
+            _judge(not self.is_live, "a subscription is live once", frame)
+            _judge(self.cursor >= self._head, "it is live when it has caught up", frame)
+            self.is_live = True
+
+    def _put(self, *entries: Fields) -> None:
+        self.heard += entries
+        self.entries += entries
 
     def _on_messages(self, frame: Fields) -> None:
-        before, items = self._cursor, frame["items"]
+        before, items = self.cursor, frame["items"]
         self._move(frame)
-        self.entries.extend({"item": item} for item in items)
-        if self._agent == ALL:
+        self._put(*({"item": item} for item in items))
+        _judge(all(is_time(item["created_at"]) for item in items), "times are in UTC, with microseconds", frame)
+        if self.agent == ALL:
             positions = [item["position"] for item in items]
             is_rising = positions == sorted(set(positions))
-            _judge(is_rising and all(before < each <= self._cursor for each in positions), "positions must rise", frame)
+            _judge(is_rising and all(before < each <= self.cursor for each in positions), "positions must rise", frame)
             _judge(all("agent" in item for item in items), "an item says of which agent it is", frame)
         else:
             sequences = [item["sequence"] for item in items]
-            _judge(sequences == list(range(before + 1, self._cursor + 1)), "something is missing or repeated", frame)
+            _judge(sequences == list(range(before + 1, self.cursor + 1)), "something is missing or repeated", frame)
             _judge(all("position" not in item for item in items), "positions are only for all agents", frame)
 
     def _move(self, frame: Fields) -> None:
-        _judge(frame["prev"] == self._cursor, f"the cursor is {self._cursor}", frame)
-        _judge(frame["last"] > self._cursor, "a cursor goes forward", frame)
-        self._cursor = frame["last"]
+        _judge(frame["prev"] == self.cursor, f"the cursor is {self.cursor}", frame)
+        _judge(frame["last"] > self.cursor, "a cursor goes forward", frame)
+        self.cursor = frame["last"]
 
 
 class Lanes:
@@ -92,7 +107,7 @@ class Lanes:
         _judge(self.goodbye is None, "goodbye was said before it", frame)
         kind, id = frame["type"], frame.get("id")
         if kind == "subscribed":
-            self.streams[frame["agent"]] = Stream(frame["agent"], frame["after"], frame["head"])
+            self.streams[frame["agent"]] = Stream(frame)
         if kind == "ok" and id in self._ending:
             self.streams.pop(self._ending.pop(id), None)
         if kind == "goodbye":

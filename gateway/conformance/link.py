@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
 from commitcast.gateway.conformance.cases import Fields
-from commitcast.gateway.conformance.lanes import Lanes
+from commitcast.gateway.conformance.lanes import Lanes, Stream
 from commitcast.gateway.conformance.matching import Captures, Mismatch, match, matches, shown
 from commitcast.gateway.frames import SUBPROTOCOL
 
@@ -44,6 +44,11 @@ class Link:
         self._is_over = False
         self._may_be_over = False
         self._reader = asyncio.create_task(self._read())
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """Its subscriptions."""
+        return self._lanes.streams
 
     async def _read(self) -> None:
         try:
@@ -102,6 +107,17 @@ class Link:
             await self._wait(lambda: self._lanes.entries_of(agent), f"of {agent}: {shown(pattern)}")
             match(pattern, self._lanes.entries_of(agent).popleft(), self._captures)
 
+    async def until_live(self, agent: str) -> list[Fields]:
+        """Wait until a subscription is live; return all that came of it."""
+        await self._wait(lambda: self._lanes.streams[agent].is_live, f"live, of {agent},")
+        return self._lanes.streams[agent].heard
+
+    async def until_given(self, messages: int) -> None:
+        """Wait until so many messages came, over all subscriptions."""
+        await self._wait(
+            lambda: sum(stream.items for stream in self.streams.values()) >= messages, f"{messages} messages"
+        )
+
     async def expect_none(self) -> None:
         """See that two pings are answered, and that nothing else has come but what was expected."""
         await self._ping()
@@ -136,6 +152,11 @@ class Link:
         if not self._may_be_over:
             await self.expect_none()
 
+    async def lose(self) -> None:
+        """Read what is still on its way from a server that is gone."""
+        self._may_be_over = True
+        await self._wait(lambda: self._is_over, "the end of the connection to a server that is gone")
+
     async def cut(self) -> None:
         """Be gone without a word."""
         self._may_be_over = True
@@ -168,6 +189,7 @@ def _frame(data: str | bytes) -> Fields:
 def _offer(url: str, wish: Fields) -> connect:
     token, by, offered = wish.get("token"), wish.get("by", "header"), wish.get("offers", [SUBPROTOCOL])
     headers = dict(wish.get("headers", {}))
+    url += wish.get("query", "")
     if token is not None and by == "header":
         headers["Authorization"] = f"Bearer {token}"
     elif token is not None:
@@ -194,3 +216,12 @@ async def expect_refused(url: str, wish: Fields) -> None:
         return
     await connection.close()
     raise Mismatch("the connection was accepted")
+
+
+async def expect_stranger(url: str, wish: Fields, timeout_s: float) -> None:
+    """See that a handshake is refused, or that its caller is not known by it and has to say hello."""
+    try:
+        link = await open_link(url, wish | {"welcome": {"needs_hello": True}}, {}, timeout_s)
+    except InvalidHandshake:
+        return
+    await link.close()

@@ -1,7 +1,7 @@
 """Patterns: what a case says of a frame that is to come, and the values of a frame that is to be sent. Pure.
 
-An object matches if its fields do; it may have more. A list matches item by item. An object whose keys begin with `$`
-is no object but says something of the value; docs/conformance.md lists what.
+An object matches if its fields do; it may have more. A list matches item by item. Keys that begin with `$` are not
+fields but say something of the whole value; docs/conformance.md lists what.
 """
 
 import re
@@ -10,7 +10,8 @@ from typing import Any, Final
 
 Captures = dict[str, Any]
 
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|\+00:00)")
+"""In UTC, with microseconds."""
 _KINDS: Final[dict[str, Any]] = {
     "anything": lambda value: True,
     "integer": lambda value: type(value) is int,
@@ -20,10 +21,15 @@ _KINDS: Final[dict[str, Any]] = {
     "object": lambda value: isinstance(value, dict),
     "list": lambda value: isinstance(value, list),
     "null": lambda value: value is None,
-    "time": lambda value: isinstance(value, str) and _TIME.fullmatch(value) is not None,
+    "time": lambda value: is_time(value),
 }
 _SHOWN: Final = 400
 """Characters of a value that a mismatch shows: some contents have a million."""
+
+
+def is_time(value: Any) -> bool:
+    """Whether a value is a time as the protocol writes it."""
+    return isinstance(value, str) and _TIME.fullmatch(value) is not None
 
 
 class Mismatch(AssertionError):
@@ -76,18 +82,36 @@ def item(sequence: int) -> dict[str, Any]:
 
 
 def _match(pattern: Any, value: Any, captures: Captures, where: str) -> None:
-    if isinstance(pattern, dict) and any(name.startswith("$") for name in pattern):
-        _match_operators(pattern, value, captures, where)
-    elif isinstance(pattern, dict):
-        _check(isinstance(value, dict), where, "an object", value)
-        for name, inner in pattern.items():
-            _match_field(inner, value, name, captures, f"{where}.{name}")
+    if isinstance(pattern, dict):
+        _match_object(pattern, value, captures, where)
     elif isinstance(pattern, list):
         _check(isinstance(value, list) and len(value) == len(pattern), where, pattern, value)
         for index, inner in enumerate(pattern):
             _match(inner, value[index], captures, f"{where}[{index}]")
     else:
-        _check(type(value) is type(pattern) and value == pattern, where, pattern, value)
+        _check(are_equal(value, pattern), where, pattern, value)
+
+
+def _match_object(pattern: dict[str, Any], value: Any, captures: Captures, where: str) -> None:
+    """Match the fields first, so that what is captured of the whole is of one that matches."""
+    signs = {name: inner for name, inner in pattern.items() if name.startswith("$")}
+    fields = {name: inner for name, inner in pattern.items() if name not in signs}
+    if fields or not signs:
+        _check(isinstance(value, dict), where, "an object", value)
+    for name, inner in fields.items():
+        _match_field(inner, value, name, captures, f"{where}.{name}")
+    _match_signs(signs, value, captures, where)
+
+
+def are_equal(one: Any, other: Any) -> bool:
+    """Whether two values of JSON are the same: `1` is neither `1.0` nor `true`."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(are_equal(inner, other[name]) for name, inner in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(are_equal, one, other))
+    return bool(one == other)
 
 
 def written_out(entries: list[Any], make: Callable[[int], Any]) -> list[Any]:
@@ -112,8 +136,8 @@ def _match_field(pattern: Any, fields: dict[str, Any], name: str, captures: Capt
         _match(pattern, fields[name], captures, where)
 
 
-def _match_operators(operators: dict[str, Any], value: Any, captures: Captures, where: str) -> None:
-    for name, wanted in operators.items():
+def _match_signs(signs: dict[str, Any], value: Any, captures: Captures, where: str) -> None:
+    for name, wanted in signs.items():
         match name:
             case "$any":
                 kinds = wanted if isinstance(wanted, list) else [wanted]
@@ -121,21 +145,20 @@ def _match_operators(operators: dict[str, Any], value: Any, captures: Captures, 
             case "$capture":
                 captures[wanted] = value
             case "$is":
-                _match(_captured(wanted, captures), value, captures, where)
+                _check(are_equal(value, _captured(wanted, captures)), where, _captured(wanted, captures), value)
             case "$not":
                 _check(not matches(wanted, value, dict(captures)), where, f"not {wanted}", value)
             case "$equals":
-                _check(value == wanted, where, wanted, value)
+                _check(are_equal(value, wanted), where, wanted, value)
             case "$begins":
-                _check(
-                    isinstance(value, str) and value.startswith(wanted), where, f"a text that begins {wanted!r}", value
-                )
+                begins = isinstance(value, str) and value.startswith(wanted)
+                _check(begins, where, f"a text that begins {wanted!r}", value)
             case "$min":
                 _check(type(value) in (int, float) and value >= wanted, where, f"{wanted} or more", value)
             case "$max":
                 _check(type(value) in (int, float) and value <= wanted, where, f"{wanted} or less", value)
             case "$repeat":
-                _check(value == wanted * operators["$times"], where, f"{wanted!r} {operators['$times']} times", value)
+                _check(value == wanted * signs["$times"], where, f"{wanted!r} {signs['$times']} times", value)
             case "$times":
                 pass
             case _:

@@ -1,15 +1,18 @@
 """Plays a case against a server: opens connections, sends frames, and judges what comes.
 
-How a server is started, and how an agent of it is made to speak, is the adapter's business. A server that is not in
-Python needs an adapter that starts it and reaches it in its own way; this module gives it none. Runs on the caller's
-event loop.
+How a server is started, and how an agent of it is made to speak, is the adapter's business; `command.CommandServer` is
+the adapter of a server that another program runs. Runs on the caller's event loop.
 """
 
+import asyncio
 import base64
-from typing import Any, Final, Protocol
+import itertools
+from contextlib import suppress
+from typing import Any, Final, Protocol, runtime_checkable
 
 from commitcast.gateway.conformance.cases import Case, Fields
-from commitcast.gateway.conformance.link import Link, expect_refused, open_link
+from commitcast.gateway.conformance.kept import check_kept
+from commitcast.gateway.conformance.link import Link, expect_refused, expect_stranger, open_link
 from commitcast.gateway.conformance.matching import Captures, Mismatch, fill, written_out
 
 TIMEOUT_S: Final = 5.0
@@ -42,6 +45,20 @@ class ServerUnderTest(Protocol):
 
     async def restart(self) -> str:
         """Stop in order and start again with the same store; return the URL."""
+
+    async def start_over(self) -> str:
+        """Stop in order and start again with an empty store; return the URL."""
+
+
+@runtime_checkable
+class KillableServer(ServerUnderTest, Protocol):
+    """A server for the cases that need `kill`."""
+
+    async def kill(self) -> str:
+        """Kill it at once, without a word to it, and start it again with the same store; return the URL.
+
+        A call that is still waiting for an answer raises ConnectionError.
+        """
 
 
 async def run_server_case(case: Case, server: ServerUnderTest, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -85,6 +102,10 @@ class _Playing:
             self._links[on] = await open_link(self.url, of_it, self._captures, self._timeout_s)
         elif action == "expect_refused":
             await expect_refused(self.url, of_it)
+        elif action == "expect_stranger":
+            await expect_stranger(self.url, of_it, self._timeout_s)
+        elif action == "kill":
+            await self._kill(on, of_it)
         elif on in self._links and action in _OF_LINK:
             await self._on_link(self._links[on], action, of_it)
         else:
@@ -114,6 +135,8 @@ class _Playing:
                 await link.expect_close(of_it)
             case "cut":
                 await link.cut()
+            case "keeps":
+                await check_kept(self.url, link.streams[of_it["agent"]], self._timeout_s)
 
     async def _on_server(self, action: str, of_it: Any) -> None:
         server = self._server
@@ -132,8 +155,26 @@ class _Playing:
                 await server.stop()
             case "restart":
                 self.url = await server.restart()
+            case "start_over":
+                self.url = await server.start_over()
             case _:
                 raise ValueError(f"a case says {action}, and nobody knows what that is")
+
+    async def _kill(self, on: str, of_it: Fields) -> None:
+        """Kill the server, maybe while agents are speaking: as soon as so many messages came."""
+        server = self._server
+        if not isinstance(server, KillableServer):
+            raise TypeError("this case kills the server, which its adapter cannot: leave out what needs `kill`")
+        saying = asyncio.create_task(_say_on(server, of_it.get("saying", [])))
+        try:
+            await self._links[on].until_given(of_it.get("after", 0))
+            self.url = await server.kill()
+        finally:
+            saying.cancel()
+            with suppress(asyncio.CancelledError, ConnectionError):
+                await saying
+        for link in self._links.values():
+            await link.lose()
 
     async def finish(self, case: Case) -> None:
         """See that nothing came but what was expected."""
@@ -149,6 +190,23 @@ class _Playing:
             await link.close()
 
 
+async def _say_on(server: ServerUnderTest, agents: list[str]) -> None:
+    """Have agents say one message after another, in turns, until the server is gone."""
+    for number, agent in enumerate(itertools.cycle(agents), 1):
+        await server.say(agent, {"content": str(number)})
+
+
 _OF_LINK: Final = frozenset(
-    {"send", "send_often", "send_text", "send_binary", "expect", "stream", "expect_none", "expect_close", "cut"}
+    {
+        "send",
+        "send_often",
+        "send_text",
+        "send_binary",
+        "expect",
+        "stream",
+        "expect_none",
+        "expect_close",
+        "cut",
+        "keeps",
+    }
 )

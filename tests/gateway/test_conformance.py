@@ -1,24 +1,18 @@
 """The conformance suite, played against our own server and our own clients; and proof that its cases can fail."""
 
 import asyncio
-import base64
 import copy
 import itertools
 import re
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import apsw
 import msgspec
 import pytest
 
-from commitcast.actors import AgentRuntime, Template
-from commitcast.actors.sources.context import AgentContext
 from commitcast.gateway import (
     BlockingSubscription,
-    Limits,
     Subscription,
     SubscriptionError,
     comeback,
@@ -26,7 +20,6 @@ from commitcast.gateway import (
     subscribe,
     subscribe_blocking,
 )
-from commitcast.gateway.auth import Grant, Operation
 from commitcast.gateway.conformance import (
     Case,
     ClientFailed,
@@ -41,7 +34,7 @@ from commitcast.gateway.conformance import (
 )
 from commitcast.gateway.conformance.lanes import Lanes
 from commitcast.gateway.conformance.matching import fill, match
-from hostile import Passes, allowed
+from our_server import OurServer
 from stores import AT
 from waiting import SLOWNESS
 
@@ -56,118 +49,6 @@ EXPECTING: Final = {"expect", "stream", "yields", "resubscribes"}
 
 
 # Our server.
-
-
-def echo(context: AgentContext) -> Iterator[str]:
-    """Say what it was asked, and be done."""
-    yield f"was asked: {context.prompt}"
-
-
-def waits(context: AgentContext) -> Iterator[str]:
-    """Say nothing until it is ended."""
-    context.cancelled.wait()
-    yield from ()
-
-
-TEMPLATES: Final = {"echo": echo, "waits": waits}
-
-
-class OurServer:
-    """A runtime with its gateway, on a file."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "a.db"
-        self._options: dict[str, Any] = {}
-        self._runtime: AgentRuntime | None = None
-
-    async def make(self, given: Fields) -> str:
-        """Start it, and let its agents be as given."""
-        callers = given.get("callers")
-        self._options = {
-            "token": Passes(**{token: grant_of(token, rights) for token, rights in callers.items()})
-            if callers
-            else None,
-            "templates": {name: Template(TEMPLATES[name]) for name in given.get("templates", ())},
-            "limits": Limits(**given.get("limits", {})),
-            "heartbeat_s": given.get("heartbeat_s", 15.0),
-        }
-        url = await self._start()
-        for agent in given.get("agents", ()):
-            await self.create(agent)
-        return url
-
-    async def _start(self) -> str:
-        self._runtime = AgentRuntime(self._path, listen="127.0.0.1:0", **self._options)
-        await asyncio.to_thread(self._runtime.start)
-        return str(self._runtime.url)
-
-    @property
-    def runtime(self) -> AgentRuntime:
-        """That is running."""
-        assert self._runtime is not None
-        return self._runtime
-
-    async def create(self, agent: Fields) -> None:
-        """Create an agent, and let it live as far as it says."""
-        id, status = agent["id"], agent.get("status", "running")
-        handle = await self.runtime.alaunch(id=id, type=agent.get("type"), prompt=agent.get("prompt", ""))
-        if status == "initializing":
-            return
-        await handle.start()
-        for message in agent.get("messages", ()):
-            await self.say(id, fill(message, {}))
-        if status == "completed":
-            await self.complete(id, agent.get("result"))
-        elif status == "failed":
-            await self.fail(id, **agent["error"])
-        for message in agent.get("late", ()):
-            await self.say(id, message)
-
-    async def say(self, agent: str, message: Fields) -> None:
-        """Store a message, or as many as it says."""
-        handle = self.runtime.agent(agent)
-        if "count" in message:
-            await asyncio.gather(*(handle.aemit(str(number)) for number in range(1, message["count"] + 1)))
-            return
-        raw = message.get("raw")
-        if isinstance(raw, dict):
-            raw = base64.b64decode(raw["base64"])
-        options: dict[str, Any] = message | {"raw": raw}
-        await handle.aemit(**options)
-
-    async def complete(self, agent: str, result: Any) -> None:
-        """End an agent well."""
-        await self.runtime.agent(agent).complete(result)
-
-    async def fail(self, agent: str, name: str, message: str) -> None:
-        """Let an agent fail."""
-        await self.runtime.agent(agent).fail(message, name=name)
-
-    async def delete(self, agent: str) -> None:
-        """Do what will delete agents: take the rows away, and note at which position that was."""
-        connection = apsw.Connection(str(self._path))
-        connection.set_busy_timeout(1000)
-        connection.execute("PRAGMA foreign_keys = ON")
-        with connection:
-            connection.execute("DELETE FROM agents WHERE id = ?; UPDATE positions SET last = last + 1", (agent,))
-            connection.execute("INSERT INTO agent_deletions SELECT last, ?, ? FROM positions", (agent, AT))
-        connection.close()
-
-    async def stop(self) -> None:
-        """Stop it."""
-        if self._runtime is not None:
-            await asyncio.to_thread(self._runtime.stop)
-
-    async def restart(self) -> str:
-        """Stop it and start it again, on the same file."""
-        await self.stop()
-        return await self._start()
-
-
-def grant_of(token: str, facts: Fields) -> Grant:
-    rights = [(agent, [Operation(each) for each in operations]) for agent, operations in facts["rights"]]
-    expires_in_s = facts.get("expires_in_s")
-    return allowed(token, *rights, expires_at=None if expires_in_s is None else time.time() + expires_in_s)
 
 
 @pytest.mark.parametrize("case", SERVER, ids=lambda case: case.name)
@@ -421,6 +302,7 @@ def test_every_step_and_sign_is_written_down() -> None:
         ({"$any": "integer", "$min": 1, "$max": 3}, 3),
         ({"$not": "a"}, "b"),
         ([{"$capture": "x"}, {"$is": "x"}], [7, 7]),
+        ([{"a": 1, "$capture": "x"}, {"a": 1, "$is": "x"}], [{"a": 1, "b": 2}, {"a": 1, "b": 2}]),
         ({"$any": "number"}, 1.5),
     ],
 )
@@ -442,6 +324,9 @@ def test_what_matches(pattern: Any, value: Any) -> None:
         ({"a": 1}, "a"),
         ({"$any": "integer"}, True),
         ({"$any": "time"}, "2026-01-02"),
+        ({"$any": "time"}, "2026-01-02T03:04:05.678Z"),
+        ({"$equals": {"a": 1}}, {"a": 1.0}),
+        ({"a": 1, "$equals": {"a": 1}}, {"a": 1, "b": 2}),
         ({"$equals": {}}, {"a": 1}),
         ({"$begins": "org1:"}, "org2:a"),
         ({"$min": 1}, 0),
@@ -450,6 +335,8 @@ def test_what_matches(pattern: Any, value: Any) -> None:
         ({"$repeat": "ab", "$times": 2}, "ab"),
         ({"$is": "never captured"}, 1),
         ([{"$capture": "x"}, {"$is": "x"}], [7, 8]),
+        ([{"$capture": "x"}, {"$is": "x"}], [{"a": 1}, {"a": 1, "b": 2}]),
+        ([{"$capture": "x"}, {"$is": "x"}], [1, 1.0]),
     ],
 )
 def test_what_does_not_match(pattern: Any, value: Any) -> None:
@@ -477,11 +364,11 @@ def test_what_is_sent_is_written_out() -> None:
 
 # The client's rule, as the runner judges it.
 
-BEGUN: Final = {"type": "subscribed", "id": 1, "agent": "a", "after": 1, "head": 2}
+BEGUN: Final = {"type": "subscribed", "id": 1, "agent": "a", "epoch": "e1", "after": 1, "head": 2}
 
 
 def messages(prev: int, last: int, *sequences: int, **fields: Any) -> Fields:
-    items = [{"sequence": sequence, **fields} for sequence in sequences]
+    items = [{"sequence": sequence, "created_at": AT, **fields} for sequence in sequences]
     return {"type": "messages", "agent": "a", "prev": prev, "last": last, "items": items}
 
 
@@ -498,7 +385,9 @@ def messages(prev: int, last: int, *sequences: int, **fields: Any) -> Fields:
         [{"type": "live", "agent": "a", "sequence": 1}],
         [messages(1, 2, 2), {"type": "live", "agent": "a", "sequence": 3}],
         [messages(1, 2, 2), *[{"type": "live", "agent": "a", "sequence": 2}] * 2],
-        [{"type": "status", "agent": "a", "status": "running", "sequence": 2}],
+        [messages(1, 2, 2, created_at="2026-01-02T03:04:05Z")],
+        [{"type": "status", "agent": "a", "status": "running", "sequence": 2, "at": AT}],
+        [{"type": "status", "agent": "a", "status": "running", "sequence": 1, "at": "2026-01-02T03:04:05.006Z"}],
         [{"type": "gap", "agent": "a", "prev": 2, "last": 3}],
         [{"type": "goodbye", "code": 4000}, messages(1, 2, 2)],
     ],
