@@ -182,9 +182,9 @@ class GatewayCore:
     async def say_goodbye(self) -> None:
         """Send everybody away, to come back at different times; returns once each has been told."""
         first_ms, last_ms = RECONNECT_MS
-        last_ms = max(last_ms, len(self._sessions))
-        for session in list(self._sessions.values()):
-            reconnect_ms = random.randint(first_ms, last_ms)
+        sessions = list(self._sessions.values())
+        waits_ms = random.sample(range(first_ms, max(last_ms, first_ms + len(sessions)) + 1), len(sessions))
+        for session, reconnect_ms in zip(sessions, waits_ms, strict=True):
             self.pump.spawn(session.close(CloseCode.DRAIN, "the server stops", reconnect_ms))
         await asyncio.sleep(0)  # let each write its frame
 

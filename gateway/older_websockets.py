@@ -24,7 +24,7 @@ CLOSES_WITH_A_CODE: Final = "code" in inspect.signature(Server.close).parameters
 
 _REQUEST_LINE: Final = re.compile(rb"([!-~]+) ([^ \x80-\xff]+) (HTTP/1\.[01])\r\n")
 _NO_BODY: Final = re.compile(rb"content-length:[ \t]*0+[ \t]*\r\n", re.IGNORECASE)
-_ReadLine = Callable[..., Generator[None, None, bytes]]
+_ReadLine = Callable[..., Generator[None, None, bytes | bytearray]]
 
 
 class RequestLine:
@@ -36,7 +36,7 @@ class RequestLine:
         self._is_next = True
         if not TELLS_THE_METHOD:
             self._read_line: _ReadLine = protocol.reader.read_line
-            protocol.reader.read_line = self._translated  # type: ignore[method-assign]  # the library has no hook for it
+            protocol.reader.read_line = self._translated  # type: ignore[method-assign, assignment]  # the library has no hook for it
             protocol.parser = protocol.parse()
             next(protocol.parser)
 
@@ -48,7 +48,7 @@ class RequestLine:
         """Return the version of HTTP."""
         return str(getattr(request, "protocol", self._version))
 
-    def _translated(self, *arguments: Any) -> Generator[None, None, bytes]:
+    def _translated(self, *arguments: Any) -> Generator[None, None, bytes | bytearray]:
         """Read a line; put what the parser understands in the place of what it does not."""
         line = yield from self._read_line(*arguments)
         if self._is_next:
@@ -58,7 +58,7 @@ class RequestLine:
             line = yield from self._read_line(*arguments)
         return line
 
-    def _note(self, line: bytes) -> bytes:
+    def _note(self, line: bytes | bytearray) -> bytes:
         found = _REQUEST_LINE.fullmatch(line)
         if found is None:
             raise ValueError("this is not the first line of an HTTP request")

@@ -165,9 +165,9 @@ class _Running:
         assert self._process.stdout is not None
         try:
             while line := await self._process.stdout.readline():
-                answer = self._waiting.popleft()
+                found, answer = _decoded(line), self._waiting.popleft()
                 if not answer.done():
-                    answer.set_result(_decoded(line))
+                    answer.set_result(found)
         except (ValueError, IndexError) as error:
             self._fault = f"it does not answer each line with one JSON object, and was killed: {error}"
             self._signal(signal.SIGKILL)

@@ -93,7 +93,11 @@ class Link:
             await self._wait(lambda: self._has(lane, pattern), f"a heartbeat like {shown(pattern)}")
             return
         await self._wait(lambda: lane, shown(pattern))
-        match(pattern, lane.popleft(), self._captures)
+        frame = lane.popleft()
+        try:
+            match(pattern, frame, self._captures)
+        except Mismatch as error:
+            raise Mismatch(f"{error}; this came: {shown(frame)}") from error
 
     def _has(self, lane: deque[Fields], pattern: Fields) -> bool:
         while lane:
