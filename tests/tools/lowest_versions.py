@@ -1,6 +1,6 @@
 """Prints the lowest version of each library that setup.cfg allows, as constraints for pip.
 
-    python tests/tools/lowest_versions.py setup.cfg [EXTRA ...] > constraints.txt
+python tests/tools/lowest_versions.py setup.cfg [EXTRA ...] > constraints.txt
 """
 
 import configparser
