@@ -84,6 +84,10 @@ class Store(Protocol):
     def name(self) -> str:
         """What to call it in a sentence: the path of its file."""
 
+    @property
+    def waits_for(self) -> str | None:
+        """Why the last commit is kept waiting (a full disk, another program's lock); None if it is not."""
+
     def open(self) -> None:
         """Open for writing and take the lock. Raises `StoreOpenError` and touches nothing if it cannot."""
 
