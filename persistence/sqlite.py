@@ -9,8 +9,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ import apsw
 from commitcast.persistence import refusals, sqlite_connection, sqlite_file
 from commitcast.persistence.errors import (
     StoreClosedError,
+    StoreError,
     StoreOpenError,
     StoreUnavailableError,
     StoreUnknownError,
@@ -27,6 +28,7 @@ from commitcast.persistence.folder import Folder
 from commitcast.persistence.gate import Gate
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.reserve import Reserve
+from commitcast.persistence.sqlite_backup import Progress, back_up
 from commitcast.persistence.sqlite_batch import Batch
 from commitcast.persistence.sqlite_pages import READERS, Pages
 from commitcast.persistence.sqlite_watch import FileWatch
@@ -169,11 +171,8 @@ class SqliteStore:
 
     def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         """Write everything in one transaction and return once it is on disk. See `Store.commit`."""
-        with self._committing:
-            if self._writer is None or self._batch is None:
-                raise StoreClosedError
-            if self._unknown is not None:
-                raise StoreUnknownError(*self._unknown.args) from self._unknown
+        with self._between_commits():
+            assert self._writer is not None and self._batch is not None
             try:
                 return self._commit_by_all_means(self._writer, self._batch, work)
             except StoreUnavailableError as error:
@@ -265,6 +264,29 @@ class SqliteStore:
         self._unknown = StoreUnknownError(why)
         self._pages.refuse(self._unknown)
         return self._unknown
+
+    def backup(self, path: str | os.PathLike[str], progress: Progress = lambda done, of: None) -> None:
+        """Copy the database while it is in use. See `Store.backup`."""
+        writer = self._writer
+        if writer is None:
+            raise StoreClosedError
+        target = Path(path).absolute()
+        sqlite_file.check_name(target)
+        try:
+            back_up(writer, target, self._between_commits, progress)
+        except (apsw.Error, OSError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise sqlite_file.explain(error, str(target)) from error
+
+    @contextmanager
+    def _between_commits(self) -> Iterator[None]:
+        with self._committing:
+            if self._writer is None:
+                raise StoreClosedError
+            if self._unknown is not None:
+                raise StoreUnknownError(*self._unknown.args) from self._unknown
+            yield
 
     def agent(self, agent: str) -> AgentRecord | None:
         """Return one agent's record, or None if there is none."""
