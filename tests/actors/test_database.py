@@ -1,9 +1,10 @@
 """The one writer on a real store: what it does with what it refuses, in whatever order things come."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from by_hand import Office
@@ -18,11 +19,11 @@ from stores import bad_text, commit, contents, new_agent, of, opened, text
 
 KNOWN = ("a", "b", "c")
 UNKNOWN = "nobody"
-STATUSES: dict[str, Any] = {
-    "start": Start(),
-    "complete": Complete(),
-    "fail": Fail("Error", "no"),
-    "terminate": Terminate(),
+STATUSES: dict[str, Callable[[str], Any]] = {
+    "start": lambda _: Start(),
+    "complete": Complete,
+    "fail": lambda _: Fail("Error", "no"),
+    "terminate": lambda _: Terminate(),
 }
 STEPS = st.lists(
     st.one_of(
@@ -34,31 +35,32 @@ STEPS = st.lists(
 )
 
 
+TURNS = [("turn", 0)] * 4
+"""Enough for what was asked to be stored and answered."""
+
+
 class Told:
     """What is told to the writer, and which refusals its sender did not know of then."""
 
     def __init__(self) -> None:
         self.said: dict[str, list[tuple[str, str, Future[MessageRecord]]]] = {}
         self.unknown_then: dict[str, list[Future[MessageRecord]]] = {}
-        """For each content, the earlier messages of its agent that had no answer when it was told."""
-        self.completions: list[list[Future[MessageRecord]]] = []
+        """For each step, the messages of its agent in earlier ones that had no answer when it was told."""
 
     def note(self, command: Any) -> None:
-        """Look at a command on its way."""
+        """Look at a command on its way. What it says, or completes with, is the number of its step."""
         if isinstance(command, Append):
             for message in command.messages:
                 self.unknown_then[message.content] = self._pending(command.agent, message.content)
         elif isinstance(command, ChangeStatus) and command.change.status is AgentStatus.COMPLETED:
-            self.completions.append(self._pending(command.agent, None))
+            step = command.change.result_json
+            assert step is not None
+            self.unknown_then[step] = self._pending(command.agent, step)
 
-    def _pending(self, agent: str, content: str | None) -> list[Future[MessageRecord]]:
-        found = []
-        for _, said, future in self.said.get(agent, ()):
-            if said == content:
-                break
-            if not future.done():
-                found.append(future)
-        return found
+    def _pending(self, agent: str, step: str) -> list[Future[MessageRecord]]:
+        """What was asked before, not what was asked by now: what waits for its turn may come from a later step."""
+        earlier = [future for _, said, future in self.said.get(agent, ()) if int(said) < int(step)]
+        return [future for future in earlier if not future.done()]
 
 
 def is_refused_itself(future: Future[MessageRecord]) -> bool:
@@ -68,6 +70,8 @@ def is_refused_itself(future: Future[MessageRecord]) -> bool:
 
 @settings(max_examples=80, deadline=None)
 @given(STEPS)
+@example([("start", "c"), ("complete", "c"), ("bad", "c")])  # refused behind the completion, not before it
+@example([("start", "a"), *TURNS, ("bad", "a"), ("turn", 0), ("complete", "a"), ("turn", 0)])  # told before it is known
 def test_behind_a_refused_message_everything_in_flight_is_refused_and_nothing_else(
     steps: list[tuple[str, Any]],
 ) -> None:
@@ -76,19 +80,20 @@ def test_behind_a_refused_message_everything_in_flight_is_refused_and_nothing_el
         office = Office(store)
         told = Told()
         watch_writer(office, told)
-        changes: list[tuple[str, Future[Any]]] = []
+        completions: dict[str, Future[Any]] = {}
         for number, (what, which) in enumerate(steps):
             if what == "turn":
                 office.dispatcher.run_one(which)
             elif what in STATUSES:
-                changes.append((what, office.directory.ask(which, STATUSES[what])))
+                changed = office.directory.ask(which, STATUSES[what](str(number)))
+                if what == "complete":
+                    completions[str(number)] = changed
             else:
                 future = office.emit(which, message(what, str(number)))
                 told.said.setdefault(which, []).append((what, str(number), future))
         office.run()
 
         stored = {agent: contents(store, agent) for agent in KNOWN}
-        completed = [future for what, future in changes if what == "complete" and future.exception(0) is None]
 
     assert office.fatal == [] and office.flow.messages == 0
     for agent, said in told.said.items():
@@ -103,9 +108,9 @@ def test_behind_a_refused_message_everything_in_flight_is_refused_and_nothing_el
                 assert error is not None
             elif what != "key" and not is_behind:
                 assert (error is not None) == (what == "bad")
-    assert len(completed) <= len(told.completions)
-    behind = sum(any(map(is_refused_itself, unknown)) for unknown in told.completions)
-    assert len(completed) <= len(told.completions) - behind
+    for step, completed in completions.items():
+        is_behind = any(map(is_refused_itself, told.unknown_then.get(step, ())))
+        assert completed.exception(0) is not None or (step in told.unknown_then and not is_behind)
 
 
 def message(what: str, content: str) -> NewMessage:
