@@ -1,4 +1,4 @@
-"""Memory runs out: what is refused waits and is stored once there is some, and what may be on disk is not tried again."""
+"""Memory runs out: what is refused waits and is stored once there is some; what may be on disk is not tried again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
