@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from commitcast.actors import AgentContext, AgentHandle, AgentRuntime, AgentStatus, CommandSource
+from commitcast.actors.agent_commands import RestartDue
 from commitcast.actors.supervision import RestartPolicy
 from commitcast.actors.testing import MockGateway
 from commitcast.persistence import InvalidValueError, NotStoredError, verify
@@ -180,19 +181,21 @@ def test_terminate_during_the_backoff_ends_it_at_once(agent_runtime: AgentRuntim
     wait_until(lambda: agent_runtime.stats().agents == 0, "its actor to be retired")
 
 
-def test_complete_during_the_backoff_ends_it_and_no_run_follows(agent_runtime: AgentRuntime) -> None:
+def test_complete_during_the_backoff_ends_it_and_no_run_follows(tmp_path: Path) -> None:
     source = Flaky(100)
-    agent = agent_runtime.launch(source, restart=RestartPolicy(backoff_s=0.03, max_backoff_s=0.03))
-    waits_for_its_restart(agent)
-    flow = agent_runtime._system.flow
-    wait_until(lambda: flow.try_acquire(agent.id, 1), "a place")  # taken, so that its actor is not retired
+    with AgentRuntime(tmp_path / "a.db") as runtime:
+        agent = runtime.launch(source, restart=LATER)
+        waits_for_its_restart(agent)
+        system = runtime._system
+        wait_until(lambda: system.flow.try_acquire(agent.id, 1), "a place")  # taken, so that its actor is not retired
 
-    agent.complete("good enough").get(TIMEOUT_S)
-    other = agent_runtime.launch(Flaky(1), restart=RestartPolicy(backoff_s=0.06))
-    other.wait(TIMEOUT_S)  # longer than the first one's backoff
-    flow.release(agent.id, 1, 1)
+        agent.complete("good enough").get(TIMEOUT_S)
+        system.directory.tell(agent.id, RestartDue())  # its timer was quicker
+        agent.emit("behind it").get(TIMEOUT_S)
+        system.flow.release(agent.id, 1, 1)
+        record = agent.record()
 
-    assert agent.record().status is AgentStatus.COMPLETED
+    assert record.status is AgentStatus.COMPLETED
     assert source.attempts == [0]
 
 
