@@ -30,6 +30,7 @@ PURE = {
     "gateway/pulse.py",
     "gateway/sse.py",
     "gateway/subscription.py",
+    "gateway/texts.py",
     "gateway/views.py",
     "actors/lifecycle.py",
     "persistence/records.py",
