@@ -112,7 +112,7 @@ def _painted(text: str, style: str) -> str:
 
 
 @cache
-def _codes(style: str, is_terminal: bool) -> tuple[str, str]:  # noqa: ARG001  # where there is another output, ask anew
+def _codes(style: str, is_terminal: bool) -> tuple[str, str]:  # where there is another output, ask anew
     """Return what rich writes before and after a text; nothing where the output has no colours."""
     with console.capture() as capture:
         console.print("x", style=style, markup=False, end="")
