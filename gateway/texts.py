@@ -96,6 +96,11 @@ class Texts:
         """What the text that was shown last is, as long as it may go on."""
         self._answers: dict[str | None, _Answer] = {}
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the next message may go on with the text that was shown last."""
+        return self._open is not None
+
     def place(self, item: Item) -> Place:
         """Say where the next message belongs."""
         marks = Marks.of(item)

@@ -61,13 +61,15 @@ class Printer:
             print_json(item)
             return
         place = Place.NEW if self._texts is None else self._texts.place(item)
-        if place is Place.HIDDEN:
-            self.hidden += 1
-            return
         if place is Place.NEW:
             self._begin(item)
-        self._write(item.content or _summary(item.metadata))
-        sys.stdout.flush()
+        if place is Place.HIDDEN:
+            self.hidden += 1
+        else:
+            self._write(item.content or _summary(item.metadata))
+            sys.stdout.flush()
+        if self._texts is None or not self._texts.may_go_on:
+            self.end()  # at once: what reads line by line must not have to wait for the next message
 
     def end(self) -> None:
         """End the line: something else is going to be written."""
