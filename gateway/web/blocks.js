@@ -68,6 +68,11 @@ export class Block {
     return isDelta(this.#end) ? this.text : textOf(this.#end);
   }
 
+  /** Whether the text that it shows may begin in messages before it. */
+  get mayBeginBefore() {
+    return this.first > 1 && isDelta(this.#top) && this.#mayGoOnWhatIsBefore;
+  }
+
   /** The only message that it shows, if there is but one. */
   get only() {
     return this.#count === 1 ? this.#top : null;

@@ -215,7 +215,7 @@ export class Messages {
   /** Whether a message is not shown behind these blocks. @param {Message} message @param {Block[]} blocks */
   #isHidden(message, blocks) {
     if (this.#showsAll) return false;
-    return isHidden(message) || (message.type === "response" && isKnown(message, answerOf(blocks)));
+    return isHidden(message) || (message.type === "response" && isKnown(message, ...answerOf(blocks)));
   }
 
   /** Read more where the reader comes near an edge of what is there. */
@@ -359,7 +359,10 @@ export class Messages {
   }
 }
 
-/** What the agent said last in these blocks: a long text is parted. @param {Block[]} blocks */
+/**
+ * What the agent said last in these blocks, and whether it may begin before them: a long text is parted.
+ * @param {Block[]} blocks @returns {[said: string, isCut: boolean]}
+ */
 function answerOf(blocks) {
   const parts = /** @type {string[]} */ ([]);
   for (const block of [...blocks].reverse()) {
@@ -367,5 +370,5 @@ function answerOf(blocks) {
     parts.unshift(block.answer);
     if (!block.isRestOfText) break;
   }
-  return parts.join("");
+  return [parts.join(""), parts.length === blocks.length && blocks[0]?.mayBeginBefore === true];
 }

@@ -14,6 +14,8 @@ const NOTICES = ["api_retry", "compact_boundary", "error"];
 const BOUNDARIES = ["content_block_start", "content_block_stop", "message_start", "message_stop"];
 /** Names in metadata that tell how to read a message, and nothing that it says. */
 const MARKS = ["delta", "repeats_deltas", "partial", "continues", "truncated", "thinking", "parent_tool_use_id"];
+/** Characters of the end of a text by which it is known again when its beginning is not there. */
+const ENOUGH = 64;
 const SAID = ["assistant", "response"];
 
 /** Whether its producer calls it one of these. @param {Message} message @param {string[]} names */
@@ -66,9 +68,15 @@ export function between(before, after) {
 export const isAnswer = (message) =>
   message.type === "assistant" && message.metadata?.thinking !== true && streamOf(message) === "";
 
-/** Whether it is a response that says again what was said last. @param {Message} message @param {string} said */
-export const isKnown = ({ type, content }, said) =>
-  type === "response" && said.trim() !== "" && content.trim() === said.trim();
+/**
+ * Whether it is a response that says again what was said last.
+ * @param {Message} message @param {string} said @param {boolean} isCut whether only the end of what was said is there
+ */
+export function isKnown({ type, content }, said, isCut) {
+  if (type !== "response" || said.trim() === "") return false;
+  if (isCut) return said.length >= ENOUGH && content.trimEnd().endsWith(said.trimEnd());
+  return content.trim() === said.trim();
+}
 
 /** Whether metadata says something, beyond how to read the message. @param {any} metadata */
 export const tells = (metadata) => Object.keys(metadata ?? {}).some((name) => !MARKS.includes(name));

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from commitcast.actors import AgentRuntime
+from commitcast.gateway.frames import Item
 from texts import CASES
 from waiting import TIMEOUT_S, wait_until
 
@@ -446,6 +447,13 @@ def speak(agent: Any, items: list[Any]) -> None:
     off_loop(lambda: [agent.emit(each.content, **of) for each, of in zip(items, fields, strict=True)][-1].get(10))
 
 
+ROUNDS = 12
+
+
+def message(text: str) -> Item:
+    return Item(1, "user", None, text, "text", None, "")
+
+
 def lines(texts: list[str]) -> list[str]:
     """The lines that somebody sees, however they are parted into blocks."""
     return [line for text in texts for line in text.split("\n") if line.strip()]
@@ -487,18 +495,18 @@ def test_pieces_are_joined_as_they_come(page: Page, runtime: AgentRuntime) -> No
 
 def test_read_backwards_texts_are_joined_and_hidden_as_they_are_forwards(page: Page, runtime: AgentRuntime) -> None:
     cases = [case for case in CASES if "empty lines" not in case.name]
-    parted = [{"type": "user", "content": f"round {number}"} for number in range(40)]
     agent = running(runtime, "a1")
+    items: list[Any] = []
     wanted: list[str] = []
-    for number in range(40):
-        say(agent, parted[number]["content"], type="user")
+    for number in range(ROUNDS):
+        items.append(message(f"round {number}"))
         wanted.append(f"round {number}")
         for case in cases:
-            speak(agent, case.items)
-            say(agent, case.name, type="user")
+            items += [*case.items, message(case.name)]
             wanted += [*lines([text for _, text in case.shown]), case.name]
+    speak(agent, items)
     page.goto(url(runtime, "#agent=a1"))
-    expect(page.locator("#log")).to_contain_text("round 39")
+    expect(page.locator("#log")).to_contain_text(f"round {ROUNDS - 1}")
     expect_live(page)
 
     page.locator("#log").hover()
@@ -510,7 +518,7 @@ def test_read_backwards_texts_are_joined_and_hidden_as_they_are_forwards(page: P
         if lines_on(page)[0] == "round 0":
             break
         page.mouse.wheel(0, -6_000)
-    assert lines_on(page)[: len(wanted) // 40] == wanted[: len(wanted) // 40]
+    assert lines_on(page)[: len(wanted) // ROUNDS] == wanted[: len(wanted) // ROUNDS]
     assert seen > 50
 
 
