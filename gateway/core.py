@@ -23,8 +23,9 @@ from commitcast.gateway.http import HttpResponse, error_response
 from commitcast.gateway.limits import Limits
 from commitcast.gateway.metrics import GatewayCollector, Standings, Traffic
 from commitcast.gateway.operations import Operations
+from commitcast.gateway.peer import Peer
 from commitcast.gateway.pump import Pump
-from commitcast.gateway.session import Peer, Session
+from commitcast.gateway.session import Session
 from commitcast.gateway.subscription import Subscriber, Subscription
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Store

@@ -17,6 +17,7 @@ PURE = {
     "gateway/hub.py",
     "gateway/ring.py",
     "gateway/frames.py",
+    "gateway/decoding.py",
     "gateway/access.py",
     "gateway/auth.py",
     "gateway/comeback.py",
