@@ -100,7 +100,7 @@ class _App:
 
     @property
     def _needs_no_token(self) -> bool:
-        return self._core.grant_of(None) is not None
+        return not self._core.admission.needs_token
 
     # HTTP.
 
@@ -123,7 +123,8 @@ class _App:
             message = f"{PATH} is for WebSockets"
             return error_response(HTTPStatus.UPGRADE_REQUIRED, "bad_request", message, Upgrade="websocket")
         token = bearer(headers.get("Authorization"))
-        request = HttpRequest(path=path, query=_query(scope), host=headers.get("Host", ""), token=token)
+        host, address = headers.get("Host", ""), _address(scope)
+        request = HttpRequest(path=path, query=_query(scope), host=host, token=token, address=address)
         try:
             return await call(self._core, lambda: answer(self._core, request))
         except NotServingError:

@@ -35,6 +35,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Requests at once, after a while without any: a client that comes back subscribes to everything again."""
     running_requests: int = 16
     """Of one connection, `launch`, `send` and `terminate` together, that are not answered yet."""
+    refused_tokens: int = 60
+    """Of one address in a minute, over every door; then no other is looked at, unless it was accepted before. Behind a
+    proxy everybody has the proxy's address."""
     handshake_timeout_s: float = 5.0
     """For a peer that has connected to ask for something."""
     hello_timeout_s: float = 5.0
@@ -77,10 +80,18 @@ class Bucket:
 
     def take(self, now: float, cost: float) -> bool:
         """Draw a cost; return whether it was there."""
-        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
-        self._at = now
+        self._fill(now)
         self._level -= cost
         return self._level >= 0
+
+    def holds(self, now: float, cost: float) -> bool:
+        """Whether a cost is there; it is not drawn."""
+        self._fill(now)
+        return self._level >= cost
+
+    def _fill(self, now: float) -> None:
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+        self._at = now
 
     @property
     def is_overdrawn(self) -> bool:

@@ -52,8 +52,8 @@ class SessionServices(Protocol):
     heartbeat_s: float
     server: str
 
-    def grant_of(self, token: str | None) -> Grant | None:
-        """Return what a token allows; None without one where one is needed. Raises `TokenError`."""
+    def grant_of(self, token: str | None, address: str) -> Grant | None:
+        """Return what a token from an address allows; None without one where one is needed. Raises `TokenError`."""
 
     def count_close(self, code: int) -> None:
         """Count a connection that is closed."""

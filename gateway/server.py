@@ -316,7 +316,8 @@ class GatewayServer:
         if is_socket:
             connection.token = token or offered_token(_offered(request.headers))
             return None
-        return await answer(self.core, HttpRequest(path=path, query=query, host=host or "", token=token))
+        asked = HttpRequest(path=path, query=query, host=host or "", token=token, address=connection.peer_address)
+        return await answer(self.core, asked)
 
 
 def _listen_error(address: str | None, error: Exception) -> ListenError:

@@ -36,6 +36,7 @@ _CLOSE_CODES: Final = {
     ErrorCode.UNAUTHENTICATED: CloseCode.UNAUTHENTICATED,
     ErrorCode.TOKEN_EXPIRED: CloseCode.TOKEN_EXPIRED,
     ErrorCode.FORBIDDEN: CloseCode.FORBIDDEN,
+    ErrorCode.RATE_LIMITED: CloseCode.RATE,
 }
 
 
@@ -100,7 +101,7 @@ class Session:
                     "hello_timeout_ms": round(limits.hello_timeout_s * 1000),
                     "stall_timeout_ms": round(limits.stall_timeout_s * 1000),
                 },
-                needs_hello=self.peer.token is None and self._services.grant_of(None) is None,
+                needs_hello=self.peer.token is None and self._grant_of(None) is None,
             )
         )
 
@@ -112,11 +113,9 @@ class Session:
         Raises:
             TokenError: the token is not accepted.
         """
-        grant = self._services.grant_of(token)
+        grant = self._grant_of(token)
         if grant is None:
             return False
-        if not grant.capabilities:
-            raise TokenError("this token allows nothing: ask for one that does", error_code=ErrorCode.FORBIDDEN)
         if self._grant is None:
             limits = self._services.limits
             self._bucket = Bucket(limits.requests_per_s, limits.burst, time.monotonic())
@@ -125,6 +124,9 @@ class Session:
             None if grant.expires_at is None else max(0.0, grant.expires_at - time.time()), self._on_expired
         )
         return True
+
+    def _grant_of(self, token: str | None) -> Grant | None:
+        return self._services.grant_of(token, self.peer.peer_address)
 
     def _on_expired(self) -> None:
         assert self._grant is not None

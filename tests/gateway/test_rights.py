@@ -110,7 +110,7 @@ class TestOperations:
 
         play(tmp_path, scenario, token=Passes(**CALLERS), templates={"quick": Template(quick)})
 
-    @pytest.mark.parametrize("caller", ["reader", "nobody", "sender"])
+    @pytest.mark.parametrize("caller", ["reader", "sender"])
     def test_reads_over_http_keep_to_the_same_rights(self, tmp_path: Path, caller: str) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
             for agent in (HERE, FOREIGN):
@@ -124,8 +124,11 @@ class TestOperations:
 
         play(tmp_path, scenario, token=Passes(**CALLERS))
 
-    def test_a_token_that_allows_nothing_is_sent_away(self, tmp_path: Path) -> None:
+    def test_a_token_that_allows_nothing_is_sent_away_through_every_door(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
+            for path in ("/v1/agents", f"/v1/agents/{HERE}", "/metrics"):
+                answer = await get(runtime, path, token="nobody")
+                assert (answer.status, answer.json["error"]["code"]) == (403, "forbidden")
             async with opened(runtime, ("Authorization", "Bearer nobody")) as client:
                 goodbye, code = await client.farewell()
                 assert (goodbye["type"], goodbye["code"], code) == ("goodbye", 4503, 4503)
