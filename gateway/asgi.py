@@ -87,7 +87,9 @@ class _App:
         """Return the refusal of a request that may not come in; None lets it in."""
         if any(len(headers.getlist(name)) > 1 for name in ("Host", "Origin", "Authorization")):
             return error_response(HTTPStatus.BAD_REQUEST, "bad_request", "a header is there more than once")
-        refused = self._server.access.check(headers.get("Host"), headers.get("Origin"), _query(scope))
+        version = scope.get("http_version", "1.1")
+        host, origin = headers.get("Host"), headers.get("Origin")
+        refused = self._server.access.check(host, origin, _query(scope), headers.keys(), version)
         if refused is not None:
             return refused
         if self._needs_no_token and not is_loopback(_address(scope)):
