@@ -30,6 +30,7 @@ PURE = {
     "gateway/prepared.py",
     "gateway/pulse.py",
     "gateway/sse.py",
+    "gateway/strict_protocol.py",
     "gateway/subscription.py",
     "gateway/views.py",
     "actors/lifecycle.py",
