@@ -49,7 +49,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if self.conn.close_sent is not None:
             super().handle_parser_exception()
             return
-        self.close_sent = True
+        self.close_sent = self.handshake_complete = self.disconnected = True  # to the app it is a client that is gone
         self.queue.put_nowait({"type": "websocket.disconnect", "code": _GONE})
         self.transport.close()
 
