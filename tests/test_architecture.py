@@ -25,6 +25,7 @@ PURE = {
     "gateway/following.py",
     "gateway/http.py",
     "gateway/limits.py",
+    "gateway/numbers.py",
     "gateway/pacer.py",
     "gateway/pages.py",
     "gateway/prepared.py",
