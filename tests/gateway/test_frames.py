@@ -18,7 +18,11 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.integers(0, frames.MAX_NUMBER)
 ids = st.none() | text | st.integers(-frames.MAX_NUMBER, frames.MAX_NUMBER)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | text,
+    st.none()
+    | st.booleans()
+    | st.integers(-frames.MAX_NUMBER, frames.MAX_NUMBER)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=5,
 )
