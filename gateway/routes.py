@@ -32,7 +32,7 @@ _STATUS_OF: Final = {
     "not_found": HTTPStatus.NOT_FOUND,
     "forbidden": HTTPStatus.FORBIDDEN,
     "bad_request": HTTPStatus.BAD_REQUEST,
-    "ahead": HTTPStatus.BAD_REQUEST,
+    "ahead": HTTPStatus.CONFLICT,
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 

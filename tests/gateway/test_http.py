@@ -58,7 +58,7 @@ def test_agents_are_listed_in_pages_and_by_status(runtime: AgentRuntime) -> None
     runtime.agent(agents[3]).start().get(SECONDS)
 
     listed: list[str] = []
-    after: int | None = 0
+    after: int | str | None = 0
     while after is not None:
         _, page, _ = get(runtime, f"/v1/agents?limit=2&after={after}")
         listed += [agent["id"] for agent in page["agents"]]
@@ -112,11 +112,15 @@ def test_messages_are_paged_without_hole_or_repeat(runtime: AgentRuntime) -> Non
         ("/v1/agents?after=x", 400, "bad_request"),
         ("/v1/agents?status=asleep", 400, "bad_request"),
         ("/v1/agents/a/messages?after=99999999999999999999", 400, "bad_request"),
+        ("/v1/agents/there/messages?after=5", 409, "ahead"),
+        ("/v1/agents/there/messages?raw=x", 400, "bad_request"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_with_a_json_error(
     runtime: AgentRuntime, path: str, status: int, code: str
 ) -> None:
+    runtime.launch(id="there")
+
     found, body, _ = get(runtime, path)
 
     assert (found, body["error"]["code"]) == (status, code)

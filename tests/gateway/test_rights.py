@@ -491,3 +491,64 @@ def test_a_server_without_tokens_is_read_only(tmp_path: Path, operation: Operati
             assert (await client.ask(operation.value, **fields[operation]))["code"] == "forbidden"
 
     play(tmp_path, scenario, templates={"quick": Template(quick)})
+
+
+class TestPagesOfAgents:
+    """What a tenant gets to page on with tells nothing of the others."""
+
+    TENANTS: Final = Passes(
+        one=allowed("one", ("org1:*", [READ])),
+        both=allowed("both", ("org1:*", [READ]), ("org2:a0", [READ])),
+        all=allowed("all", ("*", [READ])),
+    )
+
+    @staticmethod
+    async def pages(runtime: AgentRuntime, token: str, query: str, first: Any = 0) -> tuple[list[str], list[Any]]:
+        """Return every id in order, and every `next`."""
+        ids: list[str] = []
+        cursors: list[Any] = [first]
+        while cursors[-1] is not None:
+            page = await get(runtime, f"/v1/agents?{query}&after={cursors[-1]}", token=token)
+            assert page.status == 200, page
+            ids += [agent["id"] for agent in page.json["agents"]]
+            cursors.append(page.json["next"])
+        return ids, cursors[1:]
+
+    @staticmethod
+    async def launched(runtime: AgentRuntime) -> None:
+        """Launch agents of two tenants by turns, who say something between."""
+        for number in range(5):
+            for tenant in ("org1", "org2"):
+                await spoken(runtime, f"{tenant}:a{number}", 3)
+
+    @pytest.mark.parametrize("order", ["oldest", "newest"])
+    @pytest.mark.parametrize("limit", [1, 2, 5, 6])
+    def test_a_tenant_gets_each_of_its_agents_once_and_in_order(self, tmp_path: Path, order: str, limit: int) -> None:
+        async def scenario(runtime: AgentRuntime) -> None:
+            await self.launched(runtime)
+            ids, cursors = await self.pages(runtime, "one", f"order={order}&limit={limit}")
+            own = [f"org1:a{number}" for number in range(5)]
+            assert ids == (own if order == "oldest" else own[::-1])
+            assert all(cursor is None or cursor.removeprefix("@") in own for cursor in cursors)
+            assert (await self.pages(runtime, "both", f"order=oldest&limit={limit}"))[0][:3] == [
+                "org1:a0",
+                "org2:a0",
+                "org1:a1",
+            ]
+            assert len((await self.pages(runtime, "all", f"order={order}&limit={limit}"))[0]) == 10
+
+        play(tmp_path, scenario, token=self.TENANTS)
+
+    def test_positions_cannot_be_tried_nor_agents_of_others(self, tmp_path: Path) -> None:
+        async def scenario(runtime: AgentRuntime) -> None:
+            await self.launched(runtime)
+            for after in ("1", "5", "@", "@@org1:a0", "org1:a0", "-1", "00"):
+                answer = await get(runtime, f"/v1/agents?after={after}", token="one")
+                assert answer.status == (404 if after[0] == "@" else 400), after
+            foreign, absent = [
+                await get(runtime, f"/v1/agents?after=@{id}", token="one") for id in ("org2:a0", "org2:zz")
+            ]
+            assert foreign.status == absent.status == 404
+            assert foreign.body.replace(b"org2:a0", b"ID") == absent.body.replace(b"org2:zz", b"ID")
+
+        play(tmp_path, scenario, token=self.TENANTS)
