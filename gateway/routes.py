@@ -33,6 +33,7 @@ _STATUS_OF: Final = {
     "forbidden": HTTPStatus.FORBIDDEN,
     "bad_request": HTTPStatus.BAD_REQUEST,
     "ahead": HTTPStatus.CONFLICT,
+    "conflict": HTTPStatus.CONFLICT,
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 

@@ -7,15 +7,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
 from commitcast.actors import AgentRuntime, CommandSource, Template
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.templates import load_templates
+from commitcast.gateway import frames
 from commitcast.gateway.auth import Grant, Operation
-from commitcast.persistence.errors import InvalidValueError
+from commitcast.gateway.operations import Operations, Refusal, perform
+from commitcast.persistence.errors import CommitcastError, InvalidValueError
+from commitcast.persistence.records import MessageRecord
 from hostile import LAUNCH, READ, SEND, TERMINATE, Passes, allowed, get, opened, play, spoken
 from subscribers import Fields, raw
 
@@ -334,7 +337,8 @@ class TestKeys:
                 first = await client.ask("send", agent="a", content="x", key="k")
                 await agent.complete()
                 assert await client.ask("send", agent="a", content="x", key="k") == first
-                assert (await client.ask("send", agent="a", content="new", key="l"))["code"] == "bad_request"
+                late = await client.ask("send", agent="a", content="new", key="l")
+                assert (late["code"], late["retry"]) == ("conflict", False)
 
         play(tmp_path, scenario, token=Passes(**self.GRANTS))
 
@@ -347,9 +351,47 @@ class TestKeys:
                 await client.ask("launch", template="quick", prompt="this", key="k")
                 other = await client.ask("launch", template="quick", prompt="that", key="k")
                 assert other.get("code") == "bad_request"
+                other = await client.ask("launch", template="quicker", prompt="this", key="k")
+                assert (other.get("code"), other.get("agent")) == ("bad_request", None)
                 assert "client:" not in json.dumps(other), "the key as it is stored is nobody's business"
 
-        play(tmp_path, scenario, token=Passes(**self.GRANTS), templates={"quick": Template(quick)})
+        templates = {"quick": Template(quick), "quicker": Template(quick)}
+        play(tmp_path, scenario, token=Passes(**self.GRANTS), templates=templates)
+
+
+class TestWhatTheHostRefuses:
+    GRANTS: Final = TestKeys.GRANTS
+
+    def test_a_program_that_takes_no_input_is_a_conflict_and_no_fault_of_the_request(self, tmp_path: Path) -> None:
+        async def scenario(runtime: AgentRuntime) -> None:
+            async with opened(runtime, ("Authorization", "Bearer one")) as client:
+                agent = (await client.ask("launch", template="waits", prompt="this"))["agent"]
+                refused = await client.ask("send", agent=agent, content="x")
+                assert (refused["code"], refused["agent"], refused["retry"]) == ("conflict", agent, False)
+                await client.ask("terminate", agent=agent)
+
+        templates = {"waits": Template(CommandSource(["sleep", "60"], type="text"))}
+        play(tmp_path, scenario, token=Passes(**self.GRANTS), templates=templates)
+
+    @pytest.mark.parametrize("retryable", [True, False])
+    def test_what_the_host_refuses_with_a_code_of_the_protocol_is_told_with_it(
+        self, tmp_path: Path, retryable: bool
+    ) -> None:
+        class FullError(CommitcastError):
+            code = "limit"
+
+        class Full:
+            async def send(self, agent: str, content: str, *, key: str | None) -> MessageRecord:
+                raise error
+
+        error = FullError("the agent has not read what it was sent: try again later")
+        FullError.retryable = retryable
+        grant = allowed("one", ("*", [SEND]))
+        with pytest.raises(Refusal) as caught:
+            asyncio.run(perform(cast(Operations, Full()), grant, frames.Send(agent="a", content="x")))
+
+        assert (caught.value.code, caught.value.retry) == ("limit", retryable)
+        assert caught.value.message == str(error)
 
 
 TELLS_WHAT_IT_GOT: Final = """
@@ -403,6 +445,35 @@ class TestTemplates:
 
         argument = Template(CommandSource([sys.executable, "-c", "pass", "--", "{prompt}"], type="text"))
         play(tmp_path, scenario, token=Passes(one=self.GRANT), templates={"input": by_input(), "argument": argument})
+
+    def test_what_cannot_be_started_tells_the_client_no_path_and_the_owner_all(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        hidden = tmp_path / "where-it-lies"
+        hidden.mkdir()
+        no_program, not_executable, no_interpreter = hidden / "none", hidden / "plain", hidden / "script"
+        not_executable.write_text("#!/bin/sh\n")
+        no_interpreter.write_text(f"#!{hidden}/nothing\n")
+        no_interpreter.chmod(0o700)
+        commands = {
+            "no-program": CommandSource([str(no_program)], type="text"),
+            "not-executable": CommandSource([str(not_executable)], type="text"),
+            "no-interpreter": CommandSource([str(no_interpreter)], type="text"),
+            "no-folder": CommandSource(["/bin/cat"], type="text", cwd=hidden / "nowhere"),
+            "too-long": CommandSource([str(no_interpreter), "x" * MIB], type="text"),
+        }
+
+        async def scenario(runtime: AgentRuntime) -> None:
+            for name in commands:
+                ended = await self._told(runtime, name, prompt="x")
+                assert ended.status == "failed", name
+                assert "where-it-lies" not in ended.error.message and "/" not in ended.error.message, ended.error
+
+        templates = {name: Template(source) for name, source in commands.items()}
+        play(tmp_path, scenario, token=Passes(one=self.GRANT), templates=templates)
+        logged = [record.getMessage() for record in caplog.records if "cannot start" in record.getMessage()]
+        assert len(logged) == len(commands)
+        assert all("where-it-lies" in line for line in logged)
 
     def test_a_client_supplies_no_program_environment_or_folder(self, tmp_path: Path) -> None:
         evil = {"argv": ["/bin/false"], "command": ["/bin/false"], "env": {"EVIL": "1"}, "environment": {"EVIL": "1"}}
