@@ -121,7 +121,8 @@ class CommandSource:
         except (OSError, ValueError) as error:
             why = self._why_not_started(error)
             if not self._tells_paths:
-                logger.warning("agent %s failed: cannot start %r in %r: %s", context.id, self.argv[0], self._cwd, error)
+                folder = "" if self._cwd is None else f" in {self._cwd!r}"
+                logger.warning("agent %s failed: cannot start %r%s: %s", context.id, self.argv[0], folder, error)
             return _failed(why, {})
         _record_process(context, pipes)
         parser = PARSERS[self.type]()
