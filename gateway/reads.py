@@ -65,7 +65,7 @@ def read(store: Store, grant: Grant, path: str, query: str) -> AgentList | frame
 def _agents(store: Store, grant: Grant, query: Query) -> AgentList:
     status = query.get("status", [None])[0]
     if status is not None and status not in list(AgentStatus):
-        raise InvalidValueError(f"{status!r} is no status: use one of {', '.join(AgentStatus)}")
+        raise InvalidValueError(f"{status[:40]!r} is no status: use one of {', '.join(AgentStatus)}")
     limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
     wanted = None if status is None else AgentStatus(status)
     order = query.get("order", ["oldest"])[0]
