@@ -153,6 +153,36 @@ class TestOperations:
         play(tmp_path, scenario, token=Passes(**CALLERS), templates={"quick": Template(quick)})
 
 
+class TestWhichTokenCounts:
+    """Of several, as the protocol's page says."""
+
+    OFFER: Final = "Sec-WebSocket-Protocol"
+
+    @pytest.mark.parametrize(
+        ("headers", "code"),
+        [
+            ([("Authorization", "Bearer reader"), (OFFER, "commitcast.v1.json, commitcast.bearer.bad")], 101),
+            ([("Authorization", "Bearer bad"), (OFFER, "commitcast.v1.json, commitcast.bearer.reader")], 4501),
+            ([(OFFER, "commitcast.bearer.reader, commitcast.v1.json, commitcast.bearer.bad")], 101),
+            ([(OFFER, "commitcast.v1.json, commitcast.bearer.bad, commitcast.bearer.reader")], 4501),
+            ([(OFFER, "something.else"), ("Authorization", "Bearer reader")], 101),
+        ],
+    )
+    def test_the_header_then_the_first_that_is_offered_and_no_other(
+        self, tmp_path: Path, headers: list[tuple[str, str]], code: int
+    ) -> None:
+        async def scenario(runtime: AgentRuntime) -> None:
+            async with opened(runtime, *headers) as client:
+                if code == 101:
+                    assert (await client.ask("ping"))["type"] == "ok"
+                    assert (await client.ask("hello"))["type"] == "ok", "it changes nothing"
+                    assert (await client.ask("subscribe", agent="org1:none"))["code"] == "not_found"
+                else:
+                    assert (await client.farewell())[1] == code
+
+        play(tmp_path, scenario, token=Passes(**CALLERS))
+
+
 class TestRightsThatEnd:
     def test_a_hello_with_fewer_rights_ends_what_it_does_not_allow(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
