@@ -1,5 +1,6 @@
 """Tokens that are not accepted: counted, told to the owner without the token, and limited by where they come from."""
 
+import http.client
 import logging
 from pathlib import Path
 from typing import Final
@@ -7,12 +8,13 @@ from typing import Final
 import pytest
 
 from commitcast.actors import AgentRuntime
-from commitcast.gateway import admission
+from commitcast.gateway import admission, asgi
 from commitcast.gateway.admission import Admission
 from commitcast.gateway.auth import Grant, TokenError
 from commitcast.gateway.errors import ErrorCode
 from commitcast.gateway.limits import Limits
 from hostile import ADMIN, READ, TEXT, Passes, allowed, get, masked, opened, play
+from hosting import hosted
 
 GOOD: Final = allowed("good", ("*", [READ, ADMIN]))
 EXPIRED: Final = allowed("expired", ("*", [READ]), expires_at=1.0)
@@ -167,6 +169,25 @@ class TestEveryDoor:
 
         passes = Passes(good=GOOD, other=GOOD)
         play(tmp_path, scenario, token=passes, limits=Limits(refused_tokens=5))
+
+    def test_guesses_through_an_asgi_server_are_counted_for_reads_and_event_streams(self, tmp_path: Path) -> None:
+        def status(path: str, token: str) -> int:
+            connection = http.client.HTTPConnection(address, timeout=10)
+            try:
+                connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+                return connection.getresponse().status
+            finally:
+                connection.close()
+
+        limits = Limits(refused_tokens=3)
+        with (
+            AgentRuntime(tmp_path / "a.db", listen="asgi", token=Passes(good=GOOD), limits=limits) as runtime,
+            hosted(asgi.app(runtime.gateway)) as address,
+        ):
+            assert status("/v1/agents", "good") == 200
+            paths = ("/v1/agents", "/v1/events", "/metrics", "/v1/agents", "/v1/agents/a/events")
+            assert [status(path, f"wrong {path}") for path in paths] == [401, 401, 401, 429, 429]
+            assert status("/v1/agents", "good") == 200
 
     def test_who_is_in_cannot_guess_by_saying_hello(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
