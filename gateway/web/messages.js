@@ -259,8 +259,11 @@ export class Messages {
     const far = 2 * NEAR;
     this.#keepingPlace(() => {
       const { top, bottom } = this.#log.getBoundingClientRect();
-      while (this.#blocks.length > BLOCKS && this.#blocks[0].element.getBoundingClientRect().bottom < top - far) {
-        this.#blocks.shift()?.element.remove();
+      // Counted before any is removed: what is below moves up by it, and would seem to be far, too.
+      const near = this.#blocks.findIndex(({ element }) => element.getBoundingClientRect().bottom >= top - far);
+      const dropped = this.#blocks.splice(0, Math.max(0, Math.min(near, this.#blocks.length - BLOCKS)));
+      for (const { element } of dropped) element.remove();
+      if (dropped.length > 0) {
         this.#first = this.#blocks[0].first;
         this.#blocks[0].follow(undefined);
       }
