@@ -74,8 +74,8 @@ export const isAnswer = (message) =>
  */
 export function isKnown({ type, content }, said, isCut) {
   if (type !== "response" || said.trim() === "") return false;
-  if (isCut) return said.length >= ENOUGH && content.trimEnd().endsWith(said.trimEnd());
-  return content.trim() === said.trim();
+  if (content.trim() === said.trim()) return true;
+  return isCut && said.length >= ENOUGH && content.trimEnd().endsWith(said.trimEnd());
 }
 
 /** Whether metadata says something, beyond how to read the message. @param {any} metadata */

@@ -522,6 +522,19 @@ def test_read_backwards_texts_are_joined_and_hidden_as_they_are_forwards(page: P
     assert seen > 50
 
 
+def test_a_response_is_known_also_when_the_first_message_is_hidden(page: Page, runtime: AgentRuntime) -> None:
+    agent = running(runtime, "a1")
+    say(agent, "", type="system", metadata={"event": "message_start"})
+    stream(agent, "The answer ", "is 42.")
+    say(agent, "The answer is 42.", type="response")
+    complete(agent)
+
+    page.goto(url(runtime, "#agent=a1"))
+
+    expect(page.locator("#ending")).to_contain_text("completed")
+    expect(page.locator(".body")).to_have_text(["The answer is 42."])
+
+
 def test_a_long_answer_in_pieces_is_not_shown_again_as_the_response(page: Page, runtime: AgentRuntime) -> None:
     agent = running(runtime, "a1")
     pieces = [f"{number:07} " for number in range(10_000)]
