@@ -6,7 +6,9 @@ process is recorded in the store: what runs unrecorded could not be found again 
 each run.
 """
 
+import copy
 import errno
+import logging
 import math
 import os
 import shutil
@@ -32,6 +34,8 @@ from commitcast.actors.sources.process import process_started
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
 
+logger: Final = logging.getLogger(__name__)
+
 PROMPT_PLACEHOLDER: Final = "{prompt}"
 """Replaced in every argument."""
 
@@ -56,6 +60,7 @@ class CommandSource:
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         grace_s: float = 5.0,
+        stdin: int | None = None,
     ) -> None:
         """Describe a program; nothing is started.
 
@@ -66,6 +71,9 @@ class CommandSource:
             cwd: the folder in which it starts; None for the current one.
             env: added to the environment of this process.
             grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
+            stdin: a descriptor of a pipe, socket or file: all that comes from it up to its end is passed on to the
+                program as it comes, behind the prompt if that goes to standard input too. Stays the caller's, and must
+                be open for as long as the program runs.
 
         Raises:
             InvalidValueError: one of them cannot be used.
@@ -79,6 +87,14 @@ class CommandSource:
         self._cwd = None if cwd is None else _checked_text(os.fspath(cwd), "cwd")
         self._env = _checked_env(env or {})
         self._grace_s = _checked_grace(grace_s)
+        self._stdin = stdin
+        self._tells_paths = True
+
+    def for_clients(self) -> "CommandSource":
+        """Return the same program for callers that must not learn where it lies: the log names paths, errors do not."""
+        other = copy.copy(self)
+        other._tells_paths = False
+        return other
 
     def run(self, context: AgentContext) -> Ending:
         """Run the program for an agent, from start to end.
@@ -106,9 +122,21 @@ class CommandSource:
     def _run(self, context: AgentContext, pipes: ChildPipes) -> Ending:
         argv, stdin = self._with_prompt(context.prompt)
         try:
-            pipes.start(argv, agent=context.id, epoch=context.epoch, cwd=self._cwd, env=self._env, stdin=stdin)
+            pipes.start(
+                argv,
+                agent=context.id,
+                epoch=context.epoch,
+                cwd=self._cwd,
+                env=self._env,
+                stdin=stdin,
+                feed=self._stdin,
+            )
         except (OSError, ValueError) as error:
-            return _failed(self._why_not_started(error), {})
+            why = self._why_not_started(error)
+            if not self._tells_paths:
+                folder = "" if self._cwd is None else f" in {self._cwd!r}"
+                logger.warning("agent %s failed: cannot start %r%s: %s", context.id, self.argv[0], folder, error)
+            return _failed(why, {})
         _record_process(context, pipes)
         parser = PARSERS[self.type]()
         speech = _Speech(parser, context)
@@ -127,10 +155,11 @@ class CommandSource:
         return list(self.argv), prompt.encode(errors="replace")
 
     def _why_not_started(self, error: OSError | ValueError) -> SourceError:
-        program = clean_text(self.argv[0])
+        program = clean_text(self.argv[0]) if self._tells_paths else self._name
         if isinstance(error, FileNotFoundError):
             if self._cwd is not None and not os.path.isdir(self._cwd):
-                return SourceError(f"cannot start {program!r}: there is no folder {clean_text(self._cwd)!r}")
+                folder = repr(clean_text(self._cwd)) if self._tells_paths else "such as its template says"
+                return SourceError(f"cannot start {program!r}: there is no folder {folder}")
             if not self._program_exists():
                 return CommandNotFoundError(program)
             return SourceError(f"cannot start {program!r}: the interpreter in its first line does not exist")

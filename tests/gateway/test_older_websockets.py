@@ -59,15 +59,28 @@ def test_another_method_is_refused_and_told_which_are_answered(
     assert b"Allow: GET, HEAD" in head
 
 
+@pytest.fixture
+def behind_a_proxy(tmp_path: Path) -> Iterator[AgentRuntime]:
+    with AgentRuntime(tmp_path / "b.db", listen="127.0.0.1:0", token="t0ken") as runtime:
+        yield runtime
+
+
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
-def test_a_proxy_that_asks_with_http_1_0_is_answered(runtime: AgentRuntime, method: bytes) -> None:
-    head, _ = asked(runtime, method + b" /healthz HTTP/1.0")
+def test_a_proxy_that_asks_with_http_1_0_is_answered(behind_a_proxy: AgentRuntime, method: bytes) -> None:
+    head, _ = asked(behind_a_proxy, method + b" /healthz HTTP/1.0")
 
     assert head.startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_websocket_is_not_opened_with_http_1_0(runtime: AgentRuntime) -> None:
-    head, body = asked(runtime, b"GET /v1/ws HTTP/1.0", UPGRADE)
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_without_tokens_it_is_taken_for_a_proxy_and_refused(runtime: AgentRuntime, method: bytes) -> None:
+    head, _ = asked(runtime, method + b" /healthz HTTP/1.0")
+
+    assert head.startswith(b"HTTP/1.1 403 ")
+
+
+def test_a_websocket_is_not_opened_with_http_1_0(behind_a_proxy: AgentRuntime) -> None:
+    head, body = asked(behind_a_proxy, b"GET /v1/ws HTTP/1.0", UPGRADE)
 
     assert head.startswith(b"HTTP/1.1 505 ")
     assert b"HTTP/1.1" in body
@@ -111,7 +124,7 @@ def test_a_handshake_that_is_broken_off_is_logged_by_nobody(
         wire.sendall(b"GET /v1/ws HTTP/1.1\r\nAuthorization: Bearer s3cr")
     with socket.create_connection((host, int(port)), TIMEOUT_S) as wire:
         wire.sendall(b"GET /v1/ws HTTP/1.1\r\nAuthorization: Bearer \x00s3cret\r\n\r\n")
-        assert wire.recv(65536) == b""
+        assert wire.recv(65536).startswith(b"HTTP/1.1 400 ")
     wait_until(lambda: b" 200 " in asked(runtime, b"GET /healthz HTTP/1.1")[0], "the server to go on")
 
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
