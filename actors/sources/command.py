@@ -1,34 +1,27 @@
 """A command line program as an agent's source: its lines become messages, its end becomes the agent's end.
 
-Owns what a program is told (prompt, environment), the translation of its output by the parser of its kind,
-and the decision of how it ended, which is never its exit code alone. Must never read output before the
-process is recorded in the store: what runs unrecorded could not be found again after a crash. One thread for
-each run.
+Owns what a program is told (prompt, environment) and the run from start to end; what it says is `speech.py`'s, how
+it ended `verdict.py`'s. Must never read output before the process is recorded in the store: what runs unrecorded
+could not be found again after a crash. One thread for each run.
 """
 
 import errno
 import math
 import os
 import shutil
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Final
 
-from commitcast.actors.errors import (
-    CommandFailedError,
-    CommandNotFoundError,
-    SourceCancelledError,
-    SourceError,
-    VerdictMissingError,
-)
+from commitcast.actors.errors import CommandNotFoundError, SourceCancelledError, SourceError
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Ending
-from commitcast.actors.sources.lines import Line, LineSplitter
-from commitcast.actors.sources.parsers import PARSERS, Parser, guess_type
+from commitcast.actors.sources.parsers import PARSERS, guess_type
 from commitcast.actors.sources.parsers.decoding import clean_text
 from commitcast.actors.sources.pipes import ChildPipes
 from commitcast.actors.sources.process import process_started
+from commitcast.actors.sources.speech import Speech
+from commitcast.actors.sources.verdict import decide_ending, failed
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
 
@@ -108,10 +101,10 @@ class CommandSource:
         try:
             pipes.start(argv, agent=context.id, epoch=context.epoch, cwd=self._cwd, env=self._env, stdin=stdin)
         except (OSError, ValueError) as error:
-            return _failed(self._why_not_started(error), {})
+            return failed(self._why_not_started(error), {})
         _record_process(context, pipes)
         parser = PARSERS[self.type]()
-        speech = _Speech(parser, context)
+        speech = Speech(parser, context)
         pipes.read_into(speech.feed)
         while pipes.wait():
             _check_cancelled(context)
@@ -144,90 +137,6 @@ class CommandSource:
         if "/" in program:  # looked for after the change of folder
             return os.path.exists(os.path.join(self._cwd or "", program))
         return shutil.which(program, path=self._env.get("PATH")) is not None
-
-
-class _Speech:
-    """What one process says, on its way from chunks of bytes to messages."""
-
-    def __init__(self, parser: Parser, context: AgentContext) -> None:
-        self._parser = parser
-        self._context = context
-        self._splitter = LineSplitter()
-        self._session_id = parser.session_id
-
-    def feed(self, chunk: bytes) -> None:
-        """Put the messages that a chunk completes. Blocks while the agent is at its bound."""
-        for line in self._splitter.feed(chunk):
-            self._say(line)
-
-    def end(self) -> None:
-        """Put the last line if it had no newline."""
-        for line in self._splitter.end():
-            self._say(line)
-
-    def _say(self, line: Line) -> None:
-        if line.partial:
-            self._context.put(self._parser.parse_piece(line.data, continues=line.continues))
-            return
-        for draft in self._parser.parse(line.data):
-            self._context.put(draft)
-        if self._parser.session_id != self._session_id:
-            self._session_id = self._parser.session_id
-            self._context.patch(configuration={"session_id": self._session_id})
-
-
-def decide_ending(command: str, exit_code: int | None, parser: Parser, stderr_tail: str) -> Ending:
-    """Decide how an agent ended whose program has ended. Pure.
-
-    Completed takes all three: exit code 0, no bad verdict, and a verdict at all where programs of the kind
-    give one. CLIs have ended with 0 after an error, and with 1 after a good result.
-
-    Args:
-        command: what to call the program.
-        exit_code: negative for a signal; None if it is lost.
-        parser: that has read all of its output.
-        stderr_tail: the end of its standard error, "" for nothing.
-    """
-    result: dict[str, Any] = dict(parser.verdict.result or {}) if parser.verdict else {}
-    result["exit_code"] = exit_code
-    if stderr_tail:
-        result["stderr_tail"] = stderr_tail
-    error = _why_failed(command, exit_code, parser, f"\n{stderr_tail}" if stderr_tail else "")
-    return Ending(result=result) if error is None else _failed(error, result)
-
-
-def _why_failed(command: str, exit_code: int | None, parser: Parser, tail: str) -> SourceError | None:
-    verdict = parser.verdict
-    how = _exit_text(exit_code, parser)
-    if verdict is not None and not verdict.ok:
-        also = "" if exit_code == 0 else f" (it {how})"
-        return CommandFailedError(f"{command} reported an error: {verdict.message}{also}{tail}")
-    last_error = "" if parser.last_error is None else f"; its last error was: {parser.last_error}"
-    if exit_code != 0:
-        though = "" if verdict is None else " although it had reported success"
-        return CommandFailedError(f"{command} {how}{though}{last_error}{tail}")
-    if verdict is None and parser.gives_verdict:
-        return VerdictMissingError(f"{command} {how} but never said whether it had succeeded{last_error}{tail}")
-    return None
-
-
-def _exit_text(exit_code: int | None, parser: Parser) -> str:
-    if exit_code is None:
-        return "ended, but its exit code is lost: something else in this program waits for its children"
-    if exit_code < 0:
-        names = {number.value: number.name for number in signal.Signals}
-        return f"was killed by {names.get(-exit_code, f'signal {-exit_code}')}"
-    meaning = parser.exit_codes.get(exit_code)
-    return f"ended with exit code {exit_code}" + (f": {meaning}" if meaning else "")
-
-
-def _failed(error: SourceError, result: dict[str, Any]) -> Ending:
-    return Ending(
-        status=AgentStatus.FAILED,
-        error_name=type(error).__name__,
-        error_message=str(error),
-        result=result or None,
-    )
 
 
 def _record_process(context: AgentContext, pipes: ChildPipes) -> None:

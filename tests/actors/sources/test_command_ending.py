@@ -12,10 +12,11 @@ from command_agent import Agent, printing, python, shell
 from commitcast.actors.errors import SourceCancelledError
 from commitcast.actors.future import Future
 from commitcast.actors.sources import pipes
-from commitcast.actors.sources.command import CommandSource, decide_ending
+from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.draft import Draft, Ending
 from commitcast.actors.sources.parsers import PARSERS, Parser, Verdict
 from commitcast.actors.sources.process import has_exited, process_started
+from commitcast.actors.sources.verdict import decide_ending
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
 from waiting import TIMEOUT_S, wait_until
