@@ -16,7 +16,7 @@ from typing import Any, Final
 from commitcast.actors.errors import CommandNotFoundError, SourceCancelledError, SourceError
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Ending
-from commitcast.actors.sources.parsers import PARSERS, guess_type
+from commitcast.actors.sources.parsers import PARSERS, Parser, Verdict, guess_type
 from commitcast.actors.sources.parsers.decoding import clean_text
 from commitcast.actors.sources.pipes import ChildPipes
 from commitcast.actors.sources.process import process_started
@@ -28,6 +28,13 @@ from commitcast.persistence.records import AgentStatus
 PROMPT_PLACEHOLDER: Final = "{prompt}"
 """Replaced in every argument."""
 
+EXIT_TIMEOUT_S: Final = 30.0
+"""How long a program may be silent after its verdict and not exit. Those that tidy up are gone within seconds; one that
+an open handle keeps alive never goes, and its agent would be running for ever."""
+
+LONGEST_STEP_S: Final = 3600.0
+"""A selector cannot wait for just any time; it is only asked again."""
+
 
 class CommandSource:
     """A program to run, once for each agent that it is given to.
@@ -37,9 +44,11 @@ class CommandSource:
         type: the kind of agent; it chooses the parser.
         echoes_prompt: whether the program prints the prompt as a message of its own.
         takes_input: False: its standard input is closed behind the prompt.
+        owns_processes: True: the agent's end is not told before its processes are gone.
     """
 
     takes_input = False
+    owns_processes = True
 
     def __init__(
         self,
@@ -49,6 +58,7 @@ class CommandSource:
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         grace_s: float = 5.0,
+        exit_timeout_s: float = EXIT_TIMEOUT_S,
     ) -> None:
         """Describe a program; nothing is started.
 
@@ -59,6 +69,9 @@ class CommandSource:
             cwd: the folder in which it starts; None for the current one.
             env: added to the environment of this process.
             grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
+            exit_timeout_s: seconds of silence after its verdict until it is stopped because it does not exit; its
+                verdict counts. Give more, or `math.inf`, to a program whose background tasks are silent for longer and
+                then speak again.
 
         Raises:
             InvalidValueError: one of them cannot be used.
@@ -71,7 +84,8 @@ class CommandSource:
         self._name = clean_text(PurePath(self.argv[0]).name)
         self._cwd = None if cwd is None else _checked_text(os.fspath(cwd), "cwd")
         self._env = _checked_env(env or {})
-        self._grace_s = _checked_grace(grace_s)
+        self._grace_s = _checked_seconds(grace_s, "grace_s")
+        self._exit_timeout_s = _checked_seconds(exit_timeout_s, "exit_timeout_s", may_be_infinite=True)
 
     def run(self, context: AgentContext) -> Ending:
         """Run the program for an agent, from start to end.
@@ -83,11 +97,11 @@ class CommandSource:
             Exception: what the runtime raised when it was told the process id; the program was stopped.
 
         Threads: blocks as long as the program runs, and a few seconds longer than `grace_s` to stop it. When
-            it returns or raises, nothing of the program's process group is left.
+            it returns or raises, nothing is left of the program and of what it has started.
         """
         if context.cancelled.is_set():
             return Ending(status=AgentStatus.TERMINATED)
-        pipes = ChildPipes()
+        pipes = ChildPipes(context.processes)
         try:
             context.cancelled.on_set(pipes.wake.set)
             return self._run(context, pipes)
@@ -106,12 +120,32 @@ class CommandSource:
         parser = PARSERS[self.type]()
         speech = Speech(parser, context)
         pipes.read_into(speech.feed)
-        while pipes.wait():
+        try:
+            verdict = self._listen(context, pipes, parser)
+            pipes.stop(self._grace_s)
+            pipes.drain()
+            speech.end()
+        except SourceCancelledError:  # what it had said of its end by then is kept
+            return Ending(status=AgentStatus.TERMINATED, result=parser.verdict and parser.verdict.result)
+        if verdict is not None:  # and not what it says of being stopped
+            parser.verdict = verdict
+        return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail, hangs=verdict is not None)
+
+    def _listen(self, context: AgentContext, pipes: ChildPipes, parser: Parser) -> Verdict | None:
+        """Read until the program has ended; return its verdict if it gave one and does not exit."""
+        due_in_s = self._exit_due_in_s(pipes, parser)
+        while pipes.wait(due_in_s):
             _check_cancelled(context)
-        pipes.stop(self._grace_s)
-        pipes.drain()
-        speech.end()
-        return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail)
+            has_looked, due_in_s = due_in_s == 0, self._exit_due_in_s(pipes, parser)
+            if has_looked and due_in_s == 0:  # looked once more, because this process may have been stopped meanwhile
+                return parser.verdict
+        return None
+
+    def _exit_due_in_s(self, pipes: ChildPipes, parser: Parser) -> float | None:
+        """Return how long the program may still be silent and not exit; None: for as long as it likes."""
+        if parser.verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
+            return None
+        return min(max(0.0, self._exit_timeout_s - pipes.silence_s()), LONGEST_STEP_S)
 
     def _with_prompt(self, prompt: str) -> tuple[list[str], bytes]:
         """Return the arguments and what standard input gets."""
@@ -179,7 +213,7 @@ def _checked_env(env: Mapping[str, str]) -> dict[str, str]:
     return dict(env)
 
 
-def _checked_grace(grace_s: float) -> float:
-    if not isinstance(grace_s, (int, float)) or not math.isfinite(grace_s) or grace_s < 0:
-        raise InvalidValueError(f"grace_s must be a number of seconds from 0 up, not {grace_s!r:.80}")
-    return float(grace_s)
+def _checked_seconds(value: float, name: str, *, may_be_infinite: bool = False) -> float:
+    if not isinstance(value, (int, float)) or not value >= 0 or (math.isinf(value) and not may_be_infinite):
+        raise InvalidValueError(f"{name} must be a number of seconds from 0 up, not {value!r:.80}")
+    return float(value)

@@ -9,23 +9,30 @@ from commitcast.actors.sources.parsers import Parser
 from commitcast.persistence.records import AgentStatus
 
 
-def decide_ending(command: str, exit_code: int | None, parser: Parser, stderr_tail: str) -> Ending:
+def decide_ending(
+    command: str, exit_code: int | None, parser: Parser, stderr_tail: str, *, hangs: bool = False
+) -> Ending:
     """Decide how an agent ended whose program has ended. Pure.
 
     Completed takes all three: exit code 0, no bad verdict, and a verdict at all where programs of the kind
-    give one. CLIs have ended with 0 after an error, and with 1 after a good result.
+    give one. CLIs have ended with 0 after an error, and with 1 after a good result. The exit code does not count where
+    it says nothing of the program: it is lost, or the program was stopped because it did not exit after its verdict.
 
     Args:
         command: what to call the program.
         exit_code: negative for a signal; None if it is lost.
         parser: that has read all of its output.
         stderr_tail: the end of its standard error, "" for nothing.
+        hangs: whether it did not exit after its verdict.
     """
     result: dict[str, Any] = dict(parser.verdict.result or {}) if parser.verdict else {}
     result["exit_code"] = exit_code
     if stderr_tail:
         result["stderr_tail"] = stderr_tail
-    error = _why_failed(command, exit_code, parser, f"\n{stderr_tail}" if stderr_tail else "")
+    if hangs:
+        result["exit_timed_out"] = True
+    says_nothing = parser.verdict is not None and (hangs or exit_code is None)
+    error = _why_failed(command, 0 if says_nothing else exit_code, parser, f"\n{stderr_tail}" if stderr_tail else "")
     return Ending(result=result) if error is None else failed(error, result)
 
 
@@ -46,7 +53,9 @@ def _why_failed(command: str, exit_code: int | None, parser: Parser, tail: str) 
 
 def _exit_text(exit_code: int | None, parser: Parser) -> str:
     if exit_code is None:
-        return "ended, but its exit code is lost: something else in this program waits for its children"
+        return (
+            "ended, but its exit code is lost: this program ignores SIGCHLD, or something else in it waits for children"
+        )
     if exit_code < 0:
         names = {number.value: number.name for number in signal.Signals}
         return f"was killed by {names.get(-exit_code, f'signal {-exit_code}')}"
