@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from commitcast.actors.sources.command import PROMPT_PLACEHOLDER, CommandSource
+from commitcast.actors.sources.command import EXIT_TIMEOUT_S, PROMPT_PLACEHOLDER, CommandSource
 from commitcast.actors.sources.runner import Source, check_source
 from commitcast.actors.supervision import RestartPolicy
 from commitcast.persistence.errors import InvalidValueError
@@ -85,6 +85,7 @@ class _CommandTemplate(msgspec.Struct, forbid_unknown_fields=True):
     environment: dict[str, str] = {}
     restart: Literal["never", "on_failure"] = "never"
     max_running: int = MAX_RUNNING
+    exit_timeout_s: float = EXIT_TIMEOUT_S
 
 
 def checked_templates(templates: Mapping[str, Template]) -> dict[str, Template]:
@@ -101,7 +102,7 @@ def checked_templates(templates: Mapping[str, Template]) -> dict[str, Template]:
 
 def load_templates(path: Path) -> dict[str, Template]:
     """Return the templates in a TOML file: a table for each, with `command` and, if need be, `type`, `folder`,
-    `environment`, `restart` and `max_running`.
+    `environment`, `restart`, `max_running` and `exit_timeout_s`.
 
     Raises:
         InvalidValueError: the file cannot be read, or one of them cannot be used.
@@ -124,7 +125,13 @@ def _named(path: Path, name: str, make: Callable[[], Template]) -> Template:
 
 def _template(table: Any) -> Template:
     found = msgspec.convert(table, _CommandTemplate)
-    source = CommandSource(found.command, type=found.type, cwd=found.folder, env=found.environment)
+    source = CommandSource(
+        found.command,
+        type=found.type,
+        cwd=found.folder,
+        env=found.environment,
+        exit_timeout_s=found.exit_timeout_s,
+    )
     return Template(source, restart=found.restart, max_running=found.max_running)
 
 

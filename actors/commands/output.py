@@ -1,8 +1,10 @@
 """What the commands print: for people, or one JSON object a line. Owns standard output and standard error."""
 
+import errno
 import os
 import sys
 import unicodedata
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -36,13 +38,15 @@ _COLOURS: Final = {
 
 
 def note(text: str) -> None:
-    """Tell the person at the terminal something that is not data."""
-    notes.print(printable(text), style="bright_black", markup=False)
+    """Tell the person at the terminal something that is not data. That the terminal has gone changes nothing."""
+    with suppress(OSError):
+        notes.print(printable(text), style="bright_black", markup=False)
 
 
 def fail(text: str) -> None:
-    """Say in one line what went wrong."""
-    notes.print(f"commitcast: {printable(text)}", style="red", markup=False)
+    """Say in one line what went wrong. The exit code says it too where that cannot be written."""
+    with suppress(OSError):
+        notes.print(f"commitcast: {printable(text)}", style="red", markup=False)
 
 
 def printable(text: str) -> str:
@@ -51,6 +55,11 @@ def printable(text: str) -> str:
         character if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs") else "�"
         for character in text
     )
+
+
+def has_left(error: OSError) -> bool:
+    """Tell whether writing failed because the reader of our output has left: closed its pipe, or the terminal."""
+    return error.errno == errno.EIO or isinstance(error, BrokenPipeError)
 
 
 def leave_output() -> None:

@@ -9,12 +9,12 @@ from typing import Annotated, Final
 import typer
 
 from commitcast.actors.commands import options
-from commitcast.actors.commands.output import leave_output, note, print_ending, print_message
+from commitcast.actors.commands.output import has_left, leave_output, note, print_ending, print_message
 from commitcast.actors.commands.stopping import EXIT_CODES, stopping_on_signals
 from commitcast.actors.errors import CommandNotFoundError, FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
-from commitcast.actors.sources.command import CommandSource
+from commitcast.actors.sources.command import EXIT_TIMEOUT_S, CommandSource
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 
@@ -41,12 +41,20 @@ def run(
     ] = "",
     listen: options.Listen = "off",
     token_file: options.TokenFile = None,
+    exit_timeout_s: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds of silence after its verdict until a program that does not exit is stopped; its verdict "
+            "counts. `inf` waits for ever.",
+        ),
+    ] = EXIT_TIMEOUT_S,
     json: options.Json = False,
 ) -> None:
     """Run a CLI as an agent: every line it prints is committed before anybody sees it.
 
-    Prints each message once it is durable. Exit code 0 if the agent completed, 1 if it failed, 130 or 143 if a signal
-    ended it.
+    Prints each message once it is durable. Exit code 0 if the agent completed, 1 if it failed, 128 and the signal's
+    number if one ended it.
 
     Example: commitcast run --listen 127.0.0.1:8765 -- claude -p "{prompt}" --output-format stream-json --verbose
     """
@@ -56,7 +64,7 @@ def run(
         if os.path.exists(command[0]):
             raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder, or has no permission to execute")
         raise CommandNotFoundError(command[0])
-    source = CommandSource(command, type=type)
+    source = CommandSource(command, type=type, exit_timeout_s=exit_timeout_s)
     runtime = AgentRuntime(db, listen=options.address(listen), token=options.tokens(token_file), catch_up_s=CATCH_UP_S)
     agents: list[AgentHandle] = []
     launched = threading.Lock()
@@ -87,7 +95,7 @@ def run(
             raise typer.Exit(EXIT_CODES[stopping.signal]) from None
         finally:
             runtime.stop()
-        print_ending(ended, as_json=json)
+        _print_ending(ended, as_json=json)
         if ended.status is AgentStatus.TERMINATED:
             code = 143 if stopping.signal is None else EXIT_CODES[stopping.signal]
         else:
@@ -109,7 +117,9 @@ def _follow(runtime: AgentRuntime, agent: AgentHandle, *, as_json: bool) -> Agen
             try:
                 if is_read:
                     print_message(message, as_json=as_json)
-            except BrokenPipeError:  # whoever read our output has left; the agent and its subscribers go on
+            except OSError as error:  # its reader has left; the agent and its subscribers go on
+                if not has_left(error):
+                    raise
                 is_read = False
                 leave_output()
         return agent.record()
@@ -117,3 +127,12 @@ def _follow(runtime: AgentRuntime, agent: AgentHandle, *, as_json: bool) -> Agen
         if runtime.failure is not None:
             raise runtime.failure from None
         raise
+
+
+def _print_ending(ended: AgentRecord, *, as_json: bool) -> None:
+    try:
+        print_ending(ended, as_json=as_json)
+    except OSError as error:  # the exit code is to say how the agent ended nevertheless
+        if not has_left(error):
+            raise
+        leave_output()
