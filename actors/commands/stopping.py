@@ -63,18 +63,20 @@ def stopping_on_signals(then: Callable[[str], object] = lambda name: None) -> It
         then: called once with the signal's name, on a thread of its own, because a handler may interrupt anything.
     """
     stopping = Stopping()
+    insisted: list[int] = []
 
     def handle(number: int, _: FrameType | None) -> None:
-        if stopping.signal is not None:
-            if number != signal.SIGHUP:  # that comes twice by itself, from the terminal and from its shell
-                _exit_at_once(EXIT_CODES[signal.Signals(number)])
-        else:
+        if number != signal.SIGHUP:  # that comes by itself beside others: from the terminal, its shell and its session
+            insisted.append(number)
+        if len(insisted) > 1:
+            _exit_at_once(EXIT_CODES[signal.Signals(number)])
+        if stopping.signal is None:
             stopping.ask(number)
             threading.Thread(target=then, args=(signal.Signals(number).name,), name="stopping", daemon=True).start()
 
     before: dict[signal.Signals, Any] = {number: signal.signal(number, handle) for number in ending_signals()}
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, before)  # and so for the threads and children that begin inside
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, before)  # for threads and children too
     faulthandler.register(signal.SIGUSR1)
     try:
         yield stopping
