@@ -70,7 +70,7 @@ class AgentExistsError(CommitcastError, ValueError):
         self.agent = agent
 
     def __str__(self) -> str:
-        return f"there is already an agent {self.agent!r}: choose another id, or delete that agent first"
+        return f"there is already an agent {self.agent!r}: choose another id"
 
 
 class IdempotencyConflictError(CommitcastError, ValueError):
@@ -90,7 +90,7 @@ class IdempotencyConflictError(CommitcastError, ValueError):
 class IllegalTransitionError(CommitcastError, ValueError):
     """The lifecycle does not allow this change of status; nothing was changed."""
 
-    code = "bad_request"
+    code = "conflict"
 
     def __init__(self, agent: str, previous: str, status: str) -> None:
         super().__init__(agent, previous, status)

@@ -114,7 +114,7 @@ def _progress(*, is_shown: bool) -> Progress:
 
 @contextmanager
 def _interruptible(folder: str) -> Iterator[None]:
-    """Unwind on the signals that end a program: files and children are removed, and the signal's code is the exit code."""
+    """Unwind on the signals that end a program; files and children are removed, and the exit code is the signal's."""
     caught: list[signal.Signals] = []
 
     def interrupt(number: int, _: FrameType | None) -> None:

@@ -5,7 +5,9 @@ it ended `verdict.py`'s. Must never read output before the process is recorded i
 could not be found again after a crash. One thread for each run.
 """
 
+import copy
 import errno
+import logging
 import math
 import os
 import shutil
@@ -24,6 +26,8 @@ from commitcast.actors.sources.speech import Speech
 from commitcast.actors.sources.verdict import decide_ending, failed
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
+
+logger: Final = logging.getLogger(__name__)
 
 PROMPT_PLACEHOLDER: Final = "{prompt}"
 """Replaced in every argument."""
@@ -59,6 +63,7 @@ class CommandSource:
         env: Mapping[str, str] | None = None,
         grace_s: float = 5.0,
         exit_timeout_s: float = EXIT_TIMEOUT_S,
+        stdin: int | None = None,
     ) -> None:
         """Describe a program; nothing is started.
 
@@ -72,6 +77,9 @@ class CommandSource:
             exit_timeout_s: seconds of silence after its verdict until it is stopped because it does not exit; its
                 verdict counts. Give more, or `math.inf`, to a program whose background tasks are silent for longer and
                 then speak again.
+            stdin: a descriptor of a pipe, socket or file: all that comes from it up to its end is passed on to the
+                program as it comes, behind the prompt if that goes to standard input too. Stays the caller's, and must
+                be open for as long as the program runs.
 
         Raises:
             InvalidValueError: one of them cannot be used.
@@ -86,6 +94,14 @@ class CommandSource:
         self._env = _checked_env(env or {})
         self._grace_s = _checked_seconds(grace_s, "grace_s")
         self._exit_timeout_s = _checked_seconds(exit_timeout_s, "exit_timeout_s", may_be_infinite=True)
+        self._stdin = stdin
+        self._tells_paths = True
+
+    def for_clients(self) -> "CommandSource":
+        """Return the same program for callers that must not learn where it lies: the log names paths, errors do not."""
+        other = copy.copy(self)
+        other._tells_paths = False
+        return other
 
     def run(self, context: AgentContext) -> Ending:
         """Run the program for an agent, from start to end.
@@ -113,9 +129,21 @@ class CommandSource:
     def _run(self, context: AgentContext, pipes: ChildPipes) -> Ending:
         argv, stdin = self._with_prompt(context.prompt)
         try:
-            pipes.start(argv, agent=context.id, epoch=context.epoch, cwd=self._cwd, env=self._env, stdin=stdin)
+            pipes.start(
+                argv,
+                agent=context.id,
+                epoch=context.epoch,
+                cwd=self._cwd,
+                env=self._env,
+                stdin=stdin,
+                feed=self._stdin,
+            )
         except (OSError, ValueError) as error:
-            return failed(self._why_not_started(error), {})
+            why = self._why_not_started(error)
+            if not self._tells_paths:
+                folder = "" if self._cwd is None else f" in {self._cwd!r}"
+                logger.warning("agent %s failed: cannot start %r%s: %s", context.id, self.argv[0], folder, error)
+            return failed(why, {})
         _record_process(context, pipes)
         parser = PARSERS[self.type]()
         speech = Speech(parser, context)
@@ -154,10 +182,11 @@ class CommandSource:
         return list(self.argv), prompt.encode(errors="replace")
 
     def _why_not_started(self, error: OSError | ValueError) -> SourceError:
-        program = clean_text(self.argv[0])
+        program = clean_text(self.argv[0]) if self._tells_paths else self._name
         if isinstance(error, FileNotFoundError):
             if self._cwd is not None and not os.path.isdir(self._cwd):
-                return SourceError(f"cannot start {program!r}: there is no folder {clean_text(self._cwd)!r}")
+                folder = repr(clean_text(self._cwd)) if self._tells_paths else "such as its template says"
+                return SourceError(f"cannot start {program!r}: there is no folder {folder}")
             if not self._program_exists():
                 return CommandNotFoundError(program)
             return SourceError(f"cannot start {program!r}: the interpreter in its first line does not exist")

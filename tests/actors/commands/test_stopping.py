@@ -88,7 +88,7 @@ class TestSignals:
         assert record(db).status == "terminated"  # in order: it was the first that was heard
 
     def test_a_second_signal_kills_the_program_and_what_left_its_session(self, db: str) -> None:
-        stubborn = "trap \"\" TERM; echo $$; while :; do sleep 0.05; done"
+        stubborn = 'trap "" TERM; echo $$; while :; do sleep 0.05; done'
         script = f"trap '' TERM; setsid sh -c '{stubborn}' & sleep 600; sleep 600"
         with running(*run_shell(db, script)) as command:
             pid = pid_of(command)
