@@ -13,6 +13,7 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from commitcast.gateway.http import error_response
+from commitcast.gateway.older_websockets import status_of
 
 _MESSAGES: Final = {
     HTTPStatus.REQUEST_URI_TOO_LONG: "the request line is too long: 8 KiB at most",
@@ -31,8 +32,10 @@ def answer_bad_requests(protocol: ServerProtocol) -> None:
 
     def answer_and_send_eof() -> None:
         has_left = protocol.reader.eof  # and hears nothing
-        if isinstance(protocol.handshake_exc, InvalidMessage) and not has_left:
-            protocol.writes.append(_response(HTTPStatus.BAD_REQUEST, _UNREADABLE).serialize())
+        error = protocol.handshake_exc
+        if isinstance(error, InvalidMessage) and not has_left:
+            status = status_of(error)
+            protocol.writes.append(_response(status, _MESSAGES.get(status, _UNREADABLE)).serialize())
         send_eof()
 
     protocol.reject = reject  # type: ignore[method-assign]

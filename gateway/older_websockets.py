@@ -1,8 +1,9 @@
 """What websockets 15 and 16 lack, and 17 has: to be deleted when 17 is the lowest version that is supported.
 
 Before 17 the library hangs up on every request that is not `GET` with HTTP/1.1, so that a `HEAD` of a monitor or a
-proxy that asks with HTTP/1.0 gets no answer; and it logs each handshake that a peer breaks off, with a traceback that
-may quote a token. Before 16 it closes connections with 1001 and nothing else. Runs on the gateway's loop.
+proxy that asks with HTTP/1.0 gets no answer, and on what is too long. It logs each handshake that a peer breaks off,
+with a traceback that may quote a token. Before 16 it closes connections with 1001 and nothing else. Runs on the
+gateway's loop.
 """
 
 import asyncio
@@ -10,10 +11,11 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Generator
+from http import HTTPStatus
 from typing import Any, Final
 
 from websockets.asyncio.server import Server
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import InvalidMessage, SecurityError, WebSocketException
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
@@ -24,6 +26,12 @@ CLOSES_WITH_A_CODE: Final = "code" in inspect.signature(Server.close).parameters
 
 _REQUEST_LINE: Final = re.compile(rb"([!-~]+) ([^ \x80-\xff]+) (HTTP/1\.[01])\r\n")
 _NO_BODY: Final = re.compile(rb"content-length:[ \t]*0+[ \t]*\r\n", re.IGNORECASE)
+
+
+class _TooLongError(Exception):
+    """The first line is."""
+
+
 _ReadLine = Callable[..., Generator[None, None, bytes | bytearray]]
 
 
@@ -50,13 +58,20 @@ class RequestLine:
 
     def _translated(self, *arguments: Any) -> Generator[None, None, bytes | bytearray]:
         """Read a line; put what the parser understands in the place of what it does not."""
-        line = yield from self._read_line(*arguments)
         if self._is_next:
+            line = yield from self._first_line(*arguments)
             self._is_next = False
             return self._note(line)
+        line = yield from self._read_line(*arguments)
         while _NO_BODY.fullmatch(line):  # some say so where there is none, and the parser takes it for a body
             line = yield from self._read_line(*arguments)
         return line
+
+    def _first_line(self, *arguments: Any) -> Generator[None, None, bytes | bytearray]:
+        try:
+            return (yield from self._read_line(*arguments))
+        except RuntimeError as error:  # else the parser says the same of it as of a header
+            raise _TooLongError from error
 
     def _note(self, line: bytes | bytearray) -> bytes:
         found = _REQUEST_LINE.fullmatch(line)
@@ -65,6 +80,15 @@ class RequestLine:
         method, path, version = found.groups()
         self._method, self._version = method.decode("ascii"), version.decode("ascii")
         return b"GET " + path + b" HTTP/1.1\r\n"
+
+
+def status_of(error: InvalidMessage) -> HTTPStatus:
+    """Return the status for a request that the library hung up on: 17 answers what is too long by itself."""
+    if isinstance(error.__cause__, _TooLongError):
+        return HTTPStatus.REQUEST_URI_TOO_LONG
+    if isinstance(error.__cause__, SecurityError):
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    return HTTPStatus.BAD_REQUEST
 
 
 def is_noise(message: object) -> bool:

@@ -74,6 +74,7 @@ BROKEN: Final[dict[str, tuple[int, bytes]]] = {
 
 
 class TestBrokenFrames:
+    @pytest.mark.newest
     def test_each_is_told_with_a_goodbye_and_leaves_nothing_in_the_log(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -130,6 +131,7 @@ class TestBrokenFrames:
 
 
 class TestPingsThatAreNotRead:
+    @pytest.mark.newest
     def test_their_sender_is_not_read_from(self, tmp_path: Path) -> None:
         async def flood(enemy: Wire) -> None:
             while True:
@@ -192,6 +194,7 @@ class TestOptions:
                 connection.close()
         assert statuses == [401, 401, 401, 429, 429]
 
+    @pytest.mark.newest
     def test_a_uvicorn_without_what_is_needed_keeps_its_own_websocket(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert uvicorn_websocket.websocket_options()["ws"] is BoundedWebSocket
 
