@@ -7,7 +7,6 @@ never delay a commit: what the loop cannot take in time is left to the store.
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from importlib import metadata
@@ -15,7 +14,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from commitcast.gateway.access import is_loopback
+from commitcast.gateway import descriptors
+from commitcast.gateway.attendance import Attendance
 from commitcast.gateway.auth import ANYBODY, Grant, TokenError, Verifier
 from commitcast.gateway.errors import CloseCode, ErrorCode
 from commitcast.gateway.handover import Handover
@@ -72,7 +72,8 @@ class GatewayCore:
         self._verifier = verifier
         self._sessions: dict[Peer, Session] = {}
         self._handover = Handover(lambda: self.call(self._take))
-        self._from: Counter[str] = Counter()
+        self.attendance = Attendance(self.limits)
+        self._from = self.attendance.counts
         self.loop: asyncio.AbstractEventLoop | None = None
         """On which it works, once it has begun."""
 
@@ -107,31 +108,25 @@ class GatewayCore:
 
     def enter(self, address: str) -> bool:
         """Count a connection; return False if its address has so many that it is not worth an answer."""
-        self._from[address] += 1
-        return self._from[address] <= 2 * self._limit_of(address)
+        return self.attendance.enter(address)
 
     def leave(self, address: str) -> None:
         """Count it no longer."""
-        self._from[address] -= 1
-        if not self._from[address]:
-            del self._from[address]
-
-    def _limit_of(self, address: str) -> int:
-        return self.limits.connections_from(is_local=is_loopback(address))
+        self.attendance.leave(address)
 
     def check_capacity(self) -> HttpResponse | None:
         """Return the refusal of a handshake while no more connections are taken; None lets it go on."""
         unavailable = HTTPStatus.SERVICE_UNAVAILABLE
         if self.is_draining:
             return error_response(unavailable, "unavailable", "the server stops", Retry_After="2")
-        if self.connections >= self.limits.connections:
+        if self.connections >= self.limits.connections or not descriptors.has_room_for_socket():
             return error_response(unavailable, "unavailable", "the server is full", Retry_After="10")
         return None
 
     async def serve(self, peer: Peer) -> None:
         """Serve a connection that has entered, until it is closed."""
         session = Session(self, peer)
-        if self._from[peer.peer_address] > self._limit_of(peer.peer_address):
+        if self.attendance.exceeds(peer.peer_address):
             reason = "too many connections from one address: close some first"
             await session.close(CloseCode.CONNECTION_LIMIT, reason)
             return

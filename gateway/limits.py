@@ -29,7 +29,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     running_requests: int = 16
     """Of one connection, `launch`, `send` and `terminate` together, that are not answered yet."""
     handshake_timeout_s: float = 5.0
-    """For a peer that has connected to ask for something."""
+    """For a peer that has connected to have asked for something, to the last byte of the request; TLS included."""
+    answer_timeout_s: float = 30.0
+    """For an answer over HTTP to be made, else it is 503; and again for the peer to take it, else it is dropped."""
     hello_timeout_s: float = 5.0
     """For a connection that needs a token to present it."""
     stall_timeout_s: float = 30.0

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from commitcast.actors.commands import options
+from commitcast.actors.commands import open_files, options
 from commitcast.actors.commands.output import leave_output, note, print_ending, print_message
 from commitcast.actors.commands.stopping import EXIT_CODES, stopping_on_signals
 from commitcast.actors.errors import CommandNotFoundError, FutureTimeoutError, RuntimeStoppedError
@@ -56,6 +56,7 @@ def run(
         if os.path.exists(command[0]):
             raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder, or has no permission to execute")
         raise CommandNotFoundError(command[0])
+    open_files.raise_limit(listens=options.address(listen) is not None)
     source = CommandSource(command, type=type)
     runtime = AgentRuntime(db, listen=options.address(listen), token=options.tokens(token_file), catch_up_s=CATCH_UP_S)
     agents: list[AgentHandle] = []
