@@ -8,18 +8,17 @@ missing, frames are sent by the documented `broadcast`, which builds one for eac
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Generator
 from typing import Any, Final, Protocol
 
 from websockets.asyncio.server import ServerConnection, broadcast
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Response
 from websockets.protocol import State
-from websockets.typing import StatusLike
 
 from commitcast.gateway import frames
+from commitcast.gateway.bad_requests import answer_bad_requests
 from commitcast.gateway.limits import MAX_FRAGMENTS
 from commitcast.gateway.prepared import WINDOW_BITS, PreparedFrame
 from commitcast.gateway.subscription import Subscriber
@@ -56,11 +55,9 @@ class Keeper(Protocol):
 class GatewayConnection(ServerConnection):
     """A subscriber's connection."""
 
-    def __init__(
-        self, *args: Any, keeper: Keeper, reject: Callable[[StatusLike, str], Response], **options: Any
-    ) -> None:
+    def __init__(self, *args: Any, keeper: Keeper, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.protocol.reject = reject  # type: ignore[method-assign]  # the library has no hook for it
+        answer_bad_requests(self.protocol)
         self.subscriber = Subscriber(self)
         self.token: str | None = None
         """That came with the handshake."""
@@ -92,7 +89,7 @@ class GatewayConnection(ServerConnection):
             self._say_goodbye_before_failing()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Let all that wait for the end go on, whatever state the library was in: it asserts that it is this one."""
+        """End all waits for the connection's end, in whatever state the library is: it asserts that it is this one."""
         self.protocol.receive_eof()
         self.protocol.state = State.CLOSED
         super().connection_lost(error)

@@ -15,16 +15,18 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from commitcast.gateway import descriptors
-from commitcast.gateway.attendance import Attendance
-from commitcast.gateway.auth import ANYBODY, Grant, TokenError, Verifier
-from commitcast.gateway.errors import CloseCode, ErrorCode
+from commitcast.gateway.admission import Admission
+from commitcast.gateway.auth import Grant, Verifier
+from commitcast.gateway.connection_counts import ConnectionCounts
+from commitcast.gateway.errors import CloseCode
 from commitcast.gateway.handover import Handover
 from commitcast.gateway.http import HttpResponse, error_response
 from commitcast.gateway.limits import Limits
 from commitcast.gateway.metrics import GatewayCollector, Standings, Traffic
 from commitcast.gateway.operations import Operations
+from commitcast.gateway.peer import Peer
 from commitcast.gateway.pump import Pump
-from commitcast.gateway.session import Peer, Session
+from commitcast.gateway.session import Session
 from commitcast.gateway.subscription import Subscriber, Subscription
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Store
@@ -67,13 +69,12 @@ class GatewayCore:
         self.traffic = Traffic()
         self.pump = Pump(store, self.traffic, self._drop)
         self.registry = CollectorRegistry(auto_describe=False)
+        self.admission = Admission(verifier, self.limits.refused_tokens)
         self.registry.register(GatewayCollector(self.traffic, self._standings))
         self.is_draining = False
-        self._verifier = verifier
         self._sessions: dict[Peer, Session] = {}
         self._handover = Handover(lambda: self.call(self._take))
-        self.attendance = Attendance(self.limits)
-        self._from = self.attendance.counts
+        self.counts = ConnectionCounts(self.limits)
         self.loop: asyncio.AbstractEventLoop | None = None
         """On which it works, once it has begun."""
 
@@ -108,25 +109,25 @@ class GatewayCore:
 
     def enter(self, address: str) -> bool:
         """Count a connection; return False if its address has so many that it is not worth an answer."""
-        return self.attendance.enter(address)
+        return self.counts.enter(address)
 
     def leave(self, address: str) -> None:
         """Count it no longer."""
-        self.attendance.leave(address)
+        self.counts.leave(address)
 
     def check_capacity(self) -> HttpResponse | None:
         """Return the refusal of a handshake while no more connections are taken; None lets it go on."""
         unavailable = HTTPStatus.SERVICE_UNAVAILABLE
         if self.is_draining:
             return error_response(unavailable, "unavailable", "the server stops", Retry_After="2")
-        if self.connections >= self.limits.connections or not descriptors.has_room_for_socket():
+        if self.connections >= self.limits.connections or not descriptors.has_room_for_websocket():
             return error_response(unavailable, "unavailable", "the server is full", Retry_After="10")
         return None
 
     async def serve(self, peer: Peer) -> None:
         """Serve a connection that has entered, until it is closed."""
         session = Session(self, peer)
-        if self.attendance.exceeds(peer.peer_address):
+        if self.counts.exceeds(peer.peer_address):
             reason = "too many connections from one address: close some first"
             await session.close(CloseCode.CONNECTION_LIMIT, reason)
             return
@@ -136,25 +137,13 @@ class GatewayCore:
         finally:
             del self._sessions[peer]
 
-    def grant_of(self, token: str | None) -> Grant | None:
-        """Return what a token allows; None without one where one is needed.
+    def grant_of(self, token: str | None, address: str) -> Grant | None:
+        """Return what a token from an address allows; None without one where one is needed.
 
         Raises:
             TokenError: the token is not accepted.
         """
-        if self._verifier is None:
-            return ANYBODY
-        if token is None:
-            return None
-        try:
-            grant = self._verifier.verify(token)
-        except TokenError:
-            raise
-        except BaseException as error:  # a host's own: neither a loss of the connection, nor the end of this loop
-            raise RuntimeError("the verifier of tokens failed") from error
-        if grant.has_expired(time.time()):
-            raise TokenError("the token has expired: present a new one", error_code=ErrorCode.TOKEN_EXPIRED)
-        return grant
+        return self.admission.grant_of(token, address)
 
     @property
     def connections(self) -> int:
@@ -221,6 +210,7 @@ class GatewayCore:
             connections=len(self._sessions),
             paused=sum(peer.subscriber.is_paused for peer in self._sessions),
             subscriptions=sum(len(peer.subscriber.subscriptions) for peer in self._sessions),
+            refused_tokens=dict(self.admission.refused),
             lags=self.pump.hub.lags(),
         )
 

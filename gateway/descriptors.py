@@ -35,7 +35,7 @@ def room(limit: int) -> int:
     return limit - min(max(RESERVE, limit // RESERVE_SHARE), limit // 2)
 
 
-def room_for_sockets(limit: int) -> int:
+def room_for_websockets(limit: int) -> int:
     """Return the number that the lowest free descriptor must be below for one more WebSocket."""
     return room(limit) - room(limit) // SPARE_SHARE
 
@@ -45,9 +45,9 @@ def is_for_connections(number: int) -> bool:
     return number < room(soft_limit())
 
 
-def has_room_for_socket() -> bool:
+def has_room_for_websocket() -> bool:
     """Whether one more connection may become a WebSocket."""
-    return lowest_free() < room_for_sockets(soft_limit())
+    return lowest_free() < room_for_websockets(soft_limit())
 
 
 def lowest_free() -> int:

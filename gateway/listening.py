@@ -1,4 +1,4 @@
-"""Listening sockets, and an event loop whose servers let in through a door what comes to them.
+"""Listening sockets, and an event loop whose servers bound what they accept.
 
 `asyncio` accepts whatever there is, tells a protocol of it after TLS at the earliest, and when no descriptor is free
 reports that a thousand times a second. A `ListeningLoop` is asyncio's own loop with another `create_server`, which is
@@ -13,14 +13,14 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from commitcast.gateway.door import Door, End, Guest
+from commitcast.gateway.accepted import AcceptedSocket, AcceptedSockets, Address
 
 BACKLOG: Final = 1_024
 """Connections that wait to be accepted: everybody comes back at once after a restart."""
 ACCEPTED_AT_ONCE: Final = 64
 """Then others have their turn."""
 ACCEPT_PAUSE_S: Final = 1.0
-"""After an error, which mostly says that no descriptor is free: trying on would keep the loop busy with it."""
+"""After an error, mostly that no descriptor is free: to try again at once would keep the loop busy with it."""
 BIND_ATTEMPTS: Final = 8
 """A port that is free at one address may be taken at the next one."""
 
@@ -77,7 +77,7 @@ def _bind_all(addresses: Sequence[tuple[int, Any]], port: int) -> list[socket.so
     return bound
 
 
-def _bind_one(family: int, address: End) -> socket.socket:
+def _bind_one(family: int, address: Address) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
@@ -94,26 +94,26 @@ def _bind_one(family: int, address: End) -> socket.socket:
 Factory = Callable[[], asyncio.BaseProtocol]
 
 
-class Listening(asyncio.AbstractServer):
-    """A server in place of asyncio's own, that lets in through a door."""
+class ListeningServer(asyncio.AbstractServer):
+    """A server in place of asyncio's own, whose accepted sockets are bounded."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        door: Door,
+        accepted: AcceptedSockets,
         factory: Factory,
         sockets: Sequence[socket.socket],
         tls: ssl.SSLContext | None,
         tls_options: Mapping[str, float | None],
     ) -> None:
         self._loop = loop
-        self._door = door
+        self._accepted = accepted
         self._factory = factory
         self._sockets = tuple(sockets)
-        self._accepting: Mapping[str, Any] = {"ssl": tls, **tls_options}
+        self._tls: Mapping[str, Any] = {"ssl": tls, **tls_options}
         self._is_serving = False
         self._closed = asyncio.Event()
-        self._welcoming: set[asyncio.Task[None]] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
 
     # What its users call.
 
@@ -145,7 +145,7 @@ class Listening(asyncio.AbstractServer):
         await self.wait_closed()
 
     def close(self) -> None:
-        """Accept nobody any more, and drop those with whom TLS is not agreed on: nobody else knows of them."""
+        """Accept no more connections, and drop those without TLS yet: the server's user does not know of them."""
         if self._closed.is_set():
             return
         self._is_serving = False
@@ -153,14 +153,14 @@ class Listening(asyncio.AbstractServer):
         for listener in self._sockets:
             self._loop.remove_reader(listener)
             listener.close()
-        for guest in list(self._door.guests.values()):
-            if guest.transport is None:
-                guest.cut()
+        for each in self._accepted:
+            if each.transport is None:
+                each.abort()
 
     async def wait_closed(self) -> None:
-        """Wait until it is closed and everybody is gone."""
+        """Wait until it is closed, and every connection with it."""
         await self._closed.wait()
-        await self._door.wait_empty()
+        await self._accepted.wait_closed()
 
     # Accepting.
 
@@ -175,15 +175,15 @@ class Listening(asyncio.AbstractServer):
                     continue
                 self._pause(listener, error)
                 return
-            guest = self._door.admit(accepted, peer)
-            if guest is not None:
-                task = self._loop.create_task(self._welcome(guest))
-                self._welcoming.add(task)
-                task.add_done_callback(self._welcoming.discard)
+            admitted = self._accepted.admit(accepted, peer)
+            if admitted is not None:
+                task = self._loop.create_task(self._connect(admitted))
+                self._connecting.add(task)
+                task.add_done_callback(self._connecting.discard)
 
     def _pause(self, listener: socket.socket, error: OSError) -> None:
         why = os.strerror(error.errno) if error.errno else str(error)
-        self._door.note(f"no connection can be accepted ({why}); those that come wait")
+        self._accepted.warn(f"no connection can be accepted ({why}); those that come wait")
         self._loop.remove_reader(listener)
         self._loop.call_later(ACCEPT_PAUSE_S, self._resume, listener)
 
@@ -191,24 +191,24 @@ class Listening(asyncio.AbstractServer):
         if not self._closed.is_set():
             self._loop.add_reader(listener, self._accept, listener)
 
-    async def _welcome(self, guest: Guest) -> None:
+    async def _connect(self, accepted: AcceptedSocket) -> None:
         try:
             protocol = self._factory()
         except BaseException:
-            guest.close()
+            accepted.close()
             raise
         try:
-            guest.transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, guest, **self._accepting)
-        except Exception:  # it left, or does not speak TLS: what a stranger does is not logged
-            guest.cut()  # and not closed, which is for the transport to do that has it
+            accepted.transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, accepted, **self._tls)
+        except Exception:  # the peer left, or does not speak TLS: what a stranger does is not logged
+            accepted.abort()  # not closed: the transport that owns the socket does that
 
 
 class ListeningLoop(asyncio.SelectorEventLoop):
-    """An event loop whose servers let in through a door. It is asyncio's own, whichever one its host prefers."""
+    """An event loop whose servers bound what they accept. It is asyncio's own, whatever policy the host has set."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, accepted: AcceptedSockets) -> None:
         super().__init__()
-        self._door = door
+        self._accepted = accepted
 
     async def create_server(  # type: ignore[override]  # with all that the users of this loop give
         self,
@@ -222,10 +222,10 @@ class ListeningLoop(asyncio.SelectorEventLoop):
         backlog: int = BACKLOG,
         start_serving: bool = True,
         **tls_options: float | None,
-    ) -> Listening:
+    ) -> ListeningServer:
         """Make a server of sockets that are bound."""
         bound = [sock] if sock is not None else sockets
-        server = Listening(self, self._door, protocol_factory, bound, ssl, tls_options)
+        server = ListeningServer(self, self._accepted, protocol_factory, bound, ssl, tls_options)
         if start_serving:
             await server.start_serving()
         return server

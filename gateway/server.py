@@ -17,15 +17,15 @@ from typing import Any, Final
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers, MultipleValuesError
 from websockets.http11 import Request, Response
-from websockets.typing import StatusLike, Subprotocol
+from websockets.typing import Subprotocol
 
 from commitcast.gateway import frames
+from commitcast.gateway.accepted import AcceptedSocket, AcceptedSockets
 from commitcast.gateway.access import Access, bearer, offered_token, parse_address
-from commitcast.gateway.attendance import Attendance
 from commitcast.gateway.auth import Verifier
 from commitcast.gateway.connection import CLOSE_TIMEOUT_S, COMPRESSION, WRITE_LIMIT_BYTES, GatewayConnection
+from commitcast.gateway.connection_counts import ConnectionCounts
 from commitcast.gateway.core import HEARTBEAT_S, GatewayCore
-from commitcast.gateway.door import Door, Guest
 from commitcast.gateway.errors import CloseCode, ListenError
 from commitcast.gateway.http import HttpRequest, HttpResponse, error_response
 from commitcast.gateway.limits import Limits
@@ -43,7 +43,7 @@ logger: Final = logging.getLogger(__name__)
 ASGI: Final = "asgi"
 """In place of an address: no port of its own; connections come through an ASGI app (see `gateway.asgi`)."""
 STOP_S: Final = 10.0
-"""How long the thread may take to end beyond what subscribers are given: its own waits add up to eight seconds."""
+"""For the thread to end, beyond what subscribers are given to catch up: its own waits add up to eight seconds."""
 
 
 class _QuietLog(logging.LoggerAdapter[logging.Logger]):
@@ -98,10 +98,10 @@ class GatewayServer:
                 f"heartbeat_s must be more than 0 and no more than a clock can tell: {heartbeat_s!r}"
             )
         self.core = GatewayCore(store, verifier=verifier, operations=operations, limits=limits, heartbeat_s=heartbeat_s)
-        own_port = self._host != ""
-        # Behind an ASGI server sockets are counted for themselves: what comes through a proxy has another address.
-        self.door = Door(self.core.limits, self.core.attendance if own_port else Attendance(self.core.limits))
-        """For who listens for it: itself, or `serve --asgi`."""
+        # Behind an ASGI server the core counts what that says the address is, which may not be the socket's.
+        counts = self.core.counts if self._host else ConnectionCounts(self.core.limits)
+        self.sockets = AcceptedSockets(self.core.limits, counts)
+        """That were accepted on its own port, or by `serve --asgi` for it."""
         self._tls = tls
         self._thread: threading.Thread | None = None
         self._server: Server | None = None
@@ -189,7 +189,7 @@ class GatewayServer:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=lambda: ListeningLoop(self.door)) as runner:
+            with asyncio.Runner(loop_factory=lambda: ListeningLoop(self.sockets)) as runner:
                 runner.run(self._serve())
         except BaseException as error:  # whatever it was, `start` must not wait for ever
             if self._bound.done():
@@ -220,9 +220,9 @@ class GatewayServer:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
                     await server.wait_closed()
                     return
-            except TimeoutError:  # who has not even asked for anything, or does not read the answer
-                self.door.cut_all()
-        logger.warning("%d connections did not end: they are left behind", len(self.door.guests))
+            except TimeoutError:  # of peers that have not asked for anything, or do not read the answer
+                self.sockets.abort_all()
+        logger.warning("%d connections did not end: they are left behind", len(self.sockets))
 
     async def _bind(self) -> None:
         try:
@@ -242,7 +242,7 @@ class GatewayServer:
             max_size=frames.MAX_FRAME_BYTES,
             max_queue=2,  # a session answers one frame at a time
             write_limit=WRITE_LIMIT_BYTES,
-            open_timeout=None,  # it is for the answer too: the door has a limit for each
+            open_timeout=None,  # it would be for the answer too: each has a deadline of its own
             ping_interval=None,  # the core asks for signs of life itself, and says goodbye
             close_timeout=CLOSE_TIMEOUT_S,
             server_header=None,
@@ -265,7 +265,7 @@ class GatewayServer:
     # Connections.
 
     def _connect(self, *arguments: Any, **options: Any) -> GatewayConnection:
-        return GatewayConnection(*arguments, keeper=self, reject=_reject, **options)
+        return GatewayConnection(*arguments, keeper=self, **options)
 
     def pause(self, subscriber: Subscriber) -> None:
         """A connection takes no more."""
@@ -277,25 +277,25 @@ class GatewayServer:
 
     async def _handle(self, connection: ServerConnection) -> None:
         assert isinstance(connection, GatewayConnection)
-        if (guest := self._guest(connection)) is not None:
-            guest.let_be()
+        if (accepted := self._socket_of(connection)) is not None:
+            accepted.clear_deadline()
         connection.is_negotiated()
         await self.core.serve(connection)
 
-    def _guest(self, connection: ServerConnection) -> Guest | None:
-        return self.door.guest(connection.remote_address, connection.local_address)
+    def _socket_of(self, connection: ServerConnection) -> AcceptedSocket | None:
+        return self.sockets.find(connection.remote_address, connection.local_address)
 
     # Requests.
 
     async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer a request that is not to become a WebSocket; None lets it become one."""
         assert isinstance(connection, GatewayConnection)
-        guest = self._guest(connection)
-        if guest is not None:
-            guest.let_be()
+        accepted = self._socket_of(connection)
+        if accepted is not None:
+            accepted.clear_deadline()
         response = await self._respond(connection, request)
-        if guest is not None:
-            guest.expect(self.core.limits.answer_timeout_s)
+        if accepted is not None:
+            accepted.set_deadline(self.core.limits.answer_timeout_s)
         if response is None:
             return None
         body = b"" if request.method == "HEAD" else response.body
@@ -309,7 +309,9 @@ class GatewayServer:
             return error_response(HTTPStatus.BAD_REQUEST, "bad_request", "a header is there more than once")
         path, _, query = request.path.partition("?")
         is_socket = path == PATH
-        refused = self.access.check(host, origin, query) or _check_method(request.method, is_socket)
+        version = getattr(request, "protocol", "HTTP/1.1").removeprefix("HTTP/")
+        refused = self.access.check(host, origin, query, request.headers, version)
+        refused = refused or _check_method(request.method, is_socket)
         if refused is None and is_socket:
             refused = self.core.check_capacity()
         if refused is not None:
@@ -318,20 +320,13 @@ class GatewayServer:
         if is_socket:
             connection.token = token or offered_token(_offered(request.headers))
             return None
-        return await answer(self.core, HttpRequest(path=path, query=query, host=host or "", token=token))
+        asked = HttpRequest(path=path, query=query, host=host or "", token=token, address=connection.peer_address)
+        return await answer(self.core, asked)
 
 
 def _listen_error(address: str | None, error: Exception) -> ListenError:
     why = getattr(error, "strerror", None) or error
     return ListenError(address or "", f"{why}: choose another address, or stop who has it")
-
-
-def _reject(status: StatusLike, _: str) -> Response:
-    """Refuse in the place of the library, which quotes headers and so maybe a token."""
-    status = HTTPStatus(status)
-    refused = error_response(status, "bad_request", f"this is no WebSocket handshake at {PATH}: {status.phrase}")
-    headers = Headers({**refused.headers, "Connection": "close"})
-    return Response(status.value, status.phrase, headers, refused.body)
 
 
 def _check_method(method: str, is_socket: bool) -> HttpResponse | None:

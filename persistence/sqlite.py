@@ -16,15 +16,15 @@ from typing import Any, Final
 
 import apsw
 
-from commitcast.persistence import sqlite_file
+from commitcast.persistence import refusals, sqlite_file
 from commitcast.persistence.errors import (
-    NotStoredError,
     StoreBusyError,
     StoreClosedError,
-    StoreFullError,
     StoreOpenError,
+    StoreUnavailableError,
     StoreUnknownError,
 )
+from commitcast.persistence.folder import Folder
 from commitcast.persistence.gate import Gate
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite_batch import Batch
@@ -35,6 +35,9 @@ from commitcast.persistence.writes import AgentWrites, Outcome
 logger: Final = logging.getLogger(__name__)
 
 MEMORY: Final = ":memory:"
+_HALF_WAY: Final = (
+    "the commit to {} failed half-way ({}): what it held may or may not be stored; start again to find out"
+)
 
 
 class SqliteStore:
@@ -56,8 +59,12 @@ class SqliteStore:
         self._gate = Gate(READERS)
         self._pages = Pages(self._connect_reader, self._gate)
         self._lock: sqlite_file.FileLock | None = None
+        self._folder: Folder | None = None
+        self._version: int | None = None
+        """SQLite's `data_version` of the last transaction: another one says that somebody else has written."""
         self._writer: apsw.Connection | None = None
         self._batch: Batch | None = None
+        self._has_run = False
         self._identity: tuple[int, int] | None = None
         self._committing = threading.Lock()
         self._closing = threading.Event()
@@ -94,12 +101,16 @@ class SqliteStore:
 
     def _open_writer(self) -> None:
         if not self._in_memory:
+            sqlite_file.check_name(self._path)
             self._path = Path(os.path.realpath(self._path))  # the lock and the identity are of the file, not of a link
             self._source = str(self._path)
             sqlite_file.check_folder(self._path)
+            sqlite_file.check_name(self._path)
             if self._path.exists():
+                sqlite_file.refuse_if_locked(self._path)
                 sqlite_file.inspect(self._path, write=True)
             self._lock = sqlite_file.FileLock(self._path)
+            self._folder = Folder(self._path)
             sqlite_file.create_if_missing(self._path)
             sqlite_file.inspect(self._path, write=True)
         writer = self._writer = sqlite_file.connect(self._source, create=True, vfs=self._vfs)
@@ -107,10 +118,24 @@ class SqliteStore:
             writer.pragma("user_version")  # the first read rolls a hot journal back
             sqlite_file.check_pages(writer, self._path)
         sqlite_file.migrate(writer, self.name)
-        if not self._in_memory:
-            sqlite_file.sync_folder(self._path)
+        self._begin_run(writer)
+        if self._folder is not None:
+            self._folder.sync()  # a finished recovery must not come back after a power cut
             self._identity = _identity(self._path)
+        self._version = _version(writer)
         self._batch = Batch(writer)
+
+    def _begin_run(self, writer: apsw.Connection) -> None:
+        """Begin a run; without room for it, begin it with the first commit.
+
+        A cursor that is given out until then is refused afterwards: an alarm too many, never one too few.
+        """
+        try:
+            sqlite_file.begin_run(writer)
+            self._has_run = True
+        except (apsw.Error, MemoryError) as error:
+            if not isinstance(refusals.explain(error, writer.system_errno, self._path), StoreUnavailableError):
+                raise
 
     def _connect_reader(self) -> apsw.Connection:
         read_only = self._read_only and not os.access(self._path, os.W_OK)
@@ -128,6 +153,8 @@ class SqliteStore:
                     self._writer.close()
             finally:
                 self._writer = self._batch = None
+                if self._folder is not None:
+                    self._folder.close()
                 if self._lock is not None:
                     self._lock.release()
 
@@ -149,19 +176,26 @@ class SqliteStore:
         # In memory readers and an open transaction exclude each other, so the gate is held for all of it.
         with self._gate.writing() if self._in_memory else nullcontext():
             try:
-                writer.execute("BEGIN IMMEDIATE")
+                self._begin(writer, batch)
+                if not self._has_run:
+                    sqlite_file.begin_run(writer)
                 outcomes = batch.write(work)
                 with nullcontext() if self._in_memory else self._gate.writing():
                     self._end(writer)
                     self._check_identity()
-            except StoreUnknownError:
+            except StoreUnknownError:  # nothing is tried on the file any more; closing the connection rolls back
                 raise
             except (apsw.Error, MemoryError) as error:
+                code = writer.system_errno  # before the rollback, which has errors of its own
                 self._roll_back(writer, batch, error)
-                raise _not_stored(error) from error
+                if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+                    raise self._stop(f"{self.name} is damaged ({error}): restore a backup, and start again") from error
+                raise refusals.explain(error, code, self._path) from error
             except BaseException as error:
                 self._roll_back(writer, batch, error)
                 raise
+        self._has_run = True
+        batch.committed()
         committed_ns = time.monotonic_ns()
         for outcome in outcomes:
             if outcome.committed is not None:
@@ -172,24 +206,28 @@ class SqliteStore:
         while True:
             try:
                 writer.execute("COMMIT")
-                return
+                break
             except apsw.BusyError:  # a reader in another program; the transaction is still whole
                 if self._closing.is_set():
                     raise
                 logger.warning("another program is reading %s: the commit waits for it", self.name)
-            except apsw.FullError:
-                raise
             except (apsw.Error, MemoryError) as error:
-                raise self._stop(
-                    f"the commit to {self.name} failed half-way ({error}): what it held may or may not be stored; "
-                    "start again to find out"
-                ) from error
+                if refusals.was_rolled_back(error, writer):
+                    raise
+                raise self._stop(_HALF_WAY.format(self.name, error)) from error
+        try:
+            if self._folder is not None:
+                self._folder.check()
+        except Exception as error:  # of the folder's sync: whatever it is, nobody may hear of what was committed
+            raise self._stop(_HALF_WAY.format(self.name, error)) from error
 
     def _roll_back(self, writer: apsw.Connection, batch: Batch, cause: BaseException) -> None:
         batch.forget()
         try:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
+            if not isinstance(cause, apsw.BusyError):
+                self._version = None  # what is undone counts as a change too
         except apsw.Error as error:
             raise self._stop(
                 f"a transaction on {self.name} failed ({cause}) and could not be rolled back ({error}): start again"
@@ -201,6 +239,45 @@ class SqliteStore:
             raise self._stop(
                 f"{self.name} was deleted or replaced while it was open: put it back, or start again with another file"
             )
+
+    def _begin(self, writer: apsw.Connection, batch: Batch) -> None:
+        """Begin, and notice what another program has done to the file: what follows is numbered from memory."""
+        while True:
+            writer.execute("BEGIN IMMEDIATE")
+            if self._in_memory or _version(writer) == self._version:
+                return
+            if writer.pragma("journal_mode") == sqlite_file.JOURNAL_MODE:
+                break
+            writer.execute("ROLLBACK")
+            self._turn_back(writer)
+        different = batch.find_difference()
+        if different is not None:
+            raise self._stop(
+                f"another program has changed {self.name} while it was open ({different}): let nothing else write to "
+                "it, check it with `commitcast verify`, and start again"
+            )
+        if self._version is not None:
+            logger.warning("another program has written into %s: nothing else may, while it is open", self.name)
+        batch.forget()
+        self._version = _version(writer)
+
+    def _turn_back(self, writer: apsw.Connection) -> None:
+        """Leave the journal mode that another program has switched to.
+
+        Raises:
+            StoreBusyError: it has the file open, so the mode cannot be changed.
+        """
+        with self._gate.writing():
+            self._pages.close_idle()  # in that mode an open connection keeps it from being left
+            try:
+                mode = writer.pragma("journal_mode", sqlite_file.JOURNAL_MODE)
+            except apsw.BusyError:
+                mode = "locked"
+        if mode != sqlite_file.JOURNAL_MODE:
+            raise StoreBusyError(
+                f"another program has switched {self.name} to another journal mode and has it open: close that one"
+            )
+        logger.warning("another program had switched %s to another journal mode: it was switched back", self.name)
 
     def _stop(self, why: str) -> StoreUnknownError:
         """Refuse everything from now on: what was not acknowledged must not be heard of by reading either."""
@@ -238,9 +315,9 @@ class SqliteStore:
         """Return the message of an agent that was stored under a key, or None if there is none."""
         return self._pages.keyed(agent, key)
 
-    def standing(self, agent: str, after: int | None) -> Standing:
-        """Return where an agent stands and where a subscriber begins. Raises `AgentNotFoundError`."""
-        return self._pages.standing(agent, after)
+    def standing(self, agent: str, after: int | None, epoch: str | None = None) -> Standing:
+        """Return where an agent stands and where a subscriber begins. See `Store.standing`."""
+        return self._pages.standing(agent, after, epoch)
 
     def entries(self, agent: str, sequence: int, position: int) -> AgentPage:
         """Return a page of messages and changes of status after a cursor. Raises `AgentNotFoundError`."""
@@ -254,9 +331,9 @@ class SqliteStore:
         """Return where the log of each of these agents ends; of one that does not exist, nothing."""
         return self._pages.heads(agents)
 
-    def position(self) -> tuple[int, str]:
-        """Return the last position of all, and the store's epoch."""
-        return self._pages.position()
+    def position(self, after: int | None = None, epoch: str | None = None) -> tuple[int, str]:
+        """Return the last position of all, and the epoch of a cursor over all. See `Store.position`."""
+        return self._pages.position(after, epoch)
 
     def ask(self, sql: str) -> Any:
         """Return the single value of a query, for settings and tests."""
@@ -271,9 +348,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _not_stored(error: BaseException) -> NotStoredError:
-    if isinstance(error, apsw.BusyError):
-        return StoreBusyError("another program holds the database locked: it was rolled back, try again")
-    if isinstance(error, apsw.FullError):
-        return StoreFullError("the disk is full: it was rolled back, free some space")
-    return NotStoredError(f"the database refused the transaction ({error}): it was rolled back")
+def _version(connection: apsw.Connection) -> int:
+    """Return a number that changes when another connection has committed to the file."""
+    version: int = connection.execute("PRAGMA data_version").get
+    return version

@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
-from commitcast.persistence.writes import AgentWrites, Outcome
+from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord, StatusChange
+from commitcast.persistence.writes import AgentWrites, Outcome, text_size
 
 PAGE_ROWS = 256
 PAGE_BYTES = 256 * 1024
@@ -25,6 +25,8 @@ class Standing(msgspec.Struct, frozen=True):
     record: AgentRecord
     position: int
     """Of the message after which the subscriber continues; of the agent's last entry if it begins at the tail."""
+    epoch: str
+    """Of a cursor that is given out now."""
 
 
 class Head(NamedTuple):
@@ -62,6 +64,17 @@ def agent_size(record: AgentRecord) -> int:
     """Return the bytes of text that a record holds, for the bound on pages."""
     texts = record.prompt, record.configuration_json, record.result_json or "", record.error_message or ""
     return sum(map(len, texts))
+
+
+def entry_size(entry: Entry) -> int:
+    """Return the bytes of text that an entry holds, for the bound on pages."""
+    if isinstance(entry, MessageRecord):
+        return text_size(entry.content) + text_size(entry.metadata_json or "") + len(entry.raw or b"")
+    if isinstance(entry, AgentRecord):
+        return agent_size(entry)
+    if isinstance(entry, StatusChange):
+        return sum(len(text or "") for text in (entry.reason, entry.error_message, entry.result_json))
+    return 0
 
 
 class Store(Protocol):
@@ -124,8 +137,18 @@ class Store(Protocol):
     def keyed(self, agent: str, key: str) -> MessageRecord | None:
         """Return the message of an agent that was stored under a key, or None if there is none."""
 
-    def standing(self, agent: str, after: int | None) -> Standing:
-        """Return where an agent stands and where a subscriber begins. Raises `AgentNotFoundError`."""
+    def standing(self, agent: str, after: int | None, epoch: str | None = None) -> Standing:
+        """Return where an agent stands and where a subscriber begins.
+
+        Args:
+            agent: its id.
+            after: the sequence that it continues after; None for the end.
+            epoch: that its cursor was given out with; None if it does not know.
+
+        Raises:
+            AgentNotFoundError: there is no such agent.
+            StaleEpochError: the cursor is of another history.
+        """
 
     def entries(self, agent: str, sequence: int, position: int) -> AgentPage:
         """Return a page of messages and changes of status after a cursor. Raises `AgentNotFoundError`."""
@@ -136,5 +159,9 @@ class Store(Protocol):
     def heads(self, agents: Iterable[str]) -> dict[str, Head]:
         """Return where the log of each of these agents ends; of one that does not exist, nothing."""
 
-    def position(self) -> tuple[int, str]:
-        """Return the last position of all, and the store's epoch."""
+    def position(self, after: int | None = None, epoch: str | None = None) -> tuple[int, str]:
+        """Return the last position of all, and the epoch of a cursor over all that is given out now.
+
+        Raises:
+            StaleEpochError: `after`, which was given out with `epoch`, is a position of another history.
+        """

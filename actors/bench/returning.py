@@ -15,7 +15,7 @@ from commitcast.actors.bench.child import Report, listen_for_orders, report, run
 from commitcast.actors.bench.errors import WrongDataError
 from commitcast.actors.bench.light_client import LightClient, allow_files
 from commitcast.actors.bench.stream import SharedCheck, agent_name, joined
-from commitcast.gateway import frames
+from commitcast.gateway import decoding, frames
 from commitcast.gateway.comeback import Comeback, Lost, closed
 
 CONNECTING_AT_ONCE: Final = 50
@@ -62,7 +62,7 @@ class _Subscriber:
             self.cursor = joined(self.cursor, span)
             self._crowd.moved()
             return
-        match frames.decode_server(data):
+        match decoding.decode_server(data):
             case frames.Goodbye() as goodbye:
                 raise closed(goodbye.code, goodbye.reason, goodbye.reconnect_ms)
             case frames.Error() as error:

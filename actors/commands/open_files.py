@@ -16,7 +16,7 @@ def raise_limit(*, listens: bool) -> None:
     """
     descriptors.raise_soft_limit()
     limit, wanted = descriptors.soft_limit(), Limits().connections
-    places = descriptors.room_for_sockets(limit)
+    places = descriptors.room_for_websockets(limit)
     if listens and places < wanted:
         note(
             f"open files are limited to {limit:,}: fewer than {places:,} subscribers at once instead of {wanted:,}; "

@@ -1,7 +1,7 @@
 """The gateway's ASGI app under uvicorn, on a thread of its own. Imported only where uvicorn is wanted.
 
-uvicorn has no limit for a request that never ends, and an app hears of one only when its headers are complete. So its
-sockets come through the gateway's door, which counts them from `accept` on, and cuts off those that do not get on.
+uvicorn has no limit for a request that never ends, and an app hears of one only when its headers are complete. So it
+runs on a loop whose sockets are counted from `accept` on, and have a deadline until a request is complete.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from typing import Any, Final
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from commitcast.actors.commands.uvicorn_websocket import SeldomWarnings, websocket_options
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.gateway import asgi
-from commitcast.gateway.door import Door
+from commitcast.gateway.accepted import AcceptedSockets
 from commitcast.gateway.errors import ListenError
-from commitcast.gateway.frames import MAX_FRAME_BYTES
 from commitcast.gateway.listening import BACKLOG, ListeningLoop, bind
 
 logger: Final = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ logger: Final = logging.getLogger(__name__)
 GRACE_S: Final = 2
 """For responses at the end; uvicorn takes whole seconds."""
 STOP_S: Final = 3.0 * GRACE_S
-"""For its thread to end: what it needs beyond that grace is less than a second."""
+"""For its thread to end: three waits of that grace at most."""
 
 
 @contextmanager
@@ -43,32 +43,36 @@ def serving(
     assert runtime.gateway is not None
     host, port = address
     listeners = _bound(host, port)
-    door, limits = runtime.gateway.door, runtime.gateway.core.limits
+    accepted, limits = runtime.gateway.sockets, runtime.gateway.core.limits
     server = uvicorn.Server(
         uvicorn.Config(
-            _watched(asgi.app(runtime.gateway), door, limits.answer_timeout_s),
-            ws_max_size=2 * MAX_FRAME_BYTES,  # a frame that is too large for us is told so, with a goodbye
-            ws_per_message_deflate=False,  # each would be compressed for each subscriber
+            _with_deadlines(asgi.app(runtime.gateway), accepted, limits.answer_timeout_s),
+            **websocket_options(),
+            proxy_headers=False,  # a program on this machine could name any address, and limits go by addresses
             ssl_certfile=certificate,
             ssl_keyfile=key,
             log_level="warning",
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # a program on this machine could name any address, and limits go by addresses
             timeout_graceful_shutdown=GRACE_S,
         )
     )
-    loop = ListeningLoop(door)
-    thread = threading.Thread(target=_run, args=(loop, _serve(server, door, listeners)), name="uvicorn", daemon=True)
+    quiet = SeldomWarnings()
+    logging.getLogger("uvicorn.error").addFilter(quiet)
+    loop = ListeningLoop(accepted)
+    thread = threading.Thread(
+        target=_run, args=(loop, _serve(server, accepted, listeners)), name="uvicorn", daemon=True
+    )
     thread.start()
     try:
         yield f"{f'[{host}]' if ':' in host else host}:{listeners[0].getsockname()[1]}"
     finally:
         runtime.stop()  # while there is still somebody to carry what it says
-        _ask_to_stop(loop, _stop(server, door))
+        _ask_to_stop(loop, _stop(server, accepted))
         thread.join(STOP_S)
         if thread.is_alive():
             logger.error("uvicorn did not stop in time: its thread is left behind")
+        logging.getLogger("uvicorn.error").removeFilter(quiet)
 
 
 def _run(loop: ListeningLoop, serving: Coroutine[Any, Any, None]) -> None:
@@ -76,12 +80,12 @@ def _run(loop: ListeningLoop, serving: Coroutine[Any, Any, None]) -> None:
         runner.run(serving)
 
 
-async def _serve(server: uvicorn.Server, door: Door, listeners: Sequence[socket.socket]) -> None:
+async def _serve(server: uvicorn.Server, accepted: AcceptedSockets, listeners: Sequence[socket.socket]) -> None:
     try:
         await server.serve(list(listeners))
     finally:
-        door.cut_all()
-        await door.wait_empty(GRACE_S)
+        accepted.abort_all()
+        await accepted.wait_closed(GRACE_S)
 
 
 def _ask_to_stop(loop: ListeningLoop, stopping: Coroutine[Any, Any, None]) -> None:
@@ -91,43 +95,42 @@ def _ask_to_stop(loop: ListeningLoop, stopping: Coroutine[Any, Any, None]) -> No
         stopping.close()
 
 
-async def _stop(server: uvicorn.Server, door: Door) -> None:
-    """Stop once nobody is there: uvicorn fails when it closes a WebSocket that is about to close."""
-    await door.dismiss(GRACE_S)
+async def _stop(server: uvicorn.Server, accepted: AcceptedSockets) -> None:
+    """Stop once all connections are closed: uvicorn fails when it closes a WebSocket that is about to close."""
+    await accepted.close_all(GRACE_S)
     server.should_exit = True
 
 
-def _watched(app: ASGIApp, door: Door, timeout_s: float) -> ASGIApp:
-    """Let a connection take its time only while the app has its request, and as long as it takes what is sent.
+def _with_deadlines(app: ASGIApp, accepted: AcceptedSockets, timeout_s: float) -> ASGIApp:
+    """Wrap an app: a connection has a deadline while the app has no request of it, or waits for it to take a message.
 
     Args:
         app: what is served.
-        door: that the connections came through.
-        timeout_s: for a peer to take one message of the app; and what is left behind the last one, and to have asked
-            again in whole.
+        accepted: the sockets that requests come through.
+        timeout_s: for a peer to take one message; and after the last one, to take the rest and complete a next request.
     """
 
-    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
-        guest = door.guest(scope.get("client"), scope.get("server"))
-        if guest is None:  # the lifespan, or a peer that was gone before
+    async def app_with_deadlines(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = accepted.find(scope.get("client"), scope.get("server"))
+        if connection is None:  # the lifespan, or a peer that is gone already
             await app(scope, receive, send)
             return
 
-        async def watched_send(message: Message) -> None:
-            guest.expect(timeout_s)
+        async def send_in_time(message: Message) -> None:
+            connection.set_deadline(timeout_s)
             await send(message)
-            guest.let_be()
+            connection.clear_deadline()
 
-        guest.let_be()
-        guest.requests += 1  # the next one may begin before the app has returned from this one
+        connection.clear_deadline()
+        connection.requests += 1  # the next one may begin before the app has returned from this one
         try:
-            await app(scope, receive, watched_send)
+            await app(scope, receive, send_in_time)
         finally:
-            guest.requests -= 1
-            if not guest.requests:
-                guest.expect(timeout_s)
+            connection.requests -= 1
+            if not connection.requests:
+                connection.set_deadline(timeout_s)
 
-    return watched
+    return app_with_deadlines
 
 
 def _bound(host: str, port: int) -> list[socket.socket]:

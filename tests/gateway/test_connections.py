@@ -1,4 +1,4 @@
-"""Each moment of a connection, each way to go, each door: a place is taken and given back once, and a stop ends."""
+"""Each moment of a connection, each way to go, each kind of server: one place is taken and given back, a stop ends."""
 
 import logging
 import socket
@@ -17,7 +17,7 @@ from commitcast.actors import AgentRuntime
 from commitcast.actors.commands import uvicorn_server
 from commitcast.gateway import asgi_peer, connection
 from commitcast.gateway import server as gateway_server
-from commitcast.gateway.door import Door
+from commitcast.gateway.accepted import AcceptedSockets
 from commitcast.gateway.limits import Limits
 from commitcast.gateway.tls import server_context
 from hostile import CLOSE, TEXT, UPGRADE, masked, nobody_is_left, server_of
@@ -33,7 +33,7 @@ def limits(seconds: float) -> Limits:
 
 PATIENT: Final[dict[str, Any]] = {"limits": limits(600), "heartbeat_s": 600.0}
 IMPATIENT: Final[dict[str, Any]] = {"limits": limits(2 * SHORT_S), "heartbeat_s": 2 * SHORT_S}
-DOORS: Final = ("plain", "tls", "asgi", "asgi with tls")
+KINDS: Final = ("plain", "tls", "asgi", "asgi with tls")
 
 
 class Server(NamedTuple):
@@ -44,13 +44,13 @@ class Server(NamedTuple):
     tls: bool
 
     @property
-    def door(self) -> Door:
-        return server_of(self.runtime).door
+    def sockets(self) -> AcceptedSockets:
+        return server_of(self.runtime).sockets
 
 
 @contextmanager
 def serving(folder: Path, kind: str, **options: Any) -> Iterator[Server]:
-    """A runtime with an agent at work, behind a door."""
+    """A runtime with an agent at work, behind a server of a kind."""
     options = {"token": TOKEN, **options}
     tls = kind.endswith("tls")
     certificate, key = write_certificate(folder) if tls else (None, None)
@@ -228,13 +228,13 @@ def quiet(caplog: pytest.LogCaptureFixture) -> bool:
     return not [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
 
 
-@pytest.mark.parametrize("kind", DOORS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("go", [fin, rst, half_close], ids=lambda way: way.__name__)
 def test_who_goes_gives_the_place_back_at_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, go: Callable[[socket.socket], None]
 ) -> None:
     with serving(tmp_path, kind, **PATIENT) as server:
-        counts, guests = server.door._attendance.counts, server.door.guests
+        counts, sockets = server.sockets._counts.by_origin, server.sockets
         for moment in MOMENTS:
             with moment(server.address, server.tls) as plug:
                 if moment in STAYING:
@@ -242,7 +242,7 @@ def test_who_goes_gives_the_place_back_at_once(
                         lambda: counts == {"127.0.0.1": 1}, f"{moment.__name__} to be counted", show=lambda: counts
                     )
                 go(plug)
-                wait_until(lambda: not guests, f"{moment.__name__} to be gone", show=lambda: guests)
+                wait_until(lambda: not sockets, f"{moment.__name__} to be gone", show=lambda: list(sockets))
             assert not counts
             nobody_is_left(server_of(server.runtime))
     assert quiet(caplog)
@@ -257,18 +257,18 @@ def held(server: Server, moments: Sequence[Moment]) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("kind", DOORS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_who_is_silent_is_cut_off_in_time(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     moments = [moment for moment in MOMENTS if not (kind.startswith("asgi") and moment in FOUND_OUT_BY_UVICORN)]
     with serving(tmp_path, kind, **IMPATIENT) as server, held(server, moments):
-        wait_until(lambda: not server.door.guests, "all to be gone", show=lambda: server.door.guests)
+        wait_until(lambda: not server.sockets, "all to be gone", show=lambda: list(server.sockets))
 
-        assert not server.door._attendance.counts
+        assert not server.sockets._counts.by_origin
         nobody_is_left(server_of(server.runtime))
     assert quiet(caplog)
 
 
-@pytest.mark.parametrize("kind", DOORS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_stop_ends_in_its_time_whatever_is_held(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     with ExitStack() as stack:
         with serving(tmp_path, kind, **PATIENT) as server:
@@ -279,5 +279,5 @@ def test_a_stop_ends_in_its_time_whatever_is_held(tmp_path: Path, caplog: pytest
         took_s = time.monotonic() - began
 
         assert took_s < 6 * SLOWNESS
-        assert not server.door.guests
+        assert not server.sockets
     assert quiet(caplog)

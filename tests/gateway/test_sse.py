@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from commitcast.actors import AgentHandle, AgentRuntime
-from commitcast.gateway import Capability, Grant, Limits, Operation, StaticTokens, asgi, frames
+from commitcast.gateway import Capability, Grant, Limits, Operation, StaticTokens, asgi, decoding, frames
 from commitcast.gateway.connection import WRITE_LIMIT_BYTES
 from commitcast.gateway.http import HttpResponse
 from commitcast.gateway.sse import EventId, EventStream
@@ -116,7 +116,7 @@ class Listener:
             self.follower = Follower(event.fields["agent"], event.fields["after"], event.fields["head"])
         if event.type in STREAM:
             assert self.follower is not None
-            frame = frames.decode_server(event.data)
+            frame = decoding.decode_server(event.data)
             assert frame is not None
             self.follower.take(frame)
         if isinstance(event.type, str) and event.type == "messages":
@@ -167,14 +167,14 @@ def spoken(runtime: AgentRuntime, *contents: str, id: str = "a1", end: bool = Fa
 
 
 def epoch_of(runtime: AgentRuntime, agent: str = "a1") -> str:
-    return runtime.agent(agent).record().epoch
+    return runtime.store.standing(agent, None).epoch
 
 
 def nobody_is_left(runtime: AgentRuntime) -> None:
     """Wait until the gateway has forgotten everybody, also in its count for each address."""
     gateway = runtime.gateway
     assert gateway is not None
-    wait_until(lambda: not gateway.core.connections and not gateway.core._from, "everybody to be forgotten")
+    wait_until(lambda: not gateway.core.connections and not gateway.core.counts.by_origin, "everybody to be forgotten")
 
 
 class TestEvents:
