@@ -24,6 +24,7 @@ CommitcastError
     │   ├── RowRefusedError                   a constraint refused this row
     │   └── PrecedingRefusedError             an earlier append of the agent was refused
     ├── StoreReadError                        what is stored could not be read
+    │   └── StoreReadTimeoutError (TimeoutError)
     ├── StoreUnknownError                     the commit failed half-way: it may be on disk
     └── StoreClosedError                      the store was closed
 """
@@ -227,6 +228,13 @@ class StoreReadError(StoreError):
 
     def __str__(self) -> str:
         return f"the store cannot be read ({self.why}): try again, and if it stays so run `commitcast verify`"
+
+
+class StoreReadTimeoutError(StoreReadError, TimeoutError):
+    """A read waited as long as its caller had said, behind a commit or another program."""
+
+    def __init__(self) -> None:
+        super().__init__("another program, or a commit that waits for one, holds it longer than was to be waited")
 
 
 class StoreUnknownError(StoreError):

@@ -9,17 +9,17 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import apsw
 
-from commitcast.persistence import refusals, sqlite_file
+from commitcast.persistence import refusals, sqlite_connection, sqlite_file
 from commitcast.persistence.errors import (
-    StoreBusyError,
     StoreClosedError,
+    StoreError,
     StoreOpenError,
     StoreUnavailableError,
     StoreUnknownError,
@@ -27,8 +27,11 @@ from commitcast.persistence.errors import (
 from commitcast.persistence.folder import Folder
 from commitcast.persistence.gate import Gate
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
+from commitcast.persistence.reserve import Reserve
+from commitcast.persistence.sqlite_backup import Progress, back_up
 from commitcast.persistence.sqlite_batch import Batch
 from commitcast.persistence.sqlite_pages import READERS, Pages
+from commitcast.persistence.sqlite_watch import FileWatch
 from commitcast.persistence.store import PAGE_BYTES, PAGE_ROWS, AgentPage, FeedPage, Head, IdRange, Standing
 from commitcast.persistence.writes import AgentWrites, Outcome
 
@@ -60,15 +63,16 @@ class SqliteStore:
         self._pages = Pages(self._connect_reader, self._gate)
         self._lock: sqlite_file.FileLock | None = None
         self._folder: Folder | None = None
-        self._version: int | None = None
-        """SQLite's `data_version` of the last transaction: another one says that somebody else has written."""
+        self._reserve = Reserve()
+        self._watch: FileWatch | None = None
         self._writer: apsw.Connection | None = None
         self._batch: Batch | None = None
         self._has_run = False
-        self._identity: tuple[int, int] | None = None
         self._committing = threading.Lock()
         self._closing = threading.Event()
         self._unknown: StoreUnknownError | None = None
+        self.waits_for: str | None = None
+        """Why the last commit is kept waiting; None if it is not. Any thread reads it."""
 
     @property
     def name(self) -> str:
@@ -113,7 +117,9 @@ class SqliteStore:
             self._folder = Folder(self._path)
             sqlite_file.create_if_missing(self._path)
             sqlite_file.inspect(self._path, write=True)
-        writer = self._writer = sqlite_file.connect(self._source, create=True, vfs=self._vfs)
+        writer = self._writer = sqlite_connection.connect(
+            self._source, create=True, vfs=self._vfs, give_up=self._closing.is_set
+        )
         if not self._in_memory:
             writer.pragma("user_version")  # the first read rolls a hot journal back
             sqlite_file.check_pages(writer, self._path)
@@ -121,8 +127,8 @@ class SqliteStore:
         self._begin_run(writer)
         if self._folder is not None:
             self._folder.sync()  # a finished recovery must not come back after a power cut
-            self._identity = _identity(self._path)
-        self._version = _version(writer)
+            self._watch = FileWatch(self._path, writer, alone=self._pages.alone, stop=self._stop)
+            self._pages.open()
         self._batch = Batch(writer)
 
     def _begin_run(self, writer: apsw.Connection) -> None:
@@ -139,7 +145,7 @@ class SqliteStore:
 
     def _connect_reader(self) -> apsw.Connection:
         read_only = self._read_only and not os.access(self._path, os.W_OK)
-        connection = sqlite_file.connect(self._source, read_only=read_only, vfs=self._vfs)
+        connection = sqlite_connection.connect(self._source, read_only=read_only, vfs=self._vfs)
         connection.pragma("query_only", "on")
         return connection
 
@@ -153,6 +159,7 @@ class SqliteStore:
                     self._writer.close()
             finally:
                 self._writer = self._batch = None
+                self._reserve.release()
                 if self._folder is not None:
                     self._folder.close()
                 if self._lock is not None:
@@ -164,25 +171,32 @@ class SqliteStore:
 
     def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         """Write everything in one transaction and return once it is on disk. See `Store.commit`."""
-        with self._committing:
-            if self._writer is None or self._batch is None:
-                raise StoreClosedError
-            if self._unknown is not None:
-                raise StoreUnknownError(*self._unknown.args) from self._unknown
-            return self._commit(self._writer, self._batch, work)
+        with self._between_commits():
+            assert self._writer is not None and self._batch is not None
+            try:
+                return self._commit_by_all_means(self._writer, self._batch, work)
+            except StoreUnavailableError as error:
+                self.waits_for = str(error)
+                raise
+
+    def _commit_by_all_means(self, writer: apsw.Connection, batch: Batch, work: Sequence[AgentWrites]) -> list[Outcome]:
+        self._reserve.fill()
+        try:
+            return self._commit(writer, batch, work)
+        except StoreUnavailableError as error:
+            is_for_want_of_means = type(error) is StoreUnavailableError  # neither a lock nor room
+            if not is_for_want_of_means or not self._reserve.release():
+                raise
+        return self._commit(writer, batch, work)
 
     def _commit(self, writer: apsw.Connection, batch: Batch, work: Sequence[AgentWrites]) -> list[Outcome]:
-        self._check_identity()
         # In memory readers and an open transaction exclude each other, so the gate is held for all of it.
         with self._gate.writing() if self._in_memory else nullcontext():
             try:
                 self._begin(writer, batch)
-                if not self._has_run:
-                    sqlite_file.begin_run(writer)
                 outcomes = batch.write(work)
                 with nullcontext() if self._in_memory else self._gate.writing():
                     self._end(writer)
-                    self._check_identity()
             except StoreUnknownError:  # nothing is tried on the file any more; closing the connection rolls back
                 raise
             except (apsw.Error, MemoryError) as error:
@@ -195,12 +209,21 @@ class SqliteStore:
                 self._roll_back(writer, batch, error)
                 raise
         self._has_run = True
+        self.waits_for = None
         batch.committed()
         committed_ns = time.monotonic_ns()
         for outcome in outcomes:
             if outcome.committed is not None:
                 outcome.committed.committed_ns = committed_ns
         return outcomes
+
+    def _begin(self, writer: apsw.Connection, batch: Batch) -> None:
+        if self._watch is None:
+            writer.execute("BEGIN IMMEDIATE")
+        else:
+            self._watch.begin(batch)
+        if not self._has_run:
+            sqlite_file.begin_run(writer)
 
     def _end(self, writer: apsw.Connection) -> None:
         while True:
@@ -210,80 +233,60 @@ class SqliteStore:
             except apsw.BusyError:  # a reader in another program; the transaction is still whole
                 if self._closing.is_set():
                     raise
-                logger.warning("another program is reading %s: the commit waits for it", self.name)
+                self.waits_for = f"another program is reading {self.name}: the commit waits for it"
+                logger.warning(self.waits_for)
             except (apsw.Error, MemoryError) as error:
                 if refusals.was_rolled_back(error, writer):
                     raise
                 raise self._stop(_HALF_WAY.format(self.name, error)) from error
+        if self._folder is None or self._watch is None:
+            return
         try:
-            if self._folder is not None:
-                self._folder.check()
+            self._folder.check()
         except Exception as error:  # of the folder's sync: whatever it is, nobody may hear of what was committed
             raise self._stop(_HALF_WAY.format(self.name, error)) from error
+        self._watch.committed()
 
     def _roll_back(self, writer: apsw.Connection, batch: Batch, cause: BaseException) -> None:
         batch.forget()
         try:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
-            if not isinstance(cause, apsw.BusyError):
-                self._version = None  # what is undone counts as a change too
+            if self._watch is not None and not isinstance(cause, apsw.BusyError):
+                self._watch.undone()
         except apsw.Error as error:
             raise self._stop(
                 f"a transaction on {self.name} failed ({cause}) and could not be rolled back ({error}): start again"
             ) from error
-
-    def _check_identity(self) -> None:
-        if self._identity is not None and _identity(self._path) != self._identity:
-            # SQLite would go on writing into the file that no longer has a name.
-            raise self._stop(
-                f"{self.name} was deleted or replaced while it was open: put it back, or start again with another file"
-            )
-
-    def _begin(self, writer: apsw.Connection, batch: Batch) -> None:
-        """Begin, and notice what another program has done to the file: what follows is numbered from memory."""
-        while True:
-            writer.execute("BEGIN IMMEDIATE")
-            if self._in_memory or _version(writer) == self._version:
-                return
-            if writer.pragma("journal_mode") == sqlite_file.JOURNAL_MODE:
-                break
-            writer.execute("ROLLBACK")
-            self._turn_back(writer)
-        different = batch.find_difference()
-        if different is not None:
-            raise self._stop(
-                f"another program has changed {self.name} while it was open ({different}): let nothing else write to "
-                "it, check it with `commitcast verify`, and start again"
-            )
-        if self._version is not None:
-            logger.warning("another program has written into %s: nothing else may, while it is open", self.name)
-        batch.forget()
-        self._version = _version(writer)
-
-    def _turn_back(self, writer: apsw.Connection) -> None:
-        """Leave the journal mode that another program has switched to.
-
-        Raises:
-            StoreBusyError: it has the file open, so the mode cannot be changed.
-        """
-        with self._gate.writing():
-            self._pages.close_idle()  # in that mode an open connection keeps it from being left
-            try:
-                mode = writer.pragma("journal_mode", sqlite_file.JOURNAL_MODE)
-            except apsw.BusyError:
-                mode = "locked"
-        if mode != sqlite_file.JOURNAL_MODE:
-            raise StoreBusyError(
-                f"another program has switched {self.name} to another journal mode and has it open: close that one"
-            )
-        logger.warning("another program had switched %s to another journal mode: it was switched back", self.name)
 
     def _stop(self, why: str) -> StoreUnknownError:
         """Refuse everything from now on: what was not acknowledged must not be heard of by reading either."""
         self._unknown = StoreUnknownError(why)
         self._pages.refuse(self._unknown)
         return self._unknown
+
+    def backup(self, path: str | os.PathLike[str], progress: Progress = lambda done, of: None) -> None:
+        """Copy the database while it is in use. See `Store.backup`."""
+        writer = self._writer
+        if writer is None:
+            raise StoreClosedError
+        target = Path(path).absolute()
+        sqlite_file.check_name(target)
+        try:
+            back_up(writer, target, self._between_commits, progress)
+        except (apsw.Error, OSError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise sqlite_file.explain(error, str(target)) from error
+
+    @contextmanager
+    def _between_commits(self) -> Iterator[None]:
+        with self._committing:
+            if self._writer is None:
+                raise StoreClosedError
+            if self._unknown is not None:
+                raise StoreUnknownError(*self._unknown.args) from self._unknown
+            yield
 
     def agent(self, agent: str) -> AgentRecord | None:
         """Return one agent's record, or None if there is none."""
@@ -338,17 +341,3 @@ class SqliteStore:
     def ask(self, sql: str) -> Any:
         """Return the single value of a query, for settings and tests."""
         return self._pages.ask(sql)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _version(connection: apsw.Connection) -> int:
-    """Return a number that changes when another connection has committed to the file."""
-    version: int = connection.execute("PRAGMA data_version").get
-    return version

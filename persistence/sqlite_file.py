@@ -1,4 +1,4 @@
-"""Opening an SQLite file: what it may look like, who may have it, and the settings that durability rests on.
+"""Opening an SQLite file: what it may look like, who may have it, and how its schema is brought up to date.
 
 Refuses, with one `StoreOpenError` each, a file that is no database, of another program, damaged, not writable, of a
 newer schema, or held by another runtime, and leaves it untouched. Must never repair anything. Runs on the thread that
@@ -14,7 +14,7 @@ import stat
 import time
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import apsw
 
@@ -31,16 +31,11 @@ from commitcast.persistence.errors import (
 
 APPLICATION_ID: Final = 0x434D5443  # "CMTC"
 SCHEMA_VERSION: Final = 2
-JOURNAL_MODE: Final = "delete"
-BUSY_TIMEOUT_MS: Final = 5_000
-"""How long SQLite waits for another program that has the file before it says BUSY."""
-BUSY_POLL_S: Final = 0.001
-"""How often it looks meanwhile. SQLite's own waiting comes to look ten times a second, and finds a busy file locked
-nearly every time."""
 CHECK_WHOLE_FILE_BYTES: Final = 64 * 1024 * 1024
 """Up to this size every page is checked at start (well under a second); larger files are left to `verify`."""
 MAX_NAME_BYTES: Final = 255 - len("-journal")
 """NAME_MAX of Linux's file systems, less what SQLite appends."""
+LOOKERS_POLL_S: Final = 0.001
 LOOKERS_PATIENCE_S: Final = 1.0
 """How long the lock is waited for while nobody has it but those who only look whether somebody has it."""
 _MAGIC: Final = b"SQLite format 3\x00"
@@ -76,7 +71,7 @@ class FileLock:
             if not _try_lock(self._file, fcntl.LOCK_SH) or time.monotonic() > deadline:
                 return False
             fcntl.flock(self._file, fcntl.LOCK_UN)  # it was somebody in `is_locked`, who is gone in a moment
-            time.sleep(BUSY_POLL_S)
+            time.sleep(LOOKERS_POLL_S)
         return True
 
     def release(self) -> None:
@@ -268,62 +263,6 @@ def _is_half_created(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return journal.startswith(_JOURNAL_MAGIC) and not any(journal[16:20])  # SQLite file format, section 3
-
-
-def connect(source: str, *, create: bool = False, read_only: bool = False, vfs: str | None = None) -> apsw.Connection:
-    """Open a connection whose settings have been read back.
-
-    Raises:
-        StoreOpenError: a setting did not take, or the file cannot be opened.
-    """
-    flags = apsw.SQLITE_OPEN_URI
-    flags |= apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
-    flags |= apsw.SQLITE_OPEN_CREATE if create else 0
-    connection = apsw.Connection(source, flags=flags, vfs=vfs)
-    try:
-        connection.set_busy_handler(_Patience())
-        in_memory = "vfs=memdb" in source
-        mode = "memory" if in_memory else JOURNAL_MODE
-        if create:  # a reader has no say in it: it would take the writer's lock
-            _set(connection, source, "journal_mode", mode, mode)
-        for pragma, value, wanted in (
-            ("synchronous", "extra", 3),
-            ("foreign_keys", "on", 1),
-            # Pages reach the file only inside COMMIT, so page reads exclude nothing else of a transaction.
-            ("cache_spill", "off", 0),
-            ("temp_store", "memory", 2),
-        ):
-            _set(connection, source, pragma, value, wanted)
-        if create and connection.pragma("page_count") == 0:
-            connection.pragma("auto_vacuum", 2)  # takes effect only before the first table; `migrate` reads it back
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-class _Patience:
-    """Decides for one connection whether a lock is waited for any longer."""
-
-    def __init__(self) -> None:
-        self._deadline = 0.0
-
-    def __call__(self, polls: int) -> bool:
-        if polls == 0:
-            self._deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1_000
-        if time.monotonic() >= self._deadline:
-            return False
-        time.sleep(BUSY_POLL_S)
-        return True
-
-
-def _set(connection: apsw.Connection, source: str, pragma: str, value: str, wanted: Any) -> None:
-    connection.pragma(pragma, value)
-    found = connection.pragma(pragma)
-    if found != wanted:
-        raise StoreSettingError(
-            source, f"PRAGMA {pragma} is {found!r} after it was set to {value!r}, so durability cannot be promised"
-        )
 
 
 def migrate(connection: apsw.Connection, name: str) -> None:

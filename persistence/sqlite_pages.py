@@ -20,6 +20,7 @@ from commitcast.persistence.errors import (
     StoreReadError,
 )
 from commitcast.persistence.gate import Gate
+from commitcast.persistence.patience import left_s
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
 from commitcast.persistence.sqlite_rows import (
     AGENT_COLUMNS,
@@ -86,18 +87,26 @@ class Pages:
         """Answer every later read with this error."""
         self._refusal = error
 
+    def open(self) -> None:
+        """Open every connection now: later there may be no descriptor for it."""
+        with self._gate.writing():
+            for place, connection in enumerate(self._idle):
+                self._idle[place] = connection or self._connect()
+
     def close(self) -> None:
         """Wait for the pages under way, then close the connections. Idempotent."""
-        with self._gate.writing():
+        with self.alone():
             self._refusal = StoreClosedError()
-            self.close_idle()
 
-    def close_idle(self) -> None:
-        """Close the connections, which are opened again when needed. To be called inside the gate, as the writer."""
-        for place, connection in enumerate(self._idle):
-            self._idle[place] = None
-            if connection is not None:
-                connection.close()
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have no connection open while inside, once the pages under way are read."""
+        with self._gate.writing():
+            for place, connection in enumerate(self._idle):
+                self._idle[place] = None
+                if connection is not None:
+                    connection.close()
+            yield
 
     @contextmanager
     def _snapshot(self) -> Iterator[apsw.Connection]:
@@ -115,6 +124,9 @@ class Pages:
                     connection.execute("ROLLBACK")
             except CommitcastError:
                 raise
+            except apsw.BusyError as error:
+                left_s()  # raises if the caller would wait no longer
+                raise StoreReadError(str(error)) from error
             except (apsw.Error, ValueError) as error:  # ValueError: a damaged row is no text, or says no known status
                 raise StoreReadError(str(error)) from error
             finally:

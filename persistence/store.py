@@ -4,7 +4,8 @@
 maker of `Committed`. It must never report as stored what a crash can take back.
 """
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -84,6 +85,10 @@ class Store(Protocol):
     def name(self) -> str:
         """What to call it in a sentence: the path of its file."""
 
+    @property
+    def waits_for(self) -> str | None:
+        """Why the last commit is kept waiting (a full disk, another program's lock); None if it is not."""
+
     def open(self) -> None:
         """Open for writing and take the lock. Raises `StoreOpenError` and touches nothing if it cannot."""
 
@@ -105,6 +110,21 @@ class Store(Protocol):
 
         Durability: what the outcomes call committed survives a power cut.
         Threads: one thread only.
+        """
+
+    def backup(self, path: str | os.PathLike[str], progress: Callable[[int, int], object] = ...) -> None:
+        """Copy everything that is committed into a new file, while the store is in use.
+
+        Args:
+            path: of the copy, which must not exist.
+            progress: called now and then with what is done and what there is in all.
+
+        Raises:
+            StorePathError: the copy exists already, or SQLite cannot use its name.
+            StoreError: it could not be made; nothing is left of it.
+
+        Durability: on return the copy is on disk.
+        Threads: any but the writer's; blocks until it is done. Commits come between its steps.
         """
 
     def agent(self, agent: str) -> AgentRecord | None:

@@ -1,9 +1,13 @@
 """What others do to a runtime's file: readers beside it, changes in place, another journal mode, a lack of room."""
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from commitcast.actors import AgentRuntime, database
+from commitcast.actors.errors import FutureTimeoutError
+from commitcast.gateway import routes
+from commitcast.persistence import sqlite_connection
 from commitcast.persistence.errors import StoreLockedError, StoreUnknownError
 from commitcast.persistence.sqlite import SqliteStore
 from commitcast.persistence.verify import verify
@@ -101,8 +108,27 @@ def cut_it(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
+def zero_its_tail(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(bytes(size - size // 2))
+
+
+def flip_a_word(path: Path) -> None:
+    with path.open("r+b") as file:
+        at = file.read().index(b"first")
+        file.seek(at)
+        file.write(b"FIRST")
+
+
+HARMS = [put_a_backup_back, delete_the_end, delete_messages, add_a_message, cut_it, zero_its_tail, flip_a_word]
+
+
 class TestChangesInPlace:
-    @pytest.mark.parametrize("harm", [put_a_backup_back, delete_the_end, delete_messages, add_a_message, cut_it])
+    @pytest.mark.parametrize(
+        "harm", [put_a_backup_back, delete_the_end, delete_messages, add_a_message, cut_it, zero_its_tail, flip_a_word]
+    )
     def test_it_is_noticed_before_anything_is_acknowledged(self, path: Path, harm: Callable[[Path], None]) -> None:
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
@@ -117,6 +143,14 @@ class TestChangesInPlace:
             assert path.stat().st_size <= size
             with pytest.raises(StoreUnknownError):
                 store.agents()
+
+    def test_times_of_the_file_that_change_alone_stop_nothing(self, path: Path) -> None:
+        with opened(path) as store:
+            commit(store, "a", new_agent("first"))
+            for number in range(5):
+                os.utime(path)
+
+                assert commit(store, "a", text(str(number))).refused is False
 
     def test_what_numbers_do_not_rest_on_is_only_warned_of(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with opened(path) as store:
@@ -209,6 +243,109 @@ with AgentRuntime(path) as runtime:
     print(future.get(10).sequence, runtime.failure, flush=True)
     sys.stdin.read()
 """
+
+
+HOLD = {
+    "writer": """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+""",
+    "reader": """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN")
+connection.execute("SELECT count(*) FROM agents").fetchone()
+print("held", flush=True)
+sys.stdin.read()
+""",
+}
+
+
+class TestHeld:
+    """Another program has the file open in a transaction and does not end it."""
+
+    @pytest.mark.parametrize("kind", ["writer", "reader"])
+    def test_everything_waits_and_says_so_and_goes_on_afterwards(
+        self, path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(database, "RETRY_S", 0.01)
+        monkeypatch.setattr(sqlite_connection, "BUSY_TIMEOUT_MS", 20)
+        monkeypatch.setattr(routes, "READ_TIMEOUT_S", 0.1)
+        with AgentRuntime(path, listen="127.0.0.1:0") as runtime:
+            agent = runtime.launch(id="a")
+            agent.start().get(TIMEOUT_S)
+            assert status_of(runtime, "/readyz") == 200
+            with process(HOLD[kind], str(path)) as holder:
+                future = agent.emit("waits")
+                wait_until(lambda: runtime.stats().waits_for, "the commit to be kept waiting")
+
+                assert status_of(runtime, "/readyz") == 503
+                assert status_of(runtime, "/healthz") == 200
+                assert "commitcast_commit_waiting 1.0" in body_of(runtime, "/metrics")
+                if kind == "reader":  # in whose way a commit is, so other readers are kept out too
+                    assert status_of(runtime, "/v1/agents") == 503
+                assert not future.done()
+                holder.communicate("")
+
+                assert future.get(TIMEOUT_S).sequence == 1
+            assert status_of(runtime, "/readyz") == 200
+            assert runtime.stats().waits_for is None
+            assert runtime.failure is None
+
+    @pytest.mark.parametrize("kind", ["writer", "reader"])
+    def test_the_time_that_a_caller_gives_holds(self, path: Path, kind: str) -> None:
+        with AgentRuntime(path) as runtime:
+            agent = runtime.launch(id="a")
+            agent.start().get(TIMEOUT_S)
+            with process(HOLD[kind], str(path)) as holder:
+                agent.emit("waits")
+
+                waits: list[Callable[[], object]] = [
+                    lambda: agent.wait(timeout=0.2),
+                    lambda: asyncio.run(agent.await_(timeout=0.2)),
+                ]
+                for wait in waits:
+                    began = time.monotonic()
+                    with pytest.raises(FutureTimeoutError, match=r"within 0\.2 seconds"):
+                        wait()
+                    assert time.monotonic() - began < sqlite_connection.BUSY_TIMEOUT_MS / 1_000
+                holder.communicate("")
+
+    @pytest.mark.parametrize("kind", ["writer", "reader"])
+    def test_a_stop_is_not_held_up(self, path: Path, kind: str) -> None:
+        runtime = AgentRuntime(path, stop_timeout_s=0.5).start()
+        agent = runtime.launch(id="a")
+        agent.start().get(TIMEOUT_S)
+        with process(HOLD[kind], str(path)) as holder:
+            agent.emit("waits")
+            began = time.monotonic()
+
+            runtime.stop()
+
+            assert time.monotonic() - began < sqlite_connection.BUSY_TIMEOUT_MS / 1_000
+            holder.communicate("")
+        with AgentRuntime(path) as again:
+            assert again.interrupted == 1
+
+
+def status_of(runtime: AgentRuntime, path: str) -> int:
+    """What an HTTP read is answered with."""
+    try:
+        with urllib.request.urlopen(f"http://{runtime.address}{path}", timeout=TIMEOUT_S) as response:
+            status: int = response.status
+            return status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def body_of(runtime: AgentRuntime, path: str) -> str:
+    with urllib.request.urlopen(f"http://{runtime.address}{path}", timeout=TIMEOUT_S) as response:
+        body: bytes = response.read()
+        return body.decode()
 
 
 class TestRoom:

@@ -328,6 +328,13 @@ def test_a_file_without_permission_to_read_is_refused(sample: bytes) -> None:
 
 
 class TestOneRuntimeForAFile:
+    def test_the_lock_is_asked_before_the_file_is_looked_at(self, path: Path) -> None:
+        path.write_bytes(b"in the middle of something" * 100)
+        with path.with_name(path.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+
+            assert type(refusal(path)) is StoreLockedError
+
     def test_a_second_store_is_refused_and_the_first_unharmed(self, path: Path) -> None:
         with opened(path) as first:
             error = refusal(path)

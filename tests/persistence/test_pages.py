@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from commitcast.persistence import sqlite, sqlite_file
+from commitcast.persistence import sqlite, sqlite_connection
 from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError, StoreReadError
 from commitcast.persistence.records import AgentDeletion, AgentRecord, Entry, MessageRecord, StatusChange
 from commitcast.persistence.sqlite import SqliteStore
@@ -406,7 +406,7 @@ class TestFailures:
     def test_a_file_that_another_program_holds_locked_is_one_error_and_can_be_read_again(
         self, path: Path, busy: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_MS", 20)
+        monkeypatch.setattr(sqlite_connection, "BUSY_TIMEOUT_MS", 20)
         with by_hand(path) as intruder:
             intruder.execute("BEGIN EXCLUSIVE")
             with pytest.raises(StoreReadError) as caught:
