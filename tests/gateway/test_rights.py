@@ -42,7 +42,7 @@ def quick(context: AgentContext) -> Iterator[str]:
 
 
 class Clock:
-    """Time as a session sees it, which goes on when the test says so."""
+    """Time as sessions and the check of tokens see it, which goes on when the test says so."""
 
     monotonic = staticmethod(time.monotonic)
 
@@ -57,7 +57,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("commitcast.gateway.session.time", clock)
+    for module in ("session", "admission"):
+        monkeypatch.setattr(f"commitcast.gateway.{module}.time", clock)
     return clock
 
 
