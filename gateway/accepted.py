@@ -21,6 +21,8 @@ logger: Final = logging.getLogger(__name__)
 
 CHECK_S: Final = 0.01
 """Between two looks whether all sockets are closed, while that is waited for."""
+ABORT_S: Final = 1.0
+"""For what was aborted to be closed, which takes some turns of the loop."""
 WARN_EVERY_S: Final = 1.0
 """Between two warnings about what strangers can cause at any rate."""
 
@@ -83,17 +85,18 @@ class AcceptedSocket(socket.socket):
         """Close the connection once the peer has taken what was sent."""
         if self.transport is None:
             self.abort()
-        else:
+        elif not self.transport.is_closing():
             self.transport.close()
 
     def abort(self) -> None:
         """Drop the connection without a word."""
         if isinstance(self.transport, asyncio.WriteTransport):
             self.transport.abort()
-            return
+        # With TLS there is no transport before it is agreed on, and asyncio's does nothing in `abort` once `close` was
+        # called twice, which libraries do: what has the socket sees an end, and closes it.
         try:
-            self.shutdown(socket.SHUT_RDWR)  # TLS is not agreed on: what speaks it sees an end, and closes
-        except OSError:  # the peer was first
+            self.shutdown(socket.SHUT_RDWR)
+        except OSError:  # it is closed, or the peer was first
             pass
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -171,7 +174,10 @@ class AcceptedSockets:
             each.abort()
 
     async def close_all(self, timeout_s: float) -> None:
-        """Close each connection as soon as all its requests are answered; abort what is left after some seconds."""
+        """Close each connection as soon as all its requests are answered; abort what is left after some seconds.
+
+        Returns once all are closed, `ABORT_S` after that time at the latest.
+        """
         deadline = time.monotonic() + timeout_s
         while self._by_ends and time.monotonic() < deadline:
             for each in self:
@@ -179,6 +185,7 @@ class AcceptedSockets:
                     each.close_gracefully()
             await asyncio.sleep(CHECK_S)
         self.abort_all()
+        await self.wait_closed(ABORT_S)
 
     async def wait_closed(self, timeout_s: float = math.inf) -> None:
         """Wait until all are closed, but no longer than some seconds."""

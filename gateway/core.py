@@ -75,6 +75,8 @@ class GatewayCore:
         self._sessions: dict[Peer, Session] = {}
         self._handover = Handover(lambda: self.call(self._take))
         self.counts = ConnectionCounts(self.limits)
+        self._from = self.counts.by_origin
+        """How many connections there are of each address; for a look inside from tests."""
         self.loop: asyncio.AbstractEventLoop | None = None
         """On which it works, once it has begun."""
 

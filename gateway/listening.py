@@ -19,6 +19,8 @@ BACKLOG: Final = 1_024
 """Connections that wait to be accepted: everybody comes back at once after a restart."""
 ACCEPTED_AT_ONCE: Final = 64
 """Then others have their turn."""
+TLS_GOODBYE_S: Final = 2.0
+"""For a peer to answer the end of TLS, before the socket is closed all the same; asyncio gives it thirty seconds."""
 ACCEPT_PAUSE_S: Final = 1.0
 """After an error, mostly that no descriptor is free: to try again at once would keep the loop busy with it."""
 BIND_ATTEMPTS: Final = 8
@@ -110,7 +112,8 @@ class ListeningServer(asyncio.AbstractServer):
         self._accepted = accepted
         self._factory = factory
         self._sockets = tuple(sockets)
-        self._tls: Mapping[str, Any] = {"ssl": tls, **tls_options}
+        own = {} if tls is None else {"ssl_shutdown_timeout": TLS_GOODBYE_S}
+        self._tls: Mapping[str, Any] = {"ssl": tls, **own, **tls_options}
         self._is_serving = False
         self._closed = asyncio.Event()
         self._connecting: set[asyncio.Task[None]] = set()

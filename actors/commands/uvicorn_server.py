@@ -27,8 +27,8 @@ logger: Final = logging.getLogger(__name__)
 
 GRACE_S: Final = 2
 """For responses at the end; uvicorn takes whole seconds."""
-STOP_S: Final = 3.0 * GRACE_S
-"""For its thread to end: three waits of that grace at most."""
+STOP_S: Final = 4.0 * GRACE_S
+"""For its thread to end: it waits three times for that grace at most, and once for less."""
 
 
 @contextmanager

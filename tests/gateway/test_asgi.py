@@ -100,7 +100,7 @@ def nobody_is_left(runtime: AgentRuntime) -> None:
     """Wait until the gateway has forgotten everybody, also in its count for each address."""
     assert runtime.gateway is not None
     gateway = runtime.gateway
-    wait_until(lambda: not gateway.core.connections and not gateway.core.counts.by_origin, "everybody to be forgotten")
+    wait_until(lambda: not gateway.core.connections and not gateway.core._from, "everybody to be forgotten")
 
 
 async def refused(url: str, status: int, **options: Any) -> None:

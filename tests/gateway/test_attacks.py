@@ -409,7 +409,7 @@ class TestSlowloris:
             async with wire(runtime, receive_buffer=4_096) as enemy:
                 enemy.stop_reading()
                 await enemy.send(request(runtime, "/v1/agents/a/messages"))
-                counts = server_of(runtime).core.counts.by_origin
+                counts = server_of(runtime).core._from
                 await asyncio.to_thread(wait_until, lambda: counts, "the connection to be there")
                 await asyncio.to_thread(wait_until, lambda: not counts, "the connection to be gone")
 

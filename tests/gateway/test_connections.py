@@ -242,8 +242,11 @@ def test_who_goes_gives_the_place_back_at_once(
                         lambda: counts == {"127.0.0.1": 1}, f"{moment.__name__} to be counted", show=lambda: counts
                     )
                 go(plug)
-                wait_until(lambda: not sockets, f"{moment.__name__} to be gone", show=lambda: list(sockets))
-            assert not counts
+                wait_until(
+                    lambda: not sockets and not counts,
+                    f"{moment.__name__} to be gone",
+                    show=lambda: (list(sockets), counts),
+                )
             nobody_is_left(server_of(server.runtime))
     assert quiet(caplog)
 
@@ -261,9 +264,9 @@ def held(server: Server, moments: Sequence[Moment]) -> Iterator[None]:
 def test_who_is_silent_is_cut_off_in_time(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     moments = [moment for moment in MOMENTS if not (kind.startswith("asgi") and moment in FOUND_OUT_BY_UVICORN)]
     with serving(tmp_path, kind, **IMPATIENT) as server, held(server, moments):
-        wait_until(lambda: not server.sockets, "all to be gone", show=lambda: list(server.sockets))
+        counts, sockets = server.sockets._counts.by_origin, server.sockets
+        wait_until(lambda: not sockets and not counts, "all to be gone", show=lambda: (list(sockets), counts))
 
-        assert not server.sockets._counts.by_origin
         nobody_is_left(server_of(server.runtime))
     assert quiet(caplog)
 

@@ -115,7 +115,7 @@ class TestConnections:
                     goodbye, code = await third.farewell()
                     assert (goodbye["type"], goodbye["code"], code) == ("goodbye", 4504, 4504)
                     await first.still_works()
-                counts = server_of(runtime).core.counts.by_origin
+                counts = server_of(runtime).core._from
                 await asyncio.to_thread(wait_until, lambda: counts["127.0.0.1"] == 1, "the others to be gone")
                 async with raw(runtime.url) as again:
                     await again.still_works()
@@ -126,7 +126,7 @@ class TestConnections:
         trusting: Any = {"ssl": ssl._create_unverified_context(), "server_hostname": "localhost"}
 
         async def scenario(runtime: AgentRuntime) -> None:
-            counts = server_of(runtime).core.counts.by_origin
+            counts = server_of(runtime).core._from
             for _ in range(5):
                 async with opened(runtime, **trusting) as client:
                     assert (await client.ask("ping"))["type"] == "ok"

@@ -174,7 +174,7 @@ def nobody_is_left(runtime: AgentRuntime) -> None:
     """Wait until the gateway has forgotten everybody, also in its count for each address."""
     gateway = runtime.gateway
     assert gateway is not None
-    wait_until(lambda: not gateway.core.connections and not gateway.core.counts.by_origin, "everybody to be forgotten")
+    wait_until(lambda: not gateway.core.connections and not gateway.core._from, "everybody to be forgotten")
 
 
 class TestEvents:

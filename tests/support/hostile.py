@@ -49,7 +49,7 @@ def server_of(runtime: AgentRuntime) -> GatewayServer:
 
 def counted(runtime: AgentRuntime) -> dict[str, int]:
     """Return how many connections the server counts, by their peers."""
-    return server_of(runtime).core.counts.by_origin
+    return server_of(runtime).core._from
 
 
 def nobody_is_left(server: GatewayServer) -> None:
@@ -58,7 +58,7 @@ def nobody_is_left(server: GatewayServer) -> None:
     def left() -> list[Any]:
         core = server.core
         hub = core.pump.hub
-        return [what for what in (core._sessions, hub._by_agent, hub._rings.size, server.core.counts.by_origin) if what]
+        return [what for what in (core._sessions, hub._by_agent, hub._rings.size, server.core._from) if what]
 
     wait_until(lambda: not left(), "sessions, subscriptions and counts to be gone", show=left)
 
