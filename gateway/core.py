@@ -117,12 +117,16 @@ class GatewayCore:
         """Count it no longer."""
         self.counts.leave(address)
 
-    def check_capacity(self) -> HttpResponse | None:
-        """Return the refusal of a handshake while no more connections are taken; None lets it go on."""
+    def check_capacity(self, descriptor: int | None) -> HttpResponse | None:
+        """Return the refusal of a handshake while no more connections are taken; None lets it go on.
+
+        Args:
+            descriptor: of the connection; None if it is not known.
+        """
         unavailable = HTTPStatus.SERVICE_UNAVAILABLE
         if self.is_draining:
             return error_response(unavailable, "unavailable", "the server stops", Retry_After="2")
-        if self.connections >= self.limits.connections or not descriptors.has_room_for_websocket():
+        if self.connections >= self.limits.connections or not descriptors.is_for_websockets(descriptor):
             return error_response(unavailable, "unavailable", "the server is full", Retry_After="10")
         return None
 

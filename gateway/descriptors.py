@@ -36,7 +36,7 @@ def room(limit: int) -> int:
 
 
 def room_for_websockets(limit: int) -> int:
-    """Return the number that the lowest free descriptor must be below for one more WebSocket."""
+    """Return the number that the descriptor of a WebSocket must be below."""
     return room(limit) - room(limit) // SPARE_SHARE
 
 
@@ -45,12 +45,17 @@ def is_for_connections(number: int) -> bool:
     return number < room(soft_limit())
 
 
-def has_room_for_websocket() -> bool:
-    """Whether one more connection may become a WebSocket."""
-    return lowest_free() < room_for_websockets(soft_limit())
+def is_for_websockets(number: int | None) -> bool:
+    """Whether a connection may become a WebSocket.
+
+    Args:
+        number: of its descriptor: of those that come at once the first ones are served, where the number that is free
+            by then would refuse all of them. None if another server has it; then the number that is free is what counts.
+    """
+    return (_lowest_free() if number is None else number) < room_for_websockets(soft_limit())
 
 
-def lowest_free() -> int:
+def _lowest_free() -> int:
     """Return the number that what is opened next would get."""
     try:
         number = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

@@ -313,7 +313,8 @@ class GatewayServer:
         refused = self.access.check(host, origin, query, request.headers, version)
         refused = refused or _check_method(request.method, is_socket)
         if refused is None and is_socket:
-            refused = self.core.check_capacity()
+            accepted = self._socket_of(connection)
+            refused = self.core.check_capacity(None if accepted is None else accepted.fileno())
         if refused is not None:
             return refused
         token = bearer(authorization)
