@@ -50,7 +50,7 @@ def is_for_websockets(number: int | None) -> bool:
 
     Args:
         number: of its descriptor: of those that come at once the first ones are served, where the number that is free
-            by then would refuse all of them. None if another server has it; then the number that is free is what counts.
+            by then would refuse all of them. None if another server has it; then the number that is free is compared.
     """
     return (_lowest_free() if number is None else number) < room_for_websockets(soft_limit())
 
