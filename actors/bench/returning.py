@@ -28,7 +28,9 @@ class _Subscriber:
         self.cursor = 0
         self._crowd = crowd
         self._url = url
+        self._agent_epoch: str | None = None
         self._epoch: str | None = None
+        """Of the last `subscribed`: another after each start of the server."""
         self._is_subscribed = False
         self._comeback = Comeback(None)
         self._client: LightClient | None = None
@@ -76,9 +78,11 @@ class _Subscriber:
                 self._crowd.live(self)
 
     def _on_subscribed(self, frame: frames.Subscribed) -> None:
-        if frame.after != self.cursor or frame.head < self.cursor or self._epoch not in (None, frame.epoch):
+        record = frame.record
+        is_same = record is not None and self._agent_epoch in (None, record.epoch)
+        if record is None or not is_same or frame.after != self.cursor or frame.head < self.cursor:
             raise WrongDataError(f"a subscriber stands at {self.cursor} and the server begins anew: {frame}")
-        self._epoch = frame.epoch
+        self._agent_epoch, self._epoch = record.epoch, frame.epoch
         self._comeback.accepted()
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from commitcast.actors.future import Future
 from commitcast.actors.sources.draft import Draft
+from commitcast.actors.sources.processes import Processes
 from commitcast.persistence.records import AgentRecord, MessageRecord
 
 logger: Final = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class AgentContext:
         attempt: 0 in the first run of the source, one more in each run after a failure.
         inbox: the texts that `handle.send` was given, each put here after it was committed.
         cancelled: set when the agent's life is over; what is yielded after that is discarded and counted.
+        processes: the commands of its runtime, for a source that runs one; None if there is no runtime.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class AgentContext:
         outlet: Outlet,
         attempt: int = 0,
         inbox: queue.SimpleQueue[str] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.id = id
         self.epoch = epoch
@@ -101,6 +104,7 @@ class AgentContext:
         self.attempt = attempt
         self.inbox: queue.SimpleQueue[str] = queue.SimpleQueue() if inbox is None else inbox
         self.cancelled = Cancelled()
+        self.processes = processes
         self._outlet = outlet
 
     def emit(

@@ -78,6 +78,7 @@ class SourceRunner:
         self._record = record
         self._task_loop: asyncio.AbstractEventLoop | None = None  # where an async source runs
         self._has_ended = False
+        self._has_begun = False
         self._source = source
         self._agent = record.id
         self._channel = channel
@@ -95,6 +96,7 @@ class SourceRunner:
             outlet=self,
             attempt=0 if before is None else before.context.attempt + 1,
             inbox=None if before is None else before.context.inbox,
+            processes=threads.processes,
         )
 
     # The agent's side.
@@ -111,6 +113,11 @@ class SourceRunner:
         self.context.cancelled.set()
         if self._task_loop is not None and self._task_loop.is_closed():
             self._end(Ending(status=AgentStatus.TERMINATED, error_message="its event loop was closed"))
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether there may be processes of it until it has ended. Ask after `cancel`: then none come to be later."""
+        return self._has_begun and getattr(self._source, "owns_processes", False)
 
     def deliver(self, content: str) -> None:
         """Put a text into the source's inbox."""
@@ -154,6 +161,7 @@ class SourceRunner:
         return Ending()
 
     def _begin(self) -> None:
+        self._has_begun = True  # before the look, so that one of two sees the other (`has_processes`)
         if self.context.cancelled.is_set():
             raise SourceCancelledError(self._agent)
         if self.context.attempt == 0:
