@@ -78,8 +78,8 @@ class Census:
     def __init__(self, processes: Iterable[Process], *, is_settled: bool = True) -> None:
         """Sort what was found; see `take`."""
         self.is_settled = is_settled
-        """Nothing ended while it was taken, which may have left a child behind that was not listed yet, and no program was
-        between two environments."""
+        """Nothing ended while it was taken, which may have left a child behind that was not listed yet, and no program
+        was between two environments."""
         self.processes: dict[int, Process] = {process.pid: process for process in processes}
         self.marked: defaultdict[str, list[Process]] = defaultdict(list)
         """By each epoch in their environment."""
