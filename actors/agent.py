@@ -191,6 +191,7 @@ class AgentActor(PooledActor):
             self._tell_gateway(created.creation)
         if created.source is not None and not self._status.is_terminal:
             self._source = created.source
+            self._source.expect(self._in_flight or ())
             self._run(self._source.start)
 
     def _run(self, start: Callable[[], object]) -> None:
@@ -210,9 +211,11 @@ class AgentActor(PooledActor):
             if (asker := self.reply_later()) is not None:
                 asker.fail(AgentEndedError(self.agent))
             return
-        if emit.for_source and (why := self._refuses_input()):
+        if emit.for_source and (refusal := self._refuses_input(emit.message.size)):
             self.on_dropped(emit)
-            raise InputRefusedError(self.agent, why)
+            if (asker := self.reply_later()) is not None:
+                asker.fail(refusal)  # not raised: its traceback would keep the message
+            return
         (self._in_flight or self._take_off()).add_message(emit.message, Envelope(emit, self.reply_later()))
 
     def _take_off(self) -> InFlight:
@@ -225,12 +228,11 @@ class AgentActor(PooledActor):
         messages, size = self._in_flight.take_outgoing()
         self._services.database.tell(Append(self.agent, self.number, self._generation, messages, size))
 
-    def _refuses_input(self) -> str | None:
+    def _refuses_input(self, size: int) -> CommitcastError | None:
+        """Keep a place in the inbox for a text of so many bytes; return why that cannot be done."""
         if self._status.is_terminal:
-            return f"is {self._status} and reads no messages any more"
-        if self._source is not None and not self._source.takes_input:
-            return "runs a program that takes no further input"
-        return None
+            return InputRefusedError(self.agent, f"is {self._status} and reads no messages any more")
+        return None if self._source is None else self._source.keep_place(self.agent, size)
 
     def _on_patch(self, patch: AgentPatch) -> None:
         self._services.database.tell(UpdateAgent(self.agent, self.number, self._generation, patch))
@@ -340,8 +342,9 @@ class AgentActor(PooledActor):
                 if emit is not None:
                     messages += 1
                     size += emit.message.size
-                    if emit.for_source and self._source is not None and isinstance(reply, MessageRecord):
-                        self._source.deliver(reply.content)
+                    if emit.for_source and self._source is not None:
+                        said = reply.content if isinstance(reply, MessageRecord) else None
+                        self._source.inbox.settle(said, emit.message.size)
                 elif isinstance(reply, (AgentRecord, StatusChange)):
                     self._stored_status = reply.status
                 if isinstance(reply, Exception):

@@ -27,11 +27,13 @@ from commitcast.gateway.connection import CLOSE_TIMEOUT_S, COMPRESSION, WRITE_LI
 from commitcast.gateway.core import HEARTBEAT_S, GatewayCore
 from commitcast.gateway.errors import CloseCode, ListenError
 from commitcast.gateway.http import HttpRequest, HttpResponse, error_response
+from commitcast.gateway.inherited import silence_sockets
 from commitcast.gateway.limits import Limits
 from commitcast.gateway.operations import Operations
 from commitcast.gateway.routes import answer
 from commitcast.gateway.schema import PATH
 from commitcast.gateway.subscription import Subscriber
+from commitcast.persistence import fork
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Store
@@ -107,6 +109,7 @@ class GatewayServer:
         self._catch_up_s = 0.0
         self._is_closing = False
         self._connections: WeakSet[GatewayConnection] = WeakSet()
+        self._addresses: list[tuple[str, int]] = []
 
     @property
     def address(self) -> str | None:
@@ -134,6 +137,7 @@ class GatewayServer:
         Raises:
             ListenError: it cannot be bound.
         """
+        fork.register(self)
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._thread.start()
         try:
@@ -171,6 +175,14 @@ class GatewayServer:
         self.core.call(self._stopping.set)
         self._thread.join()
         self.core.pump.close()
+        fork.forget(self)
+
+    def _drop_in_child(self) -> None:
+        """Leave the port and the connections to the parent; through ASGI everything is answered with 503."""
+        silence_sockets(self._addresses)
+        self._thread = self._server = None
+        self._accepting = Future()
+        self.core.loop = None
 
     def publish(self, committed: Committed) -> None:
         """Hand over what was committed. Returns at once."""
@@ -246,7 +258,8 @@ class GatewayServer:
             )
         except (OSError, UnicodeError) as error:  # UnicodeError: a host that can be no name
             raise _listen_error(self.address, error) from error
-        self._port = self._server.sockets[0].getsockname()[1]
+        self._addresses = [listener.getsockname()[:2] for listener in self._server.sockets]
+        self._port = self._addresses[0][1]
 
     async def _accept(self) -> None:
         """Begin to listen. Who has bound the same port in the meantime may be first."""

@@ -9,15 +9,16 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import apsw
 
-from commitcast.persistence import sqlite_file
+from commitcast.persistence import fork, sqlite_file
 from commitcast.persistence.errors import (
+    ForkedRuntimeError,
     NotStoredError,
     StoreBusyError,
     StoreClosedError,
@@ -62,6 +63,7 @@ class SqliteStore:
         self._committing = threading.Lock()
         self._closing = threading.Event()
         self._unknown: StoreUnknownError | None = None
+        self._was_forked = False
 
     @property
     def name(self) -> str:
@@ -73,9 +75,13 @@ class SqliteStore:
 
         Raises:
             StoreOpenError: it cannot be used; nothing was changed.
+            ForkedRuntimeError: it was open when this process was forked.
 
         Durability: on return the recovered state is on disk, so that nothing read later can be rolled back.
         """
+        if self._was_forked:
+            raise ForkedRuntimeError
+        fork.register(self)
         try:
             if self._read_only:
                 self._check_readable()
@@ -127,9 +133,31 @@ class SqliteStore:
                 if self._writer is not None:
                     self._writer.close()
             finally:
+                fork.forget(self)
                 self._writer = self._batch = None
                 if self._lock is not None:
                     self._lock.release()
+
+    @contextmanager
+    def _at_rest(self, timeout_s: float) -> Iterator[bool]:
+        """Hold commits and reads back while the process is forked; gives whether those under way ended in time."""
+        if not self._committing.acquire(timeout=timeout_s):
+            yield False
+            return
+        try:
+            with self._gate.writing(timeout_s) as is_alone:
+                yield is_alone
+        finally:
+            self._committing.release()
+
+    def _drop_in_child(self) -> None:
+        """Refuse everything in a child. Its copies of the connections are not closed: that would undo the parent's."""
+        self._was_forked = True
+        self._writer = self._batch = self._lock = None
+        self._committing = threading.Lock()
+        self._gate = Gate(READERS)
+        self._pages = Pages(self._connect_reader, self._gate)
+        self._pages.refuse(ForkedRuntimeError())
 
     def abandon_waiting(self) -> None:
         """Make a commit that waits for another program give up instead. Any thread."""
@@ -138,6 +166,8 @@ class SqliteStore:
     def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         """Write everything in one transaction and return once it is on disk. See `Store.commit`."""
         with self._committing:
+            if self._was_forked:
+                raise ForkedRuntimeError
             if self._writer is None or self._batch is None:
                 raise StoreClosedError
             if self._unknown is not None:

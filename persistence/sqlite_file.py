@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import apsw
 
+from commitcast.persistence import fork
 from commitcast.persistence.errors import (
     NotADatabaseError,
     SchemaTooNewError,
@@ -54,13 +55,10 @@ class FileLock:
             OSError: there can be no lock.
         """
         self._file = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fork.register(self)
         try:
             if not self._take():
-                owner = os.read(self._file, 32).decode("ascii", "replace").strip()
-                raise StoreLockedError(
-                    str(path),
-                    f"another runtime has it (process {owner or 'unknown'}): stop that one, or use another file",
-                )
+                raise StoreLockedError(str(path), _who_has_it(os.read(self._file, 32), path))
         except BaseException:
             self.release()
             raise
@@ -80,8 +78,31 @@ class FileLock:
     def release(self) -> None:
         """Give the lock back. Idempotent. The file stays: unlinking it would let two runtimes lock two files."""
         if self._file >= 0:
+            _unlock(self._file)
+            self._file = -1
+
+    def _drop_in_child(self) -> None:
+        """Let go of a parent's lock: closed and not unlocked, which would unlock it for the parent too."""
+        if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _unlock(file: int) -> None:
+    """Give a lock back and close its file. The lock would outlive a mere close in a copy that a fork has made."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_UN)
+    finally:
+        os.close(file)
+
+
+def _who_has_it(note: bytes, path: Path) -> str:
+    """Say who holds a lock, as far as it is known: the note is of the last to take it, and may be older."""
+    owner = note.decode("ascii", "replace").strip()
+    if not owner.isdecimal() or not Path("/proc", owner).exists():
+        return f"a process has it that is not known: stop what `fuser {path}.lock` shows, or use another file"
+    which = ", which is this one" if int(owner) == os.getpid() else ""
+    return f"another runtime has it (process {owner}{which}): stop that one, or use another file"
 
 
 def is_locked(path: Path) -> bool:
@@ -93,7 +114,7 @@ def is_locked(path: Path) -> bool:
     try:
         return not _try_lock(file, fcntl.LOCK_SH)
     finally:
-        os.close(file)
+        _unlock(file)
 
 
 def _try_lock(file: int, kind: int) -> bool:
@@ -199,6 +220,7 @@ def connect(source: str, *, create: bool = False, read_only: bool = False, vfs: 
     flags = apsw.SQLITE_OPEN_URI
     flags |= apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
     flags |= apsw.SQLITE_OPEN_CREATE if create else 0
+    fork.check_usable()
     connection = apsw.Connection(source, flags=flags, vfs=vfs)
     try:
         connection.set_busy_handler(_Patience())

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import apsw
 
-from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError, StoreError, StoreReadError
+from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, StoreClosedError, StoreReadError
 from commitcast.persistence.gate import Gate
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
 from commitcast.persistence.sqlite_rows import (
@@ -75,9 +75,9 @@ class Pages:
         self._idle: queue.LifoQueue[apsw.Connection | None] = queue.LifoQueue()
         for _ in range(readers):
             self._idle.put(None)  # opened when first needed
-        self._refusal: StoreError | None = None
+        self._refusal: CommitcastError | None = None
 
-    def refuse(self, error: StoreError) -> None:
+    def refuse(self, error: CommitcastError) -> None:
         """Answer every later read with this error."""
         self._refusal = error
 
