@@ -26,6 +26,7 @@ from commitcast.actors.flow import AGENT_BYTES, AGENT_MESSAGES, Flow
 from commitcast.actors.given_gateway import GivenGateway, HasRef
 from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle, HandleServices
 from commitcast.actors.launching import Launch, Launcher
+from commitcast.actors.maintenance import Maintained
 from commitcast.actors.managed import Managed
 from commitcast.actors.metrics import RuntimeCollector
 from commitcast.actors.operations import RuntimeOperations
@@ -51,7 +52,7 @@ logger: Final = logging.getLogger(__name__)
 STOP_TIMEOUT_S: Final = 10.0
 
 
-class AgentRuntime(Managed, AgentsById):
+class AgentRuntime(Managed, Maintained, AgentsById):
     """Agents whose every message is durable before anybody hears of it.
 
     Use it as a context manager (`with` or `async with`), or call `start` and `stop`.

@@ -15,8 +15,8 @@ In a child nothing here may block, take a lock that another thread may have held
 import os
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Final, Never, Protocol, runtime_checkable
 from weakref import WeakSet
 
@@ -70,6 +70,8 @@ class _Kept(msgspec.Struct, gc=False):
 _inherited: Final[WeakSet[Inherited]] = WeakSet()
 _busy: Final[WeakSet[Busy]] = WeakSet()
 _forking: Final = threading.local()
+_users: Final[list[object]] = []
+_entering = threading.Lock()
 _generation = 0
 _was_caught_busy = False
 
@@ -86,6 +88,18 @@ def forget(owner: Inherited) -> None:
     _inherited.discard(owner)
     if isinstance(owner, Busy):
         _busy.discard(owner)
+
+
+@contextmanager
+def using() -> Iterator[None]:
+    """Be in SQLite for long, without a place to rest: a child that is forked meanwhile cannot use it. Any thread."""
+    user = object()
+    with _entering:
+        _users.append(user)
+    try:
+        yield
+    finally:
+        _users.remove(user)
 
 
 def generation() -> int:
@@ -122,7 +136,8 @@ def _before() -> None:
     deadline = time.monotonic() + REST_TIMEOUT_S
     in_order = sorted(list(_busy), key=id)  # as a thread that forks at the same time
     rests = [_forking.held.enter_context(owner._at_rest(max(0.0, deadline - time.monotonic()))) for owner in in_order]
-    _forking.is_at_rest = all(rests)
+    _forking.held.enter_context(_entering)
+    _forking.is_at_rest = all(rests) and not _users
 
 
 def _in_parent() -> None:
@@ -130,10 +145,12 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    global _generation, _was_caught_busy
+    global _generation, _was_caught_busy, _entering
     _generation += 1
     _was_caught_busy = _was_caught_busy or not _forking.is_at_rest
     _keep(_forking.held)  # to leave it would take locks
+    _entering = threading.Lock()
+    _users.clear()
     owners = list(_inherited)
     _inherited.clear()
     _busy.clear()

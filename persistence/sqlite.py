@@ -22,6 +22,7 @@ from commitcast.persistence.errors import (
     StoreClosedError,
     StoreError,
     StoreOpenError,
+    StorePathError,
     StoreUnavailableError,
     StoreUnknownError,
 )
@@ -34,6 +35,7 @@ from commitcast.persistence.sqlite_batch import Batch
 from commitcast.persistence.sqlite_pages import READERS, Pages
 from commitcast.persistence.sqlite_watch import FileWatch
 from commitcast.persistence.store import PAGE_BYTES, PAGE_ROWS, AgentPage, FeedPage, Head, IdRange, Standing
+from commitcast.persistence.verify import Report, verify
 from commitcast.persistence.writes import AgentWrites, Outcome
 
 logger: Final = logging.getLogger(__name__)
@@ -307,6 +309,14 @@ class SqliteStore:
             if isinstance(error, StoreError):
                 raise
             raise sqlite_file.explain(error, str(target)) from error
+
+    def verify(self, *, deep: bool = False, progress: Progress = lambda done, of: None) -> Report:
+        """Prove the file, also while it is in use. See `Store.verify` and `verify`."""
+        if self._was_forked:
+            raise ForkedRuntimeError
+        if self._in_memory:
+            raise StorePathError(MEMORY, "it is in memory, so there is no file to prove: prove a backup of it")
+        return verify(self._path, deep=deep, progress=progress)
 
     @contextmanager
     def _between_commits(self) -> Iterator[None]:

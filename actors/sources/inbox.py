@@ -124,16 +124,18 @@ class Inbox:
     def settle(self, text: str | None, size: int) -> None:
         """Put a text into its place, now that it is stored; or give the place back, with None, because it was not."""
         with self._lock:
-            if text is None:
+            if text is None or self._end is not None:
                 self._count(-1, -size)
             else:
                 self._texts.append((text, size))
                 self._wake_one()
 
     def end(self) -> None:
-        """Wake everybody: the agent's life is over. Idempotent."""
+        """Wake everybody and keep nothing: the agent's life is over. Idempotent."""
         with self._lock:
             self._end = self._end or SourceCancelledError(self._agent)
+            while self._texts:
+                self._take()
             while self._waiting:
                 self._wake_one()
 
