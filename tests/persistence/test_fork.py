@@ -113,7 +113,7 @@ def test_forks_in_the_midst_of_commits_cost_nothing_and_the_children_can_use_sql
     with opened(path) as store:
         commit(store, "a", new_agent("0"))
         with writing(store):
-            for round_ in range(1, 6):
+            for round_ in range(1, 4):
                 with forked(own_store) as child:
                     assert child.answer() == "[(1, 'mine')]"
                 wait_until(lambda: len(contents(store, "a")) > 3 * round_, "the parent's commits to go on")
