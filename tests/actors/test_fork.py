@@ -141,5 +141,3 @@ with AgentRuntime({str(tmp_path / "a.db")!r}, listen="127.0.0.1:0") as runtime:
 
     assert (ended.stdout, ended.stderr, ended.returncode) == ("child 3 1 running\n", "", 0)
     assert verify(tmp_path / "a.db").is_sound
-
-
