@@ -4,6 +4,7 @@ CommitcastError
 ├── BackpressureError (TimeoutError)      the agent is at its bound; try again
 │   └── MailboxFullError                  an actor has as many messages waiting as it may have; try again
 ├── WouldBlockError (RuntimeError)        a callback wanted to wait on a thread that runs actors
+│   └── LoopWouldBlockError               a source was about to block its event loop
 ├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
 ├── FutureCancelledError                  the request was taken back
 ├── RuntimeStoppedError (RuntimeError)    the runtime is not running
@@ -52,6 +53,13 @@ class WouldBlockError(CommitcastError, RuntimeError):
             "this would wait inside an actor's turn, or a future's callback, on a thread that runs actors: "
             "use add_done_callback, or hand the work to a thread of your own"
         )
+
+
+class LoopWouldBlockError(WouldBlockError):
+    """A source on an event loop was about to block it, and with it everything else that runs there."""
+
+    def __str__(self) -> str:
+        return "this would block the event loop that it is called on: `await asyncio.to_thread(context.inbox.get)`"
 
 
 class MailboxFullError(BackpressureError):

@@ -83,7 +83,8 @@ class AgentContext:
         configuration: a copy of the agent's configuration.
         attempt: 0 in the first run of the source, one more in each run after a failure.
         inbox: the texts that `handle.send` was given, each put here after it was committed. `inbox.get(timeout=…)`
-            waits for one, and raises `SourceCancelledError` when the agent's life is over.
+            waits for one, and raises `SourceCancelledError` when the agent's life is over; an async source awaits
+            `asyncio.to_thread(context.inbox.get)`.
         cancelled: set when the agent's life is over; what is yielded after that is discarded and counted.
     """
 

@@ -4,6 +4,7 @@ A place is kept for a text before it is stored, so nothing becomes durable that 
 thread; `get` blocks, and the agent's end wakes it.
 """
 
+import asyncio
 import queue
 import threading
 import time
@@ -11,7 +12,7 @@ from collections import deque
 from typing import Final
 
 from commitcast.actors.blocking import Signal
-from commitcast.actors.errors import SourceCancelledError
+from commitcast.actors.errors import LoopWouldBlockError, SourceCancelledError
 from commitcast.persistence.errors import CommitcastError, ForkedRuntimeError
 
 INBOX_MESSAGES: Final = 1_024
@@ -55,6 +56,7 @@ class Inbox:
         Raises:
             queue.Empty: there was none in time.
             SourceCancelledError: the agent's life is over.
+            LoopWouldBlockError: there was none, and waiting would block an event loop.
         """
         if timeout is not None and timeout < 0:
             raise ValueError("'timeout' must be a non-negative number")
@@ -68,6 +70,8 @@ class Inbox:
                     return self._take()
                 if not block:
                     raise queue.Empty
+                if _on_event_loop():
+                    raise LoopWouldBlockError
                 self._waiting.append(arrived)
             self._wait(arrived, None if deadline is None else max(0.0, deadline - time.monotonic()))
 
@@ -146,3 +150,11 @@ class Inbox:
     def _drop_in_child(self) -> None:
         self._lock = threading.Lock()
         self._end = ForkedRuntimeError()
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

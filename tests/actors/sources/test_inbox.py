@@ -1,12 +1,15 @@
 """An agent's inbox: first in, first out, bounded, and ended with the agent."""
 
 import asyncio
+import json
 import queue
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus
 from commitcast.actors.errors import InboxFullError, SourceCancelledError
@@ -166,6 +169,36 @@ class TestInARuntime:
                 assert "hello" in [message.content for message in spoken_to.messages()]
 
         asyncio.run(asyncio.wait_for(host(), 3 * TIMEOUT_S))
+
+    def test_an_async_source_that_would_block_its_loop_is_told_what_to_do(self, agent_runtime: AgentRuntime) -> None:
+        async def source(context: AgentContext) -> str:
+            return context.inbox.get()
+
+        record = agent_runtime.launch(source).wait(TIMEOUT_S)
+
+        assert record.error_name == "LoopWouldBlockError"
+        assert "await asyncio.to_thread(context.inbox.get)" in (record.error_message or "")
+
+    def test_a_client_is_told_that_it_is_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Inbox.__init__, "__kwdefaults__", {"limit_messages": 1, "limit_bytes": 1_000})
+
+        def source(context: AgentContext) -> None:
+            context.cancelled.wait(TIMEOUT_S)
+
+        with AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0", token="secret") as runtime:
+            agent = runtime.launch(source)
+            assert runtime.url is not None
+            token = {"Authorization": "Bearer secret"}
+            protocol = [Subprotocol("commitcast.v1.json")]
+            with connect(runtime.url, subprotocols=protocol, additional_headers=token) as client:
+                for number in (1, 2):
+                    client.send(json.dumps({"type": "send", "id": number, "agent": agent.id, "content": "text"}))
+                frames = [json.loads(client.recv(TIMEOUT_S)) for _ in range(3)]
+
+        answers = {frame.get("id"): frame for frame in frames}
+        assert answers[1]["type"] == "ok"
+        assert (answers[2]["type"], answers[2]["code"], answers[2]["retry"]) == ("error", "limit", True)
+        assert "is full: send this again" in answers[2]["message"]
 
     def test_a_stop_does_not_wait_for_one_that_waits_for_its_inbox(self, tmp_path: Path) -> None:
         def source(context: AgentContext) -> str:
