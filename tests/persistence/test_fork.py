@@ -74,6 +74,27 @@ def test_a_child_neither_gives_the_parents_lock_back_nor_takes_it_over(path: Pat
             FileLock(path)
 
 
+def test_a_child_has_no_copy_of_the_lock_which_would_outlive_a_killed_parent(path: Path) -> None:
+    lock = os.path.realpath(f"{path}.lock")
+
+    def copies() -> int:
+        return sum(os.path.realpath(f"/proc/self/fd/{name}") == lock for name in os.listdir("/proc/self/fd"))
+
+    with opened(path), forked(copies) as child:
+        assert child.answer() == "0"
+        assert copies() == 1
+
+
+def test_a_lock_is_given_back_though_a_copy_of_it_is_open(path: Path) -> None:
+    lock = FileLock(path)
+    copy = os.dup(lock._file)  # as a fork makes one that Python does not see
+    try:
+        lock.release()
+        FileLock(path).release()
+    finally:
+        os.close(copy)
+
+
 def test_the_lock_of_a_process_that_is_gone_is_not_blamed_on_its_number(path: Path) -> None:
     lock = FileLock(path)
     try:

@@ -1,6 +1,7 @@
 """A process that is forked from the test's, does something, says what came of it, and lives until it is let go."""
 
 import os
+import signal
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,15 +36,16 @@ def forked(work: Callable[[], object] = lambda: None) -> Iterator[Forked]:
     if pid == 0:
         os.close(leaving)
         os.write(answering, _said(work).encode())
-        os.read(staying, 1)
+        os.read(staying, 1)  # ends also if the test's process does
         os._exit(0)
     os.close(answering)
     os.close(staying)
     try:
         yield Forked(pid, answers)
     finally:
-        os.close(leaving)
+        os.kill(pid, signal.SIGKILL)  # its work may hang
         os.waitpid(pid, 0)
+        os.close(leaving)
         os.close(answers)
 
 
