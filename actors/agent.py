@@ -27,7 +27,7 @@ from commitcast.actors.agent_commands import (
     Terminate,
 )
 from commitcast.actors.agent_services import AgentServices
-from commitcast.actors.agent_source import AgentSource, restart_notice
+from commitcast.actors.agent_source import NOT_KNOWN, AgentSource, HeldEnd, restart_notice
 from commitcast.actors.database import Acknowledged, Append, ChangeStatus, UpdateAgent
 from commitcast.actors.dispatch import TURN_MESSAGES, PooledActor
 from commitcast.actors.errors import AgentEndedError, InputRefusedError, MailboxFullError, RuntimeStoppedError
@@ -37,7 +37,7 @@ from commitcast.actors.lifecycle import check_transition
 from commitcast.actors.mailbox import Envelope
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
-from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord, StatusChange
+from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, StatusChange
 from commitcast.persistence.writes import AgentPatch, NewStatus, encode_json
 
 logger: Final = logging.getLogger(__name__)
@@ -166,9 +166,11 @@ class AgentActor(PooledActor):
     def on_stop(self) -> None:
         """Answer whoever still waits."""
         in_flight, self._in_flight = self._in_flight, None
+        if self._source is not None:
+            self._source.drop_held()
         for waiting in in_flight or ():
             if waiting.reply_to is not None and not waiting.reply_to.done():
-                waiting.reply_to.fail(RuntimeStoppedError("it stopped before it was known whether this is stored"))
+                waiting.reply_to.fail(RuntimeStoppedError(NOT_KNOWN))
             self.on_dropped(waiting.message)
 
     def on_failure(self, *_: object) -> None:
@@ -205,18 +207,12 @@ class AgentActor(PooledActor):
     # On the way down: to the database.
 
     def _on_emit(self, emit: Emit) -> None:
-        if emit.from_source and self._status.is_terminal:
-            self.discarded += 1
-            self.on_dropped(emit)
-            if (asker := self.reply_later()) is not None:
-                asker.fail(AgentEndedError(self.agent))
+        if (refusal := self._refusal_of(emit)) is None:
+            (self._in_flight or self._take_off()).add_message(emit.message, Envelope(emit, self.reply_later()))
             return
-        if emit.for_source and (refusal := self._refuses_input(emit.message.size)):
-            self.on_dropped(emit)
-            if (asker := self.reply_later()) is not None:
-                asker.fail(refusal)  # not raised: its traceback would keep the message
-            return
-        (self._in_flight or self._take_off()).add_message(emit.message, Envelope(emit, self.reply_later()))
+        self.on_dropped(emit)
+        if (asker := self.reply_later()) is not None:
+            asker.fail(refusal)  # not raised: its traceback would keep the message
 
     def _take_off(self) -> InFlight:
         """Begin to have something on its way."""
@@ -228,11 +224,15 @@ class AgentActor(PooledActor):
         messages, size = self._in_flight.take_outgoing()
         self._services.database.tell(Append(self.agent, self.number, self._generation, messages, size))
 
-    def _refuses_input(self, size: int) -> CommitcastError | None:
-        """Keep a place in the inbox for a text of so many bytes; return why that cannot be done."""
-        if self._status.is_terminal:
+    def _refusal_of(self, emit: Emit) -> CommitcastError | None:
+        """Return why a message is not taken; for a text that is, a place in the inbox is kept."""
+        if emit.from_source and self._status.is_terminal:
+            self.discarded += 1
+            return AgentEndedError(self.agent)
+        if emit.for_source and self._status.is_terminal:
             return InputRefusedError(self.agent, f"is {self._status} and reads no messages any more")
-        return None if self._source is None else self._source.keep_place(self.agent, size)
+        asked = self._source if emit.for_source else None
+        return None if asked is None else asked.keep_place(self.agent, emit.message.size)
 
     def _on_patch(self, patch: AgentPatch) -> None:
         self._services.database.tell(UpdateAgent(self.agent, self.number, self._generation, patch))
@@ -243,13 +243,14 @@ class AgentActor(PooledActor):
             self._refuse_unknown(status)
             return
         source = self._source
-        if status is AgentStatus.TERMINATED and source is not None and source.has_failed:
-            # It has failed already, and only the database has not taken it yet: that stays the truth.
-            assert source.ending is not None
-            status, facts = AgentStatus.FAILED, source.ending.error
-        self._change(status, **facts)
         if source is not None:
-            source.cancel()
+            status, facts = source.truth(status, facts)
+        check_transition(self.agent, self._status, status)
+        if source is not None and source.cancel():  # its processes are gone before its end is told
+            source.held = HeldEnd(self._status, status, facts, self.reply_later())
+            self._status = status
+        else:
+            self._change(status, **facts)
 
     def _change(self, status: AgentStatus, **facts: str | None) -> None:
         if self._stored_status is None:
@@ -282,8 +283,8 @@ class AgentActor(PooledActor):
         source, dispatcher = self._source, self._services.dispatcher
         if source is None:
             self._end_orphan()
-        elif self._status.is_terminal:
-            source.is_running = False
+        elif self._status.is_terminal or source.held is not None:
+            self._let_end(source.let_go(ending))
         elif (delay_s := source.ended(ending, dispatcher.now())) is not None:
             message = restart_notice(ending, source.restarts, delay_s, self._services.now())
             self._services.flow.count_in(self.agent, message.size)
@@ -292,6 +293,12 @@ class AgentActor(PooledActor):
             source.restart_timer = dispatcher.call_later(delay_s, lambda: tell(self.agent, RestartDue()))
         else:
             self._end_if_due()
+
+    def _let_end(self, held: HeldEnd | None) -> None:
+        if held is not None:
+            self._status = held.previous if self._status.is_terminal else self._status
+            self._asker = held.asker
+            self._end(held.status, **held.facts)
 
     def _end_orphan(self) -> None:
         """End an agent whose source has ended, and whose actor failed before this one was made."""
@@ -306,7 +313,7 @@ class AgentActor(PooledActor):
     def _end_if_due(self) -> None:
         """Bring an agent with a source to its end, again if the database refused that."""
         source = self._source
-        if source is None or source.ending is None or self._status.is_terminal:
+        if source is None or source.ending is None or source.has_processes or self._status.is_terminal:
             return
         if not source.may_try_ending():
             tell = self._services.home.tell
@@ -343,8 +350,7 @@ class AgentActor(PooledActor):
                     messages += 1
                     size += emit.message.size
                     if emit.for_source and self._source is not None:
-                        said = reply.content if isinstance(reply, MessageRecord) else None
-                        self._source.inbox.settle(said, emit.message.size)
+                        self._source.settle(reply, emit.message.size)
                 elif isinstance(reply, (AgentRecord, StatusChange)):
                     self._stored_status = reply.status
                 if isinstance(reply, Exception):

@@ -1,9 +1,8 @@
 """A command line program as an agent's source: its lines become messages, its end becomes the agent's end.
 
-Owns what a program is told (prompt, environment), the translation of its output by the parser of its kind,
-and the decision of how it ended, which is never its exit code alone. Must never read output before the
-process is recorded in the store: what runs unrecorded could not be found again after a crash. One thread for
-each run.
+Owns what a program is told (prompt, environment) and the run from start to end; what it says is `speech.py`'s, how
+it ended `verdict.py`'s. Must never read output before the process is recorded in the store: what runs unrecorded
+could not be found again after a crash. One thread for each run.
 """
 
 import copy
@@ -12,25 +11,19 @@ import logging
 import math
 import os
 import shutil
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Final
 
-from commitcast.actors.errors import (
-    CommandFailedError,
-    CommandNotFoundError,
-    SourceCancelledError,
-    SourceError,
-    VerdictMissingError,
-)
+from commitcast.actors.errors import CommandNotFoundError, SourceCancelledError, SourceError
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Ending
-from commitcast.actors.sources.lines import Line, LineSplitter
-from commitcast.actors.sources.parsers import PARSERS, Parser, guess_type
+from commitcast.actors.sources.parsers import PARSERS, Parser, Verdict, guess_type
 from commitcast.actors.sources.parsers.decoding import clean_text
 from commitcast.actors.sources.pipes import ChildPipes
 from commitcast.actors.sources.process import process_started
+from commitcast.actors.sources.speech import Speech
+from commitcast.actors.sources.verdict import decide_ending, failed
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
 
@@ -38,6 +31,13 @@ logger: Final = logging.getLogger(__name__)
 
 PROMPT_PLACEHOLDER: Final = "{prompt}"
 """Replaced in every argument."""
+
+EXIT_TIMEOUT_S: Final = 30.0
+"""How long a program may be silent after its verdict and not exit. Those that tidy up are gone within seconds; one that
+an open handle keeps alive never goes, and its agent would be running for ever."""
+
+LONGEST_STEP_S: Final = 3600.0
+"""A selector cannot wait for just any time; it is only asked again."""
 
 
 class CommandSource:
@@ -48,9 +48,11 @@ class CommandSource:
         type: the kind of agent; it chooses the parser.
         echoes_prompt: whether the program prints the prompt as a message of its own.
         takes_input: False: its standard input is closed behind the prompt.
+        owns_processes: True: the agent's end is not told before its processes are gone.
     """
 
     takes_input = False
+    owns_processes = True
 
     def __init__(
         self,
@@ -60,6 +62,8 @@ class CommandSource:
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         grace_s: float = 5.0,
+        exit_timeout_s: float = EXIT_TIMEOUT_S,
+        stdin: int | None = None,
     ) -> None:
         """Describe a program; nothing is started.
 
@@ -70,6 +74,12 @@ class CommandSource:
             cwd: the folder in which it starts; None for the current one.
             env: added to the environment of this process.
             grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
+            exit_timeout_s: seconds of silence after its verdict until it is stopped because it does not exit; its
+                verdict counts. Give more, or `math.inf`, to a program whose background tasks are silent for longer and
+                then speak again.
+            stdin: a descriptor of a pipe, socket or file: all that comes from it up to its end is passed on to the
+                program as it comes, behind the prompt if that goes to standard input too. Stays the caller's, and must
+                be open for as long as the program runs.
 
         Raises:
             InvalidValueError: one of them cannot be used.
@@ -82,7 +92,9 @@ class CommandSource:
         self._name = clean_text(PurePath(self.argv[0]).name)
         self._cwd = None if cwd is None else _checked_text(os.fspath(cwd), "cwd")
         self._env = _checked_env(env or {})
-        self._grace_s = _checked_grace(grace_s)
+        self._grace_s = _checked_seconds(grace_s, "grace_s")
+        self._exit_timeout_s = _checked_seconds(exit_timeout_s, "exit_timeout_s", may_be_infinite=True)
+        self._stdin = stdin
         self._tells_paths = True
 
     def for_clients(self) -> "CommandSource":
@@ -101,11 +113,11 @@ class CommandSource:
             Exception: what the runtime raised when it was told the process id; the program was stopped.
 
         Threads: blocks as long as the program runs, and a few seconds longer than `grace_s` to stop it. When
-            it returns or raises, nothing of the program's process group is left.
+            it returns or raises, nothing is left of the program and of what it has started.
         """
         if context.cancelled.is_set():
             return Ending(status=AgentStatus.TERMINATED)
-        pipes = ChildPipes()
+        pipes = ChildPipes(context.processes)
         try:
             context.cancelled.on_set(pipes.wake.set)
             return self._run(context, pipes)
@@ -117,23 +129,51 @@ class CommandSource:
     def _run(self, context: AgentContext, pipes: ChildPipes) -> Ending:
         argv, stdin = self._with_prompt(context.prompt)
         try:
-            pipes.start(argv, agent=context.id, epoch=context.epoch, cwd=self._cwd, env=self._env, stdin=stdin)
+            pipes.start(
+                argv,
+                agent=context.id,
+                epoch=context.epoch,
+                cwd=self._cwd,
+                env=self._env,
+                stdin=stdin,
+                feed=self._stdin,
+            )
         except (OSError, ValueError) as error:
             why = self._why_not_started(error)
             if not self._tells_paths:
                 folder = "" if self._cwd is None else f" in {self._cwd!r}"
                 logger.warning("agent %s failed: cannot start %r%s: %s", context.id, self.argv[0], folder, error)
-            return _failed(why, {})
+            return failed(why, {})
         _record_process(context, pipes)
         parser = PARSERS[self.type]()
-        speech = _Speech(parser, context)
+        speech = Speech(parser, context)
         pipes.read_into(speech.feed)
-        while pipes.wait():
+        try:
+            verdict = self._listen(context, pipes, parser)
+            pipes.stop(self._grace_s)
+            pipes.drain()
+            speech.end()
+        except SourceCancelledError:  # what it had said of its end by then is kept
+            return Ending(status=AgentStatus.TERMINATED, result=parser.verdict and parser.verdict.result)
+        if verdict is not None:  # and not what it says of being stopped
+            parser.verdict = verdict
+        return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail, hangs=verdict is not None)
+
+    def _listen(self, context: AgentContext, pipes: ChildPipes, parser: Parser) -> Verdict | None:
+        """Read until the program has ended; return its verdict if it gave one and does not exit."""
+        due_in_s = self._exit_due_in_s(pipes, parser)
+        while pipes.wait(due_in_s):
             _check_cancelled(context)
-        pipes.stop(self._grace_s)
-        pipes.drain()
-        speech.end()
-        return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail)
+            has_looked, due_in_s = due_in_s == 0, self._exit_due_in_s(pipes, parser)
+            if has_looked and due_in_s == 0:  # looked once more, because this process may have been stopped meanwhile
+                return parser.verdict
+        return None
+
+    def _exit_due_in_s(self, pipes: ChildPipes, parser: Parser) -> float | None:
+        """Return how long the program may still be silent and not exit; None: for as long as it likes."""
+        if parser.verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
+            return None
+        return min(max(0.0, self._exit_timeout_s - pipes.silence_s()), LONGEST_STEP_S)
 
     def _with_prompt(self, prompt: str) -> tuple[list[str], bytes]:
         """Return the arguments and what standard input gets."""
@@ -160,90 +200,6 @@ class CommandSource:
         if "/" in program:  # looked for after the change of folder
             return os.path.exists(os.path.join(self._cwd or "", program))
         return shutil.which(program, path=self._env.get("PATH")) is not None
-
-
-class _Speech:
-    """What one process says, on its way from chunks of bytes to messages."""
-
-    def __init__(self, parser: Parser, context: AgentContext) -> None:
-        self._parser = parser
-        self._context = context
-        self._splitter = LineSplitter()
-        self._session_id = parser.session_id
-
-    def feed(self, chunk: bytes) -> None:
-        """Put the messages that a chunk completes. Blocks while the agent is at its bound."""
-        for line in self._splitter.feed(chunk):
-            self._say(line)
-
-    def end(self) -> None:
-        """Put the last line if it had no newline."""
-        for line in self._splitter.end():
-            self._say(line)
-
-    def _say(self, line: Line) -> None:
-        if line.partial:
-            self._context.put(self._parser.parse_piece(line.data, continues=line.continues))
-            return
-        for draft in self._parser.parse(line.data):
-            self._context.put(draft)
-        if self._parser.session_id != self._session_id:
-            self._session_id = self._parser.session_id
-            self._context.patch(configuration={"session_id": self._session_id})
-
-
-def decide_ending(command: str, exit_code: int | None, parser: Parser, stderr_tail: str) -> Ending:
-    """Decide how an agent ended whose program has ended. Pure.
-
-    Completed takes all three: exit code 0, no bad verdict, and a verdict at all where programs of the kind
-    give one. CLIs have ended with 0 after an error, and with 1 after a good result.
-
-    Args:
-        command: what to call the program.
-        exit_code: negative for a signal; None if it is lost.
-        parser: that has read all of its output.
-        stderr_tail: the end of its standard error, "" for nothing.
-    """
-    result: dict[str, Any] = dict(parser.verdict.result or {}) if parser.verdict else {}
-    result["exit_code"] = exit_code
-    if stderr_tail:
-        result["stderr_tail"] = stderr_tail
-    error = _why_failed(command, exit_code, parser, f"\n{stderr_tail}" if stderr_tail else "")
-    return Ending(result=result) if error is None else _failed(error, result)
-
-
-def _why_failed(command: str, exit_code: int | None, parser: Parser, tail: str) -> SourceError | None:
-    verdict = parser.verdict
-    how = _exit_text(exit_code, parser)
-    if verdict is not None and not verdict.ok:
-        also = "" if exit_code == 0 else f" (it {how})"
-        return CommandFailedError(f"{command} reported an error: {verdict.message}{also}{tail}")
-    last_error = "" if parser.last_error is None else f"; its last error was: {parser.last_error}"
-    if exit_code != 0:
-        though = "" if verdict is None else " although it had reported success"
-        return CommandFailedError(f"{command} {how}{though}{last_error}{tail}")
-    if verdict is None and parser.gives_verdict:
-        return VerdictMissingError(f"{command} {how} but never said whether it had succeeded{last_error}{tail}")
-    return None
-
-
-def _exit_text(exit_code: int | None, parser: Parser) -> str:
-    if exit_code is None:
-        return "ended, but its exit code is lost: something else in this program waits for its children"
-    if exit_code < 0:
-        names = {number.value: number.name for number in signal.Signals}
-        return f"was killed by {names.get(-exit_code, f'signal {-exit_code}')}"
-    meaning = parser.exit_codes.get(exit_code)
-    return f"ended with exit code {exit_code}" + (f": {meaning}" if meaning else "")
-
-
-def _failed(error: SourceError, result: dict[str, Any]) -> Ending:
-    return Ending(
-        status=AgentStatus.FAILED,
-        error_name=type(error).__name__,
-        error_message=str(error),
-        result=result or None,
-    )
 
 
 def _record_process(context: AgentContext, pipes: ChildPipes) -> None:
@@ -286,7 +242,7 @@ def _checked_env(env: Mapping[str, str]) -> dict[str, str]:
     return dict(env)
 
 
-def _checked_grace(grace_s: float) -> float:
-    if not isinstance(grace_s, (int, float)) or not math.isfinite(grace_s) or grace_s < 0:
-        raise InvalidValueError(f"grace_s must be a number of seconds from 0 up, not {grace_s!r:.80}")
-    return float(grace_s)
+def _checked_seconds(value: float, name: str, *, may_be_infinite: bool = False) -> float:
+    if not isinstance(value, (int, float)) or not value >= 0 or (math.isinf(value) and not may_be_infinite):
+        raise InvalidValueError(f"{name} must be a number of seconds from 0 up, not {value!r:.80}")
+    return float(value)

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from commitcast.actors.future import Future
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.inbox import Inbox
+from commitcast.actors.sources.processes import Processes
 from commitcast.persistence import fork
 from commitcast.persistence.records import AgentRecord, MessageRecord
 
@@ -86,6 +87,7 @@ class AgentContext:
             waits for one, and raises `SourceCancelledError` when the agent's life is over; an async source awaits
             `asyncio.to_thread(context.inbox.get)`.
         cancelled: set when the agent's life is over; what is yielded after that is discarded and counted.
+        processes: the commands of its runtime, for a source that runs one; None if there is no runtime.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class AgentContext:
         outlet: Outlet,
         attempt: int = 0,
         inbox: Inbox | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.id = id
         self.epoch = epoch
@@ -108,6 +111,7 @@ class AgentContext:
         self.attempt = attempt
         self.inbox = Inbox(id) if inbox is None else inbox
         self.cancelled = Cancelled()
+        self.processes = processes
         self._outlet = outlet
         fork.register(self)
 

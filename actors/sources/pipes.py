@@ -1,7 +1,7 @@
 """One selector loop over all that a child process does: speak, complain, listen, exit; and over being woken.
 
-Owns the child, its pipes and its group from the start until `close`, after which no process of the group and
-no descriptor is left. Runs on one thread; only `Wake.set` may be called from others. Knows nothing of lines
+Owns the child and its pipes from the start until `close`, after which nothing that the child has started and no
+descriptor is left. Runs on one thread; only `Wake.set` may be called from others. Knows nothing of lines
 or agents.
 """
 
@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Final
 
-from commitcast.actors.sources.process import has_exited, open_pidfd, reap, start_process, stop_group
+from commitcast.actors.sources.child_input import ChildInput
+from commitcast.actors.sources.process import has_exited, open_pidfd
+from commitcast.actors.sources.processes import Processes
 from commitcast.persistence import fork
 
 SILENCE_AFTER_EXIT_S: Final = 2.0
@@ -74,17 +76,22 @@ class ChildPipes:
         exited: whether the child itself has exited; it is reaped later, so that its number stays its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes | None = None) -> None:
+        """Make it; nothing is started.
+
+        Args:
+            processes: the commands that it belongs to and that are stopped together; None for itself alone.
+        """
         self.exited = False
+        self._processes = Processes() if processes is None else processes
         self._selector = selectors.DefaultSelector()
         self.wake = Wake()
         self._selector.register(self.wake.fd, selectors.EVENT_READ, self.wake.clear)
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd: int | None = None
-        self._input = memoryview(b"")
         self._output: list[IO[bytes]] = []
         self._sink: Callable[[bytes], object] = _discard
-        self._heard_at = 0.0
+        self._heard_at = time.monotonic()
         self._give_up_at: float | None = None
         self._stderr_tail = b""
         self._reaped = False
@@ -109,14 +116,17 @@ class ChildPipes:
         cwd: str | None,
         env: Mapping[str, str],
         stdin: bytes,
+        feed: int | None = None,
     ) -> None:
-        """Start the child; give it `stdin`, or /dev/null if that is empty. Its output is not read yet.
+        """Start the child; give it `stdin` and what comes from `feed`, or /dev/null. Its output is not read yet.
 
         Raises:
             OSError: it cannot be started.
             ValueError: an argument holds a NUL character.
+            SourceCancelledError: the runtime stops.
         """
-        process = start_process(argv, agent=agent, epoch=epoch, cwd=cwd, env=env, stdin=bool(stdin))
+        has_input = bool(stdin) or feed is not None
+        process = self._processes.start(argv, agent=agent, epoch=epoch, cwd=cwd, env=env, stdin=has_input)
         self._process = process
         assert process.stdout is not None
         assert process.stderr is not None
@@ -127,8 +137,7 @@ class ChildPipes:
         if self._pidfd is not None:
             self._selector.register(self._pidfd, selectors.EVENT_READ, self._on_exit)
         if process.stdin is not None:
-            self._input = memoryview(stdin)
-            self._selector.register(process.stdin, selectors.EVENT_WRITE, self._on_stdin)
+            ChildInput(self._selector, process.stdin, stdin, feed)
         self._selector.register(process.stderr, selectors.EVENT_READ, self._on_stderr)
         fork.register(self)
 
@@ -159,26 +168,32 @@ class ChildPipes:
             self._on_exit()
         return bool(events)
 
-    def wait(self) -> bool:
+    def silence_s(self) -> float:
+        """Return for how long the child has said nothing on standard output."""
+        return time.monotonic() - self._heard_at
+
+    def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for something to happen and handle it; return False when there is nothing more to wait for.
 
         That is when the child has exited and its output is closed, or was silent for `SILENCE_AFTER_EXIT_S`, or
-        went on for `OUTPUT_AFTER_EXIT_S`.
+        went on for `OUTPUT_AFTER_EXIT_S`. Returns True also when nothing has happened for `timeout_s`.
         """
         if not self.exited:
-            self.step()
+            self.step(timeout_s)
             return True
         if self._give_up_at is None:
             self._give_up_at = time.monotonic() + OUTPUT_AFTER_EXIT_S
         left_s = min(self._heard_at + SILENCE_AFTER_EXIT_S, self._give_up_at) - time.monotonic()
         if left_s <= 0 or all(stream.closed for stream in self._output):
             return False
-        self.step(left_s)
+        self.step(left_s if timeout_s is None else min(left_s, timeout_s))
         return True
 
     def stop(self, grace_s: float) -> None:
-        """Stop the whole group, and read on meanwhile, so that it can say what it says at the end."""
-        stop_group(self.pid, grace_s, pause=self.step)
+        """Stop all that the child has started, and read on meanwhile, so that it can say what it says at the end."""
+        ending = self._processes.terminate(self.pid, grace_s, self.wake.set)
+        while not ending.is_over:
+            self.step()
 
     def drain(self) -> None:
         """Read what is in the pipes now."""
@@ -187,10 +202,10 @@ class ChildPipes:
                 return
 
     def reap(self) -> int | None:
-        """Reap the child, of whose group nobody is left; return its exit code as `process.reap` does."""
+        """Reap the child, of which nothing else is left; return its exit code as `process.reap` does."""
         assert self._process is not None
         self._reaped = True
-        return reap(self._process)
+        return self._processes.reap(self._process)
 
     def close(self, grace_s: float) -> None:
         """Stop what still runs, dropping what it says, and close everything."""
@@ -226,18 +241,6 @@ class ChildPipes:
         if not chunk:
             self._close_stream(stream)
         return chunk
-
-    def _on_stdin(self) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        try:
-            self._input = self._input[os.write(self._process.stdin.fileno(), self._input[:_READ_BYTES]) :]
-        except BlockingIOError:
-            return
-        except BrokenPipeError:  # it does not want to read: that is its own business
-            self._input = memoryview(b"")
-        if not self._input:
-            self._close_stream(self._process.stdin)
 
     def _on_exit(self) -> None:
         self.exited = True

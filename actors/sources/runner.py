@@ -82,6 +82,7 @@ class SourceRunner:
         self._record = record
         self._task: SourceTask | None = None  # of an async source
         self._has_ended = False
+        self._has_begun = False
         self._source = source
         self._agent = record.id
         self._channel = channel
@@ -100,6 +101,7 @@ class SourceRunner:
             outlet=self,
             attempt=0 if before is None else before.context.attempt + 1,
             inbox=None if before is None else before.context.inbox,
+            processes=threads.processes,
         )
         self.inbox = self.context.inbox
 
@@ -118,6 +120,11 @@ class SourceRunner:
         self.inbox.end()
         if self._task is not None and self._task.is_on_closed_loop:
             self._end(Ending(status=AgentStatus.TERMINATED, error_message="its event loop was closed"))
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether there may be processes of it until it has ended. Ask after `cancel`: then none come to be later."""
+        return self._has_begun and getattr(self._source, "owns_processes", False)
 
     def again(self) -> "SourceRunner":
         """Return another run of the same source, with the same inbox; not begun yet."""
@@ -169,6 +176,7 @@ class SourceRunner:
         return Ending()
 
     def _begin(self) -> None:
+        self._has_begun = True  # before the look, so that one of two sees the other (`has_processes`)
         if self.context.cancelled.is_set():
             raise SourceCancelledError(self._agent)
         if self.context.attempt == 0:
