@@ -63,6 +63,8 @@ class Process(NamedTuple):
     is_alive: bool
     """It is not a zombie."""
     mark: Mark | None = None
+    is_blank: bool = False
+    """It shows no environment: it has none, or is between two programs (execve) and will show one in a moment."""
 
     @property
     def identity(self) -> Identity:
@@ -76,7 +78,8 @@ class Census:
     def __init__(self, processes: Iterable[Process], *, is_settled: bool = True) -> None:
         """Sort what was found; see `take`."""
         self.is_settled = is_settled
-        """Nothing ended while it was taken: what ends may have left a child behind that was not listed yet."""
+        """Nothing ended while it was taken, which may have left a child behind that was not listed yet, and no program
+        was between two environments."""
         self.processes: dict[int, Process] = {process.pid: process for process in processes}
         self.marked: defaultdict[str, list[Process]] = defaultdict(list)
         """By each epoch in their environment."""
@@ -99,7 +102,8 @@ class Census:
         """
         found = [read_process(int(name), with_mark=True) for name in os.listdir("/proc") if name.isdecimal()]
         processes = [process for process in found if process is not None]
-        return cls(processes, is_settled=len(processes) == len(found))
+        is_settled = len(processes) == len(found) and not any(process.is_blank for process in processes)
+        return cls(processes, is_settled=is_settled)
 
     @classmethod
     def try_take(cls) -> Self | None:
@@ -183,8 +187,10 @@ def read_process(pid: int, *, with_mark: bool = False) -> Process | None:
     threads = int(fields[17])  # a leader thread that ended before its other threads is shown as a zombie too
     is_alive = not zombie or threads > 1
     has_environment = is_alive and not int(fields[6]) & _KERNEL_THREAD
-    mark = read_mark(_read(f"/proc/{pid}/environ")) if with_mark and has_environment else None
-    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode(), is_alive, mark)
+    environment = _read(f"/proc/{pid}/environ") if with_mark and has_environment else None
+    mark = read_mark(environment) if environment else None
+    parent, group, session = (int(field) for field in fields[1:4])
+    return Process(pid, parent, group, session, fields[19].decode(), is_alive, mark, is_blank=environment == b"")
 
 
 def read_mark(environment: bytes) -> Mark | None:
@@ -206,8 +212,8 @@ def _owners(environment: Mapping[str, str]) -> tuple[Owner, ...]:
     return tuple(Owner(*facts) for facts in (own, *outer) if len(facts) == len(own) and facts[1])
 
 
-def _read(path: str) -> bytes:
-    """Return a file of /proc; nothing if the process is gone, or another user's."""
+def _read(path: str) -> bytes | None:
+    """Return a file of /proc; None if the process is gone, or another user's."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -219,5 +225,5 @@ def _read(path: str) -> bytes:
             os.close(file)
     except OSError as error:
         if error.errno in _GONE_OR_HIDDEN:
-            return b""
+            return None
         raise

@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 from commitcast.actors.sources.process import process_started, start_process
+from waiting import wait_until
 
 EPOCH = "epoch-of-this-test"
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 60; done"
@@ -23,9 +25,11 @@ class Children(list[Child]):
         return child
 
     def shell(self, script: str, epoch: str = EPOCH, **env: str) -> Child:
-        """Start a shell script and return once it has printed a line."""
+        """Start a shell script and return once it has printed a line and become what it then runs (`exec`)."""
         child = self.start("/bin/sh", "-c", script, epoch=epoch, **env)
         read_line(child)
+        if last := script.rpartition("; exec ")[2] if "; exec " in script else "":
+            wait_until(lambda: _runs(child.pid, last.split()[0].encode()), f"{last} runs")
         return child
 
     def end(self) -> None:
@@ -43,6 +47,12 @@ def read_line(child: Child) -> bytes:
     """Return the next line that a child prints."""
     assert child.stdout is not None
     return child.stdout.readline()
+
+
+def _runs(pid: int, program: bytes) -> bool:
+    """Whether a process has become that program, with its environment: in the midst of execve it shows none."""
+    process = Path(f"/proc/{pid}")
+    return (process / "cmdline").read_bytes().startswith(program) and bool((process / "environ").read_bytes())
 
 
 def is_alive(pid: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from commitcast.actors.sources.census import Census, Mark, Owner, Process, outer_agents, read_mark, read_process
-from shells import EPOCH, Children, read_line
+from shells import EPOCH, Children
 
 LEADER = 100
 
@@ -122,8 +122,7 @@ def test_a_real_census_finds_a_real_child_with_its_mark(children: Children) -> N
 
 
 def test_an_environment_of_any_size_is_read(children: Children) -> None:
-    child = children.start("/bin/sh", "-c", "echo; exec sleep 60", AAA="x" * 100_000, ZZZ="x" * 100_000)
-    read_line(child)
+    child = children.shell("echo; exec sleep 60", AAA="x" * 100_000, ZZZ="x" * 100_000)
 
     found = read_process(child.pid, with_mark=True)
 
@@ -150,3 +149,12 @@ def test_a_process_that_has_gone_is_nobody_and_the_census_is_not_settled(monkeyp
 
     assert not census.is_settled
     assert 2**22 + 1 not in census.processes
+
+
+def test_a_program_that_shows_no_environment_leaves_the_census_unsettled(children: Children) -> None:
+    bare = children.shell("exec env -i sh -c 'echo; sleep 60; :'")
+
+    census = Census.take()
+
+    assert census.processes[bare.pid].is_blank
+    assert not census.is_settled
