@@ -28,12 +28,14 @@ from commitcast.gateway.connection_counts import ConnectionCounts
 from commitcast.gateway.core import HEARTBEAT_S, GatewayCore
 from commitcast.gateway.errors import CloseCode, ListenError
 from commitcast.gateway.http import HttpRequest, HttpResponse, error_response
+from commitcast.gateway.inherited import silence_sockets
 from commitcast.gateway.limits import Limits
 from commitcast.gateway.listening import ListeningLoop, bind
 from commitcast.gateway.operations import Operations
 from commitcast.gateway.routes import answer
 from commitcast.gateway.schema import PATH
 from commitcast.gateway.subscription import Subscriber
+from commitcast.persistence import fork
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Store
@@ -110,6 +112,7 @@ class GatewayServer:
         self._stopping = asyncio.Event()
         self._catch_up_s = 0.0
         self._is_closing = False
+        self._addresses: list[tuple[str, int]] = []
 
     @property
     def address(self) -> str | None:
@@ -137,6 +140,7 @@ class GatewayServer:
         Raises:
             ListenError: it cannot be bound.
         """
+        fork.register(self)
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._thread.start()
         try:
@@ -176,6 +180,14 @@ class GatewayServer:
         if self._thread.is_alive():
             logger.error("the gateway did not stop in time: its thread is left behind")
         self.core.pump.close()
+        fork.forget(self)
+
+    def _drop_in_child(self) -> None:
+        """Leave the port and the connections to the parent; through ASGI everything is answered with 503."""
+        silence_sockets(self._addresses)
+        self._thread = self._server = None
+        self._accepting = Future()
+        self.core.loop = None
 
     def publish(self, committed: Committed) -> None:
         """Hand over what was committed. Returns at once."""
@@ -229,7 +241,8 @@ class GatewayServer:
             sockets = bind(self._host, self._port)
         except (OSError, UnicodeError) as error:  # UnicodeError: a host that can be no name
             raise _listen_error(self.address, error) from error
-        self._port = sockets[0].getsockname()[1]
+        self._addresses = [listener.getsockname()[:2] for listener in sockets]
+        self._port = self._addresses[0][1]
         self._server = await serve(
             self._handle,
             sockets=sockets,
