@@ -33,6 +33,7 @@ from commitcast.actors.dispatch import TURN_MESSAGES, PooledActor
 from commitcast.actors.errors import AgentEndedError, InputRefusedError, MailboxFullError, RuntimeStoppedError
 from commitcast.actors.gateway import Notice
 from commitcast.actors.in_flight import InFlight
+from commitcast.actors.last_words import ENDS, LastWords
 from commitcast.actors.lifecycle import check_transition
 from commitcast.actors.mailbox import Envelope
 from commitcast.actors.sources.draft import Ending
@@ -68,6 +69,7 @@ class AgentActor(PooledActor):
         self._stored_status: AgentStatus | None = None  # None: there is no such agent
         self._status = AgentStatus.INITIALIZING  # when everything in flight is stored
         self._source: AgentSource | None = None
+        self._last_words = LastWords(agent, self.actor_inbox, services.flow)
         self._generation = next(_generations)
         self._in_flight: InFlight | None = None  # while nothing is
         self.discarded = 0
@@ -104,6 +106,9 @@ class AgentActor(PooledActor):
         """Handle one command."""
         if not self._is_loaded:
             self._load(command)
+        source = None if self._status.is_terminal else self._source
+        if type(command) in ENDS and self._last_words.come_before(command, source, self.reply_later):
+            return None
         if type(command) is not Emit and self._in_flight is not None and self._in_flight.outgoing:
             self._send_outgoing()  # what was said before the command is stored before it
         match command:

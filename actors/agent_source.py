@@ -31,6 +31,9 @@ class Feed(Protocol):
     def cancel(self) -> None:
         """Ask it to stop. Does not block; idempotent."""
 
+    def last_words(self) -> list[NewMessage]:
+        """Return what it has read and not said yet, once; from then on it says nothing more."""
+
     def deliver(self, content: str) -> None:
         """Put a text into its inbox."""
 
@@ -82,6 +85,10 @@ class AgentSource:
         if self.restart_timer is not None:
             self.restart_timer.cancel()
         self._feed.cancel()
+
+    def last_words(self) -> list[NewMessage]:
+        """Return what the source has read and not said yet, if it runs, once; from then on it says nothing more."""
+        return self._feed.last_words() if self.is_running else []
 
     def deliver(self, content: str) -> None:
         """Put a text into its inbox, where the next run finds it too."""

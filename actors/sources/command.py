@@ -16,7 +16,13 @@ from typing import Any, Final
 from commitcast.actors.errors import CommandNotFoundError, SourceCancelledError, SourceError
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Ending
-from commitcast.actors.sources.parsers import PARSERS, guess_type
+from commitcast.actors.sources.parsers import (
+    PARSERS,
+    echoes_prompt,
+    first_parser,
+    guess_type,
+    is_told_to_print_json,
+)
 from commitcast.actors.sources.parsers.decoding import clean_text
 from commitcast.actors.sources.pipes import ChildPipes
 from commitcast.actors.sources.process import process_started
@@ -55,7 +61,8 @@ class CommandSource:
         Args:
             argv: the program and its arguments, no shell. "{prompt}" in any of them is replaced by the
                 prompt; if it is in none, the prompt is written to standard input.
-            type: one of `PARSERS`; None guesses it by the program's name.
+            type: one of `PARSERS`; None guesses it by the program's name, and, if that is not known, by the
+                shape of what it prints.
             cwd: the folder in which it starts; None for the current one.
             env: added to the environment of this process.
             grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
@@ -65,9 +72,10 @@ class CommandSource:
         """
         self.argv = _checked_argv(argv)
         self.type = guess_type(self.argv) if type is None else type
+        self._is_guess = type is None
         if self.type not in PARSERS:
             raise InvalidValueError(f"{type!r:.80} is no type of command: use one of {', '.join(PARSERS)}")
-        self.echoes_prompt = PARSERS[self.type]().echoes_prompt
+        self.echoes_prompt = echoes_prompt(self.type, self.argv)
         self._name = clean_text(PurePath(self.argv[0]).name)
         self._cwd = None if cwd is None else _checked_text(os.fspath(cwd), "cwd")
         self._env = _checked_env(env or {})
@@ -103,15 +111,19 @@ class CommandSource:
         except (OSError, ValueError) as error:
             return failed(self._why_not_started(error), {})
         _record_process(context, pipes)
-        parser = PARSERS[self.type]()
-        speech = Speech(parser, context)
+        speech = Speech(first_parser(self.type, self.argv, is_guess=self._is_guess), context)
         pipes.read_into(speech.feed)
-        while pipes.wait():
+        while pipes.wait(speech.patience_s()):
             _check_cancelled(context)
+            speech.show_due()
         pipes.stop(self._grace_s)
         pipes.drain()
         speech.end()
-        return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail)
+        return decide_ending(self._name, pipes.reap(), speech.parser, pipes.stderr_tail, self._missing_option())
+
+    def _missing_option(self) -> str | None:
+        """Return the option that makes the program print JSON, if it was not given."""
+        return None if is_told_to_print_json(self.argv) else PARSERS[self.type]().json_option
 
     def _with_prompt(self, prompt: str) -> tuple[list[str], bytes]:
         """Return the arguments and what standard input gets."""

@@ -79,6 +79,8 @@ class AgentContext:
         attempt: 0 in the first run of the source, one more in each run after a failure.
         inbox: the texts that `handle.send` was given, each put here after it was committed.
         cancelled: set when the agent's life is over; what is yielded after that is discarded and counted.
+        last_words: returns what the source has made and the agent has not got, when the agent is ended: it is given
+            the number of drafts that were put. From then on nothing more can be put.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class AgentContext:
         self.attempt = attempt
         self.inbox: queue.SimpleQueue[str] = queue.SimpleQueue() if inbox is None else inbox
         self.cancelled = Cancelled()
+        self.last_words: Callable[[int], list[Draft]] | None = None
         self._outlet = outlet
 
     def emit(

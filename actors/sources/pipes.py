@@ -151,21 +151,21 @@ class ChildPipes:
             self._on_exit()
         return bool(events)
 
-    def wait(self) -> bool:
+    def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for something to happen and handle it; return False when there is nothing more to wait for.
 
         That is when the child has exited and its output is closed, or was silent for `SILENCE_AFTER_EXIT_S`, or
-        went on for `OUTPUT_AFTER_EXIT_S`.
+        went on for `OUTPUT_AFTER_EXIT_S`. Returns True also when nothing has happened for `timeout_s`.
         """
         if not self.exited:
-            self.step()
+            self.step(timeout_s)
             return True
         if self._give_up_at is None:
             self._give_up_at = time.monotonic() + OUTPUT_AFTER_EXIT_S
         left_s = min(self._heard_at + SILENCE_AFTER_EXIT_S, self._give_up_at) - time.monotonic()
         if left_s <= 0 or all(stream.closed for stream in self._output):
             return False
-        self.step(left_s)
+        self.step(left_s if timeout_s is None else min(left_s, timeout_s))
         return True
 
     def stop(self, grace_s: float) -> None:

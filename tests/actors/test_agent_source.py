@@ -6,6 +6,7 @@ from commitcast.actors.agent_source import ENDINGS_TRIED, AgentSource
 from commitcast.actors.sources.draft import Ending
 from commitcast.actors.supervision import RestartPolicy
 from commitcast.persistence.records import AgentStatus
+from commitcast.persistence.writes import NewMessage
 
 FAILED = Ending(status=AgentStatus.FAILED, error_name="OSError", error_message="no")
 
@@ -23,6 +24,10 @@ class Feed:
 
     def cancel(self) -> None:
         self.notes.append(f"cancel {self.run}")
+
+    def last_words(self) -> list[NewMessage]:
+        self.notes.append(f"last words of {self.run}")
+        return []
 
     def deliver(self, content: str) -> None:
         self.notes.append(f"deliver {content} to {self.run}")

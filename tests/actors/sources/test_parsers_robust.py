@@ -186,14 +186,14 @@ def test_metadata_holds_nothing_that_json_cannot_carry() -> None:
     line = (
         rb'{"type":"system","a":NaN,"b":-Infinity,"c":18446744073709551616,"d":1e999,"\ud800":"\udc00x","e":'
         + b"9" * 5000
-        + b',"f":1,"f":2,"g":18446744073709551615}'
+        + b',"f":1,"f":2,"g":9007199254740991,"h":9007199254740992,"i":-9007199254740992}'
     )
 
     draft = PARSERS["claude-code"]().parse(line)[0]
 
     assert draft.metadata == {
         **{"a": "NaN", "b": "-Infinity", "c": "18446744073709551616", "d": "1e999", "\ufffd": "\ufffdx"},
-        **{"e": "9" * 5000, "f": 2, "g": 2**64 - 1},
+        **{"e": "9" * 5000, "f": 2, "g": 2**53 - 1, "h": "9007199254740992", "i": "-9007199254740992"},
     }
     check_storable(draft)
 
