@@ -8,7 +8,6 @@ agent: nothing that was read is lost then.
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -40,16 +39,19 @@ class Speech:
         self._is_kept_whole = False  # the unfinished line, because it may be an event
         self._was_cut = False  # the unfinished line, because it is too long: its pieces are no events
         self._lock = threading.Lock()  # of all that is above, and of:
-        self._waiting: deque[Draft] = deque()
-        self._taken = 0  # out of those that wait
+        self._waiting: list[Draft] = []  # what is being delivered
+        self._delivered = 0  # before that
         context.last_words = self.last_words
 
     def feed(self, chunk: bytes) -> None:
         """Put the messages that a chunk completes. Blocks while the agent is at its bound."""
         with self._lock:
-            for line in self._splitter.feed(chunk):
-                self._was_cut |= line.continues
+            lines = self._splitter.feed(chunk)
+            for line in lines:
+                if line.continues:
+                    self._was_cut = True
                 self._say(line)
+            if lines:
                 self._due_at = None
             if self._splitter.is_holding and self._due_at is None and not self._is_kept_whole:
                 self._due_at = self._now() + PIECE_AFTER_S
@@ -88,7 +90,7 @@ class Speech:
         """
         with self._lock:
             self._say_rest()
-            return list(self._waiting)[delivered - self._taken :]
+            return self._waiting[delivered - self._delivered :]
 
     def _say_rest(self) -> None:
         self._due_at = None
@@ -97,24 +99,32 @@ class Speech:
         self._waiting += self.parser.flush()
 
     def _say(self, line: Line) -> None:
+        if line.partial or (b"\r" in line.data and self.parser.shows_steps):
+            self._say_pieces(line)
+        else:
+            self.parser = self.parser.successor(line.data) or self.parser
+            self._waiting += self.parser.feed(line.data)
+            self._is_kept_whole = False
+
+    def _say_pieces(self, line: Line) -> None:
         for step in line.steps() if self.parser.shows_steps else [line]:
-            self._waiting += self._drafts(step)
+            if step.continues or self._was_cut:
+                self._waiting += self.parser.flush()
+                self._waiting.append(
+                    self.parser.parse_piece(step.data, continues=step.continues, overwrites=step.overwrites)
+                )
+            else:
+                self.parser = self.parser.successor(step.data) or self.parser
+                self._waiting += self.parser.parse_rest(step.data)
         if not line.continues:
             self._is_kept_whole = self._was_cut = False
-
-    def _drafts(self, line: Line) -> list[Draft]:
-        if not line.continues and not self._was_cut:
-            self.parser = self.parser.successor(line.data) or self.parser
-            return self.parser.parse_rest(line.data) if line.partial else self.parser.feed(line.data)
-        piece = self.parser.parse_piece(line.data, continues=line.continues, overwrites=line.overwrites)
-        return [*self.parser.flush(), piece]
 
     def _deliver(self) -> None:
         if self.parser.session_id != self._session_id:
             self._session_id = self.parser.session_id
             self._context.patch(configuration={"session_id": self._session_id})
-        while self._waiting:
-            self._context.put(self._waiting[0])
-            with self._lock:
-                self._waiting.popleft()
-                self._taken += 1
+        for draft in self._waiting:
+            self._context.put(draft)
+        with self._lock:
+            self._delivered += len(self._waiting)
+            self._waiting = []

@@ -85,10 +85,10 @@ def _fits(kind: str, event: dict[str, Any]) -> bool:
 
 
 def _by_shape(event: dict[str, Any]) -> Parser | None:
-    """Return the parser for an event. It may be somebody's copy of a part of a run: so no verdict is needed."""
+    """Return the parser for an event of a program whose name is not known."""
     kind = kind_of(event)
     if kind is None:
         return None
     parser = PARSERS[kind]()
-    parser.needs_verdict = False
+    parser.is_guess = True
     return parser

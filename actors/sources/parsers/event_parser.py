@@ -12,8 +12,9 @@ import msgspec
 
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import compact_json, decode_json, text_of
-from commitcast.actors.sources.parsers.objects import Found, Outcome, Unfinished, is_noise, objects_in, without_codes
+from commitcast.actors.sources.parsers.objects import Found, Outcome, is_noise, objects_in, without_codes
 from commitcast.actors.sources.parsers.parser import Parser
+from commitcast.actors.sources.parsers.spread import SpreadObject
 
 MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 """Of one object over all its lines: as long as a line may be. Beyond it, its lines are text."""
@@ -27,9 +28,14 @@ class ObjectParser(Parser):
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: list[bytes] = []  # lines of an object that is not complete
-        self._kept_bytes = 0
-        self._unfinished = Unfinished()
+        self._spread = SpreadObject(MAX_KEPT_BYTES)
+        self._plain_text = ""  # the end of it, since the last event
+
+    @property
+    def last_text(self) -> str | None:
+        """The end of the plain text that it printed after its last event, without terminal codes."""
+        lines = without_codes(self._plain_text).split("\n")
+        return "\n".join(line for line in lines if line.strip("[], \t")).strip() or None
 
     @abstractmethod
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
@@ -41,32 +47,34 @@ class ObjectParser(Parser):
 
     def feed(self, line: bytes) -> list[Draft]:
         """Take the next line; return the messages that it completes: none while an object goes on with the next one."""
-        if self._kept:
+        if self._spread.lines:
             return self._go_on(line)
+        if line[:1] == b"{" and isinstance(value := decode_json(line), dict):  # as nearly all are
+            return self._finished(self._heard(value) or [self._unknown(value, text_of(line))], line)
         drafts = self._read_whole(line)
         if drafts is None:
             found = objects_in(line)
             if found.unfinished is not None:
-                self._unfinished = found.unfinished
-                self._kept, self._kept_bytes = [line], len(line)
+                self._spread.begin(line, found.unfinished)
                 return []
             drafts = self._read_parts(line, found) or [self._plain(text_of(line))]
         return self._finished(drafts, line)
 
     def flush(self) -> list[Draft]:
         """Return the messages of an object's lines when it was not completed: each line on its own."""
-        kept, self._kept = self._kept, []
-        return [draft for line in kept for draft in self.parse(line)]
+        return [draft for line in self._spread.take() for draft in self.parse(line)]
 
     def parse_rest(self, rest: bytes) -> list[Draft]:
         """Return the messages for the rest of a line of which text was shown in pieces: it may end in an event."""
-        first, *others = self.parse(rest)
-        metadata = {**(first.metadata or {}), "partial": True, "continues": False}
-        return [*self.flush(), msgspec.structs.replace(first, metadata=metadata), *others]
+        drafts = self.feed(rest)
+        if drafts:
+            metadata = {**(drafts[0].metadata or {}), "partial": True, "continues": False}
+            drafts[0] = msgspec.structs.replace(drafts[0], metadata=metadata)
+        return drafts
 
     def showable(self, tail: bytes) -> int | None:
         """Tell how much of an unfinished line can be shown now: up to where an object begins."""
-        if self._kept:
+        if self._spread.lines:
             return None
         open_at = objects_in(tail).open_at
         shown = tail[:open_at]
@@ -76,21 +84,15 @@ class ObjectParser(Parser):
 
     def _go_on(self, line: bytes) -> list[Draft]:
         """Take a line of an object that has begun on an earlier one."""
-        self._kept_bytes += len(line) + 1
-        outcome, end = self._unfinished.follow(line)
-        if outcome not in (Outcome.OPEN, Outcome.COMPLETE) or self._kept_bytes > MAX_KEPT_BYTES:
+        outcome = self._spread.add(line)
+        if outcome is Outcome.BROKEN:
             return [*self.flush(), *self.feed(line)]
-        self._kept.append(line)
-        next_one = self._unfinished if outcome is Outcome.OPEN else objects_in(line[end:]).unfinished
-        if next_one is not None:
-            self._unfinished = next_one
+        if outcome is Outcome.OPEN:
             return []
-        whole = b"\n".join(self._kept)
+        lines = self._spread.take()
+        whole = b"\n".join(lines)
         drafts = self._read_parts(whole, objects_in(whole))
-        if not drafts:
-            return self.flush()
-        self._kept = []
-        return self._finished(drafts, whole)
+        return self._finished(drafts, whole) if drafts else [draft for line in lines for draft in self.parse(line)]
 
     def _read(self, line: bytes) -> list[Draft]:
         drafts = self._read_whole(line)
@@ -128,7 +130,7 @@ class ObjectParser(Parser):
         drafts = self._understand(value) if isinstance(value, dict) else None
         if drafts:
             self.has_events = True
-            self.last_text = None
+            self._plain_text = ""
         return drafts
 
     def _text_between(self, data: bytes) -> list[Draft]:
@@ -136,9 +138,7 @@ class ObjectParser(Parser):
 
     def _plain(self, text: str) -> Draft:
         """Return the message for what nobody understands: nothing a program says is dropped."""
-        if said := without_codes(text[-LAST_TEXT_CHARACTERS:]).strip():
-            so_far = "" if self.last_text is None else f"{self.last_text}\n"
-            self.last_text = f"{so_far}{said}"[-LAST_TEXT_CHARACTERS:]
+        self._plain_text = f"{self._plain_text}\n{text}"[-LAST_TEXT_CHARACTERS:]
         return Draft(text, "system", metadata={"unparsed": True})
 
 

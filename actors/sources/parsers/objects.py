@@ -15,6 +15,9 @@ from commitcast.actors.sources.parsers.decoding import decode_json
 MAX_FALSE_STARTS: Final = 1_000
 """Braces of a line that turn out to begin nothing (a minified program); what stands behind the last one is text."""
 
+MAX_OPEN: Final = 1_000
+"""Objects and arrays inside of each other; Python decodes no deeper ones."""
+
 _CODE: Final = rb"""
     \x1b\[ [0-?]* [ -/]* [@-~]                  # CSI: colours, the cursor
   | \x1b\] [^\x07\x1b]* (?: \x07 | \x1b\\ )      # OSC: the window's title, links
@@ -26,15 +29,17 @@ _START: Final = re.compile(rb"(?P<code>" + _CODE + rb') | \{ [ \t\r\n]*+ (?: ["}
 
 _UNREADABLE: Final = re.compile("(?:" + _CODE.decode() + r"| \ufeff | [\x00-\x08\x0b-\x1f\x7f] )", re.VERBOSE)
 
+_SPACE: Final = rb"[ \t\r\n]*+"
+_STRING: Final = rb'"(?:[^"\\\n]++|\\["\\/bfnrtu])*+"'
+_SCALAR: Final = rb"(?:-?(?:[0-9][0-9.eE+-]*+|Infinity)|true|false|null|NaN)(?![\w.])"
 _TOKEN: Final = re.compile(
-    rb"""
-    [ \t\r\n]*+ (?:
-        (?P<string>  " (?: [^"\\\n]++ | \\["\\/bfnrtu] )*+ " )
-      | (?P<scalar>  (?: -?(?:[0-9][0-9.eE+-]*+|Infinity) | true | false | null | NaN ) (?![\w.]) )
-      | (?P<sign>    [{}\[\]:,] )
-    )""",
-    re.VERBOSE,
+    _SPACE + rb"(?:(?P<string>" + _STRING + rb")|(?P<scalar>" + _SCALAR + rb")|(?P<sign>[{}\[\]:,]))"
 )
+_ELEMENT: Final = _SPACE + rb"(?:" + _STRING + rb"|" + _SCALAR + rb")" + _SPACE + rb","
+_ELEMENTS: Final = re.compile(rb"(?:" + _ELEMENT + rb")*+")
+_MEMBERS: Final = re.compile(rb"(?:" + _SPACE + _STRING + _SPACE + rb":" + _ELEMENT + rb")*+")
+"""Simple values in a row, each with the comma behind it, are passed over at once: most of a large object is that."""
+
 _REST: Final = re.compile(rb'[ \t\r\n]*+(?P<cut>"(?:[^"\\\n]++|\\["\\/bfnrtu])*+\\?|[-+.0-9A-Za-z]++)?\Z')
 """What stands behind the last token: white space, and perhaps the beginning of a string or a number."""
 
@@ -75,7 +80,7 @@ class Unfinished:
 
     def follow(self, data: bytes, start: int = 0) -> tuple[Outcome, int]:
         """Read on; return what became of it, and the offset behind what was read of it."""
-        at = start
+        at = self._pass_over(data, start)
         while token := _TOKEN.match(data, at):
             kind = token["sign"] or (b'"' if token["string"] is not None else b"0")
             if not self._take(kind):
@@ -83,16 +88,32 @@ class Unfinished:
             at = token.end()
             if not self._brackets:
                 return Outcome.COMPLETE, at
+            if kind in b"{[,":
+                at = self._pass_over(data, at)
         rest = _REST.match(data, at)
         if rest is None:
             return Outcome.BROKEN, at
         return Outcome.OPEN if rest["cut"] is None else Outcome.CUT, len(data)
+
+    def _pass_over(self, data: bytes, start: int) -> int:
+        """Take the simple values that stand here; return the offset behind them."""
+        is_object = self._brackets[-1:] == b"{"
+        if self._expects not in (("first key", "key") if is_object else ("first value", "value")):
+            return start
+        run = (_MEMBERS if is_object else _ELEMENTS).match(data, start)
+        assert run is not None  # it may be empty
+        if run.end() > start:
+            self._expects = "key" if is_object else "value"
+            self.has_key |= is_object
+        return run.end()
 
     def _take(self, kind: bytes) -> bool:
         step = _GRAMMAR[self._expects].get(kind)
         if step is None:
             return False
         if step is _PUSH:
+            if len(self._brackets) == MAX_OPEN:
+                return False
             self._brackets += kind
             self._expects = "first key" if kind == b"{" else "first value"
             return True
@@ -116,9 +137,9 @@ class Found(NamedTuple):
 
     objects: list[Located]
     open_at: int | None = None
-    """Where an object begins that is not complete at the end."""
+    """Where an object begins that is not complete at the end, or damaged: all that follows may be inside of it."""
     unfinished: Unfinished | None = None
-    """That object, if it may go on with another line."""
+    """An object that is not complete and may go on with another line."""
 
 
 def objects_in(data: bytes) -> Found:
@@ -136,8 +157,8 @@ def objects_in(data: bytes) -> Found:
         value = decode_json(data[start.start() : at]) if outcome is Outcome.COMPLETE else None
         if isinstance(value, dict):
             objects.append(Located(start.start(), at, value))
-        elif unfinished.has_key:  # damaged: what follows may be inside of it
-            break
+        elif unfinished.has_key:
+            return Found(objects, start.start())
         else:
             false_starts += 1
     return Found(objects)

@@ -39,9 +39,10 @@ class Parser(ABC):
         session_id: the latest that the program has named; what resuming its conversation needs.
         verdict: its last word, None while it has not spoken, and again when a new turn has begun.
         needs_verdict: whether an end without a verdict is a failure.
+        is_guess: whether it was chosen by the shape of what was printed: that may have been somebody's copy of a part
+            of a run, so no verdict is needed then.
         result: what it has said about its work so far, over all turns and whatever the verdict: usage, costs.
         last_error: the text of its last error event: explains a verdict that never came.
-        last_text: the end of the plain text that it printed after its last event, where some say why they stop.
         has_events: whether any of its lines was understood as an event.
     """
 
@@ -62,10 +63,15 @@ class Parser(ABC):
         self.session_id: str | None = None
         self.verdict: Verdict | None = None
         self.needs_verdict = self.gives_verdict
+        self.is_guess = False
         self.result: dict[str, Any] = {}
         self.last_error: str | None = None
-        self.last_text: str | None = None
         self.has_events = False
+
+    @property
+    def last_text(self) -> str | None:
+        """The end of the plain text that it printed after its last event, where some say why they stop."""
+        return None
 
     def parse(self, line: bytes) -> list[Draft]:
         """Return the messages that a line makes: at least one, the first with the line as `raw`.
@@ -78,7 +84,7 @@ class Parser(ABC):
 
     def feed(self, line: bytes) -> list[Draft]:
         """Take the next line; return the messages that it completes: none while an event goes on with the next one."""
-        return self.parse(line)
+        return self._finished(self._read(line), line)
 
     def flush(self) -> list[Draft]:
         """Return the messages of lines that `feed` has kept, when no further line belongs to them."""
@@ -110,7 +116,7 @@ class Parser(ABC):
         return _fitted(Draft(text_of(shown), self.plain_type, metadata=metadata, raw=piece))
 
     def parse_rest(self, rest: bytes) -> list[Draft]:
-        """Return the messages for the rest of a line of which text was shown in pieces: at least one."""
+        """Take the rest of a line of which text was shown in pieces; return the messages that it completes."""
         return [self.parse_piece(rest, continues=False, overwrites=rest.startswith(b"\r"))]
 
     @abstractmethod

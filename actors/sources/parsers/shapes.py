@@ -58,6 +58,8 @@ def _is_gemini(event: dict[str, Any]) -> bool:
             return True
         case {"type": "error", "severity": str(), "message": str()}:
             return True
+        case {"stats": dict(), "response": str() | None}:
+            return "type" not in event
     return False
 
 
