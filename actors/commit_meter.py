@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from commitcast.gateway.metrics import Histogram
+from commitcast.persistence.errors import StoreUnavailableError
 from commitcast.persistence.store import Store
 from commitcast.persistence.writes import AgentWrites, Outcome
 
@@ -18,11 +19,17 @@ class CommitMeter:
     def __init__(self) -> None:
         self.seconds = Histogram()
         self.sizes = Histogram(BATCH_SIZES)
+        self.refusals = 0
+        """Commits that were refused for the moment and are tried again."""
 
     def commit(self, store: Store, work: Sequence[AgentWrites]) -> list[Outcome]:
         """Commit, and count what that took if it succeeded. See `Store.commit`."""
         began = time.perf_counter()
-        outcomes = store.commit(work)
+        try:
+            outcomes = store.commit(work)
+        except StoreUnavailableError:
+            self.refusals += 1
+            raise
         self.seconds.observe(time.perf_counter() - began)
         self.sizes.observe(sum(len(each.writes) for each in work))
         return outcomes

@@ -20,7 +20,12 @@ from commitcast.actors.dispatch import Dispatcher, PinnedActor
 from commitcast.actors.errors import RuntimeStoppedError
 from commitcast.actors.future import Future
 from commitcast.actors.mailbox import Envelope
-from commitcast.persistence.errors import NotStoredError, PrecedingRefusedError, StoreFullError, StoreUnknownError
+from commitcast.persistence.errors import (
+    NotStoredError,
+    PrecedingRefusedError,
+    StoreUnavailableError,
+    StoreUnknownError,
+)
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Store
 from commitcast.persistence.writes import (
@@ -44,7 +49,7 @@ SMALL_BATCH_AGENTS: Final = 64
 another takes longer than handling them, and what those agents say next belongs into one batch."""
 NO_ACTOR: Final = 0
 """The number that no actor has: who creates agents is no actor."""
-RETRY_WHEN_FULL_S: Final = 0.5
+RETRY_S: Final = 0.5
 REMEMBERED_REFUSALS: Final = 65_536
 
 
@@ -166,7 +171,7 @@ class DatabaseActor(PinnedActor):
             store: open; its `commit` is called by nobody else.
             acknowledge: takes the answers to an agent's writes.
             on_fatal: called once when the outcome of a commit is unknown; nothing is written after that.
-            give_up: once set, a full disk is no longer waited for.
+            give_up: once set, a full disk, a lock and the like are no longer waited for.
             turns_here: while it is entered, the agents' turns become due on this thread; taken when it is left.
             dispatcher: who gives it turns instead of a thread of its own.
             dead_letters: where what reaches nobody is counted.
@@ -306,7 +311,7 @@ class DatabaseActor(PinnedActor):
         try:
             if self._fatal is not None:
                 raise self._fatal
-            return self._store_when_there_is_space(work) if work else []
+            return self._store_when_possible(work) if work else []
         except NotStoredError as error:
             refusal: Exception = error
         except BaseException as error:  # unknown to be stored or not: whatever it was, writing on could repeat or lose
@@ -317,18 +322,18 @@ class DatabaseActor(PinnedActor):
     def _failed(self, error: BaseException) -> StoreUnknownError:
         return StoreUnknownError(f"the writer of {self._store.name} failed: {error!r}")
 
-    def _store_when_there_is_space(self, work: list[AgentWrites]) -> list[Outcome]:
+    def _store_when_possible(self, work: list[AgentWrites]) -> list[Outcome]:
         warned = False
         while True:
             try:
                 return self._commits.commit(self._store, work)
-            except StoreFullError as error:
+            except StoreUnavailableError as error:
                 if self._give_up.is_set():
                     raise
                 if not warned:
-                    logger.warning("%s: %s; agents wait until there is", self._store.name, error)
+                    logger.warning("%s: %s; agents wait until it can be stored", self._store.name, error)
                     warned = True
-                self._give_up.wait(RETRY_WHEN_FULL_S)
+                self._give_up.wait(RETRY_S)
 
     def _remember_refusal(self, agent: str, generation: int) -> None:
         self._refused[agent] = generation

@@ -7,6 +7,7 @@ Any thread; what blocks says so, and never blocks a thread that runs an event lo
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from commitcast.actors.future import Future
 from commitcast.actors.watch import RECHECK_S, Watches
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, StoreClosedError
+from commitcast.persistence.patience import left_s, read_within
 from commitcast.persistence.records import AgentRecord, MessageRecord
 from commitcast.persistence.store import PAGE_ROWS, Store
 from commitcast.persistence.writes import NewMessage, encode_json, encode_text, new_message
@@ -28,6 +30,9 @@ T = TypeVar("T")
 
 EMIT_TIMEOUT_S: Final = 30.0
 """How long `emit` waits at the agent's bound."""
+
+READ_S: Final = 0.1
+"""What a read may take even when no time is left, so that `wait(0)` looks once: more than one needs on an idle file."""
 
 Content = str | dict[str, Any] | list[Any]
 
@@ -278,7 +283,8 @@ class AgentHandle:
         try:
             while True:
                 version = watch.version
-                record = self._guard(self.record)
+                with _in_time(deadline, timeout):
+                    record = self._guard(self.record)
                 if record.status.is_terminal:
                     return record
                 watch.wait(version, _left(deadline, timeout))
@@ -292,7 +298,9 @@ class AgentHandle:
         try:
             while True:
                 version = watch.version
-                record = await asyncio.to_thread(self._guard, self.record)
+                with _in_time(deadline, timeout):
+                    reading = asyncio.to_thread(self._guard, self.record)
+                    record = await asyncio.wait_for(reading, left_s())
                 if record.status.is_terminal:
                     return record
                 await watch.wait_async(version, _left(deadline, timeout))
@@ -304,6 +312,16 @@ class AgentHandle:
             return read()
         except StoreClosedError as error:
             raise RuntimeStoppedError from error
+
+
+@contextmanager
+def _in_time(deadline: float | None, timeout: float | None) -> Iterator[None]:
+    """Read within a deadline, also while another program holds the file."""
+    try:
+        with read_within(None if deadline is None else max(deadline - time.monotonic(), READ_S)):
+            yield
+    except TimeoutError as error:
+        raise FutureTimeoutError(timeout or 0.0) from error
 
 
 def _left(deadline: float | None, timeout: float | None) -> float:

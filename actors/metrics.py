@@ -20,6 +20,12 @@ class RuntimeCollector:
         stats = self._stats()
         yield self._commits.seconds.metric("commitcast_commit_seconds", "Of one transaction, to the disk")
         yield self._commits.sizes.metric("commitcast_batch_writes", "Messages and changes in one transaction")
+        yield CounterMetricFamily(
+            "commitcast_commit_refusals", "Refused for the moment, and tried again", self._commits.refusals
+        )
+        yield GaugeMetricFamily(
+            "commitcast_commit_waiting", "1 while a commit is kept waiting", int(stats.waits_for is not None)
+        )
         depths = GaugeMetricFamily("commitcast_mailbox_messages", "Waiting in a mailbox", labels=["actor"])
         depths.add_metric(["database"], stats.database_waiting)
         depths.add_metric(["gateway"], stats.gateway_waiting)

@@ -4,13 +4,16 @@ Runs on the thread that starts the runtime, before any actor exists.
 """
 
 import logging
+import os
 from typing import Final
 
 from commitcast.actors.lifecycle import INTERRUPTED
 from commitcast.actors.sources.process import kill_orphan
 from commitcast.persistence.clock import now
+from commitcast.persistence.errors import StoreCorruptError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 from commitcast.persistence.store import Store
+from commitcast.persistence.verify import verify
 from commitcast.persistence.writes import AgentWrites, NewStatus
 
 logger: Final = logging.getLogger(__name__)
@@ -18,6 +21,7 @@ logger: Final = logging.getLogger(__name__)
 ORPHAN_GRACE_S: Final = 2.0
 """How long an orphaned process group may take to end after SIGTERM."""
 PAGE: Final = 1_000
+PROBLEMS_SHOWN: Final = 3
 
 
 def recover(store: Store) -> int:
@@ -26,6 +30,9 @@ def recover(store: Store) -> int:
     Returns:
         How many there were.
 
+    Raises:
+        StoreCorruptError: an agent cannot be ended, because what is stored of it contradicts itself.
+
     Durability: on return every agent in the store has ended.
     """
     ended = 0
@@ -33,11 +40,23 @@ def recover(store: Store) -> int:
         while left_behind := store.agents(status=status, limit=PAGE):
             for record in left_behind:
                 _kill(record)
-            store.commit([AgentWrites(record.id, [_interrupted(record)]) for record in left_behind])
+            outcomes = store.commit([AgentWrites(record.id, [_interrupted(record)]) for record in left_behind])
+            for record, outcome in zip(left_behind, outcomes, strict=True):
+                if isinstance(outcome.replies[0], Exception):  # asked again it would be refused again, for ever
+                    raise _contradiction(store, record, outcome.replies[0])
             ended += len(left_behind)
     if ended:
         logger.warning("%s: %d agents were interrupted by a crash and are failed now", store.name, ended)
     return ended
+
+
+def _contradiction(store: Store, record: AgentRecord, refusal: Exception) -> StoreCorruptError:
+    """Say why an agent cannot be ended: in the words of `verify` if it finds anything."""
+    found = verify(store.name).problems if os.path.isfile(store.name) else []
+    why = "; ".join(found[:PROBLEMS_SHOWN]) or str(refusal)
+    return StoreCorruptError(
+        store.name, f"agent {record.id!r} cannot be ended ({why}): run `commitcast verify`, and restore a backup"
+    )
 
 
 def _interrupted(record: AgentRecord) -> NewStatus:

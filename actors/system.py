@@ -49,6 +49,8 @@ class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
     unacknowledged_bytes: int
     database_waiting: int
     """Messages in the writer's mailbox."""
+    waits_for: str | None
+    """Why commits are kept waiting (a full disk, another program's lock); None if they are not."""
     gateway_waiting: int
     gateway_restarts: int
     dead_letters: int
@@ -155,6 +157,7 @@ class ActorSystem:
             unacknowledged_messages=self.flow.messages,
             unacknowledged_bytes=self.flow.size,
             database_waiting=0 if self._database is None else self._database.actor_inbox.qsize(),
+            waits_for=self._store.waits_for,
             gateway_waiting=0 if gateway is None else gateway.actor_inbox.qsize(),
             gateway_restarts=0 if gateway is None or self._supervisor is None else self._supervisor.restarts("gateway"),
             dead_letters=self.dead_letters.count,

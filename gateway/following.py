@@ -185,9 +185,6 @@ class Following:
 
     def _on_subscribed(self, frame: frames.Subscribed) -> None:
         standing = self._standing
-        if standing.epoch not in (None, frame.epoch):
-            message = f"the cursor belongs to epoch {standing.epoch!r} and this is {frame.epoch!r}: start again after 0"
-            raise Lost(message, ErrorCode.STALE_EPOCH, is_final=True)
         if not self._is_tail:
             self._join(frame.after, frame.after)
         self._is_tail = False

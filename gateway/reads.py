@@ -96,11 +96,12 @@ def _messages(store: Store, grant: Grant, query: Query, agent: str) -> MessageLi
     )  # before the messages, so that it takes as long as for an agent that is not there
     messages = store.messages(agent, after, limit)
     last = messages[-1].sequence if messages else after
+    epoch = store.standing(agent, None).epoch
     if not messages and after > record.head:
         raise SequenceAheadError(after, record.head)
     head = max(record.head, last)
     items = [views.item(message, raw=raw, with_agent=False) for message in messages]
-    return MessageList(agent, record.epoch, head, record.status.value, items, last, last >= head)
+    return MessageList(agent, epoch, head, record.status.value, items, last, last >= head)
 
 
 def _record(store: Store, grant: Grant, agent: str) -> AgentRecord:

@@ -4,9 +4,11 @@ The page and its files, `/healthz`, `/readyz` and the protocol's description are
 hold nothing of any agent. Everything else needs the token's right.
 """
 
+import asyncio
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from commitcast.gateway import reads
 from commitcast.gateway.auth import Grant, Operation, TokenError
@@ -23,9 +25,15 @@ from commitcast.gateway.metrics import CONTENT_TYPE, exposition
 from commitcast.gateway.operations import refusal_of
 from commitcast.gateway.schema import asyncapi
 from commitcast.gateway.web import asset
-from commitcast.persistence.errors import CommitcastError, StoreError
+from commitcast.persistence.errors import CommitcastError, StoreError, StoreReadTimeoutError
+from commitcast.persistence.patience import read_within
 
 logger: Final = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+READ_TIMEOUT_S: Final = 4.0
+"""Who asks gets an answer before the 5 seconds after which many a proxy or probe gives up."""
 
 _STATUS_OF: Final = {
     "not_found": HTTPStatus.NOT_FOUND,
@@ -79,11 +87,31 @@ async def _public(core: GatewayCore, request: HttpRequest) -> HttpResponse | Non
 async def _readiness(core: GatewayCore) -> HttpResponse:
     status = "draining" if core.is_draining else "ready"
     try:
-        await core.pump.read(core.pump.store.position)
+        if core.pump.store.waits_for is not None:
+            status = "waiting"
+        else:
+            await _read_in_time(core, core.pump.store.position)
     except StoreError:
         status = "unavailable"
     code = HTTPStatus.OK if status == "ready" else HTTPStatus.SERVICE_UNAVAILABLE
     return json_response({"status": status}, code)
+
+
+async def _read_in_time(core: GatewayCore, function: Callable[..., T], *arguments: Any) -> T:
+    """Read the store on a reader thread, or say in time that it cannot be read.
+
+    Raises:
+        StoreReadTimeoutError: another program, or a commit that waits for one, holds it.
+    """
+
+    def read() -> T:
+        with read_within(READ_TIMEOUT_S):
+            return function(*arguments)
+
+    try:
+        return await asyncio.wait_for(core.pump.read(read), READ_TIMEOUT_S)
+    except TimeoutError as error:  # every reader thread waits
+        raise StoreReadTimeoutError from error
 
 
 async def _answer(core: GatewayCore, grant: Grant, request: HttpRequest) -> HttpResponse:
@@ -91,7 +119,7 @@ async def _answer(core: GatewayCore, grant: Grant, request: HttpRequest) -> Http
         if not grant.allows_everywhere(Operation.ADMIN):
             return error_response(HTTPStatus.FORBIDDEN, "forbidden", "this needs the right to admin everything")
         return respond(CONTENT_TYPE, exposition(core.registry))
-    found = await core.pump.read(reads.read, core.pump.store, grant, request.path, request.query)
+    found = await _read_in_time(core, reads.read, core.pump.store, grant, request.path, request.query)
     if found is None:
         message = f"there is nothing at {request.path:.200}: see /v1/agents"
         return error_response(HTTPStatus.NOT_FOUND, "not_found", message)

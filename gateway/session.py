@@ -312,7 +312,7 @@ class Session:
         if len(subscriptions) >= most and frame.agent not in subscriptions:
             message = f"a connection may have {most} subscriptions: unsubscribe one, or open another"
             raise Refusal(ErrorCode.LIMIT, message)
-        reply, position = await find(self._pump, grant, frame)
+        reply, position, log = await find(self._pump, grant, frame)
         if self._is_closing:
             return
         self._send(reply)  # and subscribe, in one step of the loop, so that nothing can come between
@@ -322,7 +322,7 @@ class Session:
                 frame.agent,
                 reply.after,
                 position,
-                reply.epoch,
+                log,
                 raw=frame.raw,
                 window=frame.window,
                 slow=frame.slow,

@@ -7,8 +7,10 @@ CommitcastError
 ├── IdempotencyConflictError (ValueError)     the key was used with another body
 ├── IllegalTransitionError (ValueError)       the lifecycle does not allow this change
 ├── SequenceAheadError (ValueError)           a cursor beyond the head: a witness of loss
+├── StaleEpochError (ValueError)              a cursor of another history
 └── StoreError
     ├── StoreOpenError (OSError)              the store was refused at start and left untouched
+    │   ├── StorePathError                    a link, or a name that SQLite cannot use
     │   ├── NotADatabaseError
     │   ├── StoreCorruptError
     │   ├── StoreReadOnlyError (PermissionError)
@@ -16,11 +18,13 @@ CommitcastError
     │   ├── SchemaTooNewError
     │   └── StoreSettingError                 a pragma did not take
     ├── NotStoredError                        rolled back: it is certainly not on disk
-    │   ├── StoreBusyError (TimeoutError)
-    │   ├── StoreFullError
+    │   ├── StoreUnavailableError             the system refuses for the moment: the same may be stored later
+    │   │   ├── StoreBusyError (TimeoutError)
+    │   │   └── StoreFullError
     │   ├── RowRefusedError                   a constraint refused this row
     │   └── PrecedingRefusedError             an earlier append of the agent was refused
     ├── StoreReadError                        what is stored could not be read
+    │   └── StoreReadTimeoutError (TimeoutError)
     ├── StoreUnknownError                     the commit failed half-way: it may be on disk
     └── StoreClosedError                      the store was closed
 """
@@ -115,6 +119,20 @@ class SequenceAheadError(CommitcastError, ValueError):
         )
 
 
+class StaleEpochError(CommitcastError, ValueError):
+    """A cursor belongs to another history: an earlier agent of that id, another file, or what a backup took back."""
+
+    code = "stale_epoch"
+
+    def __init__(self, epoch: str, now: str) -> None:
+        super().__init__(epoch, now)
+        self.epoch = epoch
+        self.now = now
+
+    def __str__(self) -> str:
+        return f"the cursor belongs to epoch {self.epoch[:40]!r} and this is {self.now!r}: start again after 0"
+
+
 class StoreError(CommitcastError):
     """Something about the store itself."""
 
@@ -131,6 +149,10 @@ class StoreOpenError(StoreError, OSError):
 
     def __str__(self) -> str:
         return f"cannot open {self.path}: {self.why}"
+
+
+class StorePathError(StoreOpenError):
+    """Two runtimes could have the file by links, or SQLite cannot use its name."""
 
 
 class NotADatabaseError(StoreOpenError):
@@ -163,12 +185,16 @@ class NotStoredError(StoreError):
     retryable = True
 
 
-class StoreBusyError(NotStoredError, TimeoutError):
+class StoreUnavailableError(NotStoredError):
+    """The system refused the transaction for the moment, for want of descriptors or memory say; it was rolled back."""
+
+
+class StoreBusyError(StoreUnavailableError, TimeoutError):
     """Another program held the database longer than the timeout."""
 
 
-class StoreFullError(NotStoredError):
-    """There is no space left for the transaction."""
+class StoreFullError(StoreUnavailableError):
+    """There is no room for the transaction: on the disk, in a quota, of inodes, or below a limit of file sizes."""
 
 
 class RowRefusedError(NotStoredError):
@@ -202,6 +228,13 @@ class StoreReadError(StoreError):
 
     def __str__(self) -> str:
         return f"the store cannot be read ({self.why}): try again, and if it stays so run `commitcast verify`"
+
+
+class StoreReadTimeoutError(StoreReadError, TimeoutError):
+    """A read waited as long as its caller had said, behind a commit or another program."""
+
+    def __init__(self) -> None:
+        super().__init__("another program, or a commit that waits for one, holds it longer than was to be waited")
 
 
 class StoreUnknownError(StoreError):

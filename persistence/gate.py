@@ -4,13 +4,15 @@ In DELETE mode a reader and a commit exclude each other, and SQLite settles it b
 polls less often. The gate settles it by turns: while a commit waits or runs, new readers queue; when it ends, those who
 queued are let in, in the order in which they came, up to `max_readers`, before the next commit can begin. So a reader
 waits for at most one commit for every `max_readers` ahead of it, and a commit for at most one page of each reader
-inside. Any thread; blocks; never spins. A wait that is broken off (Ctrl-C) leaves no place taken.
+inside. Any thread; blocks; never spins. A wait that is broken off (Ctrl-C, a deadline) leaves no place taken.
 """
 
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from commitcast.persistence.patience import left_s
 
 
 class Gate:
@@ -31,7 +33,11 @@ class Gate:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Hold a reader's place. Blocks while a commit waits or runs."""
+        """Hold a reader's place. Blocks while a commit waits or runs, for as long as `patience` allows.
+
+        Raises:
+            StoreReadTimeoutError: it took longer.
+        """
         with self._changed:
             if self._writing or self._writer_waits or self._queue or self._readers >= self._max_readers:
                 self._wait_for_a_place()
@@ -48,7 +54,7 @@ class Gate:
         self._queue.append(ticket)
         try:
             while ticket in self._queue:  # whoever takes it out has taken the place for it
-                self._changed.wait()
+                self._changed.wait(left_s())
         except BaseException:
             if ticket in self._queue:
                 self._queue.remove(ticket)

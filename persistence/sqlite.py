@@ -9,32 +9,38 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import apsw
 
-from commitcast.persistence import sqlite_file
+from commitcast.persistence import refusals, sqlite_connection, sqlite_file
 from commitcast.persistence.errors import (
-    NotStoredError,
-    StoreBusyError,
     StoreClosedError,
-    StoreFullError,
+    StoreError,
     StoreOpenError,
+    StoreUnavailableError,
     StoreUnknownError,
 )
+from commitcast.persistence.folder import Folder
 from commitcast.persistence.gate import Gate
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
+from commitcast.persistence.reserve import Reserve
+from commitcast.persistence.sqlite_backup import Progress, back_up
 from commitcast.persistence.sqlite_batch import Batch
 from commitcast.persistence.sqlite_pages import READERS, Pages
+from commitcast.persistence.sqlite_watch import FileWatch
 from commitcast.persistence.store import PAGE_BYTES, PAGE_ROWS, AgentPage, FeedPage, Head, IdRange, Standing
 from commitcast.persistence.writes import AgentWrites, Outcome
 
 logger: Final = logging.getLogger(__name__)
 
 MEMORY: Final = ":memory:"
+_HALF_WAY: Final = (
+    "the commit to {} failed half-way ({}): what it held may or may not be stored; start again to find out"
+)
 
 
 class SqliteStore:
@@ -56,12 +62,17 @@ class SqliteStore:
         self._gate = Gate(READERS)
         self._pages = Pages(self._connect_reader, self._gate)
         self._lock: sqlite_file.FileLock | None = None
+        self._folder: Folder | None = None
+        self._reserve = Reserve()
+        self._watch: FileWatch | None = None
         self._writer: apsw.Connection | None = None
         self._batch: Batch | None = None
-        self._identity: tuple[int, int] | None = None
+        self._has_run = False
         self._committing = threading.Lock()
         self._closing = threading.Event()
         self._unknown: StoreUnknownError | None = None
+        self.waits_for: str | None = None
+        """Why the last commit is kept waiting; None if it is not. Any thread reads it."""
 
     @property
     def name(self) -> str:
@@ -94,27 +105,47 @@ class SqliteStore:
 
     def _open_writer(self) -> None:
         if not self._in_memory:
+            sqlite_file.check_name(self._path)
             self._path = Path(os.path.realpath(self._path))  # the lock and the identity are of the file, not of a link
             self._source = str(self._path)
             sqlite_file.check_folder(self._path)
+            sqlite_file.check_name(self._path)
             if self._path.exists():
+                sqlite_file.refuse_if_locked(self._path)
                 sqlite_file.inspect(self._path, write=True)
             self._lock = sqlite_file.FileLock(self._path)
+            self._folder = Folder(self._path)
             sqlite_file.create_if_missing(self._path)
             sqlite_file.inspect(self._path, write=True)
-        writer = self._writer = sqlite_file.connect(self._source, create=True, vfs=self._vfs)
+        writer = self._writer = sqlite_connection.connect(
+            self._source, create=True, vfs=self._vfs, give_up=self._closing.is_set
+        )
         if not self._in_memory:
             writer.pragma("user_version")  # the first read rolls a hot journal back
             sqlite_file.check_pages(writer, self._path)
         sqlite_file.migrate(writer, self.name)
-        if not self._in_memory:
-            sqlite_file.sync_folder(self._path)
-            self._identity = _identity(self._path)
+        self._begin_run(writer)
+        if self._folder is not None:
+            self._folder.sync()  # a finished recovery must not come back after a power cut
+            self._watch = FileWatch(self._path, writer, alone=self._pages.alone, stop=self._stop)
+            self._pages.open()
         self._batch = Batch(writer)
+
+    def _begin_run(self, writer: apsw.Connection) -> None:
+        """Begin a run; without room for it, begin it with the first commit.
+
+        A cursor that is given out until then is refused afterwards: an alarm too many, never one too few.
+        """
+        try:
+            sqlite_file.begin_run(writer)
+            self._has_run = True
+        except (apsw.Error, MemoryError) as error:
+            if not isinstance(refusals.explain(error, writer.system_errno, self._path), StoreUnavailableError):
+                raise
 
     def _connect_reader(self) -> apsw.Connection:
         read_only = self._read_only and not os.access(self._path, os.W_OK)
-        connection = sqlite_file.connect(self._source, read_only=read_only, vfs=self._vfs)
+        connection = sqlite_connection.connect(self._source, read_only=read_only, vfs=self._vfs)
         connection.pragma("query_only", "on")
         return connection
 
@@ -128,6 +159,9 @@ class SqliteStore:
                     self._writer.close()
             finally:
                 self._writer = self._batch = None
+                self._reserve.release()
+                if self._folder is not None:
+                    self._folder.close()
                 if self._lock is not None:
                     self._lock.release()
 
@@ -137,76 +171,122 @@ class SqliteStore:
 
     def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         """Write everything in one transaction and return once it is on disk. See `Store.commit`."""
-        with self._committing:
-            if self._writer is None or self._batch is None:
-                raise StoreClosedError
-            if self._unknown is not None:
-                raise StoreUnknownError(*self._unknown.args) from self._unknown
-            return self._commit(self._writer, self._batch, work)
+        with self._between_commits():
+            assert self._writer is not None and self._batch is not None
+            try:
+                return self._commit_by_all_means(self._writer, self._batch, work)
+            except StoreUnavailableError as error:
+                self.waits_for = str(error)
+                raise
+
+    def _commit_by_all_means(self, writer: apsw.Connection, batch: Batch, work: Sequence[AgentWrites]) -> list[Outcome]:
+        self._reserve.fill()
+        try:
+            return self._commit(writer, batch, work)
+        except StoreUnavailableError as error:
+            is_for_want_of_means = type(error) is StoreUnavailableError  # neither a lock nor room
+            if not is_for_want_of_means or not self._reserve.release():
+                raise
+        return self._commit(writer, batch, work)
 
     def _commit(self, writer: apsw.Connection, batch: Batch, work: Sequence[AgentWrites]) -> list[Outcome]:
-        self._check_identity()
         # In memory readers and an open transaction exclude each other, so the gate is held for all of it.
         with self._gate.writing() if self._in_memory else nullcontext():
             try:
-                writer.execute("BEGIN IMMEDIATE")
+                self._begin(writer, batch)
                 outcomes = batch.write(work)
                 with nullcontext() if self._in_memory else self._gate.writing():
                     self._end(writer)
-                    self._check_identity()
-            except StoreUnknownError:
+            except StoreUnknownError:  # nothing is tried on the file any more; closing the connection rolls back
                 raise
             except (apsw.Error, MemoryError) as error:
+                code = writer.system_errno  # before the rollback, which has errors of its own
                 self._roll_back(writer, batch, error)
-                raise _not_stored(error) from error
+                if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+                    raise self._stop(f"{self.name} is damaged ({error}): restore a backup, and start again") from error
+                raise refusals.explain(error, code, self._path) from error
             except BaseException as error:
                 self._roll_back(writer, batch, error)
                 raise
+        self._has_run = True
+        self.waits_for = None
+        batch.committed()
         committed_ns = time.monotonic_ns()
         for outcome in outcomes:
             if outcome.committed is not None:
                 outcome.committed.committed_ns = committed_ns
         return outcomes
 
+    def _begin(self, writer: apsw.Connection, batch: Batch) -> None:
+        if self._watch is None:
+            writer.execute("BEGIN IMMEDIATE")
+        else:
+            self._watch.begin(batch)
+        if not self._has_run:
+            sqlite_file.begin_run(writer)
+
     def _end(self, writer: apsw.Connection) -> None:
         while True:
             try:
                 writer.execute("COMMIT")
-                return
+                break
             except apsw.BusyError:  # a reader in another program; the transaction is still whole
                 if self._closing.is_set():
                     raise
-                logger.warning("another program is reading %s: the commit waits for it", self.name)
-            except apsw.FullError:
-                raise
+                self.waits_for = f"another program is reading {self.name}: the commit waits for it"
+                logger.warning(self.waits_for)
             except (apsw.Error, MemoryError) as error:
-                raise self._stop(
-                    f"the commit to {self.name} failed half-way ({error}): what it held may or may not be stored; "
-                    "start again to find out"
-                ) from error
+                if refusals.was_rolled_back(error, writer):
+                    raise
+                raise self._stop(_HALF_WAY.format(self.name, error)) from error
+        if self._folder is None or self._watch is None:
+            return
+        try:
+            self._folder.check()
+        except Exception as error:  # of the folder's sync: whatever it is, nobody may hear of what was committed
+            raise self._stop(_HALF_WAY.format(self.name, error)) from error
+        self._watch.committed()
 
     def _roll_back(self, writer: apsw.Connection, batch: Batch, cause: BaseException) -> None:
         batch.forget()
         try:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
+            if self._watch is not None and not isinstance(cause, apsw.BusyError):
+                self._watch.undone()
         except apsw.Error as error:
             raise self._stop(
                 f"a transaction on {self.name} failed ({cause}) and could not be rolled back ({error}): start again"
             ) from error
-
-    def _check_identity(self) -> None:
-        if self._identity is not None and _identity(self._path) != self._identity:
-            # SQLite would go on writing into the file that no longer has a name.
-            raise self._stop(
-                f"{self.name} was deleted or replaced while it was open: put it back, or start again with another file"
-            )
 
     def _stop(self, why: str) -> StoreUnknownError:
         """Refuse everything from now on: what was not acknowledged must not be heard of by reading either."""
         self._unknown = StoreUnknownError(why)
         self._pages.refuse(self._unknown)
         return self._unknown
+
+    def backup(self, path: str | os.PathLike[str], progress: Progress = lambda done, of: None) -> None:
+        """Copy the database while it is in use. See `Store.backup`."""
+        writer = self._writer
+        if writer is None:
+            raise StoreClosedError
+        target = Path(path).absolute()
+        sqlite_file.check_name(target)
+        try:
+            back_up(writer, target, self._between_commits, progress)
+        except (apsw.Error, OSError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise sqlite_file.explain(error, str(target)) from error
+
+    @contextmanager
+    def _between_commits(self) -> Iterator[None]:
+        with self._committing:
+            if self._writer is None:
+                raise StoreClosedError
+            if self._unknown is not None:
+                raise StoreUnknownError(*self._unknown.args) from self._unknown
+            yield
 
     def agent(self, agent: str) -> AgentRecord | None:
         """Return one agent's record, or None if there is none."""
@@ -238,9 +318,9 @@ class SqliteStore:
         """Return the message of an agent that was stored under a key, or None if there is none."""
         return self._pages.keyed(agent, key)
 
-    def standing(self, agent: str, after: int | None) -> Standing:
-        """Return where an agent stands and where a subscriber begins. Raises `AgentNotFoundError`."""
-        return self._pages.standing(agent, after)
+    def standing(self, agent: str, after: int | None, epoch: str | None = None) -> Standing:
+        """Return where an agent stands and where a subscriber begins. See `Store.standing`."""
+        return self._pages.standing(agent, after, epoch)
 
     def entries(self, agent: str, sequence: int, position: int) -> AgentPage:
         """Return a page of messages and changes of status after a cursor. Raises `AgentNotFoundError`."""
@@ -254,26 +334,10 @@ class SqliteStore:
         """Return where the log of each of these agents ends; of one that does not exist, nothing."""
         return self._pages.heads(agents)
 
-    def position(self) -> tuple[int, str]:
-        """Return the last position of all, and the store's epoch."""
-        return self._pages.position()
+    def position(self, after: int | None = None, epoch: str | None = None) -> tuple[int, str]:
+        """Return the last position of all, and the epoch of a cursor over all. See `Store.position`."""
+        return self._pages.position(after, epoch)
 
     def ask(self, sql: str) -> Any:
         """Return the single value of a query, for settings and tests."""
         return self._pages.ask(sql)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _not_stored(error: BaseException) -> NotStoredError:
-    if isinstance(error, apsw.BusyError):
-        return StoreBusyError("another program holds the database locked: it was rolled back, try again")
-    if isinstance(error, apsw.FullError):
-        return StoreFullError("the disk is full: it was rolled back, free some space")
-    return NotStoredError(f"the database refused the transaction ({error}): it was rolled back")

@@ -125,10 +125,32 @@ class Batch:
         self._connection = connection
         self._heads: dict[str, _Head] = {}
         self._position = 0
+        self._stored = self._read_counter()
+        """The counter of positions and the epoch, as the last commit left them."""
 
     def forget(self) -> None:
         """Drop what is kept in memory. Must be called after every rollback."""
         self._heads.clear()
+
+    def committed(self) -> None:
+        """Remember what is stored now that the transaction is committed."""
+        self._stored = self._position, self._stored[1]
+
+    def find_difference(self) -> str | None:
+        """Compare what is stored with what the last commit left; say what differs of all that numbers rest on."""
+        found = self._read_counter()
+        if found != self._stored:
+            return f"it ends at position {found[0]} where {self._stored[0]} was committed"
+        for agent, head in self._heads.items():
+            row = self._connection.execute(_SELECT_HEAD, (agent,)).fetchone()
+            if row is not None and (row[0], row[1], row[2], row[4]) != (
+                head.key,
+                head.epoch,
+                head.sequence,
+                head.position,
+            ):
+                return f"agent {agent!r} ends at message {row[2]} where {head.sequence} was committed"
+        return None
 
     def write(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         """Insert and update everything, inside the open transaction.
@@ -316,6 +338,9 @@ class Batch:
     def _read_position(self) -> int:
         position: int = self._connection.execute("SELECT last FROM positions").get
         return position
+
+    def _read_counter(self) -> tuple[int, str]:
+        return self._connection.execute("SELECT last, epoch FROM positions").fetchone() or (0, "")
 
     def _head(self, agent: str) -> _Head:
         head = self._heads.get(agent)

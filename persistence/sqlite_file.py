@@ -1,4 +1,4 @@
-"""Opening an SQLite file: what it may look like, who may have it, and the settings that durability rests on.
+"""Opening an SQLite file: what it may look like, who may have it, and how its schema is brought up to date.
 
 Refuses, with one `StoreOpenError` each, a file that is no database, of another program, damaged, not writable, of a
 newer schema, or held by another runtime, and leaves it untouched. Must never repair anything. Runs on the thread that
@@ -6,13 +6,15 @@ opens the store.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
+import stat
 import time
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import apsw
 
@@ -22,19 +24,18 @@ from commitcast.persistence.errors import (
     StoreCorruptError,
     StoreLockedError,
     StoreOpenError,
+    StorePathError,
     StoreReadOnlyError,
     StoreSettingError,
 )
 
 APPLICATION_ID: Final = 0x434D5443  # "CMTC"
-SCHEMA_VERSION: Final = 1
-BUSY_TIMEOUT_MS: Final = 5_000
-"""How long SQLite waits for another program that has the file before it says BUSY."""
-BUSY_POLL_S: Final = 0.001
-"""How often it looks meanwhile. SQLite's own waiting comes to look ten times a second, and finds a busy file locked
-nearly every time."""
+SCHEMA_VERSION: Final = 2
 CHECK_WHOLE_FILE_BYTES: Final = 64 * 1024 * 1024
 """Up to this size every page is checked at start (well under a second); larger files are left to `verify`."""
+MAX_NAME_BYTES: Final = 255 - len("-journal")
+"""NAME_MAX of Linux's file systems, less what SQLite appends."""
+LOOKERS_POLL_S: Final = 0.001
 LOOKERS_PATIENCE_S: Final = 1.0
 """How long the lock is waited for while nobody has it but those who only look whether somebody has it."""
 _MAGIC: Final = b"SQLite format 3\x00"
@@ -53,14 +54,10 @@ class FileLock:
             StoreLockedError: another runtime has it.
             OSError: there can be no lock.
         """
-        self._file = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = _open_lock(path, os.O_RDWR | os.O_CREAT)
         try:
             if not self._take():
-                owner = os.read(self._file, 32).decode("ascii", "replace").strip()
-                raise StoreLockedError(
-                    str(path),
-                    f"another runtime has it (process {owner or 'unknown'}): stop that one, or use another file",
-                )
+                raise StoreLockedError(str(path), _who_has_it(self._file))
         except BaseException:
             self.release()
             raise
@@ -74,7 +71,7 @@ class FileLock:
             if not _try_lock(self._file, fcntl.LOCK_SH) or time.monotonic() > deadline:
                 return False
             fcntl.flock(self._file, fcntl.LOCK_UN)  # it was somebody in `is_locked`, who is gone in a moment
-            time.sleep(BUSY_POLL_S)
+            time.sleep(LOOKERS_POLL_S)
         return True
 
     def release(self) -> None:
@@ -87,13 +84,54 @@ class FileLock:
 def is_locked(path: Path) -> bool:
     """Whether a runtime has this file at the moment. Touches nothing."""
     try:
-        file = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY | os.O_CLOEXEC)
+        refuse_if_locked(path)
+    except StoreLockedError:
+        return True
     except OSError:
         return False
+    return False
+
+
+def refuse_if_locked(path: Path) -> None:
+    """Ask for the lock without making one.
+
+    Raises:
+        StoreLockedError: a runtime has the file at the moment.
+        StoreOpenError: what lies in the lock's place is none.
+    """
     try:
-        return not _try_lock(file, fcntl.LOCK_SH)
+        file = _open_lock(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        if not _try_lock(file, fcntl.LOCK_SH):
+            raise StoreLockedError(str(path), _who_has_it(file))
     finally:
         os.close(file)
+
+
+def _open_lock(path: Path, flags: int) -> int:
+    """Open `FILE.lock`, which must be a file of its own: a link would be the lock of two databases, or of nothing."""
+    lock = path.with_name(path.name + ".lock")
+    try:
+        file = os.open(lock, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StorePathError(str(path), f"{lock} is a symbolic link: remove it") from error
+        raise
+    found = os.fstat(file)
+    if stat.S_ISDIR(found.st_mode):
+        os.close(file)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(lock))
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(file)
+        raise StorePathError(str(path), f"{lock} is not a file with one name of its own: remove it")
+    return file
+
+
+def _who_has_it(lock: int) -> str:
+    owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+    return f"another runtime has it (process {owner or 'unknown'}): stop that one, or use another file"
 
 
 def _try_lock(file: int, kind: int) -> bool:
@@ -102,6 +140,26 @@ def _try_lock(file: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def check_name(path: Path) -> None:
+    """Check that SQLite can use the path, and that its journal can have a name.
+
+    Raises:
+        StoreOpenError: it cannot.
+    """
+    name = str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise StorePathError(shown, "SQLite takes paths in UTF-8 only: rename the file or its folder") from None
+    if "\0" in name:
+        raise StorePathError(name.replace("\0", "\\0"), "a path cannot hold a NUL character")
+    if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+        raise StorePathError(
+            name, f"its name has more than {MAX_NAME_BYTES} bytes, so the journal beside it could have none: shorten it"
+        )
 
 
 def check_folder(path: Path) -> None:
@@ -128,7 +186,7 @@ def create_if_missing(path: Path) -> None:
 
 
 def inspect(path: Path, *, write: bool) -> None:
-    """Look at a file without opening it as a database.
+    """Look at a file without opening it as a database. Harmless beside a runtime of this process that has it.
 
     Args:
         path: an existing file.
@@ -140,10 +198,18 @@ def inspect(path: Path, *, write: bool) -> None:
     name = str(path)
     if not path.is_file():
         raise NotADatabaseError(name, "it is no regular file" if path.exists() else "there is no such file")
-    mode = path.stat().st_mode
+    found = path.stat()
+    mode = found.st_mode
+    if write and found.st_nlink != 1:
+        raise StorePathError(
+            name,
+            f"it has {found.st_nlink} names (hard links), and a runtime could be started on each: keep one of them",
+        )
     # The mode is asked too because the superuser passes every access test.
     if write and (not os.access(path, os.W_OK) or not mode & 0o222):
         raise StoreReadOnlyError(name, "the file is read-only: change its mode, or use another file")
+    if not os.access(path, os.R_OK):
+        raise StoreReadOnlyError(name, "it cannot be read (Permission denied): change its mode, or use another file")
     header = _head_of(path, 100)
     is_blank = not header.strip(b"\0") and (not header or _is_half_created(path))
     if is_blank and write:
@@ -173,8 +239,16 @@ def inspect(path: Path, *, write: bool) -> None:
 
 
 def _head_of(path: Path, count: int) -> bytes:
-    with path.open("rb") as file:
-        return file.read(count)
+    """Read the beginning of a database through SQLite.
+
+    Closing any descriptor of a file drops all POSIX locks that the process has on it (SQLite, "How To Corrupt", 2.2),
+    a runtime's in mid-commit too. SQLite puts the close off while another connection of the process holds a lock.
+    """
+    file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+    try:
+        return file.xRead(count, 0)
+    finally:
+        file.xClose()
 
 
 def _journal(path: Path) -> Path:
@@ -184,64 +258,11 @@ def _journal(path: Path) -> Path:
 def _is_half_created(path: Path) -> bool:
     """Whether the first transaction was cut off: the journal takes the file back to no pages at all."""
     try:
-        journal = _head_of(_journal(path), 20)
+        with _journal(path).open("rb") as file:  # nobody locks a journal
+            journal = file.read(20)
     except FileNotFoundError:
         return False
     return journal.startswith(_JOURNAL_MAGIC) and not any(journal[16:20])  # SQLite file format, section 3
-
-
-def connect(source: str, *, create: bool = False, read_only: bool = False, vfs: str | None = None) -> apsw.Connection:
-    """Open a connection whose settings have been read back.
-
-    Raises:
-        StoreOpenError: a setting did not take, or the file cannot be opened.
-    """
-    flags = apsw.SQLITE_OPEN_URI
-    flags |= apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
-    flags |= apsw.SQLITE_OPEN_CREATE if create else 0
-    connection = apsw.Connection(source, flags=flags, vfs=vfs)
-    try:
-        connection.set_busy_handler(_Patience())
-        in_memory = "vfs=memdb" in source
-        for pragma, value, wanted in (
-            ("journal_mode", "memory" if in_memory else "delete", "memory" if in_memory else "delete"),
-            ("synchronous", "extra", 3),
-            ("foreign_keys", "on", 1),
-            # Pages reach the file only inside COMMIT, so page reads exclude nothing else of a transaction.
-            ("cache_spill", "off", 0),
-            ("temp_store", "memory", 2),
-        ):
-            _set(connection, source, pragma, value, wanted)
-        if create and connection.pragma("page_count") == 0:
-            connection.pragma("auto_vacuum", 2)  # takes effect only before the first table; `migrate` reads it back
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-class _Patience:
-    """Decides for one connection whether a lock is waited for any longer."""
-
-    def __init__(self) -> None:
-        self._deadline = 0.0
-
-    def __call__(self, polls: int) -> bool:
-        if polls == 0:
-            self._deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1_000
-        if time.monotonic() >= self._deadline:
-            return False
-        time.sleep(BUSY_POLL_S)
-        return True
-
-
-def _set(connection: apsw.Connection, source: str, pragma: str, value: str, wanted: Any) -> None:
-    connection.pragma(pragma, value)
-    found = connection.pragma(pragma)
-    if found != wanted:
-        raise StoreSettingError(
-            source, f"PRAGMA {pragma} is {found!r} after it was set to {value!r}, so durability cannot be promised"
-        )
 
 
 def migrate(connection: apsw.Connection, name: str) -> None:
@@ -264,6 +285,11 @@ def migrate(connection: apsw.Connection, name: str) -> None:
             connection.pragma("user_version", number)
 
 
+def begin_run(connection: apsw.Connection) -> None:
+    """Begin a new run of the file, which ends the one before it where the file ends now."""
+    connection.execute("INSERT INTO runs (epoch, began) SELECT ?, last FROM positions", (secrets.token_hex(8),))
+
+
 def _script(number: int) -> str:
     for script in resources.files("commitcast.persistence.schema").iterdir():
         if script.name.startswith(f"{number:04d}_"):
@@ -282,15 +308,6 @@ def check_pages(connection: apsw.Connection, path: Path) -> None:
     if small and answer != "ok":
         found = " ".join(answer.split())  # SQLite says it in several lines
         raise StoreCorruptError(str(path), f"it is damaged ({found}): restore a backup; it was left as it is")
-
-
-def sync_folder(path: Path) -> None:
-    """Make the entries of the file's folder durable: a finished recovery must not come back after a power cut."""
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def explain(error: apsw.Error | OSError, path: str) -> StoreOpenError:

@@ -4,16 +4,23 @@ Each page is one read transaction, bounded in rows and bytes, so that a commit n
 thread; blocks for at most one commit and one place in the pool.
 """
 
-import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import apsw
 
-from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError, StoreError, StoreReadError
+from commitcast.persistence import sqlite_epochs
+from commitcast.persistence.errors import (
+    AgentNotFoundError,
+    CommitcastError,
+    StoreClosedError,
+    StoreError,
+    StoreReadError,
+)
 from commitcast.persistence.gate import Gate
+from commitcast.persistence.patience import left_s
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
 from commitcast.persistence.sqlite_rows import (
     AGENT_COLUMNS,
@@ -25,8 +32,9 @@ from commitcast.persistence.sqlite_rows import (
     checked_message,
     status_change,
 )
-from commitcast.persistence.store import MAX_PAGE_BYTES, AgentPage, FeedPage, Head, IdRange, Standing, agent_size
-from commitcast.persistence.writes import text_size
+from commitcast.persistence.store import MAX_PAGE_BYTES, AgentPage, FeedPage, Head, IdRange, Standing, entry_size
+
+_Entry = TypeVar("_Entry", bound=Entry)
 
 READERS: Final = 4
 """Connections in the pool: more do not read faster under one interpreter lock."""
@@ -72,30 +80,40 @@ class Pages:
     def __init__(self, connect: Callable[[], apsw.Connection], gate: Gate, readers: int = READERS) -> None:
         self._connect = connect
         self._gate = gate
-        self._idle: queue.LifoQueue[apsw.Connection | None] = queue.LifoQueue()
-        for _ in range(readers):
-            self._idle.put(None)  # opened when first needed
+        self._idle: list[apsw.Connection | None] = [None] * readers  # opened when first needed
         self._refusal: StoreError | None = None
 
     def refuse(self, error: StoreError) -> None:
         """Answer every later read with this error."""
         self._refusal = error
 
+    def open(self) -> None:
+        """Open every connection now: later there may be no descriptor for it."""
+        with self._gate.writing():
+            for place, connection in enumerate(self._idle):
+                self._idle[place] = connection or self._connect()
+
     def close(self) -> None:
         """Wait for the pages under way, then close the connections. Idempotent."""
-        with self._gate.writing():
+        with self.alone():
             self._refusal = StoreClosedError()
-            while not self._idle.empty():
-                connection = self._idle.get_nowait()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have no connection open while inside, once the pages under way are read."""
+        with self._gate.writing():
+            for place, connection in enumerate(self._idle):
+                self._idle[place] = None
                 if connection is not None:
                     connection.close()
+            yield
 
     @contextmanager
     def _snapshot(self) -> Iterator[apsw.Connection]:
         with self._gate.reading():
             if self._refusal is not None:
                 raise type(self._refusal)(*self._refusal.args) from self._refusal
-            connection = self._idle.get_nowait()  # the gate admits no more readers than there are connections
+            connection = self._idle.pop()  # the gate admits no more readers than there are connections
             try:
                 if connection is None:
                     connection = self._connect()
@@ -104,10 +122,15 @@ class Pages:
                     yield connection
                 finally:
                     connection.execute("ROLLBACK")
+            except CommitcastError:
+                raise
+            except apsw.BusyError as error:
+                left_s()  # raises if the caller would wait no longer
+                raise StoreReadError(str(error)) from error
             except (apsw.Error, ValueError) as error:  # ValueError: a damaged row is no text, or says no known status
                 raise StoreReadError(str(error)) from error
             finally:
-                self._idle.put(connection)
+                self._idle.append(connection)
 
     def agent(self, agent: str) -> AgentRecord | None:
         """Return one agent's record, or None if there is none."""
@@ -135,7 +158,8 @@ class Pages:
         if within is not None:
             query = query.replace(" ORDER BY", _within(len(within)) + " ORDER BY")
         with self._snapshot() as connection:
-            return _bounded_agents(map(agent_record, connection.execute(query, (status, after, limit, *bounds))))
+            records = map(agent_record, connection.execute(query, (status, after, limit, *bounds)))
+            return list(_bounded(records, MAX_PAGE_BYTES))
 
     def messages(self, agent: str, after: int, limit: int, max_bytes: int) -> list[MessageRecord]:
         """Return consecutive messages after a sequence.
@@ -154,20 +178,22 @@ class Pages:
             row = connection.execute(_KEYED, (agent, key)).fetchone()
             return None if row is None else checked_message(agent, row)
 
-    def standing(self, agent: str, after: int | None) -> Standing:
+    def standing(self, agent: str, after: int | None, epoch: str | None) -> Standing:
         """Return where an agent stands and the position at which a subscriber begins (`after` None: the tail).
 
         Raises:
             AgentNotFoundError: there is no such agent.
+            StaleEpochError: the cursor is of another history.
         """
         with self._snapshot() as connection:
             record = _get(connection, agent)
             key = record.position
             sequence = record.head if after is None else min(after, record.head)
             position = key if sequence == 0 else connection.execute(_POSITION_OF, (key, sequence)).get
+            now = sqlite_epochs.check(connection, record.epoch, epoch, None if after is None else position)
             if after is None:
                 position = max(position, connection.execute(_LAST_TRANSITION, (key,)).get or 0)
-            return Standing(record, position)
+            return Standing(record, position, now)
 
     def entries(self, agent: str, sequence: int, position: int, limit: int, max_bytes: int) -> AgentPage:
         """Return what follows a cursor in one agent.
@@ -203,22 +229,21 @@ class Pages:
             bounds = (after, end, limit)
             rows = connection.execute(_FEED_MESSAGES, bounds)
             messages: list[Entry] = list(_bounded((checked_message(row[-1], row[:-1]) for row in rows), max_bytes))
-            others: list[Entry] = [
-                status_change(row[6], row[:6], row[7:]) for row in connection.execute(_FEED_TRANSITIONS, bounds)
-            ]
-            created = [agent_record(row) for row in connection.execute(_FEED_AGENTS, bounds)]
-            deleted = [agent_deletion(row) for row in connection.execute(_FEED_DELETIONS, bounds)]
+            changes = (status_change(row[6], row[:6], row[7:]) for row in connection.execute(_FEED_TRANSITIONS, bounds))
+            created = map(agent_record, connection.execute(_FEED_AGENTS, bounds))
+            deleted = map(agent_deletion, connection.execute(_FEED_DELETIONS, bounds))
+            others: list[list[Entry]] = [list(_bounded(kind, max_bytes)) for kind in (changes, created, deleted)]
             # A list that was cut ends the page: beyond its last row others may be missing.
-            full = [rows[-1].position for rows in (others, created, deleted) if len(rows) == limit]
+            cut = [kind[-1].position for kind in others if len(kind) == limit or _size(kind) >= max_bytes]
             if (
                 messages
                 and connection.execute(
                     "SELECT 1 FROM agent_messages WHERE position > ? LIMIT 1", (messages[-1].position,)
                 ).fetchone()
             ):
-                full.append(messages[-1].position)
-            last = min(full, default=end)
-            entries = [entry for entry in (*messages, *others, *created, *deleted) if entry.position <= last]
+                cut.append(messages[-1].position)
+            last = min(cut, default=end)
+            entries = [entry for kind in (messages, *others) for entry in kind if entry.position <= last]
             entries.sort(key=lambda entry: entry.position)
             return FeedPage(entries, last, at_end=last == end)
 
@@ -228,11 +253,15 @@ class Pages:
             found = ((agent, connection.execute(_HEAD, (agent,)).fetchone()) for agent in agents)
             return {agent: Head(*row) for agent, row in found if row is not None}
 
-    def position(self) -> tuple[int, str]:
-        """Return the last position of all and the epoch of the store."""
+    def position(self, after: int | None, epoch: str | None) -> tuple[int, str]:
+        """Return the last position of all and the epoch of a cursor over all.
+
+        Raises:
+            StaleEpochError: the cursor is of another history.
+        """
         with self._snapshot() as connection:
-            last, epoch = connection.execute("SELECT last, epoch FROM positions").fetchone() or (0, "")
-            return last, epoch
+            last, log = connection.execute("SELECT last, epoch FROM positions").fetchone() or (0, "")
+            return last, sqlite_epochs.check(connection, log, epoch, after)
 
     def ask(self, sql: str) -> Any:
         """Return the single value of a query without parameters (settings, counts)."""
@@ -258,24 +287,17 @@ def _within(ranges: int) -> str:
     return f" AND ({' OR '.join(each) or 'FALSE'})"
 
 
-def _bounded_agents(records: Iterable[AgentRecord]) -> list[AgentRecord]:
-    page: list[AgentRecord] = []
-    size = 0
-    for record in records:
-        page.append(record)
-        size += agent_size(record)
-        if size >= MAX_PAGE_BYTES:
-            break
-    return page
+def _size(entries: Iterable[Entry]) -> int:
+    return sum(map(entry_size, entries))
 
 
-def _bounded(records: Iterable[MessageRecord], max_bytes: int) -> Iterator[MessageRecord]:
-    """Yield what fits a page. It ends before a damaged message; one that would begin with it is an error."""
+def _bounded(records: Iterable[_Entry], max_bytes: int) -> Iterator[_Entry]:
+    """Yield what fits a page. It ends before a damaged record; one that would begin with it is an error."""
     size = count = 0
     try:
         for record in records:
             yield record
-            size += text_size(record.content) + text_size(record.metadata_json or "") + len(record.raw or b"")
+            size += entry_size(record)
             if size >= max_bytes:
                 return
             count += 1

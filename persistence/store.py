@@ -4,13 +4,14 @@
 maker of `Committed`. It must never report as stored what a crash can take back.
 """
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
-from commitcast.persistence.writes import AgentWrites, Outcome
+from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord, StatusChange
+from commitcast.persistence.writes import AgentWrites, Outcome, text_size
 
 PAGE_ROWS = 256
 PAGE_BYTES = 256 * 1024
@@ -25,6 +26,8 @@ class Standing(msgspec.Struct, frozen=True):
     record: AgentRecord
     position: int
     """Of the message after which the subscriber continues; of the agent's last entry if it begins at the tail."""
+    epoch: str
+    """Of a cursor that is given out now."""
 
 
 class Head(NamedTuple):
@@ -64,12 +67,27 @@ def agent_size(record: AgentRecord) -> int:
     return sum(map(len, texts))
 
 
+def entry_size(entry: Entry) -> int:
+    """Return the bytes of text that an entry holds, for the bound on pages."""
+    if isinstance(entry, MessageRecord):
+        return text_size(entry.content) + text_size(entry.metadata_json or "") + len(entry.raw or b"")
+    if isinstance(entry, AgentRecord):
+        return agent_size(entry)
+    if isinstance(entry, StatusChange):
+        return sum(len(text or "") for text in (entry.reason, entry.error_message, entry.result_json))
+    return 0
+
+
 class Store(Protocol):
     """Durable agents and messages."""
 
     @property
     def name(self) -> str:
         """What to call it in a sentence: the path of its file."""
+
+    @property
+    def waits_for(self) -> str | None:
+        """Why the last commit is kept waiting (a full disk, another program's lock); None if it is not."""
 
     def open(self) -> None:
         """Open for writing and take the lock. Raises `StoreOpenError` and touches nothing if it cannot."""
@@ -92,6 +110,21 @@ class Store(Protocol):
 
         Durability: what the outcomes call committed survives a power cut.
         Threads: one thread only.
+        """
+
+    def backup(self, path: str | os.PathLike[str], progress: Callable[[int, int], object] = ...) -> None:
+        """Copy everything that is committed into a new file, while the store is in use.
+
+        Args:
+            path: of the copy, which must not exist.
+            progress: called now and then with what is done and what there is in all.
+
+        Raises:
+            StorePathError: the copy exists already, or SQLite cannot use its name.
+            StoreError: it could not be made; nothing is left of it.
+
+        Durability: on return the copy is on disk.
+        Threads: any but the writer's; blocks until it is done. Commits come between its steps.
         """
 
     def agent(self, agent: str) -> AgentRecord | None:
@@ -124,8 +157,18 @@ class Store(Protocol):
     def keyed(self, agent: str, key: str) -> MessageRecord | None:
         """Return the message of an agent that was stored under a key, or None if there is none."""
 
-    def standing(self, agent: str, after: int | None) -> Standing:
-        """Return where an agent stands and where a subscriber begins. Raises `AgentNotFoundError`."""
+    def standing(self, agent: str, after: int | None, epoch: str | None = None) -> Standing:
+        """Return where an agent stands and where a subscriber begins.
+
+        Args:
+            agent: its id.
+            after: the sequence that it continues after; None for the end.
+            epoch: that its cursor was given out with; None if it does not know.
+
+        Raises:
+            AgentNotFoundError: there is no such agent.
+            StaleEpochError: the cursor is of another history.
+        """
 
     def entries(self, agent: str, sequence: int, position: int) -> AgentPage:
         """Return a page of messages and changes of status after a cursor. Raises `AgentNotFoundError`."""
@@ -136,5 +179,9 @@ class Store(Protocol):
     def heads(self, agents: Iterable[str]) -> dict[str, Head]:
         """Return where the log of each of these agents ends; of one that does not exist, nothing."""
 
-    def position(self) -> tuple[int, str]:
-        """Return the last position of all, and the store's epoch."""
+    def position(self, after: int | None = None, epoch: str | None = None) -> tuple[int, str]:
+        """Return the last position of all, and the epoch of a cursor over all that is given out now.
+
+        Raises:
+            StaleEpochError: `after`, which was given out with `epoch`, is a position of another history.
+        """

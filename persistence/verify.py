@@ -5,22 +5,26 @@ problem is one sentence. What SQLite itself cannot see (a flipped byte inside a 
 checksum of each row, by the stored heads, and by counting the positions.
 """
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import apsw
 import msgspec
 
-from commitcast.persistence import sqlite_file
+from commitcast.persistence import sqlite_connection, sqlite_file
 from commitcast.persistence.errors import StoreOpenError
 from commitcast.persistence.records import AgentStatus
 from commitcast.persistence.sqlite_rows import CHECKED_COLUMNS, Row, checked_message
 
 MAX_HOLD_S: Final = 0.01
 """How long commits are kept waiting before one is let through."""
+STEPS_BETWEEN_LOOKS: Final = 10_000
+"""Steps of SQLite's machine between two looks whether a runtime has taken the file: some milliseconds."""
 PAGE: Final = 2_000
 PAGE_BYTES: Final = 1024 * 1024
 """What is read at once at most, or one message if that is larger."""
@@ -55,6 +59,10 @@ _POSITIONS: Final = " UNION ALL ".join(
 _COUNT: Final = f"SELECT count(*), count(DISTINCT position) FROM ({_POSITIONS})"
 _REPEATED: Final = (
     f"SELECT position, group_concat(name, ' and in ') FROM ({_POSITIONS}) GROUP BY position HAVING count(*) > 1"
+)
+_RUNS: Final = (
+    "SELECT number, began FROM (SELECT number, began, lag(began, 1, 0) OVER (ORDER BY number) AS previous FROM runs)"
+    " WHERE began < previous OR began > ?"
 )
 _TERMINAL: Final = frozenset(str(status) for status in AgentStatus if status.is_terminal)
 
@@ -98,14 +106,15 @@ def verify(path: str | Path, *, deep: bool = False, progress: Progress = lambda 
     Raises:
         StoreOpenError: the file cannot be read as one of commitcast's.
     """
-    found = Path(path).absolute()
+    found = Path(os.path.realpath(path))  # the lock lies beside the file, not beside a link to it
     report = Report(str(found))
     try:
         sqlite_file.inspect(found, write=False)
         is_live = sqlite_file.is_locked(found)
-        with closing(sqlite_file.connect(str(found), read_only=is_live)) as connection:
+        with closing(sqlite_connection.connect(str(found), read_only=is_live)) as connection:
             connection.pragma("query_only", "on")
-            _Verification(connection, report, progress).run(structure=deep or not is_live, is_live=is_live)
+            is_taken = (lambda: False) if deep else partial(sqlite_file.is_locked, found)
+            _Verification(connection, report, progress, is_taken).run(structure=deep or not is_live, is_live=is_live)
     except (apsw.Error, OSError) as error:
         if isinstance(error, StoreOpenError):
             raise
@@ -114,20 +123,21 @@ def verify(path: str | Path, *, deep: bool = False, progress: Progress = lambda 
 
 
 class _Verification:
-    def __init__(self, connection: apsw.Connection, report: Report, progress: Progress) -> None:
+    def __init__(
+        self, connection: apsw.Connection, report: Report, progress: Progress, is_taken: Callable[[], bool]
+    ) -> None:
         self._connection = connection
         self._report = report
         self._progress = progress
         self._began = 0.0
+        self._is_taken = is_taken
 
     def run(self, *, structure: bool, is_live: bool) -> None:
         self._begin()
         try:
             last = self._value("SELECT last FROM positions")
             self._report.position = last or 0
-            if structure:
-                self._check_structure()
-            else:
+            if not structure or not self._check_structure():
                 self._report.notes.append(
                     "a runtime has the file, so SQLite's own structure was not checked: use --deep"
                 )
@@ -148,9 +158,13 @@ class _Verification:
         """Let a commit through if one may have waited long enough, and tell how far the work is."""
         if time.monotonic() - self._began < MAX_HOLD_S:
             return
-        self._connection.execute("ROLLBACK")
+        self._restart()
         done = self._report.agents + self._report.messages + self._report.transitions
         self._progress(min(done, self._report.position), self._report.position)  # a live file may have grown
+
+    def _restart(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
         self._begin()
 
     def _value(self, sql: str, *parameters: Any) -> Any:
@@ -159,7 +173,21 @@ class _Verification:
     def _rows(self, sql: str, *parameters: Any) -> list[Row]:
         return list(self._connection.execute(sql, parameters))
 
-    def _check_structure(self) -> None:
+    def _check_structure(self) -> bool:
+        """Check what SQLite knows of itself; break off if a runtime takes the file, for it is one long read."""
+        self._connection.set_progress_handler(self._is_taken, STEPS_BETWEEN_LOOKS)
+        try:
+            self._read_structure()
+            is_through = True
+        except apsw.InterruptError:
+            is_through = False
+        finally:
+            self._connection.set_progress_handler(None)
+        if not is_through:
+            self._restart()
+        return is_through
+
+    def _read_structure(self) -> None:
         for (problems,) in self._connection.execute("PRAGMA integrity_check(100)"):
             for problem in str(problems).splitlines():
                 if problem != "ok":
@@ -188,6 +216,9 @@ class _Verification:
             highest = self._value(f"SELECT max({column}) FROM {table}") or 0
             if highest > now:
                 self._report.add(f"{table} has position {highest} and the counter stands at {now}")
+        if self._value("SELECT count(*) FROM pragma_table_info('runs')"):  # a file of the first version has none
+            for number, began in self._rows(_RUNS, now):
+                self._report.add(f"run {number} began at position {began}, before the one before it or after the end")
         deleted = self._value("SELECT count(*) FROM agent_deletions")
         if missing and not deleted:  # a deleted agent takes its positions with it
             self._report.add(

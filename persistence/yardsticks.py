@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
-from commitcast.persistence import sqlite_file
+from commitcast.persistence import sqlite_connection, sqlite_file
 from commitcast.persistence.clock import now
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite_plan import INSERT_MESSAGE, SET_HEAD, SET_POSITION, Plan
@@ -39,7 +39,7 @@ class BareWriter:
             content: of each message.
         """
         sqlite_file.create_if_missing(path)
-        self._connection = sqlite_file.connect(str(path), create=True)
+        self._connection = sqlite_connection.connect(str(path), create=True)
         sqlite_file.migrate(self._connection, str(path))
         self._agents = [(key, agent) for key, agent in enumerate(agents, start=1)]
         self._content = content

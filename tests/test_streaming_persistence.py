@@ -16,7 +16,6 @@ from commitcast.persistence.errors import (
     AgentNotFoundError,
     IllegalTransitionError,
     NotStoredError,
-    StoreBusyError,
     StoreReadOnlyError,
 )
 from commitcast.persistence.records import Committed
@@ -407,8 +406,8 @@ class TestWhatTheOriginNeverTested:
         with pytest.raises(StoreReadOnlyError, match="there is no folder"):
             AgentRuntime(tmp_path / "missing" / "agents.db").start()
 
-    def test_a_database_that_another_program_holds_locked_refuses_the_message_and_works_again(
-        self, agent_runtime: AgentRuntime, agent: AgentHandle
+    def test_a_database_that_another_program_holds_locked_keeps_the_message_waiting(
+        self, agent_runtime: AgentRuntime, agent: AgentHandle, caplog: pytest.LogCaptureFixture
     ) -> None:
         assert isinstance(agent_runtime.store, SqliteStore)
         assert agent_runtime.store._writer is not None
@@ -416,13 +415,14 @@ class TestWhatTheOriginNeverTested:
         intruder = apsw.Connection(agent_runtime.store.name)
         intruder.execute("BEGIN IMMEDIATE")
 
-        error = agent.emit("refused").exception(SECONDS)
+        future = agent.emit("waits")
+        wait_until(lambda: "another program holds the database locked" in caplog.text, "the store to meet the lock")
+        assert not future.done()
         intruder.execute("ROLLBACK")
         intruder.close()
 
-        assert isinstance(error, StoreBusyError)
-        assert isinstance(error.__cause__, apsw.BusyError)
-        assert agent.emit("stored").get(SECONDS).sequence == 1
+        assert future.get(SECONDS).sequence == 1
+        assert agent.emit("stored").get(SECONDS).sequence == 2
 
     def test_a_full_disk_keeps_the_message_waiting_until_there_is_space(
         self,

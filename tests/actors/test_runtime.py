@@ -22,7 +22,8 @@ from commitcast.persistence import (
     StoreUnknownError,
     verify,
 )
-from commitcast.persistence.errors import PrecedingRefusedError
+from commitcast.persistence.errors import PrecedingRefusedError, StoreCorruptError
+from stores import by_hand
 from waiting import wait_until
 
 SECONDS = 10.0
@@ -123,6 +124,17 @@ class TestRecovery:
             assert runtime.agent("done").record().status is AgentStatus.TERMINATED
             assert [message.content for message in runtime.agent("running").messages()] == ["said before the crash"]
         assert verify(path).is_sound
+
+    def test_an_agent_whose_life_contradicts_itself_ends_the_start_with_what_verify_says(self, path: Path) -> None:
+        with AgentRuntime(path) as runtime:
+            agent = runtime.launch(id="a")
+            agent.start().get(SECONDS)
+            agent.fail("no").get(SECONDS)
+        with by_hand(path) as other:
+            other.execute("UPDATE agents SET status = 'running'")
+
+        with pytest.raises(StoreCorruptError, match="agent 'a' is running and its last step was to failed"):
+            AgentRuntime(path).start()
 
     def test_a_message_may_still_be_saved_for_an_agent_of_an_earlier_run(self, path: Path) -> None:
         self.abandon(path)

@@ -382,12 +382,12 @@ class TestRuntime:
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(database, "RETRY_WHEN_FULL_S", 0.01)
+        monkeypatch.setattr(database, "RETRY_S", 0.01)
         agent = runtime.launch(id="a")
         disk.arm(Fault.DISK_FULL, DATABASE, times=EVER)
 
         futures = [agent.emit(str(number)) for number in range(20)]
-        wait_until(lambda: "agents wait until there is" in caplog.text, "the store to meet the full disk")
+        wait_until(lambda: "agents wait until it can be stored" in caplog.text, "the store to meet the full disk")
         assert not any(future.done() for future in futures)
         assert gateway.messages == ()
         disk.disarm()

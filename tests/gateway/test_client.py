@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import shutil
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -184,6 +185,46 @@ def test_frames_that_are_lost_or_repeated_make_it_subscribe_again_after_its_curs
         seen, asked, _ = await against(speak)
         assert seen == [1, 2, 3, 4, 5, 6]
         assert asked == [0, 2, 3]
+
+    in_time(scenario)
+
+
+@pytest.mark.parametrize("log", ["a1", "*"])
+def test_over_a_restart_a_cursor_goes_on_and_over_a_restored_backup_it_is_told(tmp_path: Path, log: str) -> None:
+    path, backup = tmp_path / "a.db", tmp_path / "backup.db"
+
+    async def speak(runtime: AgentRuntime, *words: str) -> None:
+        agent = runtime.agent("a1") if runtime.agents() else await runtime.alaunch(id="a1")
+        for word in words:
+            await agent.aemit(word)
+
+    async def listen(runtime: AgentRuntime, count: int, cursor: int, epoch: str | None) -> tuple[list[str], Any]:
+        heard: list[str] = []
+        async with subscribe(str(runtime.url), log, after=cursor, epoch=epoch) as subscription:
+            async for message in subscription:
+                heard.append(message.content)
+                if len(heard) == count:
+                    break
+            return heard, (subscription.cursor, subscription.epoch)
+
+    async def scenario() -> None:
+        async with AgentRuntime(path, listen="127.0.0.1:0") as runtime:
+            await speak(runtime, "one", "two")
+            heard, early = await listen(runtime, 2, 0, None)
+            assert heard == ["one", "two"]
+        shutil.copy(path, backup)
+        async with AgentRuntime(path, listen="127.0.0.1:0") as runtime:
+            await speak(runtime, "lost", "lost too")
+            heard, late = await listen(runtime, 2, *early)
+            assert heard == ["lost", "lost too"]
+        shutil.copy(backup, path)
+        async with AgentRuntime(path, listen="127.0.0.1:0") as runtime:
+            await speak(runtime, "three", "four", "five", "six")
+            with pytest.raises(SubscriptionError) as refused:
+                await listen(runtime, 1, *late)
+            assert refused.value.error_code == "stale_epoch"
+            heard, _ = await listen(runtime, 4, *early)
+            assert heard == ["three", "four", "five", "six"]
 
     in_time(scenario)
 

@@ -167,7 +167,7 @@ def spoken(runtime: AgentRuntime, *contents: str, id: str = "a1", end: bool = Fa
 
 
 def epoch_of(runtime: AgentRuntime, agent: str = "a1") -> str:
-    return runtime.agent(agent).record().epoch
+    return runtime.store.standing(agent, None).epoch
 
 
 def nobody_is_left(runtime: AgentRuntime) -> None:

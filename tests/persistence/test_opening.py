@@ -23,6 +23,7 @@ from commitcast.persistence.errors import (
     StoreCorruptError,
     StoreLockedError,
     StoreOpenError,
+    StorePathError,
     StoreReadOnlyError,
     StoreSettingError,
 )
@@ -261,6 +262,45 @@ def test_a_lock_that_cannot_be_made_is_refused(good: Path) -> None:
     assert ".lock cannot be used (Is a directory)" in str(error)
 
 
+def link_the_lock_softly(good: Path) -> None:
+    good.with_name(good.name + ".lock").symlink_to(good.with_name("elsewhere"))
+
+
+def link_the_lock_hard(good: Path) -> None:
+    other = good.with_name("other.db.lock")
+    other.touch()
+    good.with_name(good.name + ".lock").hardlink_to(other)
+
+
+def link_the_file_hard(good: Path) -> None:
+    good.with_name("second.db").hardlink_to(good)
+
+
+@pytest.mark.parametrize(
+    ("link", "why"),
+    [
+        (link_the_lock_softly, "is a symbolic link"),
+        (link_the_lock_hard, "not a file with one name of its own"),
+        (link_the_file_hard, "2 names"),
+    ],
+)
+def test_a_link_through_which_two_runtimes_could_have_one_file_is_refused(
+    good: Path, link: Callable[[Path], None], why: str
+) -> None:
+    link(good)
+
+    with untouched(good.parent):
+        assert why in str(refusal(good))
+
+
+@pytest.mark.parametrize("name", ["x" * 245 + ".db", os.fsdecode(b"latin-\xe9.db"), "nul\0.db"])
+def test_a_name_that_sqlite_cannot_use_is_refused_before_anything_is_made(tmp_path: Path, name: str) -> None:
+    error = refusal(tmp_path / name)
+
+    assert type(error) is StorePathError
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("mode", [0o500, 0o300, 0o000])
 def test_a_folder_without_permission_is_refused(sample: bytes, mode: int) -> None:
     with ordinary_user() as folder:
@@ -288,6 +328,13 @@ def test_a_file_without_permission_to_read_is_refused(sample: bytes) -> None:
 
 
 class TestOneRuntimeForAFile:
+    def test_the_lock_is_asked_before_the_file_is_looked_at(self, path: Path) -> None:
+        path.write_bytes(b"in the middle of something" * 100)
+        with path.with_name(path.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+
+            assert type(refusal(path)) is StoreLockedError
+
     def test_a_second_store_is_refused_and_the_first_unharmed(self, path: Path) -> None:
         with opened(path) as first:
             error = refusal(path)

@@ -8,11 +8,11 @@ from pathlib import Path
 import apsw
 import pytest
 
-from commitcast.persistence import sqlite, sqlite_file
+from commitcast.persistence import sqlite, sqlite_connection
 from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError, StoreReadError
 from commitcast.persistence.records import AgentDeletion, AgentRecord, Entry, MessageRecord, StatusChange
 from commitcast.persistence.sqlite import SqliteStore
-from commitcast.persistence.store import MAX_PAGE_BYTES, agent_size
+from commitcast.persistence.store import MAX_PAGE_BYTES, agent_size, entry_size
 from stores import (
     AT,
     COMPLETED,
@@ -305,6 +305,25 @@ class TestAgents:
         assert sorted(found) == ["a", "b", "c", *(f"large-{number}" for number in range(4))]
         assert pages > 1
 
+    def test_a_page_of_everything_is_bounded_whatever_the_records_hold(self, busy: SqliteStore) -> None:
+        first = busy.position()[0]
+        for number in range(4):
+            commit(busy, f"large-{number}", new_agent(prompt="x" * 300_000))
+        for number in range(4):
+            result = '"' + "x" * 300_000 + '"'
+            commit(busy, f"large-{number}", change(INITIALIZING, FAILED, error_message="x" * 300_000))
+            commit(busy, f"large-{number}", text(result))
+
+        found: list[Entry] = []
+        after = first
+        while not (page := busy.feed(after)).at_end:
+            assert sum(map(entry_size, page.entries)) < 5 * 300_000
+            found += page.entries
+            after = page.last
+        found += page.entries
+
+        assert [entry.position for entry in found] == list(range(first + 1, first + 13))
+
     def test_an_agent_is_found_by_the_key_of_its_launch(self, busy: SqliteStore) -> None:
         commit(busy, "keyed", new_agent(idempotency_key="k"))
 
@@ -387,7 +406,7 @@ class TestFailures:
     def test_a_file_that_another_program_holds_locked_is_one_error_and_can_be_read_again(
         self, path: Path, busy: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_MS", 20)
+        monkeypatch.setattr(sqlite_connection, "BUSY_TIMEOUT_MS", 20)
         with by_hand(path) as intruder:
             intruder.execute("BEGIN EXCLUSIVE")
             with pytest.raises(StoreReadError) as caught:

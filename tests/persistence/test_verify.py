@@ -118,6 +118,10 @@ DAMAGES: dict[str, tuple[list[str], str]] = {
         ["UPDATE agent_messages SET position = 20 WHERE content = 'late'", "UPDATE positions SET last = 20"],
         "20 positions were given and 12 are there: 8 are missing, the first is 12",
     ),
+    "a run that began after the end": (
+        ["UPDATE runs SET began = 13"],
+        "run 1 began at position 13, before the one before it or after the end",
+    ),
     "no counter": (["DELETE FROM positions"], "the counter of positions is missing"),
     "positions in another order than the sequences": (
         [
@@ -381,3 +385,25 @@ def test_everything_that_it_can_say_is_said_here() -> None:
     for sentence in sentences:
         pieces = [piece.strip() for piece in re.split(r"\{[^}]*\}", sentence) if len(piece.strip()) > 3]
         assert all(piece in said for piece in pieces) or "SQLite" in sentence, sentence
+
+
+def test_a_check_of_the_structure_gives_way_to_a_runtime_that_starts(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STEPS_BETWEEN_LOOKS", 1)
+    answers = iter([False])  # at the start nobody has it; then somebody does
+    monkeypatch.setattr(module.sqlite_file, "is_locked", lambda _: next(answers, True))
+
+    report = verify(path)
+
+    assert report.is_sound
+    assert report.messages == 7
+    assert any("structure was not checked" in note for note in report.notes)
+
+
+def test_a_link_to_a_live_file_is_known_as_live(path: Path) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+
+    with opened(path):
+        assert any("structure was not checked" in note for note in verify(link).notes)

@@ -1,0 +1,142 @@
+"""The folder of a database: what happens to the names in it is made durable without asking for a descriptor.
+
+SQLite opens the folder anew for each sync of it, after the journal was created and after it was unlinked, and takes
+"cannot be opened" for done (`unixSync`, `unixDelete` in os_unix.c): with every descriptor of the process in use, a
+commit would be acknowledged that a power cut takes back. So the descriptor is kept from the start, and SQLite's
+system call `openDirectory` is replaced by one that syncs through it. Of folders that nobody keeps, the original is
+called. Any thread.
+"""
+
+import ctypes
+import os
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+
+from commitcast.persistence.errors import StoreSettingError
+
+SYSTEM_CALL: Final = "openDirectory"
+_BASE: Final = "unix"
+"""The VFS whose system calls all SQLite files of the process use, also those of VFSes above it."""
+
+_Function: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int))
+"""`int openDirectory(const char *file, int *descriptor)`: opens the folder of a file."""
+
+
+class Folder:
+    """One folder, open for as long as a store has a file in it."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the folder.
+
+        Args:
+            path: of a file in it, with no symbolic link in it.
+
+        Raises:
+            OSError: the folder cannot be opened.
+            StoreSettingError: SQLite cannot be told how to sync it.
+        """
+        self._descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._name = os.fsencode(path.parent)
+        self._failure: Exception | None = None
+        try:
+            _hook.add(self._name, self)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def sync(self) -> None:
+        """Make every change of names in the folder durable.
+
+        Raises:
+            OSError: it may not be durable.
+        """
+        os.fsync(self._descriptor)
+
+    def sync_for_sqlite(self) -> None:
+        """Sync it in the middle of SQLite's work, which cannot be told of a failure. `check` tells."""
+        try:
+            self.sync()
+        except Exception as error:  # whatever it is, it must reach `check`, not SQLite
+            self._failure = error
+
+    def check(self) -> None:
+        """Raise what a sync in SQLite's work failed with since the last call, if one did.
+
+        Raises:
+            Exception: as it came; what was committed since may not be durable.
+        """
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Close the descriptor. Idempotent."""
+        if self._descriptor >= 0:
+            _hook.remove(self._name, self)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class _Hook:
+    """The replaced system call, in force while there is a folder. One for the process, as SQLite's is."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._folders: dict[bytes, tuple[Folder, ...]] = {}
+        self._address = 0
+        self._original: Any = None
+        self._call = _Function(self._open_directory)  # kept, for SQLite holds its address only
+
+    def add(self, name: bytes, folder: Folder) -> None:
+        with self._lock:
+            if not self._folders:
+                self._install()
+            self._folders[name] = (*self._folders.get(name, ()), folder)
+
+    def remove(self, name: bytes, folder: Folder) -> None:
+        with self._lock:
+            left = tuple(other for other in self._folders.get(name, ()) if other is not folder)
+            if left:
+                self._folders[name] = left
+            else:
+                self._folders.pop(name, None)
+            if not self._folders:
+                with _SystemCalls() as calls:
+                    calls.xSetSystemCall(SYSTEM_CALL, self._address)
+
+    def _install(self) -> None:
+        with _SystemCalls() as calls:
+            address = calls.xGetSystemCall(SYSTEM_CALL)
+            if address is None:
+                raise StoreSettingError(
+                    SYSTEM_CALL, "this build of SQLite has no such system call, so durability cannot be promised"
+                )
+            self._address, self._original = address, _Function(address)
+            calls.xSetSystemCall(SYSTEM_CALL, ctypes.cast(self._call, ctypes.c_void_p).value or 0)
+
+    def _open_directory(self, file: bytes, descriptor: Any) -> int:
+        # No lock: SQLite may call this while another thread waits for SQLite. The tuples are replaced, not changed.
+        kept = self._folders.get(os.path.dirname(file))
+        if kept is None:
+            answer: int = self._original(file, descriptor)
+            return answer
+        for folder in kept:
+            folder.sync_for_sqlite()
+        return apsw.SQLITE_CANTOPEN  # which SQLite takes for: there is nothing to sync
+
+
+class _SystemCalls:
+    """Access to the system calls of SQLite's own VFS, which only a VFS above it has."""
+
+    def __enter__(self) -> apsw.VFS:
+        self._vfs = apsw.VFS("commitcast-system-calls", _BASE)
+        return self._vfs
+
+    def __exit__(self, *_: object) -> None:
+        self._vfs.unregister()
+
+
+_hook: Final = _Hook()

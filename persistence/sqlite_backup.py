@@ -1,0 +1,79 @@
+"""Copying a database that is being written to, in steps between its commits.
+
+Runs on the writer's own connection, so that what is committed between two steps is in the copy as well and the copy
+never has to begin again. Must never leave a half-made copy under the name that was asked for.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from commitcast.persistence.errors import StorePathError
+
+STEP_PAGES: Final = 256
+"""Of 4 KiB: what is copied at once, in one to three milliseconds, while a commit waits."""
+REST_S: Final = 0.001
+"""Between two steps, so that a commit that waits comes first."""
+
+Progress = Callable[[int, int], object]
+
+
+def back_up(
+    writer: apsw.Connection,
+    target: Path,
+    between_commits: Callable[[], AbstractContextManager[object]],
+    progress: Progress,
+) -> None:
+    """Copy a database into a new file of mode 0600.
+
+    Args:
+        writer: the connection that writes to it.
+        target: of the copy.
+        between_commits: while it is entered, nothing is committed.
+        progress: called with pages done and pages in all.
+
+    Raises:
+        StorePathError: the target exists.
+        OSError: it cannot be written.
+        apsw.Error: the database cannot be read.
+
+    Durability: on return the copy is on disk, under its name.
+    """
+    partial = target.with_name(target.name + ".partial")
+    if target.exists():
+        raise StorePathError(str(target), "it exists already: choose another name for the copy")
+    os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    try:
+        with closing(apsw.Connection(str(partial), flags=apsw.SQLITE_OPEN_READWRITE)) as copy:
+            copy.pragma("synchronous", "off")  # it is synced once, at the end
+            with between_commits():
+                backup = copy.backup("main", writer, "main")
+            try:
+                while not backup.done:
+                    with between_commits():
+                        backup.step(STEP_PAGES)
+                    progress(backup.page_count - backup.remaining, backup.page_count)
+                    time.sleep(REST_S)
+            finally:
+                with between_commits():
+                    backup.close()
+        _sync(partial)
+        os.link(partial, target)  # which, unlike a rename, replaces nothing
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

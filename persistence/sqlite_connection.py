@@ -1,0 +1,99 @@
+"""Connections to an SQLite file: the settings that durability rests on, read back, and how long a lock is waited for.
+
+Must never hand out a connection on which a setting did not take. Any thread.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import apsw
+
+from commitcast.persistence.errors import StoreReadTimeoutError, StoreSettingError
+from commitcast.persistence.patience import left_s
+
+JOURNAL_MODE: Final = "delete"
+BUSY_TIMEOUT_MS: Final = 5_000
+"""How long SQLite waits for another program that has the file before it says BUSY."""
+BUSY_POLL_S: Final = 0.001
+"""How often it looks meanwhile. SQLite's own waiting comes to look ten times a second, and finds a busy file locked
+nearly every time."""
+
+
+def connect(
+    source: str,
+    *,
+    create: bool = False,
+    read_only: bool = False,
+    vfs: str | None = None,
+    give_up: Callable[[], bool] = lambda: False,
+) -> apsw.Connection:
+    """Open a connection whose settings have been read back.
+
+    Args:
+        source: a path, or a URI of a database in memory.
+        create: whether it is the writer's: it makes the file and decides on the journal mode.
+        read_only: whether the file cannot be written.
+        vfs: name of a registered SQLite VFS.
+        give_up: asked while another program's lock is waited for; True ends the waiting.
+
+    Raises:
+        StoreOpenError: a setting did not take, or the file cannot be opened.
+    """
+    flags = apsw.SQLITE_OPEN_URI
+    flags |= apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
+    flags |= apsw.SQLITE_OPEN_CREATE if create else 0
+    connection = apsw.Connection(source, flags=flags, vfs=vfs)
+    try:
+        connection.set_busy_handler(_Patience(give_up))
+        in_memory = "vfs=memdb" in source
+        mode = "memory" if in_memory else JOURNAL_MODE
+        if create:  # a reader has no say in it: it would take the writer's lock
+            _set(connection, source, "journal_mode", mode, mode)
+        for pragma, value, wanted in (
+            ("synchronous", "extra", 3),
+            ("foreign_keys", "on", 1),
+            # Pages reach the file only inside COMMIT, so page reads exclude nothing else of a transaction.
+            ("cache_spill", "off", 0),
+            ("temp_store", "memory", 2),
+        ):
+            _set(connection, source, pragma, value, wanted)
+        if create and connection.pragma("page_count") == 0:
+            connection.pragma("auto_vacuum", 2)  # takes effect only before the first table; `migrate` reads it back
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class _Patience:
+    """Decides for one connection whether a lock is waited for any longer."""
+
+    def __init__(self, give_up: Callable[[], bool]) -> None:
+        self._give_up = give_up
+        self._deadline = 0.0
+
+    def __call__(self, polls: int) -> bool:
+        if polls == 0:
+            self._deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1_000
+        if time.monotonic() >= self._deadline or self._give_up() or not _may_wait():
+            return False
+        time.sleep(BUSY_POLL_S)
+        return True
+
+
+def _may_wait() -> bool:
+    try:
+        left_s()
+    except StoreReadTimeoutError:
+        return False
+    return True
+
+
+def _set(connection: apsw.Connection, source: str, pragma: str, value: str, wanted: Any) -> None:
+    connection.pragma(pragma, value)
+    found = connection.pragma(pragma)
+    if found != wanted:
+        raise StoreSettingError(
+            source, f"PRAGMA {pragma} is {found!r} after it was set to {value!r}, so durability cannot be promised"
+        )

@@ -1,0 +1,364 @@
+"""What others do to a runtime's file: readers beside it, changes in place, another journal mode, a lack of room."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from commitcast.actors import AgentRuntime, database
+from commitcast.actors.errors import FutureTimeoutError
+from commitcast.gateway import routes
+from commitcast.persistence import sqlite_connection
+from commitcast.persistence.errors import StoreLockedError, StoreUnknownError
+from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.verify import verify
+from stores import by_hand, commit, contents, new_agent, opened, problems, text
+from waiting import TIMEOUT_S, wait_until
+
+pytestmark = pytest.mark.fault
+
+READER = """
+import sqlite3, sys
+print("reading", flush=True)
+while True:
+    connection = sqlite3.connect(sys.argv[1], timeout=5, isolation_level=None)
+    connection.execute("SELECT count(*) FROM agent_messages").fetchone()
+    connection.close()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "agents.db"
+
+
+@contextmanager
+def process(script: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A Python program beside us that has printed its first line."""
+    command = [sys.executable, "-c", script, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline()
+            yield child
+        finally:
+            child.kill()
+
+
+def look_by_verify(path: Path) -> None:
+    verify(path)
+
+
+def look_by_reading(path: Path) -> None:
+    with opened(path, read_only=True) as store:
+        store.agents()
+
+
+def look_by_starting(path: Path) -> None:
+    with pytest.raises(StoreLockedError):
+        AgentRuntime(path).start()
+
+
+class TestReaders:
+    @pytest.mark.parametrize("look", [look_by_verify, look_by_reading, look_by_starting])
+    def test_a_look_from_inside_beside_a_reader_outside_harms_no_commit(
+        self, path: Path, look: Callable[[Path], None]
+    ) -> None:
+        with AgentRuntime(path) as runtime, process(READER, str(path)), process(READER, str(path)):
+            agent = runtime.launch(id="a")
+            for number in range(100):
+                future = agent.emit("x" * 3_000)
+                look(path)
+
+                assert future.get(TIMEOUT_S).sequence == number + 1
+            assert runtime.failure is None
+        assert problems(path) == []
+
+
+def put_a_backup_back(path: Path) -> None:
+    shutil.copy(path.with_name("backup.db"), path)
+
+
+def delete_the_end(path: Path) -> None:
+    with by_hand(path) as other:
+        other.execute("DELETE FROM agent_messages WHERE sequence_number > 1; UPDATE agents SET head = 1;")
+        other.execute("UPDATE positions SET last = 2")
+
+
+def delete_messages(path: Path) -> None:
+    with by_hand(path) as other:
+        other.execute("DELETE FROM agent_messages WHERE sequence_number > 1")
+
+
+def add_a_message(path: Path) -> None:
+    with by_hand(path) as other:
+        other.execute("INSERT INTO agent_deletions VALUES (4, 'b', ''); UPDATE positions SET last = 4")
+
+
+def cut_it(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def zero_its_tail(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(bytes(size - size // 2))
+
+
+def flip_a_word(path: Path) -> None:
+    with path.open("r+b") as file:
+        at = file.read().index(b"first")
+        file.seek(at)
+        file.write(b"FIRST")
+
+
+HARMS = [put_a_backup_back, delete_the_end, delete_messages, add_a_message, cut_it, zero_its_tail, flip_a_word]
+
+
+class TestChangesInPlace:
+    @pytest.mark.parametrize(
+        "harm", [put_a_backup_back, delete_the_end, delete_messages, add_a_message, cut_it, zero_its_tail, flip_a_word]
+    )
+    def test_it_is_noticed_before_anything_is_acknowledged(self, path: Path, harm: Callable[[Path], None]) -> None:
+        with opened(path) as store:
+            commit(store, "a", new_agent("first"))
+            shutil.copy(path, path.with_name("backup.db"))
+            commit(store, "a", text("second"))
+            size = path.stat().st_size
+            in_another_process(harm, path)
+
+            with pytest.raises(StoreUnknownError, match=r"has changed|is damaged"):
+                commit(store, "a", text("third"))
+
+            assert path.stat().st_size <= size
+            with pytest.raises(StoreUnknownError):
+                store.agents()
+
+    def test_times_of_the_file_that_change_alone_stop_nothing(self, path: Path) -> None:
+        with opened(path) as store:
+            commit(store, "a", new_agent("first"))
+            for number in range(5):
+                os.utime(path)
+
+                assert commit(store, "a", text(str(number))).refused is False
+
+    def test_what_numbers_do_not_rest_on_is_only_warned_of(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with opened(path) as store:
+            commit(store, "a", new_agent("first"))
+            with by_hand(path) as other:
+                other.execute("CREATE VIEW theirs AS SELECT id FROM agents")
+
+            commit(store, "a", text("second"))
+            commit(store, "a", text("third"))
+
+            assert contents(store, "a") == [(1, "first"), (2, "second"), (3, "third")]
+            assert caplog.text.count("another program has written into") == 1
+
+
+def in_another_process(harm: Callable[[Path], None], path: Path) -> None:
+    """Fork for it: whatever this process opens and closes would drop the locks of the store under test."""
+    child = os.fork()
+    if child == 0:
+        try:
+            harm(path)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+class TestJournalMode:
+    TURN = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=10, isolation_level=None)
+mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+connection.execute("SELECT count(*) FROM agent_messages").fetchone()
+print(mode, flush=True)
+sys.stdin.read()
+"""
+
+    def test_another_one_is_noticed_and_left_again(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with opened(path) as store:
+            commit(store, "a", new_agent("first"))
+            assert contents(store, "a")
+            with process(self.TURN, str(path)):
+                pass
+
+            commit(store, "a", text("second"))
+
+            assert store.ask("PRAGMA journal_mode") == "delete"
+            assert "it was switched back" in caplog.text
+            assert contents(store, "a") == [(1, "first"), (2, "second")]
+
+    def test_while_the_other_keeps_it_open_everything_waits(
+        self, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(database, "RETRY_S", 0.01)
+        with AgentRuntime(path) as runtime:
+            assert isinstance(runtime.store, SqliteStore)
+            assert runtime.store._writer is not None
+            runtime.store._writer.set_busy_timeout(10)
+            agent = runtime.launch(id="a")
+            with process(self.TURN, str(path)) as other:
+                future = agent.emit("waits")
+                wait_until(lambda: "to another journal mode and has it open" in caplog.text, "the switch to be noticed")
+                assert not future.done()
+                other.communicate("")
+
+                assert future.get(TIMEOUT_S).sequence == 1
+            assert runtime.failure is None
+
+
+NO_ROOM = """
+import logging, os, resource, signal, sys
+from commitcast.actors import AgentRuntime
+
+class Told(logging.Handler):
+    def emit(self, record):
+        print(record.getMessage().split(": ", 1)[1], flush=True)
+
+logging.getLogger().addHandler(Told())
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+what, path = sys.argv[1:]
+limit = {"files": resource.RLIMIT_NOFILE, "size": resource.RLIMIT_FSIZE}[what]
+with AgentRuntime(path) as runtime:
+    agent = runtime.launch(id="a")
+    agent.emit("first").get(10)
+    print("ready", flush=True)
+    soft, hard = resource.getrlimit(limit)
+    resource.setrlimit(limit, ({"files": 3, "size": os.path.getsize(path)}[what], hard))
+    future = agent.emit("x" * 100_000)
+    sys.stdin.readline()
+    assert not future.done()
+    resource.setrlimit(limit, (soft, hard))
+    print(future.get(10).sequence, runtime.failure, flush=True)
+    sys.stdin.read()
+"""
+
+
+HOLD = {
+    "writer": """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+""",
+    "reader": """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN")
+connection.execute("SELECT count(*) FROM agents").fetchone()
+print("held", flush=True)
+sys.stdin.read()
+""",
+}
+
+
+class TestHeld:
+    """Another program has the file open in a transaction and does not end it."""
+
+    @pytest.mark.parametrize("kind", ["writer", "reader"])
+    def test_everything_waits_and_says_so_and_goes_on_afterwards(
+        self, path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(database, "RETRY_S", 0.01)
+        monkeypatch.setattr(sqlite_connection, "BUSY_TIMEOUT_MS", 20)
+        monkeypatch.setattr(routes, "READ_TIMEOUT_S", 0.1)
+        with AgentRuntime(path, listen="127.0.0.1:0") as runtime:
+            agent = runtime.launch(id="a")
+            agent.start().get(TIMEOUT_S)
+            assert status_of(runtime, "/readyz") == 200
+            with process(HOLD[kind], str(path)) as holder:
+                future = agent.emit("waits")
+                wait_until(lambda: runtime.stats().waits_for, "the commit to be kept waiting")
+
+                assert status_of(runtime, "/readyz") == 503
+                assert status_of(runtime, "/healthz") == 200
+                assert "commitcast_commit_waiting 1.0" in body_of(runtime, "/metrics")
+                if kind == "reader":  # in whose way a commit is, so other readers are kept out too
+                    assert status_of(runtime, "/v1/agents") == 503
+                assert not future.done()
+                holder.communicate("")
+
+                assert future.get(TIMEOUT_S).sequence == 1
+            assert status_of(runtime, "/readyz") == 200
+            assert runtime.stats().waits_for is None
+            assert runtime.failure is None
+
+    @pytest.mark.parametrize("kind", ["writer", "reader"])
+    def test_the_time_that_a_caller_gives_holds(self, path: Path, kind: str) -> None:
+        with AgentRuntime(path) as runtime:
+            agent = runtime.launch(id="a")
+            agent.start().get(TIMEOUT_S)
+            with process(HOLD[kind], str(path)) as holder:
+                agent.emit("waits")
+
+                waits: list[Callable[[], object]] = [
+                    lambda: agent.wait(timeout=0.2),
+                    lambda: asyncio.run(agent.await_(timeout=0.2)),
+                ]
+                for wait in waits:
+                    began = time.monotonic()
+                    with pytest.raises(FutureTimeoutError, match=r"within 0\.2 seconds"):
+                        wait()
+                    assert time.monotonic() - began < sqlite_connection.BUSY_TIMEOUT_MS / 1_000
+                holder.communicate("")
+
+    @pytest.mark.parametrize("kind", ["writer", "reader"])
+    def test_a_stop_is_not_held_up(self, path: Path, kind: str) -> None:
+        runtime = AgentRuntime(path, stop_timeout_s=0.5).start()
+        agent = runtime.launch(id="a")
+        agent.start().get(TIMEOUT_S)
+        with process(HOLD[kind], str(path)) as holder:
+            agent.emit("waits")
+            began = time.monotonic()
+
+            runtime.stop()
+
+            assert time.monotonic() - began < sqlite_connection.BUSY_TIMEOUT_MS / 1_000
+            holder.communicate("")
+        with AgentRuntime(path) as again:
+            assert again.interrupted == 1
+
+
+def status_of(runtime: AgentRuntime, path: str) -> int:
+    """What an HTTP read is answered with."""
+    try:
+        with urllib.request.urlopen(f"http://{runtime.address}{path}", timeout=TIMEOUT_S) as response:
+            status: int = response.status
+            return status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def body_of(runtime: AgentRuntime, path: str) -> str:
+    with urllib.request.urlopen(f"http://{runtime.address}{path}", timeout=TIMEOUT_S) as response:
+        body: bytes = response.read()
+        return body.decode()
+
+
+class TestRoom:
+    @pytest.mark.parametrize(("what", "why"), [("files", "Too many open files"), ("size", "File too large")])
+    def test_what_the_system_refuses_for_the_moment_is_kept_and_stored_when_it_can_be(
+        self, path: Path, what: str, why: str
+    ) -> None:
+        with process(NO_ROOM, what, str(path)) as child:
+            assert child.stdin is not None and child.stdout is not None
+            assert why in child.stdout.readline()
+            child.stdin.write("\n")
+            child.stdin.flush()
+
+            assert child.stdout.readline() == "2 None\n"
+            child.communicate("")
+        assert problems(path) == []
