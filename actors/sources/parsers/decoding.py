@@ -72,10 +72,10 @@ def as_list(value: Any) -> list[Any]:
 def _is_clean(value: Any, depth: int = 0) -> bool:
     """Tell whether nothing in a value needs cleaning, as in nearly all: looking is quicker than making it anew."""
     kind = type(value)
-    if kind is str:
+    if isinstance(value, str):
         return value.isascii() or _SURROGATE.search(value) is None
     if kind is int:
-        return -MAX_INTEGER <= value <= MAX_INTEGER
+        return bool(-MAX_INTEGER <= value <= MAX_INTEGER)
     if kind is not dict and kind is not list:
         return True
     if depth >= MAX_DEPTH:
