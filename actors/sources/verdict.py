@@ -47,7 +47,7 @@ def _why_failed(
     if exit_code != 0:
         though = "" if verdict is None else " although it had reported success"
         return CommandFailedError(f"{command} {how}{though}{_clue(parser, stderr_tail)}{told}{tail}")
-    if verdict is None and parser.needs_verdict and not parser.is_guess:
+    if verdict is None and parser.needs_verdict and (not parser.is_guess or parser.last_error is not None):
         never = "but never said whether it had succeeded"
         clue = "" if advice else _clue(parser, stderr_tail)  # what it printed is the answer
         return VerdictMissingError(f"{command} {how} {never}{clue}{told}{tail}")

@@ -61,8 +61,9 @@ def is_told_to_print_json(argv: Sequence[str]) -> bool:
 
 
 def echoes_prompt(kind: str, argv: Sequence[str]) -> bool:
-    """Tell whether a program prints the prompt as a message of its own."""
-    return PARSERS[kind]().echoes_prompt and (kind not in _ALSO_PLAIN or is_told_to_print_json(argv))
+    """Tell whether a program prints the prompt as a message of its own: only among events, never as plain text."""
+    is_named = kind in _ALSO_PLAIN or kind == guess_type(argv)
+    return PARSERS[kind]().echoes_prompt and (not is_named or is_told_to_print_json(argv))
 
 
 def first_parser(kind: str, argv: Sequence[str], *, is_guess: bool) -> Parser:

@@ -14,6 +14,7 @@ from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import compact_json, decode_json, text_of
 from commitcast.actors.sources.parsers.objects import Found, Outcome, is_noise, objects_in, without_codes
 from commitcast.actors.sources.parsers.parser import Parser
+from commitcast.actors.sources.parsers.shapes import begins_run
 from commitcast.actors.sources.parsers.spread import SpreadObject
 
 MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
@@ -130,6 +131,7 @@ class ObjectParser(Parser):
         drafts = self._understand(value) if isinstance(value, dict) else None
         if drafts:
             self.has_events = True
+            self.is_guess = self.is_guess and not begins_run(value)
             self._plain_text = ""
         return drafts
 

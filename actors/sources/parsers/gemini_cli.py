@@ -73,8 +73,7 @@ class GeminiCliParser(EventParser):
         self.last_error = message
         if event.get("severity") not in _HARMLESS:
             self._fatal = message
-            if self.verdict is not None:  # said after it
-                self.verdict = Verdict(False, message, self.verdict.result)
+            self.verdict = Verdict(False, message, dict(self.result))
         return Draft(message, "error", metadata=_rest(event, "type", "message"))
 
     def _read_result(self, event: dict[str, Any]) -> Draft:

@@ -1,7 +1,7 @@
 """Kimi: `kimi --print --output-format stream-json`. Pure.
 
 One chat message an object, told apart by its role. There is no last word: it says how it went by its exit code, and
-why as plain text.
+why as plain text. A run that ends with a tool's call or answer was cut off, whatever its exit code.
 """
 
 from typing import Any
@@ -25,6 +25,8 @@ class KimiParser(ObjectParser):
             return None
         text, thoughts = _texts(value.get("content"))
         calls = [_read_call(as_object(call)) for call in as_list(value.get("tool_calls"))]
+        if role != "system":
+            self.needs_verdict = bool(calls) or role == "tool"  # an answer follows
         drafts = [Draft(thoughts, "assistant", metadata={"thinking": True})] if thoughts else []
         if text or not (thoughts or calls):
             answered = {"tool_use_id": as_text(value.get("tool_call_id"))}

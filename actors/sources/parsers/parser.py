@@ -39,8 +39,8 @@ class Parser(ABC):
         session_id: the latest that the program has named; what resuming its conversation needs.
         verdict: its last word, None while it has not spoken, and again when a new turn has begun.
         needs_verdict: whether an end without a verdict is a failure.
-        is_guess: whether it was chosen by the shape of what was printed: that may have been somebody's copy of a part
-            of a run, so no verdict is needed then.
+        is_guess: whether it was chosen by the shape of what was printed, and no event said that a run begins. That may
+            be somebody's copy of a part of a run, so no verdict is needed then, unless an error was said.
         result: what it has said about its work so far, over all turns and whatever the verdict: usage, costs.
         last_error: the text of its last error event: explains a verdict that never came.
         has_events: whether any of its lines was understood as an event.

@@ -16,10 +16,17 @@ _CODEX_EVENTS: Final = {
     "item.completed": lambda event: _holds_typed(event, "item"),
 }
 
+_BEGINNINGS: Final = ("thread.started", "init", "step_start", "session", "agent_start", "session.start")
+
 
 def kind_of(event: dict[str, Any]) -> str | None:
     """Return the type of agent whose program prints such an object; None if it is not known."""
     return next((kind for kind, fits in SHAPES.items() if fits(event)), None)
+
+
+def begins_run(event: dict[str, Any]) -> bool:
+    """Tell whether an event of a known shape is one that a run begins with."""
+    return event.get("type") in _BEGINNINGS or event.get("subtype") == "init"
 
 
 def _is_claude_like(event: dict[str, Any]) -> bool:
