@@ -74,6 +74,7 @@ class PiParser(EventParser):
         elif role != "user":  # a tool's answer: the event of its end has said it
             return [Draft("", "system", metadata={"event": name})]
         drafts = [self._read_block(str(role), as_object(block)) for block in blocks]
+        self._has_deltas = False
         if self._why_stopped(message) is not None:
             self.last_error = self._why_stopped(message)
             drafts.append(Draft(self.last_error or "", "error", metadata={"event": name}))

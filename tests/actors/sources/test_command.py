@@ -152,7 +152,11 @@ def test_one_source_serves_many_agents() -> None:
 
 
 def test_the_source_says_whether_its_program_echoes_the_prompt() -> None:
-    sources = [CommandSource(["gemini"]), CommandSource(["claude"]), CommandSource(["sh"], type="gemini-cli")]
+    sources = [
+        CommandSource(["gemini", "-o", "json"]),
+        CommandSource(["claude"]),
+        CommandSource(["sh"], type="gemini-cli"),
+    ]
 
     assert [(source.type, source.echoes_prompt) for source in sources] == [
         ("gemini-cli", True),

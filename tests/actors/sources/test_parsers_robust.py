@@ -153,7 +153,7 @@ def with_strange_fields(value: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    ("type", "name"), [("claude-code", "claude_code"), ("gemini-cli", "gemini_cli"), ("codex", "codex")]
+    ("type", "name"), [(type, type.replace("-", "_")) for type in PARSERS if type not in ("jsonl", "text")]
 )
 def test_every_field_of_every_known_event_may_hold_anything(type: str, name: str) -> None:
     events = [json.loads(line) for line in lines_of(name) if line.startswith(b"{")]
