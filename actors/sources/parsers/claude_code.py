@@ -43,6 +43,7 @@ class ClaudeCodeParser(EventParser):
         self._deltas = _Deltas()
         self._cost = Counter()
         self._users_verdict: Verdict | None = None
+        self._was_cut = False  # the user's last turn: no result came before another turn began
         self._is_in_turn = False
         self._turn_has_messages = False
         self._is_notified = False  # a notification began the turn, or will begin the next one
@@ -72,7 +73,9 @@ class ClaudeCodeParser(EventParser):
     def _begin_turn(self) -> None:
         """Take back the verdict, unless a notification began the turn."""
         if self._is_in_turn and self._turn_has_messages:  # the one before has no result
-            self._users_verdict = None
+            if not self._is_notified:
+                self._users_verdict, self._was_cut = None, True
+            self._is_notified = False
         self._is_in_turn, self._turn_has_messages = True, False
         if not self._is_notified:
             self.verdict = None
@@ -163,8 +166,8 @@ class ClaudeCodeParser(EventParser):
     def _end_turn(self, event: dict[str, Any], verdict: Verdict) -> None:
         kind = _origin(event)
         if kind in _USERS or (kind is None and not self._is_notified):
-            self._users_verdict = verdict
-        self.verdict = self._users_verdict or verdict
+            self._users_verdict, self._was_cut = verdict, False
+        self.verdict = None if self._was_cut else self._users_verdict or verdict
         self.session_id = self.session_id or as_text(event.get("session_id"))
         self._is_in_turn = self._turn_has_messages = self._is_notified = False
 
