@@ -1,5 +1,6 @@
 """Programs beyond the first three: what their events become, how their runs end, and how they are known by shape."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -439,6 +440,14 @@ def test_a_program_that_prints_events_without_being_told_is_read_all_the_same(ki
     heard = hear(lines_of(EVERY_SHAPE[kind]), kind, argv=(kind,))
 
     assert heard.shown == MAPPING[kind]
+
+
+def test_every_type_and_its_option_are_documented() -> None:
+    written = (Path(__file__).parents[3] / "docs" / "programs.md").read_text("utf-8")
+
+    for type, make in PARSERS.items():
+        assert f"| `{type}` |" in written
+        assert (make().json_option or "") in written
 
 
 @pytest.mark.parametrize("kind", ["amp", "gemini", "cursor-agent"])
