@@ -46,7 +46,7 @@ _TYPES: Final = {
     **{kind: kind for kind in _ALSO_PLAIN},
 }
 _JSON_OPTION: Final = re.compile(
-    r"(?:^|\s)(?:--?[\w-]*(?:format|mode)[=\s]+|-o[=\s]*|--(?:stream-|experimental-)?)(?:stream-)?json\b"
+    r"(?:^|\s)(?:--?[\w-]*(?:format|mode)[=\s]+[\x22']?|-o[=\s]*|--(?:stream-|experimental-)?)(?:stream-)?json\b"
 )
 
 

@@ -399,6 +399,7 @@ def test_an_object_over_several_lines_is_shown_as_text_and_believed() -> None:
         (["pi", "--mode", "json"], True),
         (["gemini", "-o", "json"], True),
         (["sh", "-c", "claude --output-format stream-json -p hi"], True),
+        (["sh", "-c", "claude --output-format 'json' -p hi"], True),
         (["claude", "-p", "write json"], False),
         (["claude", "-p", "--output-format", "text"], False),
         (["codex", "exec", "parse --jsonlines"], False),
