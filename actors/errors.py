@@ -104,7 +104,7 @@ class RuntimeStoppedError(CommitcastError, RuntimeError):
 class InputRefusedError(CommitcastError, RuntimeError):
     """A user's message that nobody would read: the agent has ended, or its program takes no further input."""
 
-    code = "bad_request"
+    code = "conflict"
 
     def __init__(self, agent: str, why: str) -> None:
         super().__init__(agent, why)
@@ -134,12 +134,15 @@ class TemplateFullError(CommitcastError, RuntimeError):
     code = "limit"
     retryable = True
 
-    def __init__(self, template: str, most: int) -> None:
+    def __init__(self, template: str, most: int, *, in_all: bool = False) -> None:
         super().__init__(template, most)
         self.template = template
         self.most = most
+        self.in_all = in_all
 
     def __str__(self) -> str:
+        if self.in_all:
+            return f"the server runs as many agents of the template {self.template!r} as it may: try again later"
         return f"{self.most} agents of the template {self.template!r} are at work: wait until one has ended"
 
 

@@ -2,17 +2,21 @@
 
 import asyncio
 import secrets
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from commitcast.actors.directory import Directory
 from commitcast.actors.errors import TemplateFullError, TemplateNotFoundError
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.launching import Launch, Launcher
 from commitcast.actors.templates import Template, checked_templates
-from commitcast.persistence.errors import IllegalTransitionError
+from commitcast.persistence.errors import IdempotencyConflictError, IllegalTransitionError
 from commitcast.persistence.records import AgentRecord, MessageRecord
 from commitcast.persistence.store import Store
+
+_RANDOM_BYTES: Final = 8
+"""At the end of an agent's id, twice as many characters."""
 
 
 class RuntimeOperations:
@@ -40,31 +44,27 @@ class RuntimeOperations:
         self._launcher = launcher
         self._directory = directory
         self._handle = handle
-        self._at_work: dict[str, set[str]] = {name: set() for name in self._templates}
-        self._launching: Counter[str] = Counter()
+        self._rooms = {name: _Room(name, template, directory) for name, template in self._templates.items()}
 
     async def launch(self, template: str, prompt: str, *, key: str | None, prefix: str) -> AgentRecord:
         """Launch an agent from a template."""
         found = self._templates.get(template)
         if found is None:
             raise TemplateNotFoundError(template)
-        agent = f"{prefix}{template}-{secrets.token_hex(8)}"
+        agent = f"{prefix}{template}-{secrets.token_hex(_RANDOM_BYTES)}"
         launch = Launch(found.source, found.type, prompt, found.configuration, agent, key, found.restart)
+        room = self._rooms[template]
         if key is None or await asyncio.to_thread(self._store.launched, key) is None:  # else it is only asked for again
-            self._check_room(template, found.max_running)
-        self._launching[template] += 1
+            room.check(prefix)
+        room.launching[prefix] += 1
         try:
             launched = await self._launcher().launch(launch)
         finally:
-            self._launching[template] -= 1
-        self._at_work[template].add(launched)
+            room.launching[prefix] -= 1
+        if key is not None and launched[: -2 * _RANDOM_BYTES] != agent[: -2 * _RANDOM_BYTES]:
+            raise IdempotencyConflictError(key, "agent")  # the store compares what was asked, and knows no templates
+        room.at_work[prefix].add(launched)
         return await self._handle(launched).arecord()
-
-    def _check_room(self, template: str, most: int) -> None:
-        at_work = self._at_work[template]
-        at_work -= {agent for agent in at_work if agent not in self._directory}
-        if len(at_work) + self._launching[template] >= most:
-            raise TemplateFullError(template, most)
 
     async def send(self, agent: str, content: str, *, key: str | None) -> MessageRecord:
         """Store a user's message and deliver it."""
@@ -79,3 +79,38 @@ class RuntimeOperations:
             return await self._handle(agent).terminate(reason)
         except IllegalTransitionError:
             return await self._handle(agent).arecord()
+
+
+class _Room:
+    """How many agents of one template are at work, for each tenant and in all."""
+
+    def __init__(self, name: str, template: Template, directory: Directory) -> None:
+        self.at_work: defaultdict[str, set[str]] = defaultdict(set)
+        """By the prefix of their ids, which is the tenant's; those that have ended meanwhile too."""
+        self.launching: Counter[str] = Counter()
+        """By the same, that are on their way to the disk."""
+        self._name = name
+        self._template = template
+        self._directory = directory
+
+    def check(self, prefix: str) -> None:
+        """Check that another one may be launched.
+
+        Raises:
+            TemplateFullError: as many are at work as may be.
+        """
+        self._forget_ended()
+        if self._count(prefix) >= self._template.max_running:
+            raise TemplateFullError(self._name, self._template.max_running)
+        if sum(map(self._count, {*self.at_work, *self.launching})) >= self._template.max_running_in_all:
+            raise TemplateFullError(self._name, self._template.max_running_in_all, in_all=True)
+
+    def _count(self, prefix: str) -> int:
+        return len(self.at_work.get(prefix, ())) + self.launching[prefix]
+
+    def _forget_ended(self) -> None:
+        for prefix, agents in list(self.at_work.items()):
+            agents -= {agent for agent in agents if agent not in self._directory}
+            if not agents:
+                del self.at_work[prefix]
+        self.launching = +self.launching

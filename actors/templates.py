@@ -18,7 +18,9 @@ from commitcast.actors.supervision import RestartPolicy
 from commitcast.persistence.errors import InvalidValueError
 
 MAX_RUNNING: Final = 8
-"""Agents of one template at work: each may be a program that takes a core and money."""
+"""Agents of one template at work for one tenant: each may be a program that takes a core and money."""
+MAX_RUNNING_IN_ALL: Final = 64
+"""The same for all tenants together, of whom there may be any number."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Part of an agent's id."""
 _INTERPRETERS: Final = frozenset(
@@ -55,18 +57,22 @@ class Template:
         configuration: dict[str, Any] | None = None,
         restart: RestartPolicy | Literal["never", "on_failure"] = "never",
         max_running: int = MAX_RUNNING,
+        max_running_in_all: int | None = None,
     ) -> None:
         """Make a template.
 
         Args:
             source, type, configuration, restart: as for `AgentRuntime.launch`.
-            max_running: agents of it at work at the same time; more are refused.
+            max_running: agents of it at work at the same time for one tenant, that is, for all callers whose agents
+                have the same prefix; more are refused.
+            max_running_in_all: the same for all tenants together. None is 64, or `max_running` if that is more.
 
         Raises:
             InvalidValueError: one of them cannot be used.
         """
         if isinstance(source, CommandSource):
             _check_prompt_is_text(source.argv)
+            source = source.for_clients()
         self.source = check_source(source)
         self.type = type
         self.configuration = configuration
@@ -74,6 +80,11 @@ class Template:
         if max_running < 1:
             raise InvalidValueError(f"max_running must be 1 or more, not {max_running}")
         self.max_running = max_running
+        self.max_running_in_all = max(MAX_RUNNING_IN_ALL, max_running)
+        if max_running_in_all is not None:
+            if max_running_in_all < 1:
+                raise InvalidValueError(f"max_running_in_all must be 1 or more, not {max_running_in_all}")
+            self.max_running_in_all = max_running_in_all
 
 
 class _CommandTemplate(msgspec.Struct, forbid_unknown_fields=True):
@@ -85,6 +96,7 @@ class _CommandTemplate(msgspec.Struct, forbid_unknown_fields=True):
     environment: dict[str, str] = {}
     restart: Literal["never", "on_failure"] = "never"
     max_running: int = MAX_RUNNING
+    max_running_in_all: int | None = None
 
 
 def checked_templates(templates: Mapping[str, Template]) -> dict[str, Template]:
@@ -101,7 +113,7 @@ def checked_templates(templates: Mapping[str, Template]) -> dict[str, Template]:
 
 def load_templates(path: Path) -> dict[str, Template]:
     """Return the templates in a TOML file: a table for each, with `command` and, if need be, `type`, `folder`,
-    `environment`, `restart` and `max_running`.
+    `environment`, `restart`, `max_running` and `max_running_in_all`.
 
     Raises:
         InvalidValueError: the file cannot be read, or one of them cannot be used.
@@ -125,7 +137,12 @@ def _named(path: Path, name: str, make: Callable[[], Template]) -> Template:
 def _template(table: Any) -> Template:
     found = msgspec.convert(table, _CommandTemplate)
     source = CommandSource(found.command, type=found.type, cwd=found.folder, env=found.environment)
-    return Template(source, restart=found.restart, max_running=found.max_running)
+    return Template(
+        source,
+        restart=found.restart,
+        max_running=found.max_running,
+        max_running_in_all=found.max_running_in_all,
+    )
 
 
 def _check_prompt_is_text(command: Sequence[str]) -> None:

@@ -87,7 +87,9 @@ class _App:
         """Return the refusal of a request that may not come in; None lets it in."""
         if any(len(headers.getlist(name)) > 1 for name in ("Host", "Origin", "Authorization")):
             return error_response(HTTPStatus.BAD_REQUEST, "bad_request", "a header is there more than once")
-        refused = self._server.access.check(headers.get("Host"), headers.get("Origin"), _query(scope))
+        version = scope.get("http_version", "1.1")
+        host, origin = headers.get("Host"), headers.get("Origin")
+        refused = self._server.access.check(host, origin, _query(scope), headers.keys(), version)
         if refused is not None:
             return refused
         if self._needs_no_token and not is_loopback(_address(scope)):
@@ -100,7 +102,7 @@ class _App:
 
     @property
     def _needs_no_token(self) -> bool:
-        return self._core.grant_of(None) is not None
+        return not self._core.admission.needs_token
 
     # HTTP.
 
@@ -123,7 +125,8 @@ class _App:
             message = f"{PATH} is for WebSockets"
             return error_response(HTTPStatus.UPGRADE_REQUIRED, "bad_request", message, Upgrade="websocket")
         token = bearer(headers.get("Authorization"))
-        request = HttpRequest(path=path, query=_query(scope), host=headers.get("Host", ""), token=token)
+        host, address = headers.get("Host", ""), _address(scope)
+        request = HttpRequest(path=path, query=_query(scope), host=host, token=token, address=address)
         try:
             return await call(self._core, lambda: answer(self._core, request))
         except NotServingError:

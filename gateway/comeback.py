@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
-from commitcast.gateway import frames
+from commitcast.gateway import decoding, frames
 from commitcast.gateway.errors import CloseCode, ErrorCode, FrameError
 
 logger: Final = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def decode(data: str | bytes) -> frames.ServerFrame | None:
         Lost: it is none, so whoever sent it is no server of ours.
     """
     try:
-        return frames.decode_server(data)
+        return decoding.decode_server(data)
     except FrameError as error:
         raise Lost(str(error), ErrorCode.BAD_REQUEST, is_final=True) from error
 

@@ -18,6 +18,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
 from commitcast.gateway import frames
+from commitcast.gateway.bad_requests import answer_bad_requests
 from commitcast.gateway.limits import MAX_FRAGMENTS
 from commitcast.gateway.prepared import WINDOW_BITS, PreparedFrame
 from commitcast.gateway.subscription import Subscriber
@@ -89,6 +90,7 @@ class GatewayConnection(ServerConnection):
         if all(hasattr(self, name) for name in INTERNALS):
             self._shares_frames = True
             self._say_goodbye_before_failing()
+            answer_bad_requests(self.protocol)
         self._keeper.connected(self)
 
     def connection_lost(self, error: Exception | None) -> None:

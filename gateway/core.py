@@ -16,15 +16,17 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from commitcast.gateway.access import is_loopback
-from commitcast.gateway.auth import ANYBODY, Grant, TokenError, Verifier
-from commitcast.gateway.errors import CloseCode, ErrorCode
+from commitcast.gateway.admission import Admission
+from commitcast.gateway.auth import Grant, Verifier
+from commitcast.gateway.errors import CloseCode
 from commitcast.gateway.handover import Handover
 from commitcast.gateway.http import HttpResponse, error_response
 from commitcast.gateway.limits import Limits
 from commitcast.gateway.metrics import GatewayCollector, Standings, Traffic
 from commitcast.gateway.operations import Operations
+from commitcast.gateway.peer import Peer
 from commitcast.gateway.pump import Pump
-from commitcast.gateway.session import Peer, Session
+from commitcast.gateway.session import Session
 from commitcast.gateway.subscription import Subscriber, Subscription
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Store
@@ -67,9 +69,9 @@ class GatewayCore:
         self.traffic = Traffic()
         self.pump = Pump(store, self.traffic, self._drop)
         self.registry = CollectorRegistry(auto_describe=False)
+        self.admission = Admission(verifier, self.limits.refused_tokens)
         self.registry.register(GatewayCollector(self.traffic, self._standings))
         self.is_draining = False
-        self._verifier = verifier
         self._sessions: dict[Peer, Session] = {}
         self._handover = Handover(lambda: self.call(self._take))
         self._from: Counter[str] = Counter()
@@ -141,25 +143,13 @@ class GatewayCore:
         finally:
             del self._sessions[peer]
 
-    def grant_of(self, token: str | None) -> Grant | None:
-        """Return what a token allows; None without one where one is needed.
+    def grant_of(self, token: str | None, address: str) -> Grant | None:
+        """Return what a token from an address allows; None without one where one is needed.
 
         Raises:
             TokenError: the token is not accepted.
         """
-        if self._verifier is None:
-            return ANYBODY
-        if token is None:
-            return None
-        try:
-            grant = self._verifier.verify(token)
-        except TokenError:
-            raise
-        except BaseException as error:  # a host's own: neither a loss of the connection, nor the end of this loop
-            raise RuntimeError("the verifier of tokens failed") from error
-        if grant.has_expired(time.time()):
-            raise TokenError("the token has expired: present a new one", error_code=ErrorCode.TOKEN_EXPIRED)
-        return grant
+        return self.admission.grant_of(token, address)
 
     @property
     def connections(self) -> int:
@@ -226,6 +216,7 @@ class GatewayCore:
             connections=len(self._sessions),
             paused=sum(peer.subscriber.is_paused for peer in self._sessions),
             subscriptions=sum(len(peer.subscriber.subscriptions) for peer in self._sessions),
+            refused_tokens=dict(self.admission.refused),
             lags=self.pump.hub.lags(),
         )
 

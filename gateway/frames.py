@@ -1,15 +1,12 @@
 """The wire protocol `commitcast.v1.json` as types: one JSON object a text frame, told apart by its key `type`.
 
-The only place where frames are encoded and decoded. Pure. Clients ignore fields and types they do not know; the
-server ignores unknown fields and refuses unknown types. Numbers stay below 2^53.
+The only place where frames are encoded; `decoding` is where they are read. Pure. Clients ignore fields and types they
+do not know; the server ignores unknown fields and refuses unknown types. Numbers stay below 2^53.
 """
 
-from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-
-from commitcast.gateway.errors import ErrorCode, FrameError
 
 SUBPROTOCOL: Final = "commitcast.v1.json"
 ALL: Final = "*"
@@ -135,7 +132,7 @@ class Item(msgspec.Struct, omit_defaults=True):
     metadata: Any
     """An object, or null."""
     created_at: str
-    """RFC 3339, in UTC, with microseconds; as are all times here."""
+    """RFC 3339, in UTC, with microseconds; as are all times here. Put messages in order by `sequence`: clocks are set back."""
     raw: Any = None
     """The producer's line. Text, or `{"base64": …}` if it is not UTF-8; only if it was subscribed to."""
     agent: str | None = None
@@ -323,74 +320,3 @@ ServerFrame = Welcome | Subscribed | Messages | Gap | Live | Status | Agent | Ok
 
 encode: Final = msgspec.json.Encoder().encode
 """Return any frame as UTF-8 JSON."""
-
-_decode_client: Final[Callable[[str], ClientFrame]] = msgspec.json.Decoder(ClientFrame).decode
-_decode_server: Final[Callable[[str | bytes], ServerFrame]] = msgspec.json.Decoder(ServerFrame).decode
-_decode_any: Final = msgspec.json.Decoder().decode
-_SERVER_TYPES: Final = frozenset(str(frame.__struct_config__.tag) for frame in ServerFrame.__args__)
-
-
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
-"""What a decoder raises: no JSON or not ours, a lone surrogate, nested too deeply."""
-_SHOWN: Final = 200
-"""Characters of a decoder's complaint, which quotes the frame."""
-
-
-def decode_client(data: str | bytes) -> ClientFrame:
-    """Return the frame that a client sent.
-
-    Raises:
-        FrameError: it is none, or too large; the error has the frame's `id` if that could be read.
-    """
-    if isinstance(data, bytes):
-        raise FrameError("frames are text, not binary: send one JSON object in a text frame")
-    try:
-        frame = _decode_client(data)
-    except _UNREADABLE as error:
-        raise FrameError(f"this is no frame of {SUBPROTOCOL}: {error!s:.{_SHOWN}}", id=_id_of(data)) from None
-    match frame:
-        case Send():
-            _check_size("content", frame.content, MAX_CONTENT_BYTES, frame.id)
-        case Launch():
-            _check_size("a prompt", frame.prompt, MAX_CONTENT_BYTES, frame.id)
-        case _:
-            _check_size("a control frame", data, MAX_CONTROL_BYTES, frame.id)
-    return frame
-
-
-def _check_size(what: str, text: str, most: int, id: FrameId) -> None:
-    size = len(text) if text.isascii() else len(text.encode())
-    if size > most:
-        raise FrameError(f"{what} may have {most:,} bytes, and this has {size:,}", id=id, code=ErrorCode.TOO_LARGE)
-
-
-def _fields_of(data: str | bytes) -> dict[str, Any]:
-    """Return what can be read of a frame that is none."""
-    try:
-        decoded = _decode_any(data)
-    except _UNREADABLE:
-        return {}
-    return decoded if isinstance(decoded, dict) else {}
-
-
-def _id_of(data: str) -> FrameId:
-    try:
-        id: FrameId = msgspec.convert(_fields_of(data).get("id"), FrameId)
-    except msgspec.ValidationError:
-        return None
-    return id
-
-
-def decode_server(data: str | bytes) -> ServerFrame | None:
-    """Return the frame that a server sent; None for a type of a later version.
-
-    Raises:
-        FrameError: it is none.
-    """
-    try:
-        return _decode_server(data)
-    except _UNREADABLE as error:
-        found = _fields_of(data).get("type")
-        if isinstance(found, str) and found not in _SERVER_TYPES:
-            return None
-        raise FrameError(f"the server sent no frame of {SUBPROTOCOL}: {error!s:.{_SHOWN}}") from None

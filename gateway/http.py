@@ -27,6 +27,8 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The Host header, which was checked."""
     token: str | None = None
     """Of an `Authorization: Bearer` header."""
+    address: str = ""
+    """Where it comes from, without the port; empty if that is not known."""
 
     def __repr__(self) -> str:
         """Show everything but the token."""

@@ -10,6 +10,12 @@ MAX_FRAGMENTS: Final = 64
 """Of one message from a client: more are a flood, since no client splits a frame of 64 KiB so small."""
 OVERDRAFT: Final = 500.0
 """Refused requests, as their cost, after which a client that does not slow down is closed."""
+BYTES_PER_REQUEST: Final = 16 * 1024
+"""Of a frame, that cost as much as a request: receiving and looking at them takes about as long as answering one."""
+STRANGER_RATE: Final = 10.0
+"""Requests a second of a connection that has not said who it is, where it must: it has one thing to say, `hello`."""
+STRANGER_BURST: Final = 20.0
+"""Of the same: requests at once, and as many again that are refused before it is closed."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,11 +29,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     subscriptions: int = 1_024
     """Of one connection; each costs a cursor, and a read when it begins."""
     requests_per_s: float = 100.0
-    """Of one connection, in the long run; a `send` counts for 5, a `launch` and a `terminate` for 20."""
+    """Of one connection, in the long run; a `send` counts for 5, a `launch` and a `terminate` for 20, and every frame
+    for one more with each 16 KiB of it."""
     burst: float = 2_000.0
     """Requests at once, after a while without any: a client that comes back subscribes to everything again."""
     running_requests: int = 16
     """Of one connection, `launch`, `send` and `terminate` together, that are not answered yet."""
+    refused_tokens: int = 60
+    """Of one address in a minute, over every door; then no other is looked at, unless it was accepted before. Behind a
+    proxy everybody has the proxy's address."""
     handshake_timeout_s: float = 5.0
     """For a peer that has connected to ask for something."""
     hello_timeout_s: float = 5.0
@@ -59,22 +69,31 @@ class Bucket:
     What is refused is drawn as well, so who goes on regardless falls into overdraft.
     """
 
-    __slots__ = ("_at", "_burst", "_level", "_rate")
+    __slots__ = ("_at", "_burst", "_level", "_overdraft", "_rate")
 
-    def __init__(self, rate: float, burst: float, now: float) -> None:
+    def __init__(self, rate: float, burst: float, now: float, overdraft: float = OVERDRAFT) -> None:
         self._rate = rate
+        self._overdraft = overdraft
         self._burst = burst
         self._level = burst
         self._at = now
 
     def take(self, now: float, cost: float) -> bool:
         """Draw a cost; return whether it was there."""
-        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
-        self._at = now
+        self._fill(now)
         self._level -= cost
         return self._level >= 0
+
+    def holds(self, now: float, cost: float) -> bool:
+        """Whether a cost is there; it is not drawn."""
+        self._fill(now)
+        return self._level >= cost
+
+    def _fill(self, now: float) -> None:
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+        self._at = now
 
     @property
     def is_overdrawn(self) -> bool:
         """Whether so much was drawn beyond what was there that nothing but closing helps."""
-        return self._level < -OVERDRAFT
+        return self._level < -self._overdraft

@@ -70,6 +70,8 @@ class Standings(msgspec.Struct, frozen=True):
     paused: int
     """Of them, whose sockets take no more for now."""
     subscriptions: int
+    refused_tokens: dict[str, int]
+    """Since the start, by error code, over every door."""
     lags: list[int]
     """Of each subscription to one agent: messages that are known here and were not given to it yet."""
 
@@ -111,6 +113,10 @@ class GatewayCollector:
         for code, count in sorted(traffic.closes.items()):
             closes.add_metric([str(code)], count)
         yield closes
+        refused = CounterMetricFamily("commitcast_tokens_refused", "Tokens that were not accepted", labels=["code"])
+        for reason, count in sorted(now.refused_tokens.items()):
+            refused.add_metric([reason], count)
+        yield refused
 
 
 def exposition(registry: CollectorRegistry) -> bytes:

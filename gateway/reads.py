@@ -17,6 +17,10 @@ from commitcast.persistence.records import AgentRecord, AgentStatus
 from commitcast.persistence.store import MAX_PAGE_BYTES, PAGE_ROWS, IdRange, Store, agent_size
 
 MAX_LIMIT: Final = 1_000
+_AFTER_AGENT: Final = "@"
+"""Before an agent's id, in which it cannot be, where a page begins after that agent."""
+
+_FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 Query = dict[str, list[str]]
 
@@ -26,8 +30,9 @@ class AgentList(msgspec.Struct):
 
     agents: list[frames.AgentView]
     """Those that the caller may read: of a page there may be fewer than were asked for, or none."""
-    next: int | None
-    """What to give as `after` for the next page; null at the end."""
+    next: int | str | None
+    """What to give as `after` for the next page; null at the end. A position for who may read all agents; else the last
+    agent of the page, since from positions one could tell how much is said by agents that one may not know of."""
 
 
 class MessageList(msgspec.Struct):
@@ -60,22 +65,34 @@ def read(store: Store, grant: Grant, path: str, query: str) -> AgentList | frame
 def _agents(store: Store, grant: Grant, query: Query) -> AgentList:
     status = query.get("status", [None])[0]
     if status is not None and status not in list(AgentStatus):
-        raise InvalidValueError(f"{status!r} is no status: use one of {', '.join(AgentStatus)}")
+        raise InvalidValueError(f"{status[:40]!r} is no status: use one of {', '.join(AgentStatus)}")
     limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
     wanted = None if status is None else AgentStatus(status)
     order = query.get("order", ["oldest"])[0]
     if order not in ("oldest", "newest"):
         raise InvalidValueError(f"{order[:40]!r} is no order: use oldest or newest")
+    sees_all = grant.allows_everywhere(Operation.READ)
     records = store.agents(
         wanted,
-        _number(query, "after", 0),
+        _number(query, "after", 0) if sees_all else _position_after(store, grant, query),
         limit + 1,  # whether there is another one, of those that the caller may know of
         newest=order == "newest",
-        within=None if grant.allows_everywhere(Operation.READ) else list(map(_range, grant.readable())),
+        within=None if sees_all else list(map(_range, grant.readable())),
     )
     shown = records[:limit]
     is_cut = len(records) > limit or sum(map(agent_size, records)) >= MAX_PAGE_BYTES
-    return AgentList(list(map(views.agent_view, shown)), shown[-1].position if is_cut else None)
+    following = None if not is_cut else shown[-1].position if sees_all else f"{_AFTER_AGENT}{shown[-1].id}"
+    return AgentList(list(map(views.agent_view, shown)), following)
+
+
+def _position_after(store: Store, grant: Grant, query: Query) -> int:
+    """Return where a page begins for who may not know of all agents: nothing is to be learnt by trying positions."""
+    after = query.get("after", ["0"])[0]
+    if after == "0":
+        return 0
+    if not after.startswith(_AFTER_AGENT):
+        raise InvalidValueError(f"after must be 0 or the `next` of the page before, not {after[:40]!r}")
+    return _record(store, grant, after.removeprefix(_AFTER_AGENT)).position
 
 
 def _range(capability: Capability) -> IdRange:
@@ -90,7 +107,7 @@ def _agent(store: Store, grant: Grant, query: Query, agent: str) -> frames.Agent
 def _messages(store: Store, grant: Grant, query: Query, agent: str) -> MessageList:
     after = _number(query, "after", 0)
     limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
-    raw = query.get("raw", ["false"])[0] in ("true", "1")
+    raw = flag(query, "raw")
     record = _record(
         store, grant, agent
     )  # before the messages, so that it takes as long as for an agent that is not there
@@ -109,6 +126,18 @@ def _record(store: Store, grant: Grant, agent: str) -> AgentRecord:
     if record is None or not grant.allows(Operation.READ, agent):
         raise AgentNotFoundError(agent)
     return record
+
+
+def flag(query: Query, name: str) -> bool:
+    """Return what a query says of something that is so or not; not, if it says nothing.
+
+    Raises:
+        InvalidValueError: it is neither.
+    """
+    text = query.get(name, ["false"])[0]
+    if text not in _FLAGS:
+        raise InvalidValueError(f"{name} must be true or false, not {text[:40]!r}")
+    return _FLAGS[text]
 
 
 def _number(query: Query, name: str, default: int, *, least: int = 0, most: int = frames.MAX_NUMBER) -> int:

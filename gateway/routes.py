@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from commitcast.gateway import reads
 from commitcast.gateway.auth import Grant, Operation, TokenError
 from commitcast.gateway.core import GatewayCore
+from commitcast.gateway.errors import ErrorCode
 from commitcast.gateway.http import (
     HttpRequest,
     HttpResponse,
@@ -39,7 +40,8 @@ _STATUS_OF: Final = {
     "not_found": HTTPStatus.NOT_FOUND,
     "forbidden": HTTPStatus.FORBIDDEN,
     "bad_request": HTTPStatus.BAD_REQUEST,
-    "ahead": HTTPStatus.BAD_REQUEST,
+    "ahead": HTTPStatus.CONFLICT,
+    "conflict": HTTPStatus.CONFLICT,
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
@@ -50,12 +52,12 @@ async def answer(core: GatewayCore, request: HttpRequest) -> HttpResponse:
         public = await _public(core, request)
         if public is not None:
             return public
-        grant = core.grant_of(request.token)
+        grant = core.grant_of(request.token, request.address)
         if grant is None:
-            return _unauthenticated("unauthenticated", "a token is needed: send Authorization: Bearer TOKEN")
+            raise TokenError("a token is needed: send Authorization: Bearer TOKEN")
         return await _answer(core, grant, request)
     except TokenError as error:
-        return _unauthenticated(error.error_code.value, str(error))
+        return _not_admitted(error)
     except CommitcastError as error:
         refusal = refusal_of(error)
         status = _STATUS_OF.get(refusal.code.value, HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -66,8 +68,15 @@ async def answer(core: GatewayCore, request: HttpRequest) -> HttpResponse:
         return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message)
 
 
-def _unauthenticated(code: str, message: str) -> HttpResponse:
-    return error_response(HTTPStatus.UNAUTHORIZED, code, message, WWW_Authenticate="Bearer")
+def _not_admitted(error: TokenError) -> HttpResponse:
+    code, message = error.error_code, str(error)
+    match code:
+        case ErrorCode.FORBIDDEN:
+            return error_response(HTTPStatus.FORBIDDEN, code, message)
+        case ErrorCode.RATE_LIMITED:
+            return error_response(HTTPStatus.TOO_MANY_REQUESTS, code, message, Retry_After="60")
+        case _:
+            return error_response(HTTPStatus.UNAUTHORIZED, code, message, WWW_Authenticate="Bearer")
 
 
 async def _public(core: GatewayCore, request: HttpRequest) -> HttpResponse | None:

@@ -307,7 +307,9 @@ class GatewayServer:
             return error_response(HTTPStatus.BAD_REQUEST, "bad_request", "a header is there more than once")
         path, _, query = request.path.partition("?")
         is_socket = path == PATH
-        refused = self.access.check(host, origin, query) or _check_method(request.method, is_socket)
+        version = getattr(request, "protocol", "HTTP/1.1").removeprefix("HTTP/")
+        refused = self.access.check(host, origin, query, request.headers, version)
+        refused = refused or _check_method(request.method, is_socket)
         if refused is None and is_socket:
             refused = self.core.check_capacity()
         if refused is not None:
@@ -316,7 +318,8 @@ class GatewayServer:
         if is_socket:
             connection.token = token or offered_token(_offered(request.headers))
             return None
-        return await answer(self.core, HttpRequest(path=path, query=query, host=host or "", token=token))
+        asked = HttpRequest(path=path, query=query, host=host or "", token=token, address=connection.peer_address)
+        return await answer(self.core, asked)
 
 
 def _listen_error(address: str | None, error: Exception) -> ListenError:

@@ -8,20 +8,20 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, Protocol, assert_never
+from typing import Final, assert_never
 
-from commitcast.gateway import frames
+from commitcast.gateway import decoding, frames
 from commitcast.gateway.auth import Grant, TokenError
 from commitcast.gateway.errors import CloseCode, ErrorCode, FrameError
-from commitcast.gateway.limits import Bucket, Limits
-from commitcast.gateway.operations import Operations, Refusal, Request, check_may_read, perform
+from commitcast.gateway.limits import BYTES_PER_REQUEST, STRANGER_BURST, STRANGER_RATE, Bucket
+from commitcast.gateway.operations import Refusal, Request, check_may_read, perform
+from commitcast.gateway.peer import Peer, SessionServices
 from commitcast.gateway.prepared import PreparedFrame
 from commitcast.gateway.pulse import Pulse
-from commitcast.gateway.pump import Pump
 from commitcast.gateway.subscribing import find
-from commitcast.gateway.subscription import Subscriber, Subscription
+from commitcast.gateway.subscription import Subscription
 
 logger: Final = logging.getLogger(__name__)
 
@@ -36,55 +36,8 @@ _CLOSE_CODES: Final = {
     ErrorCode.UNAUTHENTICATED: CloseCode.UNAUTHENTICATED,
     ErrorCode.TOKEN_EXPIRED: CloseCode.TOKEN_EXPIRED,
     ErrorCode.FORBIDDEN: CloseCode.FORBIDDEN,
+    ErrorCode.RATE_LIMITED: CloseCode.RATE,
 }
-
-
-class Peer(Protocol):
-    """A connection, of whatever kind, as sessions and the pump use it."""
-
-    subscriber: Subscriber
-    peer_address: str
-    """Where it comes from, without the port; empty if that is not known."""
-    token: str | None
-    """That came with the handshake."""
-    was_heard: bool
-    """Something came from the peer since this was last set to False."""
-
-    def receive(self) -> AsyncIterator[str | bytes]:
-        """Yield what the client sends, until the connection is gone."""
-        ...
-
-    def write(self, frame: PreparedFrame) -> int:
-        """Send a frame without waiting; return its bytes."""
-
-    def send_ping(self) -> None:
-        """Ask the peer for a sign of life."""
-
-    async def wait_until_it_takes_more(self) -> None:
-        """Wait while the write buffer is full. Raises `OSError` if the connection was lost meanwhile."""
-
-    async def finish(self, code: int, reason: str) -> None:
-        """Close the connection, whether the peer helps or not."""
-
-    @property
-    def unsent_bytes(self) -> int:
-        """Bytes in the write buffer."""
-
-
-class SessionServices(Protocol):
-    """What every session of a gateway works with."""
-
-    pump: Pump
-    limits: Limits
-    operations: Operations | None
-    heartbeat_s: float
-    server: str
-
-    def grant_of(self, token: str | None) -> Grant | None:
-        """Return what a token allows; None without one where one is needed. Raises `TokenError`."""
-
-    def count_close(self, code: int) -> None:
-        """Count a connection that is closed."""
 
 
 class Session:
@@ -96,7 +49,7 @@ class Session:
         self._pump = services.pump
         self._grant: Grant | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._bucket = Bucket(services.limits.requests_per_s, services.limits.burst, time.monotonic())
+        self._bucket = Bucket(STRANGER_RATE, STRANGER_BURST, time.monotonic(), overdraft=STRANGER_BURST)
         self._places = asyncio.Semaphore(services.limits.running_requests)
         self._bad_frames = 0
         self._is_closing = False
@@ -148,7 +101,7 @@ class Session:
                     "hello_timeout_ms": round(limits.hello_timeout_s * 1000),
                     "stall_timeout_ms": round(limits.stall_timeout_s * 1000),
                 },
-                needs_hello=self.peer.token is None and self._services.grant_of(None) is None,
+                needs_hello=self.peer.token is None and self._grant_of(None) is None,
             )
         )
 
@@ -160,16 +113,20 @@ class Session:
         Raises:
             TokenError: the token is not accepted.
         """
-        grant = self._services.grant_of(token)
+        grant = self._grant_of(token)
         if grant is None:
             return False
-        if not grant.capabilities:
-            raise TokenError("this token allows nothing: ask for one that does", error_code=ErrorCode.FORBIDDEN)
+        if self._grant is None:
+            limits = self._services.limits
+            self._bucket = Bucket(limits.requests_per_s, limits.burst, time.monotonic())
         self._grant = grant
         self._set_timer(
             None if grant.expires_at is None else max(0.0, grant.expires_at - time.time()), self._on_expired
         )
         return True
+
+    def _grant_of(self, token: str | None) -> Grant | None:
+        return self._services.grant_of(token, self.peer.peer_address)
 
     def _on_expired(self) -> None:
         assert self._grant is not None
@@ -227,8 +184,9 @@ class Session:
         """Answer a frame, and take no further one before the client has taken its answers."""
         if self._is_closing:
             return
+        self._bucket.take(time.monotonic(), decoding.size_of(data) // BYTES_PER_REQUEST)
         try:
-            frame = frames.decode_client(data)
+            frame = decoding.decode_client(data, is_known=self._grant is not None)
         except FrameError as error:
             self._bad_frames += 1
             self._bucket.take(time.monotonic(), 1.0)
@@ -246,7 +204,8 @@ class Session:
         agent = getattr(frame, "agent", None)
         agent = agent if isinstance(agent, str) else None
         try:
-            is_within = self._bucket.take(time.monotonic(), _COSTS.get(type(frame), 1.0))
+            cost = 1.0 if self._grant is None else _COSTS.get(type(frame), 1.0)
+            is_within = self._bucket.take(time.monotonic(), cost)
             if not is_within and not isinstance(frame, frames.Ack):  # a lost one would leave its window closed
                 raise Refusal(ErrorCode.RATE_LIMITED, "too many requests: slow down", retry=True)
             await self._answer(frame)

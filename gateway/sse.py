@@ -16,6 +16,7 @@ import msgspec
 from commitcast.gateway import frames
 from commitcast.gateway.errors import CloseCode, ErrorCode
 from commitcast.gateway.http import HttpResponse, error_response, respond
+from commitcast.gateway.reads import flag
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
 
@@ -81,7 +82,7 @@ def subscription(agent: str, query: str, seen: EventId | None) -> frames.Subscri
         InvalidValueError: the query asks for something that cannot be.
     """
     fields = parse_qs(query, keep_blank_values=True)
-    after, raw = fields.get("after", ["0"])[0], fields.get("raw", ["false"])[0] in ("true", "1")
+    after, raw = fields.get("after", ["0"])[0], flag(fields, "raw")
     if seen is not None:
         return frames.Subscribe(agent=agent, after=seen.sequence, epoch=seen.epoch, raw=raw)
     if after == "tail":

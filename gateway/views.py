@@ -1,6 +1,7 @@
 """Records as subscribers see them: messages as items, agents as views, changes of status as frames. Pure.
 
-Must never show what is the host's alone: the process behind an agent, and what in its configuration may be secret.
+Must never show what is the host's alone: the process behind an agent, and what in its configuration may be secret. Nor
+a number that a browser would read as another one.
 """
 
 import base64
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 
 from commitcast.gateway.frames import AgentView, ErrorView, Item, Status
+from commitcast.gateway.numbers import within_reach
 from commitcast.gateway.redaction import without_secrets
 from commitcast.persistence.records import AgentRecord, MessageRecord, StatusChange
 
@@ -21,7 +23,7 @@ def item(record: MessageRecord, *, raw: bool, with_agent: bool) -> Item:
         record.role,
         record.content,
         record.content_type,
-        None if record.metadata_json is None else msgspec.Raw(record.metadata_json),
+        None if record.metadata_json is None else msgspec.Raw(within_reach(record.metadata_json)),
         record.created_at,
         _raw(record.raw) if raw else None,
         record.agent if with_agent else None,
@@ -48,7 +50,7 @@ def status(change: StatusChange, *, prev: int | None = None, last: int | None = 
         sequence=change.sequence,
         at=change.at,
         error=ErrorView(name=change.error_name, message=change.error_message) if failed else None,
-        result=None if change.result_json is None else msgspec.Raw(change.result_json),
+        result=None if change.result_json is None else msgspec.Raw(within_reach(change.result_json)),
         reason=change.reason,
         prev=prev,
         last=last,
@@ -69,6 +71,6 @@ def agent_view(record: AgentRecord) -> AgentView:
         started_at=record.started_at,
         completed_at=record.completed_at,
         error=ErrorView(name=record.error_name, message=record.error_message) if failed else None,
-        result=None if record.result_json is None else msgspec.Raw(record.result_json),
-        configuration=without_secrets(record.configuration),
+        result=None if record.result_json is None else msgspec.Raw(within_reach(record.result_json)),
+        configuration=without_secrets(msgspec.json.decode(within_reach(record.configuration_json))),
     )

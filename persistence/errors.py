@@ -90,7 +90,7 @@ class IdempotencyConflictError(CommitcastError, ValueError):
 class IllegalTransitionError(CommitcastError, ValueError):
     """The lifecycle does not allow this change of status; nothing was changed."""
 
-    code = "bad_request"
+    code = "conflict"
 
     def __init__(self, agent: str, previous: str, status: str) -> None:
         super().__init__(agent, previous, status)

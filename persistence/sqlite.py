@@ -7,6 +7,7 @@ outcome is unknown. `commit` is called by one thread; reads by any.
 import logging
 import os
 import secrets
+import shlex
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -117,6 +118,11 @@ class SqliteStore:
             self._folder = Folder(self._path)
             sqlite_file.create_if_missing(self._path)
             sqlite_file.inspect(self._path, write=True)
+            if mode := sqlite_file.mode_for_others(self._path):
+                logger.warning(
+                    "other users may read or write %s, which holds all that agents say (mode %04o): chmod 600 %s",
+                    *(self.name, mode, shlex.quote(self.name)),
+                )
         writer = self._writer = sqlite_connection.connect(
             self._source, create=True, vfs=self._vfs, give_up=self._closing.is_set
         )

@@ -185,6 +185,12 @@ def create_if_missing(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
+def mode_for_others(path: Path) -> int:
+    """Return the mode of a file that other users may read or write; 0 if none may."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    return mode if mode & 0o066 else 0
+
+
 def inspect(path: Path, *, write: bool) -> None:
     """Look at a file without opening it as a database. Harmless beside a runtime of this process that has it.
 

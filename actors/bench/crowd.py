@@ -21,7 +21,7 @@ from commitcast.actors.bench.errors import BenchmarkError
 from commitcast.actors.bench.light_client import LightClient, allow_files
 from commitcast.actors.bench.results import percentile_ms
 from commitcast.actors.bench.stream import SharedCheck, joined
-from commitcast.gateway import frames
+from commitcast.gateway import decoding, frames
 
 CONNECTING_AT_ONCE: Final = 50
 """Fewer than a listening socket keeps waiting."""
@@ -91,7 +91,7 @@ class _Member:
         crowd, before = self._crowd, self._cursor
         span = crowd.check.take(data)
         if span is None:
-            if not self._live.done() and isinstance(frames.decode_server(data), frames.Live):
+            if not self._live.done() and isinstance(decoding.decode_server(data), frames.Live):
                 self._live.set_result(None)
             return
         self._cursor = before + 1 if crowd.agent is None else joined(before, span)

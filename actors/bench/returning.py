@@ -15,7 +15,7 @@ from commitcast.actors.bench.child import Report, listen_for_orders, report, run
 from commitcast.actors.bench.errors import WrongDataError
 from commitcast.actors.bench.light_client import LightClient, allow_files
 from commitcast.actors.bench.stream import SharedCheck, agent_name, joined
-from commitcast.gateway import frames
+from commitcast.gateway import decoding, frames
 from commitcast.gateway.comeback import Comeback, Lost, closed
 
 CONNECTING_AT_ONCE: Final = 50
@@ -28,7 +28,9 @@ class _Subscriber:
         self.cursor = 0
         self._crowd = crowd
         self._url = url
+        self._agent_epoch: str | None = None
         self._epoch: str | None = None
+        """Of the last `subscribed`: another after each start of the server."""
         self._is_subscribed = False
         self._comeback = Comeback(None)
         self._client: LightClient | None = None
@@ -62,7 +64,7 @@ class _Subscriber:
             self.cursor = joined(self.cursor, span)
             self._crowd.moved()
             return
-        match frames.decode_server(data):
+        match decoding.decode_server(data):
             case frames.Goodbye() as goodbye:
                 raise closed(goodbye.code, goodbye.reason, goodbye.reconnect_ms)
             case frames.Error() as error:
@@ -76,9 +78,11 @@ class _Subscriber:
                 self._crowd.live(self)
 
     def _on_subscribed(self, frame: frames.Subscribed) -> None:
-        if frame.after != self.cursor or frame.head < self.cursor or self._epoch not in (None, frame.epoch):
+        record = frame.record
+        is_same = record is not None and self._agent_epoch in (None, record.epoch)
+        if record is None or not is_same or frame.after != self.cursor or frame.head < self.cursor:
             raise WrongDataError(f"a subscriber stands at {self.cursor} and the server begins anew: {frame}")
-        self._epoch = frame.epoch
+        self._agent_epoch, self._epoch = record.epoch, frame.epoch
         self._comeback.accepted()
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from commitcast.actors.bench.errors import WrongDataError
-from commitcast.gateway import frames
+from commitcast.gateway import decoding, frames
 
 
 def agent_name(index: int) -> str:
@@ -114,7 +114,7 @@ class SharedCheck:
             WrongDataError: the messages in it are not what was emitted, or it says that there will be none.
         """
         if data not in self._known:
-            self._known[data] = self._check(frames.decode_server(data))
+            self._known[data] = self._check(decoding.decode_server(data))
         return self._known[data]
 
     def _check(self, frame: frames.ServerFrame | None) -> Span | None:

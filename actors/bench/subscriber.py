@@ -15,7 +15,7 @@ from websockets.typing import Subprotocol
 from commitcast.actors.bench.child import Report, listen_for_orders, report, run_child
 from commitcast.actors.bench.errors import BenchmarkError
 from commitcast.actors.bench.stream import StreamCheck
-from commitcast.gateway import frames
+from commitcast.gateway import decoding, frames
 from commitcast.persistence.records import AgentStatus
 
 
@@ -47,7 +47,7 @@ async def _subscribe(order: Report) -> None:
         report(done=time.perf_counter_ns(), began=began)
         try:
             while True:
-                check.take(frames.decode_server(await connection.recv(decode=False)))
+                check.take(decoding.decode_server(await connection.recv(decode=False)))
         except ConnectionClosed:
             pass
     if check.messages != messages:
@@ -57,7 +57,7 @@ async def _subscribe(order: Report) -> None:
 
 async def _receive(connection: ClientConnection, check: StreamCheck, messages: int, completed: int) -> None:
     while check.messages < messages or check.statuses[AgentStatus.COMPLETED] < completed:
-        frame = frames.decode_server(await connection.recv(decode=False))
+        frame = decoding.decode_server(await connection.recv(decode=False))
         check.take(frame)
         if isinstance(frame, frames.Live):
             report(ready=True)

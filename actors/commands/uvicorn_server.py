@@ -1,5 +1,6 @@
 """The gateway's ASGI app under uvicorn, on a thread of its own. Imported only where uvicorn is wanted."""
 
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -8,10 +9,10 @@ from pathlib import Path
 
 import uvicorn
 
+from commitcast.actors.commands.uvicorn_websocket import SeldomWarnings, websocket_options
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.gateway import asgi
 from commitcast.gateway.errors import ListenError
-from commitcast.gateway.frames import MAX_FRAME_BYTES
 from commitcast.gateway.server import BACKLOG
 
 
@@ -30,8 +31,8 @@ def serving(
     server = uvicorn.Server(
         uvicorn.Config(
             asgi.app(runtime.gateway),
-            ws_max_size=2 * MAX_FRAME_BYTES,  # a frame that is too large for us is told so, with a goodbye
-            ws_per_message_deflate=False,  # each would be compressed for each subscriber
+            **websocket_options(),
+            proxy_headers=False,  # anybody on this machine could say that a request came from anywhere
             ssl_certfile=certificate,
             ssl_keyfile=key,
             log_level="warning",
@@ -40,6 +41,8 @@ def serving(
             timeout_graceful_shutdown=2,
         )
     )
+    quiet = SeldomWarnings()
+    logging.getLogger("uvicorn.error").addFilter(quiet)
     thread = threading.Thread(target=server.run, args=([listener],), name="uvicorn", daemon=True)
     thread.start()
     try:
@@ -48,6 +51,7 @@ def serving(
         runtime.stop()  # while there is still somebody to carry what it says
         server.should_exit = True
         thread.join()
+        logging.getLogger("uvicorn.error").removeFilter(quiet)
 
 
 def _bound(host: str, port: int) -> socket.socket:

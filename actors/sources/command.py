@@ -5,7 +5,9 @@ it ended `verdict.py`'s. Must never read output before the process is recorded i
 could not be found again after a crash. One thread for each run.
 """
 
+import copy
 import errno
+import logging
 import math
 import os
 import shutil
@@ -30,6 +32,8 @@ from commitcast.actors.sources.speech import Speech
 from commitcast.actors.sources.verdict import decide_ending, failed
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
+
+logger: Final = logging.getLogger(__name__)
 
 PROMPT_PLACEHOLDER: Final = "{prompt}"
 """Replaced in every argument."""
@@ -80,6 +84,13 @@ class CommandSource:
         self._cwd = None if cwd is None else _checked_text(os.fspath(cwd), "cwd")
         self._env = _checked_env(env or {})
         self._grace_s = _checked_grace(grace_s)
+        self._tells_paths = True
+
+    def for_clients(self) -> "CommandSource":
+        """Return the same program for callers that must not learn where it lies: the log names paths, errors do not."""
+        other = copy.copy(self)
+        other._tells_paths = False
+        return other
 
     def run(self, context: AgentContext) -> Ending:
         """Run the program for an agent, from start to end.
@@ -109,7 +120,11 @@ class CommandSource:
         try:
             pipes.start(argv, agent=context.id, epoch=context.epoch, cwd=self._cwd, env=self._env, stdin=stdin)
         except (OSError, ValueError) as error:
-            return failed(self._why_not_started(error), {})
+            why = self._why_not_started(error)
+            if not self._tells_paths:
+                folder = "" if self._cwd is None else f" in {self._cwd!r}"
+                logger.warning("agent %s failed: cannot start %r%s: %s", context.id, self.argv[0], folder, error)
+            return failed(why, {})
         _record_process(context, pipes)
         speech = Speech(first_parser(self.type, self.argv, is_guess=self._is_guess), context)
         pipes.read_into(speech.feed)
@@ -132,10 +147,11 @@ class CommandSource:
         return list(self.argv), prompt.encode(errors="replace")
 
     def _why_not_started(self, error: OSError | ValueError) -> SourceError:
-        program = clean_text(self.argv[0])
+        program = clean_text(self.argv[0]) if self._tells_paths else self._name
         if isinstance(error, FileNotFoundError):
             if self._cwd is not None and not os.path.isdir(self._cwd):
-                return SourceError(f"cannot start {program!r}: there is no folder {clean_text(self._cwd)!r}")
+                folder = repr(clean_text(self._cwd)) if self._tells_paths else "such as its template says"
+                return SourceError(f"cannot start {program!r}: there is no folder {folder}")
             if not self._program_exists():
                 return CommandNotFoundError(program)
             return SourceError(f"cannot start {program!r}: the interpreter in its first line does not exist")

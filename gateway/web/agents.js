@@ -23,7 +23,7 @@ export class Agents {
   #newestFirst = /** @type {AgentRecord[]} */ ([]);
   #rows = /** @type {Map<string, Row>} */ (new Map());
   #shown = ROWS;
-  #next = /** @type {number | null} */ (null);
+  #next = /** @type {number | string | null} */ (null);
   #selected = /** @type {string | null} */ (null);
   #drawing = /** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined);
   #list = byId("agents");

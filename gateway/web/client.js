@@ -591,7 +591,9 @@ export class Client {
     const error = new CommitcastError(frame.code, frame.message, /** @type {any} */ (frame));
     const asking = [...this.#subscriptions.values()].find((subscription) => subscription._id === frame.id);
     const isAbout = frame.agent ? this.#subscriptions.get(frame.agent) : undefined;
-    if (frame.id === this.#helloId) {
+    if (frame.id === this.#helloId && frame.retry && !TOKEN_CODES.has(frame.code)) {
+      this.cut(); // too many wrong tokens from this address, which need not have been ours: later
+    } else if (frame.id === this.#helloId) {
       this.#mayRenew ? this.#renew() : this.#end(error);
     } else if (TOKEN_CODES.has(frame.code) && (asking || this.#requests.has(frame.id)) && this.#mayRenew) {
       this.#renew();

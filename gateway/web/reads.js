@@ -58,7 +58,7 @@ export class Reads {
     }
   }
 
-  /** A page of agents, newest first. @param {{status?: string, after?: number | null, limit?: number}} [query] */
+  /** A page of agents, newest first. @param {{status?: string, after?: number | string | null, limit?: number}} [query] */
   agents({ status = "", after = null, limit = 100 } = {}) {
     const query = new URLSearchParams({ order: "newest", limit: String(limit) });
     if (status) query.set("status", status);

@@ -33,6 +33,7 @@ class TestFiles:
             environment = {{ LANG = "C.UTF-8" }}
             restart = "on_failure"
             max_running = 2
+            max_running_in_all = 3
             [review.er]
             """.replace("[review.er]", '["review.er"]\ncommand = ["cat"]\ntype = "text"'),
         )
@@ -40,7 +41,8 @@ class TestFiles:
         templates = load_templates(path)
 
         assert set(templates) == {"reverse", "review.er"}
-        assert templates["reverse"].max_running == 2
+        assert (templates["reverse"].max_running, templates["reverse"].max_running_in_all) == (2, 3)
+        assert (templates["review.er"].max_running, templates["review.er"].max_running_in_all) == (8, 64)
 
     @pytest.mark.parametrize(
         ("text", "says"),
@@ -52,6 +54,7 @@ class TestFiles:
             ('[a]\ncommand = "cat"', "template a in .*array"),
             ('[a]\ncommand = ["cat"]\ncwd = "/"', "template a in .*cwd"),
             ('[a]\ncommand = ["cat"]\nmax_running = 0', "max_running must be 1 or more"),
+            ('[a]\ncommand = ["cat"]\nmax_running_in_all = 0', "max_running_in_all must be 1 or more"),
             ('[a]\ncommand = ["cat"]\nrestart = "always"', "template a in .*always"),
             ('[a]\ncommand = ["cat"]\ntype = "fortran"', "'fortran' is no type"),
             ("[a]\ncommand = []", "template a in"),
@@ -87,7 +90,9 @@ def runtime(tmp_path: Path) -> Iterator[AgentRuntime]:
         yield context.prompt.upper()
         context.cancelled.wait(TIMEOUT_S)
 
-    templates = {"waiter": Template(wait, type="test", configuration={"a": 1}, max_running=2)}
+    waiter = Template(wait, type="test", configuration={"a": 1}, max_running=2, max_running_in_all=4)
+    same = Template(wait, type="test", configuration={"a": 1})
+    templates = {"waiter": waiter, "other": same, "waiter-2": same}
     with AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0", templates=templates) as runtime:
         yield runtime
 
@@ -124,6 +129,50 @@ class TestLaunching:
 
         play(runtime, scenario)
         assert len(runtime.agents()) == 1
+
+    def test_a_key_of_another_template_is_refused_whenever_it_was_used(self, runtime: AgentRuntime) -> None:
+        async def scenario(operations: RuntimeOperations) -> None:
+            outcomes = await asyncio.gather(
+                *(operations.launch(name, "hello", key="k", prefix="") for name in ("waiter", "other", "waiter-2")),
+                return_exceptions=True,
+            )
+            launched = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+            assert len(launched) == 1
+            assert sum(isinstance(outcome, IdempotencyConflictError) for outcome in outcomes) == 2
+            first = launched[0].id.rpartition("-")[0]
+            for name in {"waiter", "other", "waiter-2"} - {first}:
+                with pytest.raises(IdempotencyConflictError):
+                    await operations.launch(name, "hello", key="k", prefix="")
+            assert (await operations.launch(first, "hello", key="k", prefix="")).id == launched[0].id
+
+        play(runtime, scenario)
+        assert len(runtime.agents()) == 1
+
+    def test_one_tenant_keeps_no_template_from_another(self, runtime: AgentRuntime) -> None:
+        async def scenario(operations: RuntimeOperations) -> None:
+            for prefix in ("one:", "two:"):
+                launched = [await operations.launch("waiter", "", key=None, prefix=prefix) for _ in range(2)]
+                with pytest.raises(TemplateFullError, match="2 agents of the template 'waiter' are at work"):
+                    await operations.launch("waiter", "", key=None, prefix=prefix)
+            with pytest.raises(TemplateFullError, match="as many agents of the template 'waiter' as it may") as caught:
+                await operations.launch("waiter", "", key=None, prefix="three:")
+            assert (caught.value.code, caught.value.retryable) == ("limit", True)
+            await operations.launch("other", "", key=None, prefix="three:")
+            await operations.terminate(launched[0].id, "enough")
+            await asyncio.to_thread(wait_until, lambda: launched[0].id not in operations._directory, "its actor's end")
+            assert (await operations.launch("waiter", "", key=None, prefix="three:")).id.startswith("three:")
+
+        play(runtime, scenario)
+
+    def test_tenants_that_launch_at_the_same_time_keep_to_the_bound_of_all(self, runtime: AgentRuntime) -> None:
+        async def scenario(operations: RuntimeOperations) -> None:
+            outcomes = await asyncio.gather(
+                *(operations.launch("waiter", "", key=None, prefix=f"t{number}:") for number in range(9)),
+                return_exceptions=True,
+            )
+            assert sum(isinstance(outcome, TemplateFullError) for outcome in outcomes) == 5
+
+        play(runtime, scenario)
 
     def test_no_more_run_than_the_template_allows_until_one_has_ended(self, runtime: AgentRuntime) -> None:
         async def scenario(operations: RuntimeOperations) -> None:

@@ -21,7 +21,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from commitcast.actors import AgentRuntime
-from commitcast.gateway import frames, pump
+from commitcast.gateway import decoding, frames, pump
 from commitcast.gateway.connection import UNSENT_LIMIT_BYTES
 from commitcast.gateway.errors import CloseCode
 from commitcast.gateway.pacer import MAX_DEBT_S, QUIET_S, REST, Pacer
@@ -186,7 +186,7 @@ class TestPreparedFrames:
         deflate = PerMessageDeflate(True, True, 12, 12)
 
         for data, extensions in ((frame.plain, []), (frame.compressed, [deflate])):
-            assert frames.encode(frames.decode_server(json.dumps(by_hand(data).json))) == frame.json
+            assert frames.encode(decoding.decode_server(json.dumps(by_hand(data).json))) == frame.json
             client = ClientProtocol(parse_uri("ws://x/"), state=State.OPEN, max_size=None)
             client.extensions = extensions  # type: ignore[assignment]
             client.receive_data(data)

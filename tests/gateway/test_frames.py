@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commitcast.gateway import frames, views
+from commitcast.gateway import decoding, frames, views
 from commitcast.gateway.errors import ErrorCode, FrameError
 from commitcast.gateway.frames import ClientFrame, ServerFrame
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord, StatusChange
@@ -18,7 +18,11 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.integers(0, frames.MAX_NUMBER)
 ids = st.none() | text | st.integers(-frames.MAX_NUMBER, frames.MAX_NUMBER)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | text,
+    st.none()
+    | st.booleans()
+    | st.integers(-frames.MAX_NUMBER, frames.MAX_NUMBER)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=5,
 )
@@ -159,20 +163,20 @@ class TestRoundTrip:
 
     @given(frame=st.one_of(*CLIENT.values()))
     def test_a_client_frame_comes_back_equal(self, frame: ClientFrame) -> None:
-        assert frames.decode_client(frames.encode(frame).decode()) == frame
+        assert decoding.decode_client(frames.encode(frame).decode()) == frame
 
     @given(frame=st.one_of(*SERVER.values()), as_text=st.booleans())
     def test_a_server_frame_comes_back_equal(self, frame: ServerFrame, as_text: bool) -> None:
         data = frames.encode(frame)
 
-        assert frames.decode_server(data.decode() if as_text else data) == frame
+        assert decoding.decode_server(data.decode() if as_text else data) == frame
 
     @given(raw=st.binary(max_size=50) | text.map(str.encode))
     def test_raw_comes_back_byte_for_byte_as_text_or_base64(self, raw: bytes) -> None:
         message = MessageRecord("a", 1, 2, "assistant", None, "text", "text", "now", raw=raw)
         frame = frames.Messages(agent="a", prev=0, last=1, items=[views.item(message, raw=True, with_agent=False)])
 
-        decoded = frames.decode_server(frames.encode(frame))
+        decoded = decoding.decode_server(frames.encode(frame))
 
         assert isinstance(decoded, frames.Messages)
         assert raw_bytes(decoded.items[0].raw) == raw
@@ -207,7 +211,7 @@ class TestRoundTrip:
             result_json='{"partial":[1,2]}',
         )
 
-        frame = frames.decode_server(frames.encode(views.status(change, prev=8, last=9)))
+        frame = decoding.decode_server(frames.encode(views.status(change, prev=8, last=9)))
 
         assert isinstance(frame, frames.Status)
         assert (frame.status, frame.previous, frame.sequence, frame.reason) == ("failed", "running", 4, "why")
@@ -220,24 +224,24 @@ class TestWhatIsIgnored:
     def test_a_field_that_the_server_does_not_know(self, frame: ClientFrame, unknown: Any) -> None:
         fields = {**json.loads(frames.encode(frame)), "of a later version": unknown}
 
-        assert frames.decode_client(json.dumps(fields)) == frame
+        assert decoding.decode_client(json.dumps(fields)) == frame
 
     @given(frame=st.one_of(*SERVER.values()), unknown=values)
     def test_a_field_that_the_client_does_not_know(self, frame: ServerFrame, unknown: Any) -> None:
         fields = {**json.loads(frames.encode(frame)), "of a later version": unknown}
 
-        assert frames.decode_server(json.dumps(fields)) == frame
+        assert decoding.decode_server(json.dumps(fields)) == frame
 
     @given(fields=st.dictionaries(text, values, max_size=3))
     def test_a_frame_type_that_the_client_does_not_know(self, fields: dict[str, Any]) -> None:
-        assert frames.decode_server(json.dumps({**fields, "type": "of a later version"})) is None
+        assert decoding.decode_server(json.dumps({**fields, "type": "of a later version"})) is None
 
 
 class TestWhatIsRefused:
     @pytest.mark.parametrize("id", [7, "seven", -1, None])
     def test_a_type_that_the_server_does_not_know_with_the_id_of_the_frame(self, id: Any) -> None:
         with pytest.raises(FrameError, match="nonsense") as caught:
-            frames.decode_client(json.dumps({"type": "nonsense", "id": id}))
+            decoding.decode_client(json.dumps({"type": "nonsense", "id": id}))
 
         assert caught.value.id == id
         assert caught.value.error_code is ErrorCode.BAD_REQUEST
@@ -245,7 +249,7 @@ class TestWhatIsRefused:
     @pytest.mark.parametrize("id", [True, 1.5, 2**53, -(2**53), 10**40, [1], {"a": 1}])
     def test_an_id_that_cannot_be_echoed_is_not_echoed(self, id: Any) -> None:
         with pytest.raises(FrameError) as caught:
-            frames.decode_client(json.dumps({"type": "ping", "id": id}))
+            decoding.decode_client(json.dumps({"type": "ping", "id": id}))
 
         assert caught.value.id is None
 
@@ -269,20 +273,20 @@ class TestWhatIsRefused:
     )
     def test_a_field_that_is_missing_or_wrong(self, fields: dict[str, Any]) -> None:
         with pytest.raises(FrameError) as caught:
-            frames.decode_client(json.dumps({"id": 5, **fields}))
+            decoding.decode_client(json.dumps({"id": 5, **fields}))
 
         assert caught.value.id == fields.get("id", 5)
         assert caught.value.error_code is ErrorCode.BAD_REQUEST
 
     def test_the_largest_number_is_taken(self) -> None:
-        frame = frames.decode_client('{"type": "subscribe", "agent": "a", "after": 9007199254740991}')
+        frame = decoding.decode_client('{"type": "subscribe", "agent": "a", "after": 9007199254740991}')
 
         assert isinstance(frame, frames.Subscribe)
         assert frame.after == 2**53 - 1
 
     def test_a_binary_frame(self) -> None:
         with pytest.raises(FrameError, match="text"):
-            frames.decode_client(b'{"type": "ping"}')
+            decoding.decode_client(b'{"type": "ping"}')
 
     @pytest.mark.parametrize("letter", ["x", "ü", "\U0001f916"])
     def test_a_control_frame_of_more_than_64_kib_counted_in_bytes(self, letter: str) -> None:
@@ -293,10 +297,10 @@ class TestWhatIsRefused:
             return frame[:-2] + letter * letters + " " * (room - letters * len(letter.encode())) + frame[-2:]
 
         with pytest.raises(FrameError) as caught:
-            frames.decode_client(ping(64 * 1024 + 1))
+            decoding.decode_client(ping(64 * 1024 + 1))
 
         assert (caught.value.error_code, caught.value.id) == (ErrorCode.TOO_LARGE, 3)
-        assert frames.decode_client(ping(64 * 1024)) == frames.Ping(id=3)
+        assert decoding.decode_client(ping(64 * 1024)) == frames.Ping(id=3)
 
     @pytest.mark.parametrize(
         ("type", "field", "others"), [("send", "content", {"agent": "a"}), ("launch", "prompt", {"template": "t"})]
@@ -305,14 +309,14 @@ class TestWhatIsRefused:
         largest = "x" * frames.MAX_CONTENT_BYTES
 
         with pytest.raises(FrameError) as caught:
-            frames.decode_client(json.dumps({"type": type, "id": 3, field: largest + "x", **others}))
+            decoding.decode_client(json.dumps({"type": type, "id": 3, field: largest + "x", **others}))
 
         assert (caught.value.error_code, caught.value.id) == (ErrorCode.TOO_LARGE, 3)
-        frames.decode_client(json.dumps({"type": type, "id": 3, field: largest, **others}))
+        decoding.decode_client(json.dumps({"type": type, "id": 3, field: largest, **others}))
 
     def test_what_it_says_does_not_grow_with_the_frame(self) -> None:
         with pytest.raises(FrameError) as caught:
-            frames.decode_client(json.dumps({"type": "x" * 1_000_000}))
+            decoding.decode_client(json.dumps({"type": "x" * 1_000_000}))
 
         assert len(str(caught.value)) < 1_000
 
@@ -356,7 +360,7 @@ class TestWhateverComes:
     @pytest.mark.parametrize("data", HOSTILE, ids=lambda data: ascii(data[:40]))
     def test_something_hostile_is_refused_and_can_be_answered(self, data: str) -> None:
         with pytest.raises(FrameError) as caught:
-            frames.decode_client(data)
+            decoding.decode_client(data)
 
         assert frames.encode(frames.Error(id=caught.value.id, code="bad_request", message="no", retry=False))
 
@@ -364,7 +368,7 @@ class TestWhateverComes:
     @settings(max_examples=300)
     def test_a_client_frame_is_decoded_or_refused_and_nothing_else(self, data: str | bytes) -> None:
         try:
-            frame = frames.decode_client(data)
+            frame = decoding.decode_client(data)
         except FrameError as error:
             assert frames.encode(frames.Ok(id=error.id))
         else:
@@ -383,7 +387,7 @@ class TestWhateverComes:
     @staticmethod
     def _decode(data: str | bytes) -> None:
         try:
-            frame = frames.decode_server(data)
+            frame = decoding.decode_server(data)
         except FrameError:
             return
         assert frame is None or isinstance(frame, get_args(ServerFrame))

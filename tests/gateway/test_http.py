@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,7 @@ def test_agents_are_listed_in_pages_and_by_status(runtime: AgentRuntime) -> None
     runtime.agent(agents[3]).start().get(SECONDS)
 
     listed: list[str] = []
-    after: int | None = 0
+    after: int | str | None = 0
     while after is not None:
         _, page, _ = get(runtime, f"/v1/agents?limit=2&after={after}")
         listed += [agent["id"] for agent in page["agents"]]
@@ -112,11 +114,15 @@ def test_messages_are_paged_without_hole_or_repeat(runtime: AgentRuntime) -> Non
         ("/v1/agents?after=x", 400, "bad_request"),
         ("/v1/agents?status=asleep", 400, "bad_request"),
         ("/v1/agents/a/messages?after=99999999999999999999", 400, "bad_request"),
+        ("/v1/agents/there/messages?after=5", 409, "ahead"),
+        ("/v1/agents/there/messages?raw=x", 400, "bad_request"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_with_a_json_error(
     runtime: AgentRuntime, path: str, status: int, code: str
 ) -> None:
+    runtime.launch(id="there")
+
     found, body, _ = get(runtime, path)
 
     assert (found, body["error"]["code"]) == (status, code)
@@ -154,3 +160,49 @@ def test_with_a_token_only_what_holds_nothing_of_agents_is_answered_without_it(t
         assert [get(runtime, path)[0] for path in ("/v1/agents", "/v1/agents/a", "/metrics")] == [401] * 3
         assert get(runtime, "/v1/agents", headers={"Authorization": "Bearer wrong"})[0] == 401
         assert get(runtime, "/v1/agents", headers={"Authorization": "Bearer s3cret"})[0] == 200
+
+
+BAD_REQUESTS = {
+    "a long path": (414, b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\n\r\n"),
+    "a long header": (431, b"GET / HTTP/1.1\r\nX: " + b"a" * 9_000 + b"\r\n\r\n"),
+    "many headers": (431, b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 200 + b"\r\n"),
+    "nonsense": (400, b"nonsense\r\n\r\n"),
+    "another protocol": (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    "HTTP/0.9": (400, b"GET /healthz\r\n\r\n"),
+    "a body": (400, b"GET /healthz HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5\r\n\r\nhello"),
+    "a body in chunks": (400, b"GET /healthz HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "a posted body": (400, b"POST /healthz HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\n{}"),
+    "a blank before the colon": (400, b"GET / HTTP/1.1\r\nHost : {host}\r\n\r\n"),
+    "a folded header": (400, b"GET / HTTP/1.1\r\nX: a\r\n b\r\n\r\n"),
+    "a path that is not ASCII": (400, b"GET /\xff HTTP/1.1\r\n\r\n"),
+    "a handshake of TLS": (400, b"\x16\x03\x01\x00\xf5\x01\x00\x00\xf1\x03\x03\n"),
+}
+
+
+@pytest.mark.parametrize(("status", "data"), BAD_REQUESTS.values(), ids=BAD_REQUESTS)
+def test_what_is_no_request_is_answered_with_a_json_error_and_safe_headers(
+    runtime: AgentRuntime, caplog: pytest.LogCaptureFixture, status: int, data: bytes
+) -> None:
+    host, _, port = str(runtime.address).rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=SECONDS) as plug:
+        plug.sendall(data.replace(b"{host}", str(runtime.address).encode()))
+        answer = b""
+        while part := plug.recv(65_536):
+            answer += part
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), answer
+    assert answer.count(b"HTTP/1.1 4") == 1
+    for header in (b"X-Content-Type-Options: nosniff", b"Cache-Control: no-store", b"Connection: close"):
+        assert header in head
+    assert json.loads(body)["error"]["code"] == "bad_request"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\nHost:", b"GET"])
+def test_who_leaves_in_the_middle_of_a_request_is_answered_nothing(runtime: AgentRuntime, data: bytes) -> None:
+    host, _, port = str(runtime.address).rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=SECONDS) as plug:
+        plug.sendall(data)
+        plug.shutdown(socket.SHUT_WR)
+        assert plug.recv(65_536) == b""

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from commitcast.gateway import frames
+from commitcast.gateway import decoding, frames
 from commitcast.gateway.hub import Drop, Effect, Hub, Read, Write
 from commitcast.gateway.ring import Feed, Rings
 from commitcast.gateway.subscription import Subscriber, Subscription
@@ -106,7 +106,7 @@ class Client:
     def write(self, subscriber: Subscriber, data: bytes) -> None:
         """Take a frame as its socket would."""
         assert self.takes_gap or not subscriber.is_paused, "written to a socket that takes no more"
-        frame = frames.decode_server(data)
+        frame = decoding.decode_server(data)
         assert subscriber is self.subscriber or isinstance(frame, frames.Error), "written to a socket that is gone"
         match frame:
             case frames.Error():

@@ -7,15 +7,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
 from commitcast.actors import AgentRuntime, CommandSource, Template
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.templates import load_templates
+from commitcast.gateway import frames
 from commitcast.gateway.auth import Grant, Operation
-from commitcast.persistence.errors import InvalidValueError
+from commitcast.gateway.operations import Operations, Refusal, perform
+from commitcast.persistence.errors import CommitcastError, InvalidValueError
+from commitcast.persistence.records import MessageRecord
 from hostile import LAUNCH, READ, SEND, TERMINATE, Passes, allowed, get, opened, play, spoken
 from subscribers import Fields, raw
 
@@ -39,7 +42,7 @@ def quick(context: AgentContext) -> Iterator[str]:
 
 
 class Clock:
-    """Time as a session sees it, which goes on when the test says so."""
+    """Time as sessions and the check of tokens see it, which goes on when the test says so."""
 
     monotonic = staticmethod(time.monotonic)
 
@@ -54,7 +57,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("commitcast.gateway.session.time", clock)
+    for module in ("session", "admission"):
+        monkeypatch.setattr(f"commitcast.gateway.{module}.time", clock)
     return clock
 
 
@@ -110,7 +114,7 @@ class TestOperations:
 
         play(tmp_path, scenario, token=Passes(**CALLERS), templates={"quick": Template(quick)})
 
-    @pytest.mark.parametrize("caller", ["reader", "nobody", "sender"])
+    @pytest.mark.parametrize("caller", ["reader", "sender"])
     def test_reads_over_http_keep_to_the_same_rights(self, tmp_path: Path, caller: str) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
             for agent in (HERE, FOREIGN):
@@ -124,8 +128,11 @@ class TestOperations:
 
         play(tmp_path, scenario, token=Passes(**CALLERS))
 
-    def test_a_token_that_allows_nothing_is_sent_away(self, tmp_path: Path) -> None:
+    def test_a_token_that_allows_nothing_is_sent_away_through_every_door(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
+            for path in ("/v1/agents", f"/v1/agents/{HERE}", "/metrics"):
+                answer = await get(runtime, path, token="nobody")
+                assert (answer.status, answer.json["error"]["code"]) == (403, "forbidden")
             async with opened(runtime, ("Authorization", "Bearer nobody")) as client:
                 goodbye, code = await client.farewell()
                 assert (goodbye["type"], goodbye["code"], code) == ("goodbye", 4503, 4503)
@@ -145,6 +152,36 @@ class TestOperations:
             assert (await runtime.agent(HERE).arecord()).head == 1
 
         play(tmp_path, scenario, token=Passes(**CALLERS), templates={"quick": Template(quick)})
+
+
+class TestWhichTokenCounts:
+    """Of several, as the protocol's page says."""
+
+    OFFER: Final = "Sec-WebSocket-Protocol"
+
+    @pytest.mark.parametrize(
+        ("headers", "code"),
+        [
+            ([("Authorization", "Bearer reader"), (OFFER, "commitcast.v1.json, commitcast.bearer.bad")], 101),
+            ([("Authorization", "Bearer bad"), (OFFER, "commitcast.v1.json, commitcast.bearer.reader")], 4501),
+            ([(OFFER, "commitcast.bearer.reader, commitcast.v1.json, commitcast.bearer.bad")], 101),
+            ([(OFFER, "commitcast.v1.json, commitcast.bearer.bad, commitcast.bearer.reader")], 4501),
+            ([(OFFER, "something.else"), ("Authorization", "Bearer reader")], 101),
+        ],
+    )
+    def test_the_header_then_the_first_that_is_offered_and_no_other(
+        self, tmp_path: Path, headers: list[tuple[str, str]], code: int
+    ) -> None:
+        async def scenario(runtime: AgentRuntime) -> None:
+            async with opened(runtime, *headers) as client:
+                if code == 101:
+                    assert (await client.ask("ping"))["type"] == "ok"
+                    assert (await client.ask("hello"))["type"] == "ok", "it changes nothing"
+                    assert (await client.ask("subscribe", agent="org1:none"))["code"] == "not_found"
+                else:
+                    assert (await client.farewell())[1] == code
+
+        play(tmp_path, scenario, token=Passes(**CALLERS))
 
 
 class TestRightsThatEnd:
@@ -331,7 +368,8 @@ class TestKeys:
                 first = await client.ask("send", agent="a", content="x", key="k")
                 await agent.complete()
                 assert await client.ask("send", agent="a", content="x", key="k") == first
-                assert (await client.ask("send", agent="a", content="new", key="l"))["code"] == "bad_request"
+                late = await client.ask("send", agent="a", content="new", key="l")
+                assert (late["code"], late["retry"]) == ("conflict", False)
 
         play(tmp_path, scenario, token=Passes(**self.GRANTS))
 
@@ -344,9 +382,47 @@ class TestKeys:
                 await client.ask("launch", template="quick", prompt="this", key="k")
                 other = await client.ask("launch", template="quick", prompt="that", key="k")
                 assert other.get("code") == "bad_request"
+                other = await client.ask("launch", template="quicker", prompt="this", key="k")
+                assert (other.get("code"), other.get("agent")) == ("bad_request", None)
                 assert "client:" not in json.dumps(other), "the key as it is stored is nobody's business"
 
-        play(tmp_path, scenario, token=Passes(**self.GRANTS), templates={"quick": Template(quick)})
+        templates = {"quick": Template(quick), "quicker": Template(quick)}
+        play(tmp_path, scenario, token=Passes(**self.GRANTS), templates=templates)
+
+
+class TestWhatTheHostRefuses:
+    GRANTS: Final = TestKeys.GRANTS
+
+    def test_a_program_that_takes_no_input_is_a_conflict_and_no_fault_of_the_request(self, tmp_path: Path) -> None:
+        async def scenario(runtime: AgentRuntime) -> None:
+            async with opened(runtime, ("Authorization", "Bearer one")) as client:
+                agent = (await client.ask("launch", template="waits", prompt="this"))["agent"]
+                refused = await client.ask("send", agent=agent, content="x")
+                assert (refused["code"], refused["agent"], refused["retry"]) == ("conflict", agent, False)
+                await client.ask("terminate", agent=agent)
+
+        templates = {"waits": Template(CommandSource(["sleep", "60"], type="text"))}
+        play(tmp_path, scenario, token=Passes(**self.GRANTS), templates=templates)
+
+    @pytest.mark.parametrize("retryable", [True, False])
+    def test_what_the_host_refuses_with_a_code_of_the_protocol_is_told_with_it(
+        self, tmp_path: Path, retryable: bool
+    ) -> None:
+        class FullError(CommitcastError):
+            code = "limit"
+
+        class Full:
+            async def send(self, agent: str, content: str, *, key: str | None) -> MessageRecord:
+                raise error
+
+        error = FullError("the agent has not read what it was sent: try again later")
+        FullError.retryable = retryable
+        grant = allowed("one", ("*", [SEND]))
+        with pytest.raises(Refusal) as caught:
+            asyncio.run(perform(cast(Operations, Full()), grant, frames.Send(agent="a", content="x")))
+
+        assert (caught.value.code, caught.value.retry) == ("limit", retryable)
+        assert caught.value.message == str(error)
 
 
 TELLS_WHAT_IT_GOT: Final = """
@@ -400,6 +476,35 @@ class TestTemplates:
 
         argument = Template(CommandSource([sys.executable, "-c", "pass", "--", "{prompt}"], type="text"))
         play(tmp_path, scenario, token=Passes(one=self.GRANT), templates={"input": by_input(), "argument": argument})
+
+    def test_what_cannot_be_started_tells_the_client_no_path_and_the_owner_all(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        hidden = tmp_path / "where-it-lies"
+        hidden.mkdir()
+        no_program, not_executable, no_interpreter = hidden / "none", hidden / "plain", hidden / "script"
+        not_executable.write_text("#!/bin/sh\n")
+        no_interpreter.write_text(f"#!{hidden}/nothing\n")
+        no_interpreter.chmod(0o700)
+        commands = {
+            "no-program": CommandSource([str(no_program)], type="text"),
+            "not-executable": CommandSource([str(not_executable)], type="text"),
+            "no-interpreter": CommandSource([str(no_interpreter)], type="text"),
+            "no-folder": CommandSource(["/bin/cat"], type="text", cwd=hidden / "nowhere"),
+            "too-long": CommandSource([str(no_interpreter), "x" * MIB], type="text"),
+        }
+
+        async def scenario(runtime: AgentRuntime) -> None:
+            for name in commands:
+                ended = await self._told(runtime, name, prompt="x")
+                assert ended.status == "failed", name
+                assert "where-it-lies" not in ended.error.message and "/" not in ended.error.message, ended.error
+
+        templates = {name: Template(source) for name, source in commands.items()}
+        play(tmp_path, scenario, token=Passes(one=self.GRANT), templates=templates)
+        logged = [record.getMessage() for record in caplog.records if "cannot start" in record.getMessage()]
+        assert len(logged) == len(commands)
+        assert all("where-it-lies" in line for line in logged)
 
     def test_a_client_supplies_no_program_environment_or_folder(self, tmp_path: Path) -> None:
         evil = {"argv": ["/bin/false"], "command": ["/bin/false"], "env": {"EVIL": "1"}, "environment": {"EVIL": "1"}}
@@ -488,3 +593,64 @@ def test_a_server_without_tokens_is_read_only(tmp_path: Path, operation: Operati
             assert (await client.ask(operation.value, **fields[operation]))["code"] == "forbidden"
 
     play(tmp_path, scenario, templates={"quick": Template(quick)})
+
+
+class TestPagesOfAgents:
+    """What a tenant gets to page on with tells nothing of the others."""
+
+    TENANTS: Final = Passes(
+        one=allowed("one", ("org1:*", [READ])),
+        both=allowed("both", ("org1:*", [READ]), ("org2:a0", [READ])),
+        all=allowed("all", ("*", [READ])),
+    )
+
+    @staticmethod
+    async def pages(runtime: AgentRuntime, token: str, query: str, first: Any = 0) -> tuple[list[str], list[Any]]:
+        """Return every id in order, and every `next`."""
+        ids: list[str] = []
+        cursors: list[Any] = [first]
+        while cursors[-1] is not None:
+            page = await get(runtime, f"/v1/agents?{query}&after={cursors[-1]}", token=token)
+            assert page.status == 200, page
+            ids += [agent["id"] for agent in page.json["agents"]]
+            cursors.append(page.json["next"])
+        return ids, cursors[1:]
+
+    @staticmethod
+    async def launched(runtime: AgentRuntime) -> None:
+        """Launch agents of two tenants by turns, who say something between."""
+        for number in range(5):
+            for tenant in ("org1", "org2"):
+                await spoken(runtime, f"{tenant}:a{number}", 3)
+
+    @pytest.mark.parametrize("order", ["oldest", "newest"])
+    @pytest.mark.parametrize("limit", [1, 2, 5, 6])
+    def test_a_tenant_gets_each_of_its_agents_once_and_in_order(self, tmp_path: Path, order: str, limit: int) -> None:
+        async def scenario(runtime: AgentRuntime) -> None:
+            await self.launched(runtime)
+            ids, cursors = await self.pages(runtime, "one", f"order={order}&limit={limit}")
+            own = [f"org1:a{number}" for number in range(5)]
+            assert ids == (own if order == "oldest" else own[::-1])
+            assert all(cursor is None or cursor.removeprefix("@") in own for cursor in cursors)
+            assert (await self.pages(runtime, "both", f"order=oldest&limit={limit}"))[0][:3] == [
+                "org1:a0",
+                "org2:a0",
+                "org1:a1",
+            ]
+            assert len((await self.pages(runtime, "all", f"order={order}&limit={limit}"))[0]) == 10
+
+        play(tmp_path, scenario, token=self.TENANTS)
+
+    def test_positions_cannot_be_tried_nor_agents_of_others(self, tmp_path: Path) -> None:
+        async def scenario(runtime: AgentRuntime) -> None:
+            await self.launched(runtime)
+            for after in ("1", "5", "@", "@@org1:a0", "org1:a0", "-1", "00"):
+                answer = await get(runtime, f"/v1/agents?after={after}", token="one")
+                assert answer.status == (404 if after[0] == "@" else 400), after
+            foreign, absent = [
+                await get(runtime, f"/v1/agents?after=@{id}", token="one") for id in ("org2:a0", "org2:zz")
+            ]
+            assert foreign.status == absent.status == 404
+            assert foreign.body.replace(b"org2:a0", b"ID") == absent.body.replace(b"org2:zz", b"ID")
+
+        play(tmp_path, scenario, token=self.TENANTS)

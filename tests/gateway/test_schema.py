@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from commitcast.gateway import documents, frames, schema
+from commitcast.gateway import decoding, documents, frames, schema
 from commitcast.gateway.errors import CloseCode, ErrorCode, FrameError
 from commitcast.gateway.frames import ClientFrame, ServerFrame
 
@@ -43,9 +43,9 @@ def is_accepted(union: str, fields: Any) -> bool:
     """Whether the decoder takes it for a frame of this side."""
     try:
         if union == "ClientFrame":
-            frames.decode_client(json.dumps(fields))
+            decoding.decode_client(json.dumps(fields))
             return True
-        return frames.decode_server(json.dumps(fields)) is not None
+        return decoding.decode_server(json.dumps(fields)) is not None
     except FrameError:
         return False
 

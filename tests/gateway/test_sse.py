@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from commitcast.actors import AgentHandle, AgentRuntime
-from commitcast.gateway import Capability, Grant, Limits, Operation, StaticTokens, asgi, frames
+from commitcast.gateway import Capability, Grant, Limits, Operation, StaticTokens, asgi, decoding, frames
 from commitcast.gateway.connection import WRITE_LIMIT_BYTES
 from commitcast.gateway.http import HttpResponse
 from commitcast.gateway.sse import EventId, EventStream
@@ -116,7 +116,7 @@ class Listener:
             self.follower = Follower(event.fields["agent"], event.fields["after"], event.fields["head"])
         if event.type in STREAM:
             assert self.follower is not None
-            frame = frames.decode_server(event.data)
+            frame = decoding.decode_server(event.data)
             assert frame is not None
             self.follower.take(frame)
         if isinstance(event.type, str) and event.type == "messages":

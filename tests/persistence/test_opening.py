@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from commitcast.persistence.errors import (
     StoreSettingError,
 )
 from commitcast.persistence.sqlite import SqliteStore
-from stores import by_hand, commit, contents, new_agent, opened
+from stores import by_hand, commit, contents, new_agent, opened, text
 
 PAGE = 4096
 NOBODY = 65534
@@ -325,6 +326,33 @@ def test_a_file_without_permission_to_read_is_refused(sample: bytes) -> None:
 
         assert "Permission denied" in str(refusal(path))
         assert "Permission denied" in str(refusal(path, read_only=True))
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o602, 0o660])
+def test_a_file_of_which_others_may_read_or_write_is_warned_of_once(
+    good: Path, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    good.chmod(mode)
+
+    with opened(good) as store:
+        commit(store, "first", text("more"))
+
+    assert [
+        (record.levelname, f"mode {mode:04o}): chmod 600 {good}" in record.message) for record in caplog.records
+    ] == [("WARNING", True)]
+    assert stat.S_IMODE(good.stat().st_mode) == mode
+
+
+def test_a_file_that_is_only_read_or_is_its_owners_alone_is_not_warned_of(
+    good: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(good), opened(tmp_path / "new.db"):
+        pass
+    good.chmod(0o644)
+    with opened(good, read_only=True):
+        pass
+
+    assert caplog.records == []
 
 
 class TestOneRuntimeForAFile:

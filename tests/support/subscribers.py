@@ -10,7 +10,7 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from commitcast.gateway import frames
+from commitcast.gateway import decoding, frames
 from waiting import TIMEOUT_S
 
 Fields = dict[str, Any]
@@ -117,7 +117,7 @@ class Raw:
                 to_all = fields["type"] in ("status", "agent") and "prev" in fields
                 log = frames.ALL if to_all else fields.get("agent", "")
                 if fields["type"] in STREAM and (follower := self.followers.get(log)):
-                    frame = frames.decode_server(data)
+                    frame = decoding.decode_server(data)
                     assert frame is not None
                     follower.take(frame)
                 return fields

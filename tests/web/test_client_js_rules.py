@@ -354,6 +354,23 @@ def test_a_refused_token_is_asked_for_again_once(
     assert [frame["token"] for frame in server.of("hello")] == tokens[:2]
 
 
+def test_a_token_that_is_not_looked_at_now_is_presented_again_later(node: Start, serving: Serving) -> None:
+    def answer(server: Any, frame: Fields) -> None:
+        if frame["type"] == "hello" and server.connections == 1:
+            server.say({"type": "error", "id": frame["id"], "code": "rate_limited", "message": "x", "retry": True})
+        elif frame["type"] == "hello":
+            ok(server, frame)
+        else:
+            server.accept(frame, head=0, status="completed")
+            server.say({"type": "live", "agent": "a1", "sequence": 0})
+
+    with serving(answer, needs_hello=True) as (server, url):
+        said = list(node("for await (const m of connect({ token: 's3cret' }).subscribe('a1'));", url))
+
+    assert said == []
+    assert [frame["token"] for frame in server.of("hello")] == ["s3cret", "s3cret"]
+
+
 @pytest.mark.parametrize("how", ["close", "error"])
 def test_an_expired_token_is_replaced_and_the_stream_goes_on(node: Start, serving: Serving, how: str) -> None:
     def answer(server: Any, frame: Fields) -> None:
