@@ -33,7 +33,8 @@ class GeminiCliParser(EventParser):
         self._has_worked = False  # in this turn: it has said or done something
 
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
-        if "type" not in value and "stats" in value and ("response" in value or "error" in value):
+        says_how = "response" in value or "error" in value
+        if "type" not in value and says_how and ("stats" in value or "session_id" in value):
             return [self._read_whole_run(value)]
         return super()._understand(value)
 

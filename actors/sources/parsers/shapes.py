@@ -65,7 +65,9 @@ def _is_gemini(event: dict[str, Any]) -> bool:
             return True
         case {"type": "error", "severity": str(), "message": str()}:
             return True
-        case {"stats": dict(), "response": str() | None}:
+        case {"stats": dict(), "response": str() | None} | {"stats": dict(), "error": {"message": str()}}:
+            return "type" not in event
+        case {"session_id": str(), "error": {"type": str(), "message": str()}}:
             return "type" not in event
     return False
 

@@ -7,6 +7,7 @@ import pytest
 
 from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.parsers import PARSERS, is_told_to_print_json
+from commitcast.actors.sources.parsers.shapes import kind_of
 from commitcast.actors.sources.verdict import decide_ending
 from commitcast.persistence.records import AgentStatus
 from transcripts import Heard, encode, hear, lines_of
@@ -272,6 +273,7 @@ GOOD: dict[str, tuple[str, list[Any]]] = {
         "opencode",
         [opencode("step_start"), opencode("text", text="a")],
     ),
+    "opencode says that it is done": ("opencode", [opencode("step_start"), {"type": "done", "sessionID": "s"}]),
     "pi succeeds when it tries again": (
         "pi",
         [{"type": "agent_start"}, *pi_end("error", "busy"), {"type": "agent_start"}, *pi_end("stop")],
@@ -344,6 +346,40 @@ def test_a_run_whose_beginning_was_seen_needs_its_end(kind: str) -> None:
 
     assert ending.status is FAILED
     assert ending.error_name == "VerdictMissingError"
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        ({"type": "result", "is_error": True, "subtype": "error", "uuid": "u"}, "claude-code"),
+        ({"type": "assistant", "message": {"content": []}, "session_id": "s", "uuid": "u"}, "claude-code"),
+        ({"type": "stream_event", "event": {"type": "message_start"}}, "cursor-agent"),
+        ({"type": "result", "is_error": False, "session_id": "T-1"}, "amp"),
+        ({"type": "thread.started", "thread_id": "t"}, "codex"),
+        ({"type": "turn.failed", "error": {"message": "x"}}, "codex"),
+        ({"type": "item.completed", "item": {"type": "reasoning"}}, "codex"),
+        ({"type": "result", "status": "error", "error": {"message": "x"}}, "gemini-cli"),
+        ({"type": "message", "role": "user", "content": "x", "timestamp": "t"}, "gemini-cli"),
+        ({"type": "error", "severity": "error", "message": "x"}, "gemini-cli"),
+        ({"response": None, "stats": {}, "error": {"message": "x"}}, "gemini-cli"),
+        ({"session_id": "g", "error": {"type": "E", "message": "x"}}, "gemini-cli"),
+        ({"stats": {}, "error": {"message": "x"}}, "gemini-cli"),
+        ({"type": "error", "sessionID": "s", "error": "x"}, "opencode"),
+        ({"type": "agent_end", "messages": []}, "pi"),
+        ({"type": "message_end", "message": {"role": "assistant"}}, "pi"),
+        ({"type": "session.error", "timestamp": "t", "data": {"message": "x"}}, "copilot"),
+        ({"type": "result", "sessionId": "s", "exitCode": 1}, "copilot"),
+        ({"role": "tool", "tool_call_id": "k", "content": "x"}, "kimi"),
+        ({"role": "user", "content": "x"}, None),
+        ({"type": "thread.started"}, None),
+        ({"type": "item.completed", "item": 1}, None),
+        ({"type": "session.error", "data": {}}, None),
+        ({"type": "agent_start", "agent": 1}, None),
+        ({"type": []}, None),
+    ],
+)
+def test_a_single_event_tells_the_program(event: dict[str, Any], kind: str | None) -> None:
+    assert kind_of(event) == kind
 
 
 def test_a_piece_of_a_run_that_somebody_shows_needs_no_end() -> None:

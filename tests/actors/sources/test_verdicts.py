@@ -152,6 +152,10 @@ GEMINI: dict[str, tuple[list[dict[str, Any]], str | None]] = {
         "said and done nothing",
     ),
     "one object for a whole run": ([{"response": "ok", "stats": {}}], None),
+    "one object with a session and an error": (
+        [{"session_id": "g", "error": {"type": "E", "message": "quota"}}],
+        "quota",
+    ),
     "one object with an error": ([{"stats": {}, "error": {"type": "E", "message": "quota", "code": 1}}], "quota"),
 }
 
