@@ -4,7 +4,7 @@ import io
 import os
 import sys
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -67,13 +67,22 @@ def main(arguments: list[str] | None = None) -> None:
         fail(str(error))
         sys.exit(2 if isinstance(error, ValueError | LookupError) else 1)
     except BrokenPipeError:
-        leave_output()
-        sys.exit(141)
+        _leave()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # typer makes a plain 1 of it
+            _leave()
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, ValueError, OverflowError) as error:  # of the command line or the terminal: one line, no traceback
         fail(f"{type(error).__name__}: {error}")
         sys.exit(1)
+
+
+def _leave() -> NoReturn:
+    """Exit as a program does that SIGPIPE kills: nobody reads what it writes."""
+    leave_output()
+    sys.exit(141)
 
 
 def _make_output_safe() -> None:

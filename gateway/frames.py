@@ -132,7 +132,7 @@ class Item(msgspec.Struct, omit_defaults=True):
     metadata: Any
     """An object, or null."""
     created_at: str
-    """RFC 3339, in UTC, with microseconds; as are all times here. Put messages in order by `sequence`: clocks are set back."""
+    """RFC 3339, in UTC, with microseconds; as are all times here. `sequence` orders messages: clocks are set back."""
     raw: Any = None
     """The producer's line. Text, or `{"base64": …}` if it is not UTF-8; only if it was subscribed to."""
     agent: str | None = None

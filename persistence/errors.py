@@ -70,7 +70,7 @@ class AgentExistsError(CommitcastError, ValueError):
         self.agent = agent
 
     def __str__(self) -> str:
-        return f"there is already an agent {self.agent!r}: choose another id, or delete that agent first"
+        return f"there is already an agent {self.agent!r}: choose another id"
 
 
 class IdempotencyConflictError(CommitcastError, ValueError):

@@ -33,6 +33,7 @@ PURE = {
     "gateway/sse.py",
     "gateway/strict_protocol.py",
     "gateway/subscription.py",
+    "gateway/texts.py",
     "gateway/views.py",
     "actors/lifecycle.py",
     "persistence/records.py",

@@ -20,6 +20,7 @@ from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_o
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.sources.context import AgentContext
+from commitcast.actors.sources.draft import Draft
 from commitcast.gateway.client import subscribe
 from commitcast.persistence.verify import verify
 
@@ -77,10 +78,10 @@ def _launch(runtime: AgentRuntime, speed: float) -> dict[str, AgentHandle]:
     }
 
 
-def _speaker(text: str, pace_s: float) -> Callable[[AgentContext], Iterator[str]]:
-    def speak(context: AgentContext) -> Iterator[str]:
+def _speaker(text: str, pace_s: float) -> Callable[[AgentContext], Iterator[Draft]]:
+    def speak(context: AgentContext) -> Iterator[Draft]:
         for word in text.split(" "):
-            yield word + " "
+            yield Draft(word + " ", metadata={"delta": True})
             if context.cancelled.wait(pace_s):
                 return
 

@@ -22,6 +22,12 @@ TokenFile = Annotated[
     ),
 ]
 OwnTokenFile = Annotated[Path | None, typer.Option("--token-file", help="A file whose first line is the token.")]
+All = Annotated[
+    bool,
+    typer.Option(
+        "--all", help="Print every message on a line of its own: also pieces, repeats and the bookkeeping of streams."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
 

@@ -1,15 +1,18 @@
 """What the commands print: for people, or one JSON object a line. Owns standard output and standard error."""
 
+import asyncio
 import os
+import re
+import select
+import stat
 import sys
-import unicodedata
 from typing import Any, Final
 
 import msgspec
 from rich.console import Console
 
-from commitcast.gateway import frames, views
-from commitcast.persistence.records import AgentRecord, MessageRecord
+from commitcast.gateway import views
+from commitcast.persistence.records import AgentRecord
 
 
 class _Console(Console):
@@ -21,8 +24,7 @@ class _Console(Console):
 console: Final = _Console(highlight=False, soft_wrap=True)
 notes: Final = _Console(stderr=True, highlight=False, soft_wrap=True)
 
-_COLOURS: Final = {
-    "assistant": "default",
+COLOURS: Final = {
     "user": "cyan",
     "system": "bright_black",
     "error": "red",
@@ -33,6 +35,15 @@ _COLOURS: Final = {
     "terminated": "yellow",
     "running": "cyan",
 }
+
+_HARMFUL: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, but for tab and newline
+    "\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
+    "\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0001\U000e0020-\U000e007f"  # what is not seen, but turns the direction of writing, say
+    "\ud800-\udfff]"
+)
+"""Unicode's categories Cc, Cf and Cs: written out, because looking each character up takes longer than storing it."""
 
 
 def note(text: str) -> None:
@@ -47,10 +58,7 @@ def fail(text: str) -> None:
 
 def printable(text: str) -> str:
     """Return text that cannot do anything to a terminal: control characters are shown, not sent."""
-    return "".join(
-        character if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs") else "�"
-        for character in text
-    )
+    return _HARMFUL.sub("�", text)
 
 
 def leave_output() -> None:
@@ -58,41 +66,36 @@ def leave_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+async def reader_left() -> None:
+    """Wait for as long as somebody may read our output; without it that is noticed when something is written.
+
+    Raises:
+        BrokenPipeError: the other end of the pipe is closed. Of a file and a terminal nothing is ever heard.
+    """
+    output, gone = sys.stdout.fileno(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        poll = select.poll()
+        poll.register(output, 0)  # errors are told unasked
+        if poll.poll(0):
+            gone.set()
+        loop.remove_reader(output)
+
+    mode = os.fstat(output).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        loop.add_reader(output, look)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(output)
+    raise BrokenPipeError
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object on a line of its own, and flush it."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
     sys.stdout.flush()
-
-
-def print_message(record: MessageRecord, *, as_json: bool) -> None:
-    """Print a message that is durable."""
-    print_item(views.item(record, raw=True, with_agent=True), as_json=as_json)
-
-
-def print_item(item: frames.Item, *, as_json: bool) -> None:
-    """Print a message as a subscriber has it."""
-    if as_json:
-        print_json(item)
-        return
-    metadata = item.metadata
-    if isinstance(metadata, msgspec.Raw):
-        metadata = msgspec.json.decode(metadata)
-    content = item.content or _summary(metadata)
-    lines = printable(content).split("\n")
-    text = ("\n" + " " * 19).join(lines)
-    console.print(f"{item.sequence:>6}  {item.type:<9}  {text}", style=_COLOURS.get(item.type, ""), markup=False)
-
-
-def _summary(metadata: Any) -> str:
-    if not isinstance(metadata, dict) or not metadata:
-        return ""
-    shown = ", ".join(f"{name}={_short(value)}" for name, value in list(metadata.items())[:4])
-    return f"({shown})"
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def print_agent(record: AgentRecord, *, as_json: bool) -> None:
@@ -103,13 +106,17 @@ def print_agent(record: AgentRecord, *, as_json: bool) -> None:
     when = (record.completed_at or record.started_at or record.created_at)[:19].replace("T", " ")
     why = f"  {record.error_name}: {record.error_message}" if record.error_name else ""
     line = printable(f"{record.id:<38} {record.status:<12} {record.head:>8} {record.type:<12} {when}{why}")
-    console.print(line.split("\n")[0], style=_COLOURS.get(record.status, ""), markup=False)
+    console.print(line.split("\n")[0], style=COLOURS.get(record.status, ""), markup=False)
 
 
-def print_ending(record: AgentRecord, *, as_json: bool) -> None:
-    """Print how an agent ended: data with --json, else a note."""
+def print_ending(record: AgentRecord, *, as_json: bool, account: str = "") -> None:
+    """Print how an agent ended: data with --json, else a note, with what is to be said of its messages."""
     if as_json:
         print_json(views.agent_view(record))
         return
-    why = f": {record.error_message}" if record.error_message else ""
-    note(f"{record.id} {record.status} after {record.head} messages{why}")
+    note_ending(record.id, record.status, record.head, account, record.error_message)
+
+
+def note_ending(agent: str, status: str, messages: int, account: str, why: str | None) -> None:
+    """Tell the person at the terminal how an agent ended, and why."""
+    note(f"{agent} {status} after {messages} messages{account}{f': {why}' if why else ''}")

@@ -9,7 +9,8 @@ import typer
 from rich.progress import Progress
 
 from commitcast.actors.commands import options
-from commitcast.actors.commands.output import console, notes, print_agent, print_json, print_message
+from commitcast.actors.commands.output import console, note, notes, print_agent, print_ending, print_json
+from commitcast.actors.commands.printing import Printer
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError
 from commitcast.persistence.records import AgentStatus
 from commitcast.persistence.sqlite import SqliteStore
@@ -50,10 +51,12 @@ def messages(
     db: options.Database = options.DEFAULT_DATABASE,
     after: Annotated[int, typer.Option(min=0, max=2**53, help="Only messages after this sequence.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, max=2**53, help="How many at most. All if not given.")] = None,
+    all: options.All = False,
     json: options.Json = False,
 ) -> None:
-    """Print an agent's messages in order."""
+    """Print an agent's messages in order: the texts that came in pieces joined, with the number of the first piece."""
     left = limit
+    printer = Printer(as_json=json, all=all)
     with _opened(db) as store:
         if store.agent(agent) is None:
             raise AgentNotFoundError(agent)
@@ -61,9 +64,17 @@ def messages(
             page := store.messages(agent, after, PAGE_ROWS if left is None else min(left, PAGE_ROWS))
         ):
             for message in page:
-                print_message(message, as_json=json)
+                printer.record(message)
             after = page[-1].sequence
             left = None if left is None else left - len(page)
+        printer.end()
+        record = store.agent(agent)
+    if json or record is None:
+        return
+    if after < record.head:
+        note(f"to continue: --after {after}{printer.account()}")
+    else:
+        print_ending(record, as_json=False, account=printer.account())
 
 
 def verify(

@@ -3,13 +3,17 @@
 import os
 import shutil
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from commitcast.actors.commands import options
-from commitcast.actors.commands.output import leave_output, note, print_ending, print_message
+from commitcast.actors.commands.output import leave_output, note, print_ending
+from commitcast.actors.commands.piped_input import piped_input
+from commitcast.actors.commands.printing import Printer
 from commitcast.actors.commands.stopping import EXIT_CODES, stopping_on_signals
 from commitcast.actors.errors import CommandNotFoundError, FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.handle import AgentHandle
@@ -41,12 +45,22 @@ def run(
     ] = "",
     listen: options.Listen = "off",
     token_file: options.TokenFile = None,
+    stdin: Annotated[
+        bool | None,
+        typer.Option(
+            "--stdin/--no-stdin",
+            help="Pass standard input on to the program, behind a prompt that goes there too. If not given: a pipe or "
+            "a file is, but with a prompt a pipe must say something within 5 s.",
+            show_default=False,
+        ),
+    ] = None,
+    all: options.All = False,
     json: options.Json = False,
 ) -> None:
     """Run a CLI as an agent: every line it prints is committed before anybody sees it.
 
-    Prints each message once it is durable. Exit code 0 if the agent completed, 1 if it failed, 130 or 143 if a signal
-    ended it.
+    Prints each message once it is durable; of a text that comes in pieces the line has the number of the first. Exit
+    code 0 if the agent completed, 1 if it failed, 130 or 143 if a signal ended it.
 
     Example: commitcast run --listen 127.0.0.1:8765 -- claude -p "{prompt}" --output-format stream-json --verbose
     """
@@ -56,7 +70,7 @@ def run(
         if os.path.exists(command[0]):
             raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder, or has no permission to execute")
         raise CommandNotFoundError(command[0])
-    source = CommandSource(command, type=type)
+    printer = Printer(as_json=json, all=all)
     runtime = AgentRuntime(db, listen=options.address(listen), token=options.tokens(token_file), catch_up_s=CATCH_UP_S)
     agents: list[AgentHandle] = []
     launched = threading.Lock()
@@ -70,7 +84,8 @@ def run(
             except FutureTimeoutError:  # the disk is full, say: it is not waited for any longer
                 runtime.stop()
 
-    with stopping_on_signals(terminate) as stopping:
+    with stopping_on_signals(terminate) as stopping, piped_input(stdin, has_prompt=bool(prompt)) as piped:
+        source = CommandSource(command, type=type, stdin=piped)
         runtime.start(accept=False)
         try:
             with launched:
@@ -79,7 +94,7 @@ def run(
                     agents[0].terminate(stopping.signal.name)
             runtime.accept()
             _announce(runtime, db)
-            ended = _follow(runtime, agents[0], as_json=json)
+            ended = _follow(runtime, agents[0], printer)
         except RuntimeStoppedError:
             if stopping.signal is None:
                 raise
@@ -87,7 +102,7 @@ def run(
             raise typer.Exit(EXIT_CODES[stopping.signal]) from None
         finally:
             runtime.stop()
-        print_ending(ended, as_json=json)
+        print_ending(ended, as_json=json, account=printer.account())
         if ended.status is AgentStatus.TERMINATED:
             code = 143 if stopping.signal is None else EXIT_CODES[stopping.signal]
         else:
@@ -102,18 +117,31 @@ def _announce(runtime: AgentRuntime, db: Path) -> None:
         note(f"subscribers connect to {runtime.url}   page: http://{runtime.address}/")
 
 
-def _follow(runtime: AgentRuntime, agent: AgentHandle, *, as_json: bool) -> AgentRecord:
+def _follow(runtime: AgentRuntime, agent: AgentHandle, printer: Printer) -> AgentRecord:
     try:
         is_read = True
         for message in agent.follow():
-            try:
-                if is_read:
-                    print_message(message, as_json=as_json)
-            except BrokenPipeError:  # whoever read our output has left; the agent and its subscribers go on
-                is_read = False
-                leave_output()
+            if is_read:
+                is_read = _is_written(lambda: printer.record(message))  # noqa: B023  # called at once
+        if is_read:
+            _is_written(printer.end)
         return agent.record()
     except RuntimeStoppedError:
         if runtime.failure is not None:
             raise runtime.failure from None
         raise
+
+
+def _is_written(write: Callable[[], None]) -> bool:
+    """Write to our output; return whether it takes more. The agent and its subscribers go on in any case."""
+    try:
+        write()
+    except BrokenPipeError:  # nobody reads it any more
+        leave_output()
+    except OSError as error:  # the disk of a file is full, the terminal is gone
+        leave_output()
+        with suppress(OSError):
+            note(f"the output cannot be written ({error.strerror}): the agent goes on without it")
+    else:
+        return True
+    return False

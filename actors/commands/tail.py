@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 import typer
 
 from commitcast.actors.commands import options
-from commitcast.actors.commands.output import note, print_item
+from commitcast.actors.commands.output import note, note_ending, reader_left
+from commitcast.actors.commands.printing import Printer
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.gateway.client import Subscription, subscribe
 from commitcast.gateway.frames import ALL
@@ -23,9 +24,12 @@ def tail(
     ] = "0",
     token_file: options.OwnTokenFile = None,
     raw: Annotated[bool, typer.Option("--raw", help="With --json: include the producers' lines.")] = False,
+    all: options.All = False,
     json: options.Json = False,
 ) -> None:
     """Print an agent's messages as they become durable, from any point on, until the agent ends.
+
+    Of a text that comes in pieces the line has the number of the first.
 
     Comes back by itself when the connection is lost. Exit code 0 if the agent completed, 1 if it did not.
     """
@@ -33,20 +37,23 @@ def tail(
         raise InvalidValueError(f"--after takes a sequence or tail, not {after!r}")
     start: int | Literal["tail"] = "tail" if after == "tail" else int(after)
     following = subscribe(websocket_url(url), agent, after=start, raw=raw, token=options.own_token(token_file))
+    printer = Printer(as_json=json, all=all, names_agents=agent == ALL)
     with stopping_on_signals() as stopping:
-        asyncio.run(_print_all(following, stopping, as_json=json))
+        asyncio.run(_print_all(following, stopping, printer))
+    printer.end()
     if stopping.signal is not None:
         note(f"to continue: --after {following.cursor}")
         raise typer.Exit(EXIT_CODES[stopping.signal])
     if following.status is not None and agent != ALL:
-        note(f"{agent} {following.status} after {following.cursor} messages")
+        note_ending(agent, following.status, following.cursor, printer.account(), _why_failed(following))
     raise typer.Exit(0 if following.status == AgentStatus.COMPLETED else 1)
 
 
-async def _print_all(following: Subscription, stopping: Stopping, *, as_json: bool) -> None:
+async def _print_all(following: Subscription, stopping: Stopping, printer: Printer) -> None:
     async def print_them() -> None:
-        async for item in following:
-            print_item(item, as_json=as_json)
+        async with following:  # closed in this task, whatever ends it: an iterator cannot be closed while it runs
+            async for item in following:
+                printer.item(item)
 
     async def tell_if_nobody_is_there() -> None:
         while following.reconnects < 3:
@@ -57,12 +64,20 @@ async def _print_all(following: Subscription, stopping: Stopping, *, as_json: bo
     printing = asyncio.create_task(print_them())
     telling = asyncio.create_task(tell_if_nobody_is_there())
     asked = asyncio.create_task(stopping.wait_async())
-    await asyncio.wait({printing, asked}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (printing, asked, telling):
+    left = asyncio.create_task(reader_left())
+    await asyncio.wait({printing, asked, left}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (printing, asked, left, telling):
         task.cancel()
-    results = await asyncio.gather(printing, asked, telling, return_exceptions=True)
-    if isinstance(results[0], Exception):
-        raise results[0]
+    results = await asyncio.gather(printing, left, asked, telling, return_exceptions=True)
+    for error in results[:2]:
+        if isinstance(error, Exception):
+            raise error
+
+
+def _why_failed(following: Subscription) -> str | None:
+    """Return why the agent failed, from the end as it was heard, or the record as of the last subscribing."""
+    told = following.ending or following.record
+    return None if told is None or told.error is None else told.error.message
 
 
 def websocket_url(address: str) -> str:

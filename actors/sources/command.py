@@ -59,6 +59,7 @@ class CommandSource:
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         grace_s: float = 5.0,
+        stdin: int | None = None,
     ) -> None:
         """Describe a program; nothing is started.
 
@@ -70,6 +71,9 @@ class CommandSource:
             cwd: the folder in which it starts; None for the current one.
             env: added to the environment of this process.
             grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
+            stdin: a descriptor of a pipe, socket or file: all that comes from it up to its end is passed on to the
+                program as it comes, behind the prompt if that goes to standard input too. Stays the caller's, and must
+                be open for as long as the program runs.
 
         Raises:
             InvalidValueError: one of them cannot be used.
@@ -84,6 +88,7 @@ class CommandSource:
         self._cwd = None if cwd is None else _checked_text(os.fspath(cwd), "cwd")
         self._env = _checked_env(env or {})
         self._grace_s = _checked_grace(grace_s)
+        self._stdin = stdin
         self._tells_paths = True
 
     def for_clients(self) -> "CommandSource":
@@ -118,7 +123,15 @@ class CommandSource:
     def _run(self, context: AgentContext, pipes: ChildPipes) -> Ending:
         argv, stdin = self._with_prompt(context.prompt)
         try:
-            pipes.start(argv, agent=context.id, epoch=context.epoch, cwd=self._cwd, env=self._env, stdin=stdin)
+            pipes.start(
+                argv,
+                agent=context.id,
+                epoch=context.epoch,
+                cwd=self._cwd,
+                env=self._env,
+                stdin=stdin,
+                feed=self._stdin,
+            )
         except (OSError, ValueError) as error:
             why = self._why_not_started(error)
             if not self._tells_paths:

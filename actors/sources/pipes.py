@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Final
 
+from commitcast.actors.sources.child_input import ChildInput
 from commitcast.actors.sources.process import has_exited, open_pidfd, reap, start_process, stop_group
 
 SILENCE_AFTER_EXIT_S: Final = 2.0
@@ -80,7 +81,6 @@ class ChildPipes:
         self._selector.register(self.wake.fd, selectors.EVENT_READ, self.wake.clear)
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd: int | None = None
-        self._input = memoryview(b"")
         self._output: list[IO[bytes]] = []
         self._sink: Callable[[bytes], object] = _discard
         self._heard_at = 0.0
@@ -108,14 +108,15 @@ class ChildPipes:
         cwd: str | None,
         env: Mapping[str, str],
         stdin: bytes,
+        feed: int | None = None,
     ) -> None:
-        """Start the child; give it `stdin`, or /dev/null if that is empty. Its output is not read yet.
+        """Start the child; give it `stdin` and what comes from `feed`, or /dev/null. Its output is not read yet.
 
         Raises:
             OSError: it cannot be started.
             ValueError: an argument holds a NUL character.
         """
-        process = start_process(argv, agent=agent, epoch=epoch, cwd=cwd, env=env, stdin=bool(stdin))
+        process = start_process(argv, agent=agent, epoch=epoch, cwd=cwd, env=env, stdin=bool(stdin) or feed is not None)
         self._process = process
         assert process.stdout is not None
         assert process.stderr is not None
@@ -126,8 +127,7 @@ class ChildPipes:
         if self._pidfd is not None:
             self._selector.register(self._pidfd, selectors.EVENT_READ, self._on_exit)
         if process.stdin is not None:
-            self._input = memoryview(stdin)
-            self._selector.register(process.stdin, selectors.EVENT_WRITE, self._on_stdin)
+            ChildInput(self._selector, process.stdin, stdin, feed)
         self._selector.register(process.stderr, selectors.EVENT_READ, self._on_stderr)
 
     def read_into(self, sink: Callable[[bytes], object]) -> None:
@@ -218,18 +218,6 @@ class ChildPipes:
         if not chunk:
             self._close_stream(stream)
         return chunk
-
-    def _on_stdin(self) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        try:
-            self._input = self._input[os.write(self._process.stdin.fileno(), self._input[:_READ_BYTES]) :]
-        except BlockingIOError:
-            return
-        except BrokenPipeError:  # it does not want to read: that is its own business
-            self._input = memoryview(b"")
-        if not self._input:
-            self._close_stream(self._process.stdin)
 
     def _on_exit(self) -> None:
         self.exited = True

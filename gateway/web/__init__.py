@@ -21,7 +21,7 @@ _FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     **{
         f"/web/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
-        for name in ("agents", "app", "blocks", "client", "elements", "messages", "reads", "stream")
+        for name in ("agents", "app", "blocks", "client", "elements", "messages", "reads", "stream", "texts")
     },
     "/web/client.d.ts": ("client.d.ts", "text/plain; charset=utf-8"),
     "/web/style.css": ("style.css", "text/css; charset=utf-8"),

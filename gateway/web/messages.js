@@ -7,6 +7,7 @@
 
 import { Block } from "./blocks.js";
 import { byId, many, number } from "./elements.js";
+import { isHidden, isKnown } from "./texts.js";
 
 /** @typedef {import("./client.js").Message} Message */
 
@@ -27,6 +28,8 @@ export class Messages {
   sticks = true;
   /** The last sequence that is known to exist. */
   head = 0;
+  /** Whether repeats and bookkeeping are shown, too. */
+  #showsAll = false;
   #agent = "";
   #first = 1;
   #last = 0;
@@ -64,9 +67,9 @@ export class Messages {
     return this.#pending.at(-1)?.sequence ?? this.#last;
   }
 
-  /** Show an agent at a sequence, or at its tail.
-   * @param {string} agent @param {number} head @param {number | null} at */
-  async open(agent, head, at) {
+  /** Show an agent at a sequence, which is marked, or at its tail.
+   * @param {string} agent @param {number} head @param {number | null} at @param {boolean} [isMarked] */
+  async open(agent, head, at, isMarked = true) {
     const turn = ++this.#turn;
     const after = at === null ? Math.max(0, head - PAGE) : Math.max(0, Math.min(at, head) - 1 - PAGE / 2);
     const page = await this.#reads.messages(agent, after, PAGE);
@@ -76,7 +79,7 @@ export class Messages {
     this.#reset(page.items, after);
     this.sticks = at === null;
     if (at === null) this.#toEnd();
-    else this.#show(at);
+    else this.#show(at, isMarked);
     this.#tellEnds();
     await this.#fill();
     return page;
@@ -95,6 +98,13 @@ export class Messages {
     const { agent, head } = { agent: this.#agent, head: this.head };
     await this.open(agent, head, null).catch(this.#hooks.onError);
     this.#log.focus({ preventScroll: true });
+  }
+
+  /** Show repeats and bookkeeping too, or hide them, and stay where the reader is. @param {boolean} all */
+  async showAll(all) {
+    const at = this.sticks ? null : this.#at;
+    this.#showsAll = all;
+    if (this.#agent) await this.open(this.#agent, this.head, at, false).catch(this.#hooks.onError);
   }
 
   /** Take a new message. @param {Message} message */
@@ -145,7 +155,9 @@ export class Messages {
   #append(messages, isNew) {
     let block = this.#blocks.at(-1);
     for (const message of messages) {
-      if (block?.takes(message)) {
+      if (this.#isHidden(message, this.#blocks)) {
+        block?.pass(message);
+      } else if (block?.takes(message)) {
         block.add(message);
       } else {
         block?.draw();
@@ -166,14 +178,19 @@ export class Messages {
   #prepend(messages) {
     const joined = this.#blocks[0];
     const rest = [...messages];
-    while (rest.length > 0 && joined?.takesBefore(rest[rest.length - 1])) {
-      joined.addBefore(/** @type {any} */ (rest.pop()));
+    for (let last = rest.at(-1); last && joined; last = rest.at(-1)) {
+      if (this.#isHidden(last, [])) joined.passBefore(last);
+      else if (joined.takesBefore(last)) joined.addBefore(last);
+      else break;
+      rest.pop();
     }
     joined?.draw();
     const made = /** @type {Block[]} */ ([]);
     for (const message of rest) {
       const last = made.at(-1);
-      if (last?.takes(message)) {
+      if (this.#isHidden(message, made)) {
+        last?.pass(message);
+      } else if (last?.takes(message)) {
         last.add(message);
       } else {
         made.push(new Block(message, this.#agent, this.#reads));
@@ -181,10 +198,24 @@ export class Messages {
       }
     }
     for (const block of made) block.draw();
-    joined?.follow(made.at(-1));
+    if (joined?.only && this.#isHidden(joined.only, made)) this.#hideFirst(made[made.length - 1]);
+    this.#blocks[0]?.follow(made.at(-1));
     this.#blocks.unshift(...made);
     this.#list.prepend(...made.map((block) => block.element));
     this.#first = messages[0].sequence;
+  }
+
+  /** Take the first block away, which says again what one says that has come before it. @param {Block} before */
+  #hideFirst(before) {
+    const hidden = this.#blocks.shift();
+    hidden?.element.remove();
+    before.cover(hidden?.last ?? before.last);
+  }
+
+  /** Whether a message is not shown behind these blocks. @param {Message} message @param {Block[]} blocks */
+  #isHidden(message, blocks) {
+    if (this.#showsAll) return false;
+    return isHidden(message) || (message.type === "response" && isKnown(message, ...answerOf(blocks)));
   }
 
   /** Read more where the reader comes near an edge of what is there. */
@@ -228,8 +259,11 @@ export class Messages {
     const far = 2 * NEAR;
     this.#keepingPlace(() => {
       const { top, bottom } = this.#log.getBoundingClientRect();
-      while (this.#blocks.length > BLOCKS && this.#blocks[0].element.getBoundingClientRect().bottom < top - far) {
-        this.#blocks.shift()?.element.remove();
+      // Counted before any is removed: what is below moves up by it, and would seem to be far, too.
+      const near = this.#blocks.findIndex(({ element }) => element.getBoundingClientRect().bottom >= top - far);
+      const dropped = this.#blocks.splice(0, Math.max(0, Math.min(near, this.#blocks.length - BLOCKS)));
+      for (const { element } of dropped) element.remove();
+      if (dropped.length > 0) {
         this.#first = this.#blocks[0].first;
         this.#blocks[0].follow(undefined);
       }
@@ -275,13 +309,11 @@ export class Messages {
     this.#top = this.#log.scrollTop;
   }
 
-  /** @param {number} at */
-  #show(at) {
-    for (const block of this.#blocks) {
-      if (at < block.first || at > block.last) continue;
-      const mark = block.mark(at);
-      this.#log.scrollTop += mark.getBoundingClientRect().top - this.#log.getBoundingClientRect().top - 96;
-    }
+  /** @param {number} at @param {boolean} isMarked */
+  #show(at, isMarked) {
+    const block = this.#blocks.find(({ last }) => last >= at);
+    const shown = isMarked ? block?.mark(at) : block?.element;
+    if (shown) this.#log.scrollTop += shown.getBoundingClientRect().top - this.#log.getBoundingClientRect().top - 96;
     this.#top = this.#log.scrollTop;
   }
 
@@ -328,4 +360,18 @@ export class Messages {
     clearTimeout(this.#saying);
     this.#saying = setTimeout(() => this.sticks && this.#say(this.#blocks.at(-1)), SILENCE_MS);
   }
+}
+
+/**
+ * What the agent said last in these blocks, and whether it may begin before them: a long text is parted.
+ * @param {Block[]} blocks @returns {[said: string, isCut: boolean]}
+ */
+function answerOf(blocks) {
+  const parts = /** @type {string[]} */ ([]);
+  for (const block of [...blocks].reverse()) {
+    block.draw();
+    parts.unshift(block.answer);
+    if (!block.isRestOfText) break;
+  }
+  return [parts.join(""), parts.length === blocks.length && blocks[0]?.mayBeginBefore === true];
 }

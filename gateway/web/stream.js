@@ -11,6 +11,8 @@ const TERMINAL = new Set(["completed", "failed", "terminated"]);
 /** Announced blocks that are kept for those who listen. */
 const SPOKEN = 4;
 const SPOKEN_CHARACTERS = 600;
+/** Whether everything is shown, kept for this tab. */
+const EVERYTHING = "commitcast.everything";
 
 export class Stream {
   agent = /** @type {string | null} */ (null);
@@ -41,6 +43,15 @@ export class Stream {
       onSaid: (text) => this.#speak(text),
       onError: (error) => this.#notice(`Could not read: ${error.message}`),
     });
+    byId("everything").addEventListener("click", () => this.#showEverything(byId("everything").ariaPressed !== "true"));
+    this.#showEverything(sessionStorage.getItem(EVERYTHING) === "true");
+  }
+
+  /** Show also what is said again and what only keeps the books of a stream. @param {boolean} all */
+  #showEverything(all) {
+    sessionStorage.setItem(EVERYTHING, String(all));
+    byId("everything").ariaPressed = String(all);
+    this.#messages.showAll(all);
   }
 
   /** What is received and what there is, while it catches up; else null. */

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from commitcast.actors import AgentRuntime
+from commitcast.gateway.frames import Item
+from texts import CASES
 from waiting import TIMEOUT_S, wait_until
 
 try:
@@ -99,6 +101,10 @@ def say(agent: Any, *contents: Any, **fields: Any) -> None:
     off_loop(lambda: [agent.emit(content, **fields) for content in contents][-1].get(TIMEOUT_S))
 
 
+def stream(agent: Any, *pieces: str, **fields: Any) -> None:
+    say(agent, *pieces, metadata={"delta": True}, **fields)
+
+
 def complete(agent: Any, result: Any = None) -> None:
     off_loop(lambda: agent.complete(result).get(TIMEOUT_S))
 
@@ -130,7 +136,7 @@ def test_an_agent_is_watched_live_its_tokens_joined_and_other_messages_labelled(
     page.goto(url(runtime, "#agent=a1"))
     expect(page.locator("#state")).to_have_text("connected")
     expect_live(page)
-    say(agent, "Hel", "lo ", "there")
+    stream(agent, "Hel", "lo ", "there")
     expect(page.locator('.block[data-type="assistant"] .body')).to_have_text("Hello there")
     say(agent, "search('x')", type="tool", metadata={"tool": "search"})
     say(agent, "It broke", type="error")
@@ -181,11 +187,11 @@ def test_agents_of_long_ago_are_shown_on_demand(page: Page, runtime: AgentRuntim
 def test_a_reload_in_mid_stream_shows_the_same_and_goes_on(page: Page, runtime: AgentRuntime) -> None:
     agent = running(runtime, "a1")
     page.goto(url(runtime, "#agent=a1"))
-    say(agent, "one ", "two ")
+    stream(agent, "one ", "two ")
     expect(page.locator(".body")).to_have_text("one two ")
 
     page.reload()
-    say(agent, "three")
+    stream(agent, "three")
 
     expect(page.locator(".body")).to_have_text("one two three")
 
@@ -435,6 +441,154 @@ def test_a_flood_of_messages_keeps_the_document_small(page: Page, runtime: Agent
     assert shown == [f"tool {number}" for number in range(3_000 - len(shown), 3_000)]
 
 
+def speak(agent: Any, items: list[Any]) -> None:
+    """Have an agent say what others have said, but its prompt."""
+    fields = [{"type": each.type, "metadata": each.metadata} for each in items]
+    off_loop(lambda: [agent.emit(each.content, **of) for each, of in zip(items, fields, strict=True)][-1].get(10))
+
+
+ROUNDS = 12
+
+
+def message(text: str) -> Item:
+    return Item(1, "user", None, text, "text", None, "")
+
+
+def lines(texts: list[str]) -> list[str]:
+    """The lines that somebody sees, however they are parted into blocks."""
+    return [line for text in texts for line in text.split("\n") if line.strip()]
+
+
+def lines_on(page: Page) -> list[str]:
+    return lines(page.locator(".body").all_text_contents())
+
+
+def test_a_text_in_pieces_is_shown_once_and_whole_messages_are_kept_apart(page: Page, runtime: AgentRuntime) -> None:
+    for number, case in enumerate(CASES):
+        speak(running(runtime, f"case-{number}"), case.items)
+
+    page.goto(url(runtime))
+    for number, case in enumerate(CASES):
+        page.evaluate(f"location.hash = 'agent=case-{number}'")
+        expect(page.locator("#stream-id")).to_have_text(f"case-{number}")
+        expect_live(page)
+        assert lines_on(page) == lines([text for _, text in case.shown]), case.name
+
+
+def test_pieces_are_joined_as_they_come(page: Page, runtime: AgentRuntime) -> None:
+    agent = running(runtime, "a1")
+    page.goto(url(runtime, "#agent=a1"))
+    expect_live(page)
+
+    for piece, said in (("The answer ", "The answer "), ("is", "The answer is"), (" 42.", "The answer is 42.")):
+        stream(agent, piece)
+        expect(page.locator(".body")).to_have_text(said)
+    say(agent, "The answer is 42.", metadata={"repeats_deltas": True})
+    say(agent, "", type="system", metadata={"event": "message_stop"})
+    say(agent, "The answer is 42.", type="response")
+    stream(agent, "Next.")
+
+    expect(page.locator(".body")).to_have_text(["The answer is 42.", "Next."])
+    assert page.locator(".number").all_text_contents() == ["1–3", "7"]
+    expect(page.locator("#place")).to_have_text("#7 of 7")
+
+
+def test_read_backwards_texts_are_joined_and_hidden_as_they_are_forwards(page: Page, runtime: AgentRuntime) -> None:
+    cases = [case for case in CASES if "empty lines" not in case.name]
+    agent = running(runtime, "a1")
+    items: list[Any] = []
+    wanted: list[str] = []
+    for number in range(ROUNDS):
+        items.append(message(f"round {number}"))
+        wanted.append(f"round {number}")
+        for case in cases:
+            items += [*case.items, message(case.name)]
+            wanted += [*lines([text for _, text in case.shown]), case.name]
+    speak(agent, items)
+    page.goto(url(runtime, "#agent=a1"))
+    expect(page.locator("#log")).to_contain_text(f"round {ROUNDS - 1}")
+    expect_live(page)
+
+    page.locator("#log").hover()
+    seen = 0
+    for _ in range(200):
+        shown = lines_on(page)[1:]  # at the upper edge it may be that a piece's beginning is not there yet
+        assert " ".join(shown) in " ".join(wanted), "a hole, or a repeat"
+        seen = max(seen, len(shown))
+        if lines_on(page)[0] == "round 0":
+            break
+        page.mouse.wheel(0, -6_000)
+    assert lines_on(page)[:40] == wanted[:40]  # the page keeps some 48 blocks
+    assert seen > 50
+
+
+def test_a_response_is_known_also_when_the_first_message_is_hidden(page: Page, runtime: AgentRuntime) -> None:
+    agent = running(runtime, "a1")
+    say(agent, "", type="system", metadata={"event": "message_start"})
+    stream(agent, "The answer ", "is 42.")
+    say(agent, "The answer is 42.", type="response")
+    complete(agent)
+
+    page.goto(url(runtime, "#agent=a1"))
+
+    expect(page.locator("#ending")).to_contain_text("completed")
+    expect(page.locator(".body")).to_have_text(["The answer is 42."])
+
+
+def test_a_long_answer_in_pieces_is_not_shown_again_as_the_response(page: Page, runtime: AgentRuntime) -> None:
+    agent = running(runtime, "a1")
+    pieces = [f"{number:07} " for number in range(10_000)]
+    stream(agent, *pieces)
+    say(agent, "".join(pieces), type="response")
+    complete(agent)
+
+    page.goto(url(runtime, "#agent=a1"))
+
+    expect(page.locator("#ending")).to_contain_text("completed")
+    expect(page.locator("#place")).to_have_text("#10,001 of 10,001")
+    assert page.locator('.block[data-type="response"]').count() == 0
+
+
+def test_everything_is_shown_on_demand_and_stays_so_in_this_tab(page: Page, runtime: AgentRuntime) -> None:
+    agent = running(runtime, "a1")
+    speak(agent, CASES[0].items)
+    page.goto(url(runtime, "#agent=a1"))
+    expect(page.locator(".body")).to_have_text(["hi", "The answer is 42.", "Again."])
+
+    page.get_by_role("button", name="Show everything").click()
+    expect(page.locator(".block")).to_have_count(10)
+    assert page.locator(".number").all_text_contents() == ["1", "2", "3", "4", "5–6", "7", "8", "9", "10", "11"]
+    page.reload()
+    expect(page.locator(".block")).to_have_count(10)
+    expect(page.get_by_role("button", name="Show everything")).to_have_attribute("aria-pressed", "true")
+
+    page.get_by_role("button", name="Show everything").click()
+    expect(page.locator(".block")).to_have_count(3)
+
+
+def test_a_link_to_a_message_that_is_hidden_leads_to_its_place(page: Page, runtime: AgentRuntime) -> None:
+    agent = running(runtime, "a1")
+    for number in range(60):
+        say(agent, f"question {number}\n\n", type="user")
+        stream(agent, f"answer {number}")
+        say(agent, f"answer {number}", metadata={"repeats_deltas": True})
+
+    page.goto(url(runtime, "#agent=a1&at=60"))
+
+    expect(page.locator(".block", has_text=re.compile("^.*answer 19$"))).to_be_in_viewport()
+
+
+def test_hidden_messages_without_end_are_read_past(page: Page, runtime: AgentRuntime) -> None:
+    agent = running(runtime, "a1")
+    say(agent, "look", type="user")
+    hidden = {"type": "system", "metadata": {"event": "content_block_delta"}}
+    off_loop(lambda: [agent.emit("", **hidden) for _ in range(3_000)][-1].get(TIMEOUT_S))
+
+    page.goto(url(runtime, "#agent=a1"))
+
+    expect(page.locator(".body")).to_have_text("look")
+
+
 def test_the_raw_line_is_fetched_on_demand(page: Page, runtime: AgentRuntime) -> None:
     agent = running(runtime, "a1")
     say(agent, "hello", raw=b'{"text":"hello"}')
@@ -459,7 +613,7 @@ def test_everything_is_reached_by_keyboard(page: Page, runtime: AgentRuntime) ->
     )
 
     walked = []
-    for _ in range(9):
+    for _ in range(10):
         page.keyboard.press("Tab")
         walked.append(page.evaluate(focused))
     assert walked == [
@@ -468,6 +622,7 @@ def test_everything_is_reached_by_keyboard(page: Page, runtime: AgentRuntime) ->
         "filter-text",
         "filter-status",
         "#agent=three",
+        "everything",
         "log",
         "#agent=three&at=1",
         "SUMMARY",
@@ -498,7 +653,7 @@ def test_what_is_new_is_read_out_but_not_token_by_token(page: Page, runtime: Age
     """)
 
     tokens = [f"token {number} " for number in range(40)]
-    say(agent, *tokens)
+    stream(agent, *tokens)
     say(agent, "look()", type="tool")
     wait_until(lambda: "look()" in page.evaluate("window.heard"), "all to be read out")
 

@@ -1,5 +1,6 @@
 """Programs as sources: real child processes, what they are told and everything they say."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -236,3 +237,38 @@ def test_a_program_is_not_read_while_the_agent_is_at_its_bound(agent: Agent, gat
     room.set()
     assert agent.ending().status is AgentStatus.COMPLETED
     assert agent.recorder.contents == ["ready", *LINES]
+
+
+# What is passed on to its standard input.
+
+
+def test_a_file_is_passed_on_behind_the_prompt(agent: Agent, tmp_path: Path) -> None:
+    path = tmp_path / "input"
+    path.write_bytes(b"of the file\n" + b"x" * MIB)
+
+    with open(path, "rb") as file:
+        agent.run(shell("head -2; wc -c", stdin=file.fileno()), prompt="the prompt")
+
+    assert agent.recorder.contents[:2] == ["the prompt", "of the file"]
+
+
+def test_what_is_passed_on_stays_the_callers(agent: Agent) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"piped\n")
+    os.close(writing)
+
+    assert agent.run(shell("cat", stdin=reading)).status is AgentStatus.COMPLETED
+
+    assert agent.recorder.contents == ["piped"]
+    os.close(reading)
+
+
+def test_a_program_that_closes_its_input_is_not_disturbed_by_what_comes(agent: Agent) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"piped\n")
+
+    ending = agent.run(shell("exec <&-; echo done", stdin=reading))
+
+    assert (ending.status, agent.recorder.contents) == (AgentStatus.COMPLETED, ["done"])
+    os.close(reading)
+    os.close(writing)
