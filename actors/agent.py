@@ -27,7 +27,7 @@ from commitcast.actors.agent_commands import (
     Terminate,
 )
 from commitcast.actors.agent_services import AgentServices
-from commitcast.actors.agent_source import AgentSource, restart_notice
+from commitcast.actors.agent_source import NOT_KNOWN, AgentSource, HeldEnd, restart_notice
 from commitcast.actors.database import Acknowledged, Append, ChangeStatus, UpdateAgent
 from commitcast.actors.dispatch import TURN_MESSAGES, PooledActor
 from commitcast.actors.errors import AgentEndedError, InputRefusedError, MailboxFullError, RuntimeStoppedError
@@ -106,8 +106,7 @@ class AgentActor(PooledActor):
         """Handle one command."""
         if not self._is_loaded:
             self._load(command)
-        source = None if self._status.is_terminal else self._source
-        if type(command) in ENDS and self._last_words.come_before(command, source, self.reply_later):
+        if type(command) in ENDS and self._last_words.come_before(command, self._source, self.reply_later):
             return None
         if type(command) is not Emit and self._in_flight is not None and self._in_flight.outgoing:
             self._send_outgoing()  # what was said before the command is stored before it
@@ -171,9 +170,11 @@ class AgentActor(PooledActor):
     def on_stop(self) -> None:
         """Answer whoever still waits."""
         in_flight, self._in_flight = self._in_flight, None
+        if self._source is not None:
+            self._source.drop_held()
         for waiting in in_flight or ():
             if waiting.reply_to is not None and not waiting.reply_to.done():
-                waiting.reply_to.fail(RuntimeStoppedError("it stopped before it was known whether this is stored"))
+                waiting.reply_to.fail(RuntimeStoppedError(NOT_KNOWN))
             self.on_dropped(waiting.message)
 
     def on_failure(self, *_: object) -> None:
@@ -203,8 +204,7 @@ class AgentActor(PooledActor):
         try:
             start()
         except Exception as error:  # no thread to be had, its loop is closed: the agent must come to an end
-            ending = Ending(status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=str(error))
-            self._on_source_ended(ending)
+            self._on_source_ended(Ending.of(error))
 
     # On the way down: to the database.
 
@@ -246,13 +246,14 @@ class AgentActor(PooledActor):
             self._refuse_unknown(status)
             return
         source = self._source
-        if status is AgentStatus.TERMINATED and source is not None and source.has_failed:
-            # It has failed already, and only the database has not taken it yet: that stays the truth.
-            assert source.ending is not None
-            status, facts = AgentStatus.FAILED, source.ending.error
-        self._change(status, **facts)
         if source is not None:
-            source.cancel()
+            status, facts = source.truth(status, facts)
+        check_transition(self.agent, self._status, status)
+        if source is not None and source.cancel():  # its processes are gone before its end is told
+            source.held = HeldEnd(self._status, status, facts, self.reply_later())
+            self._status = status
+        else:
+            self._change(status, **facts)
 
     def _change(self, status: AgentStatus, **facts: str | None) -> None:
         if self._stored_status is None:
@@ -282,19 +283,24 @@ class AgentActor(PooledActor):
             raise error
 
     def _on_source_ended(self, ending: Ending) -> None:
-        source, dispatcher = self._source, self._services.dispatcher
+        source, dispatcher, home = self._source, self._services.dispatcher, self._services.home
         if source is None:
             self._end_orphan()
-        elif self._status.is_terminal:
-            source.is_running = False
+        elif self._status.is_terminal or source.held is not None:
+            self._let_end(source.let_go(ending))
         elif (delay_s := source.ended(ending, dispatcher.now())) is not None:
             message = restart_notice(ending, source.restarts, delay_s, self._services.now())
             self._services.flow.count_in(self.agent, message.size)
             self._on_emit(Emit(message))
-            tell = self._services.home.tell
-            source.restart_timer = dispatcher.call_later(delay_s, lambda: tell(self.agent, RestartDue()))
+            source.restart_timer = dispatcher.call_later(delay_s, lambda: home.tell(self.agent, RestartDue()))
         else:
             self._end_if_due()
+
+    def _let_end(self, held: HeldEnd | None) -> None:
+        if held is not None:
+            self._status = held.previous if self._status.is_terminal else self._status
+            self._asker = held.asker
+            self._end(held.status, **held.facts)
 
     def _end_orphan(self) -> None:
         """End an agent whose source has ended, and whose actor failed before this one was made."""
@@ -308,12 +314,11 @@ class AgentActor(PooledActor):
 
     def _end_if_due(self) -> None:
         """Bring an agent with a source to its end, again if the database refused that."""
-        source = self._source
-        if source is None or source.ending is None or self._status.is_terminal:
+        source, home = self._source, self._services.home
+        if source is None or source.ending is None or source.has_processes or self._status.is_terminal:
             return
         if not source.may_try_ending():
-            tell = self._services.home.tell
-            self._services.dispatcher.call_later(ENDING_PAUSE_S, lambda: tell(self.agent, EndingDue()))
+            self._services.dispatcher.call_later(ENDING_PAUSE_S, lambda: home.tell(self.agent, EndingDue()))
             return
         ending = source.ending
         result = None if ending.result is None else encode_json(ending.result, "result")

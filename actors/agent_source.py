@@ -3,13 +3,18 @@
 Used from the actor's turns only. Decides; the actor stores and tells.
 """
 
-from typing import Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
+from commitcast.actors.errors import RuntimeStoppedError
+from commitcast.actors.future import Future
 from commitcast.actors.sources.draft import Ending
 from commitcast.actors.supervision import RestartPolicy, Restarts
 from commitcast.actors.timers import Timer
 from commitcast.persistence.records import AgentStatus
-from commitcast.persistence.writes import NewMessage, new_message
+from commitcast.persistence.writes import NewMessage, encode_json, new_message
+
+NOT_KNOWN: Final = "it stopped before it was known whether this is stored"
+"""What is told to whoever still waits when an agent's actor ends."""
 
 ENDINGS_TRIED: Final = 3
 """How often the end of an agent is tried at once when the database refuses it."""
@@ -24,6 +29,10 @@ class Feed(Protocol):
 
     takes_input: bool
     """Whether it reads its inbox."""
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether there may be processes of it until it has ended. Ask after `cancel`: then none come to be later."""
 
     def start(self) -> None:
         """Begin. Does not block."""
@@ -41,6 +50,15 @@ class Feed(Protocol):
         """Return another run of the same source, with the same inbox; not begun yet."""
 
 
+class HeldEnd(NamedTuple):
+    """What an agent's end will be, once nothing of its source lives any more."""
+
+    previous: AgentStatus
+    status: AgentStatus
+    facts: dict[str, str | None]
+    asker: Future[Any] | None
+
+
 class AgentSource:
     """The source of one agent, over all its runs."""
 
@@ -54,6 +72,8 @@ class AgentSource:
         self.is_running = False
         self.ending: Ending | None = None
         """How the agent shall end, until it has; None while nothing is settled."""
+        self.held: HeldEnd | None = None
+        """The end that was asked for and waits for the source's processes to be gone."""
 
     @property
     def restarts(self) -> int:
@@ -64,6 +84,11 @@ class AgentSource:
     def takes_input(self) -> bool:
         """Whether it reads what is sent to the agent."""
         return self._feed.takes_input
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether processes of it may live: then its agent's end is not told yet. Ask after `cancel`."""
+        return self.is_running and self._feed.has_processes
 
     @property
     def has_failed(self) -> bool:
@@ -80,11 +105,37 @@ class AgentSource:
         self._feed = self._feed.again()
         self.start()
 
-    def cancel(self) -> None:
-        """Ask the source to stop, and do not run it again."""
+    def cancel(self) -> bool:
+        """Ask the source to stop, and do not run it again; return whether its end is to be waited for."""
         if self.restart_timer is not None:
             self.restart_timer.cancel()
         self._feed.cancel()
+        return self.has_processes
+
+    def truth(self, status: AgentStatus, facts: dict[str, str | None]) -> tuple[AgentStatus, dict[str, str | None]]:
+        """Return how an agent ends that is to end like this: if it has failed already, that stays the truth.
+
+        Only the database has not taken it yet then.
+        """
+        if status is AgentStatus.TERMINATED and self.ending is not None and self.has_failed:
+            return AgentStatus.FAILED, self.ending.error
+        return status, facts
+
+    def let_go(self, ending: Ending) -> HeldEnd | None:
+        """Take note of the last run's end; return the end that waited for it, with its result if there is no other."""
+        self.is_running = False
+        held, self.held = self.held, None
+        if held is not None and self.ending is not None and self.has_failed:  # something it said was refused meanwhile
+            held = held._replace(status=AgentStatus.FAILED, facts=self.ending.error)
+        if held is None or ending.result is None or held.facts.get("result_json") is not None:
+            return held
+        return held._replace(facts={**held.facts, "result_json": encode_json(ending.result, "result")})
+
+    def drop_held(self) -> None:
+        """Answer whoever waits for the end that is held back: it is not going to be told here."""
+        held, self.held = self.held, None
+        if held is not None and held.asker is not None:
+            held.asker.fail(RuntimeStoppedError(NOT_KNOWN))
 
     def last_words(self) -> list[NewMessage]:
         """Return what the source has read and not said yet, if it runs, once; from then on it says nothing more."""
@@ -111,7 +162,7 @@ class AgentSource:
     def lost(self, error: Exception) -> None:
         """Take note that something it said was refused: what it says of itself later, it did not complete."""
         if not self.has_failed:
-            self.ending = Ending(status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=str(error))
+            self.ending = Ending.of(error)
         self.cancel()
 
     def may_try_ending(self) -> bool:

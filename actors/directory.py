@@ -18,7 +18,8 @@ from commitcast.actors.errors import FutureTimeoutError, MailboxFullError, Runti
 from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future, remaining
 from commitcast.actors.mailbox import Empty, Envelope
-from commitcast.persistence.records import MessageRecord
+from commitcast.actors.sources.draft import Ending
+from commitcast.persistence.records import AgentStatus, MessageRecord
 
 logger: Final = logging.getLogger(__name__)
 
@@ -52,23 +53,38 @@ class Directory:
         """Return how many actors are alive."""
         return len(self._actors)
 
-    def end_all(self, ending: Terminate | Fail, deadline: float) -> None:
+    def end_all(self, ending: Terminate | Fail, deadline: float, then: Callable[[], object] = lambda: None) -> None:
         """Take no more requests from outside, end every agent that is at work, and wait until all actors have retired.
 
-        Acknowledgements still arrive. What has not ended by `deadline` is left to the next start.
+        Acknowledgements still arrive. What has not ended by `deadline` is left to the next start; an agent whose source
+        has not ended is ended without it.
+
+        Args:
+            ending: how they end.
+            deadline: of `time.monotonic()`.
+            then: called before the wait; what it makes the sources say of their end comes after `ending`.
         """
-        emptied = Signal()
         with self._lock:
             self._open = False
+        self._tell_all(RuntimeStopping(ending))
+        then()
+        if not self._wait_until_empty(deadline):
+            self._tell_all(SourceEnded(Ending(status=AgentStatus.TERMINATED)))
+            logger.warning("%d agents did not end in time: the next start ends what is not stored", len(self._actors))
+
+    def _tell_all(self, command: AgentCommand) -> None:
+        with self._lock:
             live = list(reversed(self._actors.values()))
-            if not live:
-                return
-            self._emptied = emptied
-        last = RuntimeStopping(ending)
         while live:  # and let go of them: who has retired is not to be kept until the last one has
-            live.pop().actor_inbox.put(Envelope(last))
-        if not emptied.wait(remaining(deadline)):
-            logger.warning("%d agents did not end in time: the next start will end them", len(self._actors))
+            live.pop().actor_inbox.put(Envelope(command))
+
+    def _wait_until_empty(self, deadline: float) -> bool:
+        emptied = Signal()
+        with self._lock:
+            if not self._actors:
+                return True
+            self._emptied = emptied
+        return emptied.wait(remaining(deadline))
 
     def stop_all(self, deadline: float) -> None:
         """Stop the actors that are left, each after it has forwarded what it was told of before."""

@@ -1,14 +1,15 @@
-"""What is done at start for agents that a crash left behind: their processes are killed, their life is ended.
+"""What is done at start for agents that a crash left behind: their processes are stopped, their life is ended.
 
 Runs on the thread that starts the runtime, before any actor exists.
 """
 
 import logging
 import os
+from collections.abc import Iterator
 from typing import Final
 
 from commitcast.actors.lifecycle import INTERRUPTED
-from commitcast.actors.sources.process import kill_orphan
+from commitcast.actors.sources.orphans import AtWork, stop_orphans
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import StoreCorruptError
 from commitcast.persistence.records import AgentRecord, AgentStatus
@@ -19,13 +20,16 @@ from commitcast.persistence.writes import AgentWrites, NewStatus
 logger: Final = logging.getLogger(__name__)
 
 ORPHAN_GRACE_S: Final = 2.0
-"""How long an orphaned process group may take to end after SIGTERM."""
+"""How long orphaned processes may take to end after SIGTERM; all at the same time."""
 PAGE: Final = 1_000
+AGENTS_SHOWN: Final = 5
 PROBLEMS_SHOWN: Final = 3
 
 
 def recover(store: Store) -> int:
-    """End every agent that is initializing or running, and kill what is left of its CLI.
+    """End every agent that is initializing or running, once all processes that agents left behind are stopped.
+
+    Those of agents that have ended are stopped too: the runtime may have crashed, or given up, before they were dead.
 
     Returns:
         How many there were.
@@ -35,11 +39,10 @@ def recover(store: Store) -> int:
 
     Durability: on return every agent in the store has ended.
     """
+    _stop_processes(store)
     ended = 0
     for status in (AgentStatus.RUNNING, AgentStatus.INITIALIZING):
         while left_behind := store.agents(status=status, limit=PAGE):
-            for record in left_behind:
-                _kill(record)
             outcomes = store.commit([AgentWrites(record.id, [_interrupted(record)]) for record in left_behind])
             for record, outcome in zip(left_behind, outcomes, strict=True):
                 if isinstance(outcome.replies[0], Exception):  # asked again it would be refused again, for ever
@@ -70,6 +73,27 @@ def _interrupted(record: AgentRecord) -> NewStatus:
     )
 
 
-def _kill(record: AgentRecord) -> None:
-    if record.pid is not None and kill_orphan(record.pid, record.pid_started, record.epoch, ORPHAN_GRACE_S):
-        logger.warning("killed the process group %d that agent %s had left behind", record.pid, record.id)
+def _stop_processes(store: Store) -> None:
+    """Stop what agents of this store have left behind, before their end is told."""
+    try:
+        found = stop_orphans(list(_at_work(store)), lambda agent: _epoch(store, agent), ORPHAN_GRACE_S)
+    except OSError as error:  # no /proc, or no descriptor: the agents have ended nevertheless
+        logger.warning("%s: cannot look for processes that agents have left behind: %s", store.name, error)
+        return
+    if found:
+        names = ", ".join(list(found)[:AGENTS_SHOWN]) + (" and others" if len(found) > AGENTS_SHOWN else "")
+        count = sum(found.values())
+        logger.warning("%s: stopped %d processes that agents had left behind: %s", store.name, count, names)
+
+
+def _at_work(store: Store) -> Iterator[AtWork]:
+    for status in (AgentStatus.RUNNING, AgentStatus.INITIALIZING):
+        after = 0
+        while page := store.agents(status=status, after=after, limit=PAGE):
+            yield from (AtWork(record.id, record.epoch, record.pid, record.pid_started) for record in page)
+            after = page[-1].position
+
+
+def _epoch(store: Store, agent: str) -> str | None:
+    record = store.agent(agent)
+    return None if record is None else record.epoch

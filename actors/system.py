@@ -36,6 +36,9 @@ from commitcast.persistence.store import Store
 
 logger: Final = logging.getLogger(__name__)
 
+LAST_LOOK_S: Final = 0.5
+"""How long a stop that has no time left still waits for what it has killed."""
+
 NEVER: Final = RestartPolicy(kind="never")
 """For the writer: what it held when it failed may or may not be stored, and only a new start can find out."""
 
@@ -173,10 +176,14 @@ class ActorSystem:
             finish_gateway: called when everything was handed to the audience.
         """
         left_s = max(0.0, deadline - time.monotonic())
-        self.directory.end_all(last_command, deadline - left_s / 2)  # a full disk then is not waited for any longer
+        processes, half = self._threads.processes, deadline - left_s / 2
+        until = half + left_s / 8 if processes else half  # a full disk then is not waited for any longer
+        self.directory.end_all(last_command, until, lambda: processes.stop(kill_by=half))
         self._give_up.set()
         if not self._threads.join(remaining(deadline - left_s / 4) or 0.0):
             logger.warning("a source did not end in time: its thread is left behind")
+        if not processes.wait(remaining(deadline - left_s / 8) or LAST_LOOK_S):
+            logger.warning("a process cannot be killed: it is left behind")
         if isinstance(self._store, SqliteStore):
             self._store.abandon_waiting()
         stop_actor(self._database, deadline)

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from commitcast.actors.sources.command import PROMPT_PLACEHOLDER, CommandSource
+from commitcast.actors.sources.command import EXIT_TIMEOUT_S, PROMPT_PLACEHOLDER, CommandSource
 from commitcast.actors.sources.runner import Source, check_source
 from commitcast.actors.supervision import RestartPolicy
 from commitcast.persistence.errors import InvalidValueError
@@ -96,6 +96,7 @@ class _CommandTemplate(msgspec.Struct, forbid_unknown_fields=True):
     environment: dict[str, str] = {}
     restart: Literal["never", "on_failure"] = "never"
     max_running: int = MAX_RUNNING
+    exit_timeout_s: float = EXIT_TIMEOUT_S
     max_running_in_all: int | None = None
 
 
@@ -113,7 +114,7 @@ def checked_templates(templates: Mapping[str, Template]) -> dict[str, Template]:
 
 def load_templates(path: Path) -> dict[str, Template]:
     """Return the templates in a TOML file: a table for each, with `command` and, if need be, `type`, `folder`,
-    `environment`, `restart`, `max_running` and `max_running_in_all`.
+    `environment`, `restart`, `max_running`, `max_running_in_all` and `exit_timeout_s`.
 
     Raises:
         InvalidValueError: the file cannot be read, or one of them cannot be used.
@@ -136,7 +137,13 @@ def _named(path: Path, name: str, make: Callable[[], Template]) -> Template:
 
 def _template(table: Any) -> Template:
     found = msgspec.convert(table, _CommandTemplate)
-    source = CommandSource(found.command, type=found.type, cwd=found.folder, env=found.environment)
+    source = CommandSource(
+        found.command,
+        type=found.type,
+        cwd=found.folder,
+        env=found.environment,
+        exit_timeout_s=found.exit_timeout_s,
+    )
     return Template(
         source,
         restart=found.restart,

@@ -24,7 +24,7 @@ from commitcast.actors.bench.scenarios import SCENARIOS, plan, run_rounds, summa
 from commitcast.actors.bench.workshop import STANDARD_ROWS, Workshop
 from commitcast.actors.commands import options
 from commitcast.actors.commands.output import console, note, notes, print_json
-from commitcast.actors.commands.stopping import EXIT_CODES
+from commitcast.actors.commands.stopping import EXIT_CODES, ending_signals
 from commitcast.persistence.errors import InvalidValueError
 
 TABLE_COLUMNS: Final = 250
@@ -114,7 +114,7 @@ def _progress(*, is_shown: bool) -> Progress:
 
 @contextmanager
 def _interruptible(folder: str) -> Iterator[None]:
-    """Unwind on SIGINT and SIGTERM, so that files and children are removed, and exit with the signal's code."""
+    """Unwind on the signals that end a program; files and children are removed, and the exit code is the signal's."""
     caught: list[signal.Signals] = []
 
     def interrupt(number: int, _: FrameType | None) -> None:
@@ -124,7 +124,7 @@ def _interruptible(folder: str) -> Iterator[None]:
             os._exit(EXIT_CODES[caught[0]])
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in EXIT_CODES}
+    before = {number: signal.signal(number, interrupt) for number in ending_signals()}
     try:
         yield
     except KeyboardInterrupt:

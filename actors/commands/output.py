@@ -6,7 +6,7 @@ import re
 import select
 import stat
 import sys
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import msgspec
 from rich.console import Console
@@ -47,13 +47,20 @@ _HARMFUL: Final = re.compile(
 
 
 def note(text: str) -> None:
-    """Tell the person at the terminal something that is not data."""
-    notes.print(printable(text), style="bright_black", markup=False)
+    """Tell the person at the terminal something that is not data. That the terminal has gone changes nothing."""
+    _note(printable(text), "bright_black")
 
 
 def fail(text: str) -> None:
-    """Say in one line what went wrong."""
-    notes.print(f"commitcast: {printable(text)}", style="red", markup=False)
+    """Say in one line what went wrong. The exit code says it too where that cannot be written."""
+    _note(f"commitcast: {printable(text)}", "red")
+
+
+def _note(text: str, style: str) -> None:
+    try:
+        notes.print(text, style=style, markup=False)
+    except OSError:  # what is still held would be tried again at exit, and change the exit code
+        _leave(sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -63,7 +70,13 @@ def printable(text: str) -> str:
 
 def leave_output() -> None:
     """Write to nowhere from now on: whoever read our output has left, and would only be complained of at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _leave(sys.stdout)
+
+
+def _leave(stream: TextIO) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 async def reader_left() -> None:

@@ -18,7 +18,7 @@ from commitcast.actors.commands.stopping import EXIT_CODES, stopping_on_signals
 from commitcast.actors.errors import CommandNotFoundError, FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
-from commitcast.actors.sources.command import CommandSource
+from commitcast.actors.sources.command import EXIT_TIMEOUT_S, CommandSource
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 
@@ -55,12 +55,20 @@ def run(
         ),
     ] = None,
     all: options.All = False,
+    exit_timeout_s: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds of silence after its verdict until a program that does not exit is stopped; its verdict "
+            "counts. `inf` waits for ever.",
+        ),
+    ] = EXIT_TIMEOUT_S,
     json: options.Json = False,
 ) -> None:
     """Run a CLI as an agent: every line it prints is committed before anybody sees it.
 
     Prints each message once it is durable; of a text that comes in pieces the line has the number of the first. Exit
-    code 0 if the agent completed, 1 if it failed, 130 or 143 if a signal ended it.
+    code 0 if the agent completed, 1 if it failed, 128 and the signal's number if one ended it.
 
     Example: commitcast run --listen 127.0.0.1:8765 -- claude -p "{prompt}" --output-format stream-json --verbose
     """
@@ -85,7 +93,7 @@ def run(
                 runtime.stop()
 
     with stopping_on_signals(terminate) as stopping, piped_input(stdin, has_prompt=bool(prompt)) as piped:
-        source = CommandSource(command, type=type, stdin=piped)
+        source = CommandSource(command, type=type, exit_timeout_s=exit_timeout_s, stdin=piped)
         runtime.start(accept=False)
         try:
             with launched:
@@ -102,7 +110,7 @@ def run(
             raise typer.Exit(EXIT_CODES[stopping.signal]) from None
         finally:
             runtime.stop()
-        print_ending(ended, as_json=json, account=printer.account())
+        _is_written(lambda: print_ending(ended, as_json=json, account=printer.account()))
         if ended.status is AgentStatus.TERMINATED:
             code = 143 if stopping.signal is None else EXIT_CODES[stopping.signal]
         else:

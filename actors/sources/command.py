@@ -20,6 +20,7 @@ from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Ending
 from commitcast.actors.sources.parsers import (
     PARSERS,
+    Verdict,
     echoes_prompt,
     first_parser,
     guess_type,
@@ -29,7 +30,7 @@ from commitcast.actors.sources.parsers.decoding import clean_text
 from commitcast.actors.sources.pipes import ChildPipes
 from commitcast.actors.sources.process import process_started
 from commitcast.actors.sources.speech import Speech
-from commitcast.actors.sources.verdict import decide_ending, failed
+from commitcast.actors.sources.verdict import account, decide_ending, failed
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
 
@@ -37,6 +38,13 @@ logger: Final = logging.getLogger(__name__)
 
 PROMPT_PLACEHOLDER: Final = "{prompt}"
 """Replaced in every argument."""
+
+EXIT_TIMEOUT_S: Final = 30.0
+"""How long a program may be silent after its verdict and not exit. Those that tidy up are gone within seconds; one that
+an open handle keeps alive never goes, and its agent would be running for ever."""
+
+LONGEST_STEP_S: Final = 3600.0
+"""A selector cannot wait for just any time; it is only asked again."""
 
 
 class CommandSource:
@@ -47,9 +55,11 @@ class CommandSource:
         type: the kind of agent; it chooses the parser.
         echoes_prompt: whether the program prints the prompt as a message of its own.
         takes_input: False: its standard input is closed behind the prompt.
+        owns_processes: True: the agent's end is not told before its processes are gone.
     """
 
     takes_input = False
+    owns_processes = True
 
     def __init__(
         self,
@@ -59,6 +69,7 @@ class CommandSource:
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         grace_s: float = 5.0,
+        exit_timeout_s: float = EXIT_TIMEOUT_S,
         stdin: int | None = None,
     ) -> None:
         """Describe a program; nothing is started.
@@ -71,6 +82,9 @@ class CommandSource:
             cwd: the folder in which it starts; None for the current one.
             env: added to the environment of this process.
             grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
+            exit_timeout_s: seconds of silence after its verdict until it is stopped because it does not exit; its
+                verdict counts. Give more, or `math.inf`, to a program whose background tasks are silent for longer and
+                then speak again.
             stdin: a descriptor of a pipe, socket or file: all that comes from it up to its end is passed on to the
                 program as it comes, behind the prompt if that goes to standard input too. Stays the caller's, and must
                 be open for as long as the program runs.
@@ -87,7 +101,8 @@ class CommandSource:
         self._name = clean_text(PurePath(self.argv[0]).name)
         self._cwd = None if cwd is None else _checked_text(os.fspath(cwd), "cwd")
         self._env = _checked_env(env or {})
-        self._grace_s = _checked_grace(grace_s)
+        self._grace_s = _checked_seconds(grace_s, "grace_s")
+        self._exit_timeout_s = _checked_seconds(exit_timeout_s, "exit_timeout_s", may_be_infinite=True)
         self._stdin = stdin
         self._tells_paths = True
 
@@ -107,11 +122,11 @@ class CommandSource:
             Exception: what the runtime raised when it was told the process id; the program was stopped.
 
         Threads: blocks as long as the program runs, and a few seconds longer than `grace_s` to stop it. When
-            it returns or raises, nothing of the program's process group is left.
+            it returns or raises, nothing is left of the program and of what it has started.
         """
         if context.cancelled.is_set():
             return Ending(status=AgentStatus.TERMINATED)
-        pipes = ChildPipes()
+        pipes = ChildPipes(context.processes)
         try:
             context.cancelled.on_set(pipes.wake.set)
             return self._run(context, pipes)
@@ -141,13 +156,36 @@ class CommandSource:
         _record_process(context, pipes)
         speech = Speech(first_parser(self.type, self.argv, is_guess=self._is_guess), context)
         pipes.read_into(speech.feed)
-        while pipes.wait(speech.patience_s()):
+        try:
+            verdict = self._listen(context, pipes, speech)
+            pipes.stop(self._grace_s)
+            pipes.drain()
+            speech.end()
+        except SourceCancelledError:  # what it had said of its end by then is kept
+            return Ending(status=AgentStatus.TERMINATED, result=account(speech.parser) or None)
+        parser = speech.parser
+        if verdict is not None:  # and not what it says of being stopped
+            parser.verdict = verdict
+        hangs = verdict is not None
+        option = self._missing_option()
+        return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail, option, hangs=hangs)
+
+    def _listen(self, context: AgentContext, pipes: ChildPipes, speech: Speech) -> Verdict | None:
+        """Read until the program has ended; return its verdict if it gave one and does not exit."""
+        due_in_s = self._exit_due_in_s(pipes, speech)
+        while pipes.wait(_sooner(due_in_s, speech.patience_s())):
             _check_cancelled(context)
             speech.show_due()
-        pipes.stop(self._grace_s)
-        pipes.drain()
-        speech.end()
-        return decide_ending(self._name, pipes.reap(), speech.parser, pipes.stderr_tail, self._missing_option())
+            has_looked, due_in_s = due_in_s == 0, self._exit_due_in_s(pipes, speech)
+            if has_looked and due_in_s == 0:  # looked once more, because this process may have been stopped meanwhile
+                return speech.parser.verdict
+        return None
+
+    def _exit_due_in_s(self, pipes: ChildPipes, speech: Speech) -> float | None:
+        """Return how long the program may still be silent and not exit; None: for as long as it likes."""
+        if speech.parser.verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
+            return None
+        return min(max(0.0, self._exit_timeout_s - pipes.silence_s()), LONGEST_STEP_S)
 
     def _missing_option(self) -> str | None:
         """Return the option that makes the program print JSON, if it was not given."""
@@ -190,6 +228,11 @@ def _record_process(context: AgentContext, pipes: ChildPipes) -> None:
     recorded.get()
 
 
+def _sooner(one_s: float | None, other_s: float | None) -> float | None:
+    """Return the shorter of two waits, of which None has no limit."""
+    return min((wait_s for wait_s in (one_s, other_s) if wait_s is not None), default=None)
+
+
 def _check_cancelled(context: AgentContext) -> None:
     if context.cancelled.is_set():
         raise SourceCancelledError(context.id)
@@ -220,7 +263,7 @@ def _checked_env(env: Mapping[str, str]) -> dict[str, str]:
     return dict(env)
 
 
-def _checked_grace(grace_s: float) -> float:
-    if not isinstance(grace_s, (int, float)) or not math.isfinite(grace_s) or grace_s < 0:
-        raise InvalidValueError(f"grace_s must be a number of seconds from 0 up, not {grace_s!r:.80}")
-    return float(grace_s)
+def _checked_seconds(value: float, name: str, *, may_be_infinite: bool = False) -> float:
+    if not isinstance(value, (int, float)) or not value >= 0 or (math.isinf(value) and not may_be_infinite):
+        raise InvalidValueError(f"{name} must be a number of seconds from 0 up, not {value!r:.80}")
+    return float(value)

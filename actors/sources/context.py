@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from commitcast.actors.future import Future
 from commitcast.actors.sources.draft import Draft
+from commitcast.actors.sources.processes import Processes
 from commitcast.persistence.records import AgentRecord, MessageRecord
 
 logger: Final = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class AgentContext:
         cancelled: set when the agent's life is over; what is yielded after that is discarded and counted.
         last_words: returns what the source has made and the agent has not got, when the agent is ended: it is given
             the number of drafts that were put. From then on nothing more can be put.
+        processes: the commands of its runtime, for a source that runs one; None if there is no runtime.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class AgentContext:
         outlet: Outlet,
         attempt: int = 0,
         inbox: queue.SimpleQueue[str] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.id = id
         self.epoch = epoch
@@ -104,6 +107,7 @@ class AgentContext:
         self.inbox: queue.SimpleQueue[str] = queue.SimpleQueue() if inbox is None else inbox
         self.cancelled = Cancelled()
         self.last_words: Callable[[int], list[Draft]] | None = None
+        self.processes = processes
         self._outlet = outlet
 
     def emit(

@@ -1,7 +1,7 @@
 """One selector loop over all that a child process does: speak, complain, listen, exit; and over being woken.
 
-Owns the child, its pipes and its group from the start until `close`, after which no process of the group and
-no descriptor is left. Runs on one thread; only `Wake.set` may be called from others. Knows nothing of lines
+Owns the child and its pipes from the start until `close`, after which nothing that the child has started and no
+descriptor is left. Runs on one thread; only `Wake.set` may be called from others. Knows nothing of lines
 or agents.
 """
 
@@ -15,7 +15,8 @@ from contextlib import suppress
 from typing import IO, Final
 
 from commitcast.actors.sources.child_input import ChildInput
-from commitcast.actors.sources.process import has_exited, open_pidfd, reap, start_process, stop_group
+from commitcast.actors.sources.process import has_exited, open_pidfd
+from commitcast.actors.sources.processes import Processes
 
 SILENCE_AFTER_EXIT_S: Final = 2.0
 """How long the output may be silent when the child has exited but something it left behind holds it open."""
@@ -74,8 +75,14 @@ class ChildPipes:
         exited: whether the child itself has exited; it is reaped later, so that its number stays its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes | None = None) -> None:
+        """Make it; nothing is started.
+
+        Args:
+            processes: the commands that it belongs to and that are stopped together; None for itself alone.
+        """
         self.exited = False
+        self._processes = Processes() if processes is None else processes
         self._selector = selectors.DefaultSelector()
         self.wake = Wake()
         self._selector.register(self.wake.fd, selectors.EVENT_READ, self.wake.clear)
@@ -83,7 +90,7 @@ class ChildPipes:
         self._pidfd: int | None = None
         self._output: list[IO[bytes]] = []
         self._sink: Callable[[bytes], object] = _discard
-        self._heard_at = 0.0
+        self._heard_at = time.monotonic()
         self._give_up_at: float | None = None
         self._stderr_tail = b""
         self._reaped = False
@@ -115,8 +122,10 @@ class ChildPipes:
         Raises:
             OSError: it cannot be started.
             ValueError: an argument holds a NUL character.
+            SourceCancelledError: the runtime stops.
         """
-        process = start_process(argv, agent=agent, epoch=epoch, cwd=cwd, env=env, stdin=bool(stdin) or feed is not None)
+        has_input = bool(stdin) or feed is not None
+        process = self._processes.start(argv, agent=agent, epoch=epoch, cwd=cwd, env=env, stdin=has_input)
         self._process = process
         assert process.stdout is not None
         assert process.stderr is not None
@@ -151,6 +160,10 @@ class ChildPipes:
             self._on_exit()
         return bool(events)
 
+    def silence_s(self) -> float:
+        """Return for how long the child has said nothing on standard output."""
+        return time.monotonic() - self._heard_at
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for something to happen and handle it; return False when there is nothing more to wait for.
 
@@ -169,8 +182,10 @@ class ChildPipes:
         return True
 
     def stop(self, grace_s: float) -> None:
-        """Stop the whole group, and read on meanwhile, so that it can say what it says at the end."""
-        stop_group(self.pid, grace_s, pause=self.step)
+        """Stop all that the child has started, and read on meanwhile, so that it can say what it says at the end."""
+        ending = self._processes.terminate(self.pid, grace_s, self.wake.set)
+        while not ending.is_over:
+            self.step()
 
     def drain(self) -> None:
         """Read what is in the pipes now."""
@@ -179,10 +194,10 @@ class ChildPipes:
                 return
 
     def reap(self) -> int | None:
-        """Reap the child, of whose group nobody is left; return its exit code as `process.reap` does."""
+        """Reap the child, of which nothing else is left; return its exit code as `process.reap` does."""
         assert self._process is not None
         self._reaped = True
-        return reap(self._process)
+        return self._processes.reap(self._process)
 
     def close(self, grace_s: float) -> None:
         """Stop what still runs, dropping what it says, and close everything."""

@@ -1,43 +1,30 @@
-"""Child processes: started in a group of their own, stopped with all they started, found after a crash.
+"""One child process: started in a session of its own, marked as its agent's, told from every other, reaped.
 
-Everything that a command starts belongs to it: the whole process group and session is signalled, never one
-process. A process is never signalled on its number alone, because numbers are reused: while the leader of a
-group is not reaped, or a member of it is alive, the kernel does not give its number away, and after a crash
-the start time or the epoch in the environment must match. Linux: reads /proc. Any thread; what waits says for
-how long.
+A process is never signalled on its number alone, because numbers are reused: while a child is not reaped the kernel
+does not give its number away, and of any other process the start time must match. Linux: reads /proc. Any thread.
 """
 
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
-AGENT_VARIABLE: Final = "COMMITCAST_AGENT"
-EPOCH_VARIABLE: Final = "COMMITCAST_EPOCH"
-"""In the environment of every command, and so of all that it starts."""
+from commitcast.actors.sources.census import (
+    AGENT_VARIABLE,
+    EPOCH_VARIABLE,
+    OUTER_VARIABLE,
+    RUNTIME_VARIABLE,
+    outer_agents,
+    read_process,
+)
 
 KILL_WAIT_S: Final = 10.0
 """After SIGKILL only a process in a hanging system call (a dead NFS mount) is left: give up on it."""
 
-FIRST_PAUSE_S: Final = 0.002
-LONGEST_PAUSE_S: Final = 0.1
-"""Between two looks at a group, doubling: most end at once, and a group gives nothing to wait on."""
-
 _BOOT_ID_PATH: Final = "/proc/sys/kernel/random/boot_id"
-
-
-class _Stat(NamedTuple):
-    """What /proc/PID/stat says about a process."""
-
-    pid: int
-    alive: bool
-    group: int
-    session: int
-    started: str
-    """In clock ticks since the boot."""
+_NAMESPACE_PATH: Final = "/proc/self/ns/pid"
 
 
 def start_process(
@@ -72,20 +59,81 @@ def start_process(
         close_fds=True,
         start_new_session=True,
         cwd=cwd,
-        env={**os.environ, **(env or {}), AGENT_VARIABLE: agent, EPOCH_VARIABLE: epoch},
+        env={**os.environ, **(env or {}), **_marks(agent, epoch)},
     )
+
+
+def _marks(agent: str, epoch: str) -> dict[str, str]:
+    """Return what is in the environment of every command, and so of all that it starts."""
+    outer = outer_agents(os.environ)
+    return {
+        AGENT_VARIABLE: agent,
+        EPOCH_VARIABLE: epoch,
+        RUNTIME_VARIABLE: this_runtime(),
+        **({OUTER_VARIABLE: outer} if outer else {}),
+    }
+
+
+def this_runtime() -> str:
+    """Return what names this process to others: the namespace of its number, its number, its start; "" if unknown."""
+    started = process_started(os.getpid())
+    return f"{_namespace()}:{os.getpid()}:{started}" if started is not None else ""
+
+
+def runtime_is_alive(runtime: str) -> bool:
+    """Tell whether the process that `this_runtime` named is there; True also if that cannot be judged from here.
+
+    False if none was named: a runtime always names itself.
+    """
+    if not runtime:
+        return False
+    namespace, _, process = runtime.partition(":")
+    pid, _, started = process.partition(":")
+    if namespace != _namespace() or not pid.isdecimal():
+        return True
+    now = process_started(int(pid))
+    return now is not None and is_same_start(now, started)
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink(_NAMESPACE_PATH).strip("pid:[]")
+    except OSError:
+        return ""
 
 
 def process_started(pid: int) -> str | None:
     """Return a text that no other process ever has, also not a later one with the same number.
 
-    It names the boot and the start time. None if there is no such process, or only its zombie.
+    It names the boot and the start time; only the latter where the boot has no name (some sandboxes), which is weaker:
+    see `names_boot`. None if there is no such process, or only its zombie, or it cannot be told now.
     """
-    stat = _read_stat(pid)
-    if stat is None or not stat.alive:
+    try:
+        process = read_process(pid)
+    except OSError:  # no descriptor is free: what is noted without it is found by its epoch
         return None
-    with open(_BOOT_ID_PATH, encoding="ascii") as file:
-        return f"{file.read().strip()}:{stat.started}"
+    return start_text(process.started) if process is not None and process.is_alive else None
+
+
+def start_text(ticks: str) -> str:
+    """Return the text for a process of this boot that started at that clock tick."""
+    try:
+        with open(_BOOT_ID_PATH, encoding="ascii") as file:
+            return f"{file.read().strip()}:{ticks}"
+    except (OSError, ValueError):
+        return f":{ticks}"
+
+
+def names_boot(started: str) -> bool:
+    """Tell whether a text of `process_started` names the boot."""
+    return not started.startswith(":")
+
+
+def is_same_start(one: str, other: str) -> bool:
+    """Tell whether two texts of `process_started` may mean the same process, of those with one number."""
+    if names_boot(one) and names_boot(other):
+        return one == other
+    return one.rpartition(":")[2] == other.rpartition(":")[2]
 
 
 def open_pidfd(pid: int) -> int | None:
@@ -121,93 +169,40 @@ def reap(process: "subprocess.Popen[bytes]") -> int | None:
         return None
 
 
-def stop_group(pgid: int, grace_s: float, pause: Callable[[float], object] = time.sleep) -> bool:
-    """Stop every process of a group, and of its leader's session: SIGTERM first, SIGKILL when the time is up.
-
-    Args:
-        pgid: the number of the group. Its leader, if it is a child of ours, must not have been reaped.
-        grace_s: seconds between the two signals.
-        pause: waits for about so many seconds; may return early.
-
-    Returns:
-        Whether nobody is left. Never raises for a group that is gone.
-
-    Threads: blocks for at most `grace_s` and `KILL_WAIT_S`.
-    """
-    return _end_group(pgid, signal.SIGTERM, grace_s, pause) or _end_group(pgid, signal.SIGKILL, KILL_WAIT_S, pause)
-
-
-def kill_orphan(pid: int, pid_started: str | None, epoch: str, grace_s: float) -> bool:
-    """Stop what is left of a command whose runtime has crashed; return whether there was anything.
-
-    Kills only what is certainly that command: its leader with the same start time, or, when the leader is
-    gone, a group in which a process has the agent's epoch in its environment.
-
-    Args:
-        pid: of the leader, as it was recorded.
-        pid_started: what `process_started` said then; None if that was not recorded.
-        epoch: of the agent.
-        grace_s: as for `stop_group`.
-
-    Threads: blocks as long as `stop_group`.
-    """
-    if pid <= 1 or pid in (os.getpgrp(), os.getsid(0)):  # a damaged record must not kill this very process
+def is_still(pid: int, started: str) -> bool:
+    """Tell whether a number still belongs to the process that started at that clock tick."""
+    try:
+        process = read_process(pid)
+    except OSError:
         return False
-    now = process_started(pid)
-    if now is not None and pid_started is not None:
-        is_ours = now == pid_started
-    else:
-        is_ours = any(_has_epoch(member.pid, epoch) for member in _members(pid))
-    if is_ours:
-        stop_group(pid, grace_s)
-    return is_ours
+    return process is not None and process.started == started
 
 
-def _end_group(pgid: int, signum: signal.Signals, limit_s: float, pause: Callable[[float], object]) -> bool:
-    """Send a signal and wait until nobody is left; return whether that came true in time."""
-    deadline = time.monotonic() + limit_s
-    pause_s = FIRST_PAUSE_S
-    told: set[int] = set()
-    while groups := {member.group for member in _members(pgid)}:
-        # SIGTERM only once: to many programs a second one means "at once, and do not tidy up".
-        for group in groups if signum == signal.SIGKILL else groups - told:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, signum)
-        told |= groups
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
+def signal_process(pid: int, started: str, signum: signal.Signals) -> bool:
+    """Signal one process if it still is the one that started at that clock tick; return whether it was."""
+    fd = open_pidfd(pid)
+    try:
+        if not is_still(pid, started):  # with the descriptor at hand: from here on the number cannot become another's
             return False
-        pause(min(pause_s, left_s))
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        if fd is None:
+            os.kill(pid, signum)
+        else:
+            signal.pidfd_send_signal(fd, signum)
+    except OSError:  # it has just gone, or is another user's
+        return False
+    finally:
+        if fd is not None:
+            os.close(fd)
     return True
 
 
-def _members(pgid: int) -> Iterator[_Stat]:
-    """Yield the living processes of a group and of the session of that number (a shell's background jobs)."""
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            stat = _read_stat(int(name))
-            if stat is not None and stat.alive and pgid in (stat.group, stat.session):
-                yield stat
+def signal_group(group: int, signum: signal.Signals) -> None:
+    """Signal every process of a group; the caller knows that the group is still the one that is meant."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signum)
 
 
-def _read_stat(pid: int) -> _Stat | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except OSError:  # it is gone; also while the file is being read
-        return None
-    # proc(5): "pid (comm) state ppid pgrp session …". A comm may hold spaces and parentheses: cut at the last
-    # one.
-    fields = text[text.rindex(b")") + 2 :].split()
-    zombie = fields[0] in (b"Z", b"X")
-    threads = int(fields[17])  # a leader thread that ended before its other threads is shown as a zombie too
-    return _Stat(pid, not zombie or threads > 1, int(fields[2]), int(fields[3]), fields[19].decode())
-
-
-def _has_epoch(pid: int, epoch: str) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{EPOCH_VARIABLE}={epoch}".encode() in file.read().split(b"\0")
-    except OSError:  # it is gone, or another user's
-        return False
+def reap_stray(pid: int) -> None:
+    """Reap a zombie that was left to this process when its parent ended. Not one that something here waits for."""
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)

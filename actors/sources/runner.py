@@ -79,6 +79,7 @@ class SourceRunner:
         self._record = record
         self._task_loop: asyncio.AbstractEventLoop | None = None  # where an async source runs
         self._has_ended = False
+        self._has_begun = False
         self._source = source
         self._agent = record.id
         self._channel = channel
@@ -99,6 +100,7 @@ class SourceRunner:
             outlet=self,
             attempt=0 if before is None else before.context.attempt + 1,
             inbox=None if before is None else before.context.inbox,
+            processes=threads.processes,
         )
 
     # The agent's side.
@@ -126,6 +128,11 @@ class SourceRunner:
         with self._lock:
             self._is_silenced = True
         return [self._storable(draft) for draft in self.context.last_words(self._put_messages)]
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether there may be processes of it until it has ended. Ask after `cancel`: then none come to be later."""
+        return self._has_begun and getattr(self._source, "owns_processes", False)
 
     def deliver(self, content: str) -> None:
         """Put a text into the source's inbox."""
@@ -169,6 +176,7 @@ class SourceRunner:
         return Ending()
 
     def _begin(self) -> None:
+        self._has_begun = True  # before the look, so that one of two sees the other (`has_processes`)
         if self.context.cancelled.is_set():
             raise SourceCancelledError(self._agent)
         if self.context.attempt == 0:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from commitcast.actors.blocking import Signal
+from commitcast.actors.sources.processes import Processes
 
 MAX_RUNNING_SOURCES: Final = 256
 """Threads for blocking sources; further ones wait for a free one."""
@@ -21,6 +22,8 @@ class SourceThreads:
         self._lock = threading.Lock()
         self._running = 0
         self._joining: list[Signal] = []
+        self.processes = Processes()
+        """The commands that the sources run."""
         self._waiting: deque[tuple[str, Callable[[], None]]] = deque()
 
     def start(self, name: str, work: Callable[[], None]) -> None:

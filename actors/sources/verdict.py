@@ -10,12 +10,19 @@ from commitcast.persistence.records import AgentStatus
 
 
 def decide_ending(
-    command: str, exit_code: int | None, parser: Parser, stderr_tail: str, missing_option: str | None = None
+    command: str,
+    exit_code: int | None,
+    parser: Parser,
+    stderr_tail: str,
+    missing_option: str | None = None,
+    *,
+    hangs: bool = False,
 ) -> Ending:
     """Decide how an agent ended whose program has ended. Pure.
 
     Completed takes all three: exit code 0, no bad verdict, and a verdict at all where programs of the kind
-    give one. CLIs have ended with 0 after an error, and with 1 after a good result.
+    give one. CLIs have ended with 0 after an error, and with 1 after a good result. The exit code does not count where
+    it says nothing of the program: it is lost, or the program was stopped because it did not exit after its verdict.
 
     Args:
         command: what to call the program.
@@ -23,15 +30,22 @@ def decide_ending(
         parser: that has read all of its output.
         stderr_tail: the end of its standard error, "" for nothing.
         missing_option: what makes such programs print events, if this one was started without it.
+        hangs: whether it did not exit after its verdict.
     """
-    result: dict[str, Any] = dict((parser.verdict and parser.verdict.result) or {})
-    result.update(parser.result)
-    result["exit_code"] = exit_code
+    result = {**account(parser), "exit_code": exit_code}
     if stderr_tail:
         result["stderr_tail"] = stderr_tail
+    if hangs:
+        result["exit_timed_out"] = True
+    says_nothing = parser.verdict is not None and (hangs or exit_code is None)
     advice = None if parser.has_events or missing_option is None else missing_option
-    error = _why_failed(command, exit_code, parser, stderr_tail, advice)
+    error = _why_failed(command, 0 if says_nothing else exit_code, parser, stderr_tail, advice)
     return Ending(result=result) if error is None else failed(error, result)
+
+
+def account(parser: Parser) -> dict[str, Any]:
+    """Return what a program has said about its work, over all turns and whatever it said of its end."""
+    return {**((parser.verdict and parser.verdict.result) or {}), **parser.result}
 
 
 def _why_failed(
@@ -63,7 +77,9 @@ def _clue(parser: Parser, stderr_tail: str) -> str:
 
 def _exit_text(exit_code: int | None, parser: Parser) -> str:
     if exit_code is None:
-        return "ended, but its exit code is lost: something else in this program waits for its children"
+        return (
+            "ended, but its exit code is lost: this program ignores SIGCHLD, or something else in it waits for children"
+        )
     if exit_code < 0:
         names = {number.value: number.name for number in signal.Signals}
         return f"was killed by {names.get(-exit_code, f'signal {-exit_code}')}"

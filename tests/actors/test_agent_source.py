@@ -16,6 +16,7 @@ class Feed:
 
     def __init__(self, notes: list[str], run: int = 0) -> None:
         self.takes_input = True
+        self.has_processes = False
         self.notes = notes
         self.run = run
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,9 +17,9 @@ COMMAND = [sys.executable, "-m", "commitcast.actors.cli"]
 class Running:
     """A command at work; its standard error is collected as it comes."""
 
-    def __init__(self, arguments: list[str], **options: Any) -> None:
+    def __init__(self, arguments: list[str], *, started_by: Sequence[str] = (), **options: Any) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+            [*started_by, *COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
         )
         self.errors: list[str] = []
         self.output: list[str] = []
@@ -61,7 +61,7 @@ class Running:
 
 @contextmanager
 def running(*arguments: str, **options: Any) -> Iterator[Running]:
-    """A command that is gone when the block is left."""
+    """A command that is gone when the block is left; `started_by` is a program that executes its arguments."""
     command = Running(list(arguments), **options)
     try:
         yield command

@@ -8,16 +8,25 @@ import pytest
 
 from command_agent import Agent
 from commitcast.actors.sources import pipes
-from processes import children
+from processes import children as children_of_this_process
+from shells import Children
 
 
 @pytest.fixture
 def agent() -> Iterator[Agent]:
     agent = Agent()
-    descriptors, before = os.listdir("/proc/self/fd"), children()
+    descriptors, before = os.listdir("/proc/self/fd"), children_of_this_process()
     yield agent
     assert os.listdir("/proc/self/fd") == descriptors
-    assert not children() - before, "a child is left, or a zombie"
+    assert not children_of_this_process() - before, "a child is left, or a zombie"
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    """What a test starts, killed and reaped at its end however that comes."""
+    started = Children()
+    yield started
+    started.end()
 
 
 @pytest.fixture

@@ -166,19 +166,39 @@ def test_a_program_that_leaves_nothing_behind_is_not_waited_for(agent: Agent, mo
     assert agent.run(shell("echo one")).status is AgentStatus.COMPLETED
 
 
-def test_a_process_that_left_the_group_does_not_hold_the_run(agent: Agent, short_silence: None) -> None:
-    script = "import os, sys, time\nif not os.fork():\n os.setsid(); print(os.getpid(), flush=True); time.sleep(60)"
+DETACHED = "setsid sleep 60 </dev/null >/dev/null 2>&1 &"
+DAEMON = """
+import os, time
+print("up", flush=True)
+if not os.fork():
+    os.setsid()
+    if os.fork(): os._exit(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2): os.dup2(null, number)
+    time.sleep(60)
+"""
 
-    agent.start(python(script))
-    try:
-        with pytest.raises(AssertionError):  # somebody is left, on purpose
-            agent.ending()
-        assert len(agent.recorder.drafts) == 1
-    finally:
-        os.kill(int(agent.recorder.contents[0]), signal.SIGKILL)
 
-    wait_until(lambda: not agent.processes(), "the process to be gone")
-    assert agent.ending().status is AgentStatus.COMPLETED
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [
+        (shell(f"{DETACHED} echo up"), AgentStatus.COMPLETED),
+        (shell("setsid sleep 60 & echo up"), AgentStatus.COMPLETED),
+        (python(DAEMON), AgentStatus.COMPLETED),
+        (shell(f"{DETACHED} echo up; sleep 60"), AgentStatus.TERMINATED),
+        (python(f"{DAEMON}time.sleep(60)"), AgentStatus.TERMINATED),
+    ],
+    ids=["detached", "detached and holding the pipe", "daemon", "detached from one at work", "daemon of one at work"],
+)
+def test_what_left_the_session_is_gone_when_the_run_has_ended(
+    agent: Agent, short_silence: None, source: CommandSource, status: AgentStatus
+) -> None:
+    agent.start(source)
+    wait_until(lambda: agent.recorder.drafts, "a word of it")
+    if status is AgentStatus.TERMINATED:
+        agent.context.cancelled.set()
+
+    assert agent.ending().status is status  # and looks for what is left
 
 
 # How it ends.
