@@ -38,7 +38,7 @@ from commitcast.actors.lifecycle import check_transition
 from commitcast.actors.mailbox import Envelope
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
-from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord, StatusChange
+from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, StatusChange
 from commitcast.persistence.writes import AgentPatch, NewStatus, encode_json
 
 logger: Final = logging.getLogger(__name__)
@@ -197,6 +197,7 @@ class AgentActor(PooledActor):
             self._tell_gateway(created.creation)
         if created.source is not None and not self._status.is_terminal:
             self._source = created.source
+            self._source.expect(self._in_flight or ())
             self._run(self._source.start)
 
     def _run(self, start: Callable[[], object]) -> None:
@@ -209,16 +210,12 @@ class AgentActor(PooledActor):
     # On the way down: to the database.
 
     def _on_emit(self, emit: Emit) -> None:
-        if emit.from_source and self._status.is_terminal:
-            self.discarded += 1
-            self.on_dropped(emit)
-            if (asker := self.reply_later()) is not None:
-                asker.fail(AgentEndedError(self.agent))
+        if (refusal := self._refusal_of(emit)) is None:
+            (self._in_flight or self._take_off()).add_message(emit.message, Envelope(emit, self.reply_later()))
             return
-        if emit.for_source and (why := self._refuses_input()):
-            self.on_dropped(emit)
-            raise InputRefusedError(self.agent, why)
-        (self._in_flight or self._take_off()).add_message(emit.message, Envelope(emit, self.reply_later()))
+        self.on_dropped(emit)
+        if (asker := self.reply_later()) is not None:
+            asker.fail(refusal)  # not raised: its traceback would keep the message
 
     def _take_off(self) -> InFlight:
         """Begin to have something on its way."""
@@ -230,12 +227,15 @@ class AgentActor(PooledActor):
         messages, size = self._in_flight.take_outgoing()
         self._services.database.tell(Append(self.agent, self.number, self._generation, messages, size))
 
-    def _refuses_input(self) -> str | None:
-        if self._status.is_terminal:
-            return f"is {self._status} and reads no messages any more"
-        if self._source is not None and not self._source.takes_input:
-            return "runs a program that takes no further input"
-        return None
+    def _refusal_of(self, emit: Emit) -> CommitcastError | None:
+        """Return why a message is not taken; for a text that is, a place in the inbox is kept."""
+        if emit.from_source and self._status.is_terminal:
+            self.discarded += 1
+            return AgentEndedError(self.agent)
+        if emit.for_source and self._status.is_terminal:
+            return InputRefusedError(self.agent, f"is {self._status} and reads no messages any more")
+        asked = self._source if emit.for_source else None
+        return None if asked is None else asked.keep_place(self.agent, emit.message.size)
 
     def _on_patch(self, patch: AgentPatch) -> None:
         self._services.database.tell(UpdateAgent(self.agent, self.number, self._generation, patch))
@@ -350,8 +350,8 @@ class AgentActor(PooledActor):
                 if emit is not None:
                     messages += 1
                     size += emit.message.size
-                    if emit.for_source and self._source is not None and isinstance(reply, MessageRecord):
-                        self._source.deliver(reply.content)
+                    if emit.for_source and self._source is not None:
+                        self._source.settle(reply, emit.message.size)
                 elif isinstance(reply, (AgentRecord, StatusChange)):
                     self._stored_status = reply.status
                 if isinstance(reply, Exception):

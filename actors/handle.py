@@ -131,14 +131,16 @@ class AgentHandle:
         except InvalidValueError as error:
             return Future.failed(error)
         self._wait_for_place(message)
-        return self._services.directory.ask(self.id, Emit(message, for_source=True))
+        return self._ask_to_send(message)
 
     async def asend(self, content: str, *, key: str | None = None) -> MessageRecord:
         """Store a user's message and deliver it; awaits at the bound. See `send`."""
         message = _message(encode_text(content, "content").decode(), "user", "user", None, None, key)
         await self._services.flow.acquire_async(self.id, message.size)
-        sent: Future[MessageRecord] = self._services.directory.ask(self.id, Emit(message, for_source=True))
-        return await sent
+        return await self._ask_to_send(message)
+
+    def _ask_to_send(self, message: NewMessage) -> Future[MessageRecord]:
+        return self._services.directory.ask(self.id, Emit(message, for_source=True))
 
     def _wait_for_place(self, message: NewMessage) -> None:
         timeout_s = 0 if _on_event_loop() or is_in_turn() else self._services.emit_timeout_s

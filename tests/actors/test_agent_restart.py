@@ -182,13 +182,13 @@ def test_terminate_during_the_backoff_ends_it_at_once(agent_runtime: AgentRuntim
 
 def test_complete_during_the_backoff_ends_it_and_no_run_follows(agent_runtime: AgentRuntime) -> None:
     source = Flaky(100)
-    agent = agent_runtime.launch(source, restart=RestartPolicy(backoff_s=0.03, max_backoff_s=0.03))
+    agent = agent_runtime.launch(source, restart=RestartPolicy(backoff_s=0.3, max_backoff_s=0.3))
     waits_for_its_restart(agent)
     flow = agent_runtime._system.flow
     wait_until(lambda: flow.try_acquire(agent.id, 1), "a place")  # taken, so that its actor is not retired
 
     agent.complete("good enough").get(TIMEOUT_S)
-    other = agent_runtime.launch(Flaky(1), restart=RestartPolicy(backoff_s=0.06))
+    other = agent_runtime.launch(Flaky(1), restart=RestartPolicy(backoff_s=0.6))
     other.wait(TIMEOUT_S)  # longer than the first one's backoff
     flow.release(agent.id, 1, 1)
 
