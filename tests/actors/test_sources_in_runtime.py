@@ -449,15 +449,19 @@ def test_a_cancellation_that_the_agent_did_not_ask_for_is_a_failure(agent_runtim
 
 
 def test_a_task_that_its_host_cancels_before_it_runs_has_failed_too(tmp_path: Path) -> None:
+    def cancelled(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> "asyncio.Task[Any]":
+        task = asyncio.Task(work, loop=loop, **options)
+        if work.__qualname__.startswith("SourceRunner."):
+            task.cancel()
+        return task
+
     async def host() -> AgentStatus:
         async with AgentRuntime(tmp_path / "a.db") as runtime:
-            known = asyncio.all_tasks()
+            asyncio.get_running_loop().set_task_factory(cancelled)
             agent = await runtime.alaunch(says_coroutine)
-            while not (new := asyncio.all_tasks() - known):
-                await asyncio.sleep(0)
-            for task in new:
-                task.cancel()
-            return (await agent.await_(SECONDS)).status
+            record = await agent.await_(SECONDS)
+            asyncio.get_running_loop().set_task_factory(None)
+            return record.status
 
     assert asyncio.run(host()) is AgentStatus.FAILED
 
