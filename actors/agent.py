@@ -33,6 +33,7 @@ from commitcast.actors.dispatch import TURN_MESSAGES, PooledActor
 from commitcast.actors.errors import AgentEndedError, InputRefusedError, MailboxFullError, RuntimeStoppedError
 from commitcast.actors.gateway import Notice
 from commitcast.actors.in_flight import InFlight
+from commitcast.actors.last_words import ENDS, LastWords
 from commitcast.actors.lifecycle import check_transition
 from commitcast.actors.mailbox import Envelope
 from commitcast.actors.sources.draft import Ending
@@ -68,6 +69,7 @@ class AgentActor(PooledActor):
         self._stored_status: AgentStatus | None = None  # None: there is no such agent
         self._status = AgentStatus.INITIALIZING  # when everything in flight is stored
         self._source: AgentSource | None = None
+        self._last_words = LastWords(agent, self.actor_inbox, services.flow)
         self._generation = next(_generations)
         self._in_flight: InFlight | None = None  # while nothing is
         self.discarded = 0
@@ -104,6 +106,8 @@ class AgentActor(PooledActor):
         """Handle one command."""
         if not self._is_loaded:
             self._load(command)
+        if type(command) in ENDS and self._last_words.come_before(command, self._source, self.reply_later):
+            return None
         if type(command) is not Emit and self._in_flight is not None and self._in_flight.outgoing:
             self._send_outgoing()  # what was said before the command is stored before it
         match command:
@@ -201,8 +205,7 @@ class AgentActor(PooledActor):
         try:
             start()
         except Exception as error:  # no thread to be had, its loop is closed: the agent must come to an end
-            ending = Ending(status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=str(error))
-            self._on_source_ended(ending)
+            self._on_source_ended(Ending.of(error))
 
     # On the way down: to the database.
 
@@ -280,7 +283,7 @@ class AgentActor(PooledActor):
             raise error
 
     def _on_source_ended(self, ending: Ending) -> None:
-        source, dispatcher = self._source, self._services.dispatcher
+        source, dispatcher, home = self._source, self._services.dispatcher, self._services.home
         if source is None:
             self._end_orphan()
         elif self._status.is_terminal or source.held is not None:
@@ -289,8 +292,7 @@ class AgentActor(PooledActor):
             message = restart_notice(ending, source.restarts, delay_s, self._services.now())
             self._services.flow.count_in(self.agent, message.size)
             self._on_emit(Emit(message))
-            tell = self._services.home.tell
-            source.restart_timer = dispatcher.call_later(delay_s, lambda: tell(self.agent, RestartDue()))
+            source.restart_timer = dispatcher.call_later(delay_s, lambda: home.tell(self.agent, RestartDue()))
         else:
             self._end_if_due()
 
@@ -312,12 +314,11 @@ class AgentActor(PooledActor):
 
     def _end_if_due(self) -> None:
         """Bring an agent with a source to its end, again if the database refused that."""
-        source = self._source
+        source, home = self._source, self._services.home
         if source is None or source.ending is None or source.has_processes or self._status.is_terminal:
             return
         if not source.may_try_ending():
-            tell = self._services.home.tell
-            self._services.dispatcher.call_later(ENDING_PAUSE_S, lambda: tell(self.agent, EndingDue()))
+            self._services.dispatcher.call_later(ENDING_PAUSE_S, lambda: home.tell(self.agent, EndingDue()))
             return
         ending = source.ending
         result = None if ending.result is None else encode_json(ending.result, "result")

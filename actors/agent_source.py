@@ -46,6 +46,9 @@ class Feed(Protocol):
     def cancel(self) -> None:
         """Ask it to stop. Does not block; idempotent."""
 
+    def last_words(self) -> list[NewMessage]:
+        """Return what it has read and not said yet, once; from then on it says nothing more."""
+
     def again(self) -> "Feed":
         """Return another run of the same source, with the same inbox; not begun yet."""
 
@@ -137,6 +140,10 @@ class AgentSource:
         if held is not None and held.asker is not None:
             held.asker.fail(RuntimeStoppedError(NOT_KNOWN))
 
+    def last_words(self) -> list[NewMessage]:
+        """Return what the source has read and not said yet, if it runs, once; from then on it says nothing more."""
+        return self._feed.last_words() if self.is_running else []
+
     def keep_place(self, agent: str, size: int) -> CommitcastError | None:
         """Keep a place in the inbox for a text of so many bytes; return why that cannot be done."""
         if not self._feed.takes_input:
@@ -170,7 +177,7 @@ class AgentSource:
     def lost(self, error: Exception) -> None:
         """Take note that something it said was refused: what it says of itself later, it did not complete."""
         if not self.has_failed:
-            self.ending = Ending(status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=str(error))
+            self.ending = Ending.of(error)
         self.cancel()
 
     def may_try_ending(self) -> bool:

@@ -87,6 +87,8 @@ class AgentContext:
             waits for one, and raises `SourceCancelledError` when the agent's life is over; an async source awaits
             `asyncio.to_thread(context.inbox.get)`.
         cancelled: set when the agent's life is over; what is yielded after that is discarded and counted.
+        last_words: returns what the source has made and the agent has not got, when the agent is ended: it is given
+            the number of drafts that were put. From then on nothing more can be put.
         processes: the commands of its runtime, for a source that runs one; None if there is no runtime.
     """
 
@@ -111,6 +113,7 @@ class AgentContext:
         self.attempt = attempt
         self.inbox = Inbox(id) if inbox is None else inbox
         self.cancelled = Cancelled()
+        self.last_words: Callable[[int], list[Draft]] | None = None
         self.processes = processes
         self._outlet = outlet
         fork.register(self)

@@ -7,6 +7,7 @@ block an actor or an event loop, and must never let a source's error go anywhere
 import asyncio
 import inspect
 import logging
+import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any, Final, Protocol
@@ -91,6 +92,9 @@ class SourceRunner:
         self._loop = loop
         self._now = now
         self._flow = flow
+        self._lock = threading.RLock()  # of the two below
+        self._put_messages = 0
+        self._is_silenced = False
         self.takes_input = getattr(source, "takes_input", True)
         self.context: AgentContext = AgentContext(
             id=record.id,
@@ -120,6 +124,17 @@ class SourceRunner:
         self.inbox.end()
         if self._task is not None and self._task.is_on_closed_loop:
             self._end(Ending(status=AgentStatus.TERMINATED, error_message="its event loop was closed"))
+
+    def last_words(self) -> list[NewMessage]:
+        """Return what the source has made or kept back and not put yet, once. It can put no more after that.
+
+        Threads: the agent's; blocks for as long as the source takes to understand a line.
+        """
+        if self.context.last_words is None or self._is_silenced:
+            return []
+        with self._lock:
+            self._is_silenced = True
+        return [self._storable(draft) for draft in self.context.last_words(self._put_messages)]
 
     @property
     def has_processes(self) -> bool:
@@ -245,7 +260,10 @@ class SourceRunner:
         self._queue(message)
 
     def _queue(self, message: NewMessage) -> None:
-        if not self._channel.tell(self._agent, Emit(message, from_source=True)):
+        with self._lock:
+            self._put_messages += not self._is_silenced  # before the agent, perhaps on this thread, asks for last words
+            is_told = not self._is_silenced and self._channel.tell(self._agent, Emit(message, from_source=True))
+        if not is_told:
             self._flow.release(self._agent, 1, message.size)
             raise SourceCancelledError(self._agent)
 

@@ -7,6 +7,7 @@ from commitcast.actors.sources.draft import Ending
 from commitcast.actors.sources.inbox import Inbox
 from commitcast.actors.supervision import RestartPolicy
 from commitcast.persistence.records import AgentStatus
+from commitcast.persistence.writes import NewMessage
 
 FAILED = Ending(status=AgentStatus.FAILED, error_name="OSError", error_message="no")
 
@@ -26,6 +27,10 @@ class Feed:
 
     def cancel(self) -> None:
         self.notes.append(f"cancel {self.run}")
+
+    def last_words(self) -> list[NewMessage]:
+        self.notes.append(f"last words of {self.run}")
+        return []
 
     def again(self) -> "Feed":
         return Feed(self.notes, self.run + 1, self.inbox)
