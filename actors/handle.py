@@ -18,6 +18,7 @@ from commitcast.actors.directory import Directory
 from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
+from commitcast.actors.loop import running_loop
 from commitcast.actors.watch import RECHECK_S, Watches
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, StoreClosedError
@@ -143,7 +144,7 @@ class AgentHandle:
         return self._services.directory.ask(self.id, Emit(message, for_source=True))
 
     def _wait_for_place(self, message: NewMessage) -> None:
-        timeout_s = 0 if _on_event_loop() or is_in_turn() else self._services.emit_timeout_s
+        timeout_s = 0 if running_loop() is not None or is_in_turn() else self._services.emit_timeout_s
         self._services.flow.acquire(self.id, message.size, timeout_s)
 
     # Its life.
@@ -344,11 +345,3 @@ def _message(
     key: str | None,
 ) -> NewMessage:
     return new_message(content, created_at=now(), type=type, role=role, metadata=metadata, raw=raw, key=key)
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

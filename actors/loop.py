@@ -1,7 +1,15 @@
-"""An event loop on a thread of its own, made when first needed: where async sources of sync hosts run."""
+"""Event loops: the one of this thread, and one on a thread of its own, where async sources of sync hosts run."""
 
 import asyncio
 import threading
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs on this thread; None if there is none, so that it may block."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 class LoopThread:

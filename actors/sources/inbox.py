@@ -4,7 +4,6 @@ A place is kept for a text before it is stored, so nothing becomes durable that 
 thread; `get` blocks, and the agent's end wakes it.
 """
 
-import asyncio
 import queue
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Final
 
 from commitcast.actors.blocking import Signal
 from commitcast.actors.errors import LoopWouldBlockError, SourceCancelledError
+from commitcast.actors.loop import running_loop
 from commitcast.persistence.errors import CommitcastError, ForkedRuntimeError
 
 INBOX_MESSAGES: Final = 1_024
@@ -70,7 +70,7 @@ class Inbox:
                     return self._take()
                 if not block:
                     raise queue.Empty
-                if _on_event_loop():
+                if running_loop() is not None:
                     raise LoopWouldBlockError
                 self._waiting.append(arrived)
             self._wait(arrived, None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -150,11 +150,3 @@ class Inbox:
     def _drop_in_child(self) -> None:
         self._lock = threading.Lock()
         self._end = ForkedRuntimeError()
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

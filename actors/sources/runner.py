@@ -16,6 +16,7 @@ from commitcast.actors.agent_commands import AgentCommand, Emit, Patch, SourceEn
 from commitcast.actors.errors import BackpressureError, SourceCancelledError
 from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
+from commitcast.actors.loop import running_loop
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft, Ending
 from commitcast.actors.sources.tasks import SourceTask, SourceTasks
@@ -268,7 +269,7 @@ class SourceRunner:
             raise SourceCancelledError(self._agent)
 
     def _acquire(self, agent: str, size: int) -> None:
-        blocks = not _on_event_loop()
+        blocks = running_loop() is None
         while not self.context.cancelled.is_set():
             try:
                 return self._flow.acquire(agent, size, CANCEL_CHECK_S if blocks else 0)
@@ -297,14 +298,6 @@ class SourceRunner:
 def _closing(said: AsyncIterable[Any]) -> AbstractAsyncContextManager[object]:
     """Have a generator clean up in its own task, before its end is told: left to the loop, it would come later."""
     return aclosing(said) if isinstance(said, AsyncGenerator) else nullcontext()
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def check_source(source: Any) -> Source:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from commitcast.actors.blocking import Signal
+from commitcast.actors.loop import running_loop
 
 CHECK_S: Final = 0.05
 """How often `join` looks whether a loop still runs: one that was stopped tells nobody."""
@@ -43,7 +44,7 @@ class SourceTask:
 
     def can_end(self) -> bool:
         """Whether its end can be waited for: its loop runs, and not on this thread."""
-        return self._loop.is_running() and self._loop is not _own_loop()
+        return self._loop.is_running() and self._loop is not running_loop()
 
 
 class SourceTasks:
@@ -106,10 +107,3 @@ class SourceTasks:
             if left_s <= 0:
                 return False
             ended.wait(min(left_s, CHECK_S))
-
-
-def _own_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

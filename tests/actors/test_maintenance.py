@@ -1,9 +1,7 @@
 """A runtime proves and copies its own database while agents speak."""
 
-import itertools
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -12,28 +10,14 @@ from commitcast.actors import AgentHandle, AgentRuntime
 from commitcast.actors.errors import WouldBlockError
 from commitcast.persistence.errors import StoreClosedError, StorePathError
 from commitcast.persistence.verify import verify
+from repeating import repeating
 from stores import by_hand
 from waiting import TIMEOUT_S, wait_until
 
 
-@contextmanager
-def speaking(agent: AgentHandle) -> Iterator[None]:
+def speaking(agent: AgentHandle) -> AbstractContextManager[None]:
     """Let an agent speak without a pause, on another thread."""
-    is_over = threading.Event()
-
-    def speak() -> None:
-        for number in itertools.count():
-            agent.emit(f"{number}").get(TIMEOUT_S)
-            if is_over.is_set():
-                return
-
-    thread = threading.Thread(target=speak)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join(TIMEOUT_S)
+    return repeating(lambda number: agent.emit(f"{number}").get(TIMEOUT_S))
 
 
 def test_it_is_proved_while_agents_speak_and_they_go_on_meanwhile(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
 """A child that is forked from a process with an open store keeps nothing of it, and harms nothing."""
 
-import itertools
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from commitcast.persistence.errors import StoreLockedError
 from commitcast.persistence.sqlite import SqliteStore
 from commitcast.persistence.sqlite_file import FileLock
 from forking import forked, refused
+from repeating import repeating
 from stores import commit, contents, new_agent, opened, problems, text
 from waiting import TIMEOUT_S, wait_until
 
@@ -105,24 +104,9 @@ def test_the_lock_of_a_process_that_is_gone_is_not_blamed_on_its_number(path: Pa
         lock.release()
 
 
-@contextmanager
-def writing(store: SqliteStore) -> Iterator[None]:
+def writing(store: SqliteStore) -> AbstractContextManager[None]:
     """Commit without a pause, on another thread."""
-    is_over = threading.Event()
-
-    def write() -> None:
-        for number in itertools.count(1):
-            commit(store, "a", text(f"{number}"))
-            if is_over.is_set():
-                return
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join(TIMEOUT_S)
+    return repeating(lambda number: commit(store, "a", text(f"{number}")))
 
 
 def wait_for_more(store: SqliteStore) -> None:
