@@ -33,11 +33,12 @@ from commitcast.actors.dispatch import TURN_MESSAGES, PooledActor
 from commitcast.actors.errors import AgentEndedError, InputRefusedError, MailboxFullError, RuntimeStoppedError
 from commitcast.actors.gateway import Notice
 from commitcast.actors.in_flight import InFlight
+from commitcast.actors.last_words import ENDS, LastWords
 from commitcast.actors.lifecycle import check_transition
 from commitcast.actors.mailbox import Envelope
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
-from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord, StatusChange
+from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, StatusChange
 from commitcast.persistence.writes import AgentPatch, NewStatus, encode_json
 
 logger: Final = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class AgentActor(PooledActor):
         self._stored_status: AgentStatus | None = None  # None: there is no such agent
         self._status = AgentStatus.INITIALIZING  # when everything in flight is stored
         self._source: AgentSource | None = None
+        self._last_words = LastWords(agent, self.actor_inbox, services.flow)
         self._generation = next(_generations)
         self._in_flight: InFlight | None = None  # while nothing is
         self.discarded = 0
@@ -104,6 +106,8 @@ class AgentActor(PooledActor):
         """Handle one command."""
         if not self._is_loaded:
             self._load(command)
+        if type(command) in ENDS and self._last_words.come_before(command, self._source, self.reply_later):
+            return None
         if type(command) is not Emit and self._in_flight is not None and self._in_flight.outgoing:
             self._send_outgoing()  # what was said before the command is stored before it
         match command:
@@ -193,6 +197,7 @@ class AgentActor(PooledActor):
             self._tell_gateway(created.creation)
         if created.source is not None and not self._status.is_terminal:
             self._source = created.source
+            self._source.expect(self._in_flight or ())
             self._run(self._source.start)
 
     def _run(self, start: Callable[[], object]) -> None:
@@ -200,22 +205,17 @@ class AgentActor(PooledActor):
         try:
             start()
         except Exception as error:  # no thread to be had, its loop is closed: the agent must come to an end
-            ending = Ending(status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=str(error))
-            self._on_source_ended(ending)
+            self._on_source_ended(Ending.of(error))
 
     # On the way down: to the database.
 
     def _on_emit(self, emit: Emit) -> None:
-        if emit.from_source and self._status.is_terminal:
-            self.discarded += 1
-            self.on_dropped(emit)
-            if (asker := self.reply_later()) is not None:
-                asker.fail(AgentEndedError(self.agent))
+        if (refusal := self._refusal_of(emit)) is None:
+            (self._in_flight or self._take_off()).add_message(emit.message, Envelope(emit, self.reply_later()))
             return
-        if emit.for_source and (why := self._refuses_input()):
-            self.on_dropped(emit)
-            raise InputRefusedError(self.agent, why)
-        (self._in_flight or self._take_off()).add_message(emit.message, Envelope(emit, self.reply_later()))
+        self.on_dropped(emit)
+        if (asker := self.reply_later()) is not None:
+            asker.fail(refusal)  # not raised: its traceback would keep the message
 
     def _take_off(self) -> InFlight:
         """Begin to have something on its way."""
@@ -227,12 +227,15 @@ class AgentActor(PooledActor):
         messages, size = self._in_flight.take_outgoing()
         self._services.database.tell(Append(self.agent, self.number, self._generation, messages, size))
 
-    def _refuses_input(self) -> str | None:
-        if self._status.is_terminal:
-            return f"is {self._status} and reads no messages any more"
-        if self._source is not None and not self._source.takes_input:
-            return "runs a program that takes no further input"
-        return None
+    def _refusal_of(self, emit: Emit) -> CommitcastError | None:
+        """Return why a message is not taken; for a text that is, a place in the inbox is kept."""
+        if emit.from_source and self._status.is_terminal:
+            self.discarded += 1
+            return AgentEndedError(self.agent)
+        if emit.for_source and self._status.is_terminal:
+            return InputRefusedError(self.agent, f"is {self._status} and reads no messages any more")
+        asked = self._source if emit.for_source else None
+        return None if asked is None else asked.keep_place(self.agent, emit.message.size)
 
     def _on_patch(self, patch: AgentPatch) -> None:
         self._services.database.tell(UpdateAgent(self.agent, self.number, self._generation, patch))
@@ -280,7 +283,7 @@ class AgentActor(PooledActor):
             raise error
 
     def _on_source_ended(self, ending: Ending) -> None:
-        source, dispatcher = self._source, self._services.dispatcher
+        source, dispatcher, home = self._source, self._services.dispatcher, self._services.home
         if source is None:
             self._end_orphan()
         elif self._status.is_terminal or source.held is not None:
@@ -289,8 +292,7 @@ class AgentActor(PooledActor):
             message = restart_notice(ending, source.restarts, delay_s, self._services.now())
             self._services.flow.count_in(self.agent, message.size)
             self._on_emit(Emit(message))
-            tell = self._services.home.tell
-            source.restart_timer = dispatcher.call_later(delay_s, lambda: tell(self.agent, RestartDue()))
+            source.restart_timer = dispatcher.call_later(delay_s, lambda: home.tell(self.agent, RestartDue()))
         else:
             self._end_if_due()
 
@@ -312,12 +314,11 @@ class AgentActor(PooledActor):
 
     def _end_if_due(self) -> None:
         """Bring an agent with a source to its end, again if the database refused that."""
-        source = self._source
+        source, home = self._source, self._services.home
         if source is None or source.ending is None or source.has_processes or self._status.is_terminal:
             return
         if not source.may_try_ending():
-            tell = self._services.home.tell
-            self._services.dispatcher.call_later(ENDING_PAUSE_S, lambda: tell(self.agent, EndingDue()))
+            self._services.dispatcher.call_later(ENDING_PAUSE_S, lambda: home.tell(self.agent, EndingDue()))
             return
         ending = source.ending
         result = None if ending.result is None else encode_json(ending.result, "result")
@@ -349,8 +350,8 @@ class AgentActor(PooledActor):
                 if emit is not None:
                     messages += 1
                     size += emit.message.size
-                    if emit.for_source and self._source is not None and isinstance(reply, MessageRecord):
-                        self._source.deliver(reply.content)
+                    if emit.for_source and self._source is not None:
+                        self._source.settle(reply, emit.message.size)
                 elif isinstance(reply, (AgentRecord, StatusChange)):
                     self._stored_status = reply.status
                 if isinstance(reply, Exception):

@@ -24,12 +24,19 @@ class Home(Protocol):
         """Send a message to a live actor; return whether there was one."""
 
 
+class Told(Protocol):
+    """The gateway: its actor, or the way to the one that a host has given."""
+
+    def tell(self, message: Any) -> None:
+        """Send a message. Raises `ActorDeadError` or `MailboxFullError`."""
+
+
 class AgentServices(msgspec.Struct, frozen=True):
     """What every agent actor of a runtime works with."""
 
     dispatcher: Dispatcher
     database: pykka.ActorRef[Any]
-    gateway: pykka.ActorRef[Any]
+    gateway: Told
     load: Callable[[str], AgentRecord | None]
     flow: Flow
     home: Home

@@ -3,14 +3,18 @@
 Used from the actor's turns only. Decides; the actor stores and tells.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
-from commitcast.actors.errors import RuntimeStoppedError
+from commitcast.actors.errors import InboxFullError, InputRefusedError, RuntimeStoppedError
 from commitcast.actors.future import Future
+from commitcast.actors.mailbox import Envelope
 from commitcast.actors.sources.draft import Ending
+from commitcast.actors.sources.inbox import Inbox
 from commitcast.actors.supervision import RestartPolicy, Restarts
 from commitcast.actors.timers import Timer
-from commitcast.persistence.records import AgentStatus
+from commitcast.persistence.errors import CommitcastError
+from commitcast.persistence.records import AgentStatus, MessageRecord
 from commitcast.persistence.writes import NewMessage, encode_json, new_message
 
 NOT_KNOWN: Final = "it stopped before it was known whether this is stored"
@@ -29,6 +33,8 @@ class Feed(Protocol):
 
     takes_input: bool
     """Whether it reads its inbox."""
+    inbox: Inbox
+    """What was sent to the agent; the same in every run."""
 
     @property
     def has_processes(self) -> bool:
@@ -40,8 +46,8 @@ class Feed(Protocol):
     def cancel(self) -> None:
         """Ask it to stop. Does not block; idempotent."""
 
-    def deliver(self, content: str) -> None:
-        """Put a text into its inbox."""
+    def last_words(self) -> list[NewMessage]:
+        """Return what it has read and not said yet, once; from then on it says nothing more."""
 
     def again(self) -> "Feed":
         """Return another run of the same source, with the same inbox; not begun yet."""
@@ -78,9 +84,9 @@ class AgentSource:
         return self._restarts.count
 
     @property
-    def takes_input(self) -> bool:
-        """Whether it reads what is sent to the agent."""
-        return self._feed.takes_input
+    def inbox(self) -> Inbox:
+        """What was sent to the agent and is not taken yet; the next run finds it too."""
+        return self._feed.inbox
 
     @property
     def has_processes(self) -> bool:
@@ -134,9 +140,25 @@ class AgentSource:
         if held is not None and held.asker is not None:
             held.asker.fail(RuntimeStoppedError(NOT_KNOWN))
 
-    def deliver(self, content: str) -> None:
-        """Put a text into its inbox, where the next run finds it too."""
-        self._feed.deliver(content)
+    def last_words(self) -> list[NewMessage]:
+        """Return what the source has read and not said yet, if it runs, once; from then on it says nothing more."""
+        return self._feed.last_words() if self.is_running else []
+
+    def keep_place(self, agent: str, size: int) -> CommitcastError | None:
+        """Keep a place in the inbox for a text of so many bytes; return why that cannot be done."""
+        if not self._feed.takes_input:
+            return InputRefusedError(agent, "runs a program that takes no further input")
+        return None if self.inbox.reserve(size) else InboxFullError(agent)
+
+    def settle(self, reply: object, size: int) -> None:
+        """Put a text into its place now that it is stored, or give the place back if the reply is an error."""
+        self.inbox.settle(reply.content if isinstance(reply, MessageRecord) else None, size)
+
+    def expect(self, in_flight: Iterable[Envelope]) -> None:
+        """Keep places for what was sent when the agent was stored and its source was not known yet."""
+        for waiting in in_flight:
+            if waiting.message is not None and waiting.message.for_source:
+                self.inbox.count_in(waiting.message.message.size)
 
     def ended(self, ending: Ending, now: float) -> float | None:
         """Take note of a run's end.
@@ -155,7 +177,7 @@ class AgentSource:
     def lost(self, error: Exception) -> None:
         """Take note that something it said was refused: what it says of itself later, it did not complete."""
         if not self.has_failed:
-            self.ending = Ending(status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=str(error))
+            self.ending = Ending.of(error)
         self.cancel()
 
     def may_try_ending(self) -> bool:

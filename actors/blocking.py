@@ -4,6 +4,7 @@ Whoever waits holds a lock that the other side releases. A test that runs every 
 to release it, so it may name a driver for its thread, which runs actors until it is released.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ def enter_turn() -> None:
 def leave_turn() -> None:
     """Let this thread block again."""
     _thread.in_turn = False
+
+
+os.register_at_fork(after_in_child=leave_turn)  # a child that was forked in a callback is in no actor's turn
 
 
 class Signal:

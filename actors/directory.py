@@ -19,6 +19,7 @@ from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future, remaining
 from commitcast.actors.mailbox import Empty, Envelope
 from commitcast.actors.sources.draft import Ending
+from commitcast.persistence.fork import GONE
 from commitcast.persistence.records import AgentStatus, MessageRecord
 
 logger: Final = logging.getLogger(__name__)
@@ -194,6 +195,9 @@ class Directory:
             else:
                 for envelope in _drain(actor):
                     self._deliver(agent, envelope)
+
+    def _drop_in_child(self) -> None:
+        self._actors = GONE
 
     def _refuse(self, agent: str, envelope: Envelope) -> None:
         """Answer what can reach no actor any more, because the runtime has stopped."""

@@ -9,6 +9,7 @@ act at the end of it (`on_turn_end`), which is how many small messages become on
 """
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -23,13 +24,14 @@ from commitcast.actors.actor import Actor
 from commitcast.actors.deadletters import DeadLetters
 from commitcast.actors.future import remaining
 from commitcast.actors.timers import Timer, Timers
+from commitcast.persistence import fork
 
 logger: Final = logging.getLogger(__name__)
 
 WORKERS: Final = 2
 """Threads for pooled actors. Their handlers hold the interpreter's lock, so more would only wait for it; a second one
 serves the others while the first loads an agent from the disk."""
-_MAIN_THREAD: Final = threading.main_thread().ident
+_main_thread = threading.main_thread().ident
 TURN_MESSAGES: Final = 64
 """What one actor handles before another gets the thread."""
 
@@ -93,6 +95,12 @@ class ThreadDispatcher:
         ]
         for thread in self._threads:
             thread.start()
+        fork.register(self)
+
+    def _drop_in_child(self) -> None:
+        """Let a thread of its own end that has forked, in a callback, and comes back here in the child."""
+        self._ready = queue.SimpleQueue()
+        self._ready.put(None)
 
     def schedule(self, actor: "PooledActor") -> None:
         """Give an actor a turn soon."""
@@ -107,7 +115,7 @@ class ThreadDispatcher:
 
         Never on the main thread: Ctrl-C could interrupt the turn between any two steps, and the actor would not wake.
         """
-        if blocking.is_in_turn() or threading.get_ident() == _MAIN_THREAD:
+        if blocking.is_in_turn() or threading.get_ident() == _main_thread:
             self._ready.put(actor)
             return
         blocking.enter_turn()
@@ -149,6 +157,7 @@ class ThreadDispatcher:
 
     def stop(self) -> None:
         """End the threads once the turns that are scheduled are over."""
+        fork.forget(self)
         self._timers.stop()
         for _ in self._threads:
             self._ready.put(None)
@@ -249,3 +258,11 @@ def stop_actor(ref: pykka.ActorRef[Any] | None, deadline: float) -> None:
             ref.stop(block=True, timeout=max(0.5, remaining(deadline) or 0.0))
     except pykka.Timeout:
         logger.warning("%s did not stop in time", ref)
+
+
+def _in_child() -> None:
+    global _main_thread
+    _main_thread = threading.main_thread().ident  # the one that has forked
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -4,10 +4,13 @@ CommitcastError
 ├── BackpressureError (TimeoutError)      the agent is at its bound; try again
 │   └── MailboxFullError                  an actor has as many messages waiting as it may have; try again
 ├── WouldBlockError (RuntimeError)        a callback wanted to wait on a thread that runs actors
+│   └── LoopWouldBlockError               a source was about to block its event loop
 ├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
 ├── FutureCancelledError                  the request was taken back
 ├── RuntimeStoppedError (RuntimeError)    the runtime is not running
+├── GatewayStoppedError (RuntimeError)    the actor that the host gave as the gateway is not alive
 ├── InputRefusedError (RuntimeError)      the agent takes no (further) messages of a user
+├── InboxFullError (RuntimeError)         the agent has not taken what was sent to it before; try again
 ├── TemplateNotFoundError (LookupError)   a client wants to launch what nobody has configured
 ├── TemplateFullError (RuntimeError)      too many agents of a template are at work; try again
 ├── AgentEndedError (RuntimeError)        the agent's source spoke after its end
@@ -50,6 +53,13 @@ class WouldBlockError(CommitcastError, RuntimeError):
             "this would wait inside an actor's turn, or a future's callback, on a thread that runs actors: "
             "use add_done_callback, or hand the work to a thread of your own"
         )
+
+
+class LoopWouldBlockError(WouldBlockError):
+    """A source on an event loop was about to block it, and with it everything else that runs there."""
+
+    def __str__(self) -> str:
+        return "this would block the event loop that it is called on: `await asyncio.to_thread(context.inbox.get)`"
 
 
 class MailboxFullError(BackpressureError):
@@ -101,6 +111,19 @@ class RuntimeStoppedError(CommitcastError, RuntimeError):
         return f"the runtime is not running: {self.why}"
 
 
+class GatewayStoppedError(CommitcastError, RuntimeError):
+    """The actor that a host gave as the gateway is not alive, so nobody would be told of anything."""
+
+    code = "unavailable"
+
+    def __init__(self, actor: str) -> None:
+        super().__init__(actor)
+        self.actor = actor
+
+    def __str__(self) -> str:
+        return f"the gateway's actor {self.actor} is not alive: start another, and make a runtime with its ref"
+
+
 class InputRefusedError(CommitcastError, RuntimeError):
     """A user's message that nobody would read: the agent has ended, or its program takes no further input."""
 
@@ -113,6 +136,20 @@ class InputRefusedError(CommitcastError, RuntimeError):
 
     def __str__(self) -> str:
         return f"agent {self.agent!r} {self.why}: launch another with this message as its prompt"
+
+
+class InboxFullError(CommitcastError, RuntimeError):
+    """An agent's inbox holds as much as it may. Nothing was stored."""
+
+    code = "limit"
+    retryable = True
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent)
+        self.agent = agent
+
+    def __str__(self) -> str:
+        return f"the inbox of agent {self.agent!r} is full: send this again when the agent has taken some of it"
 
 
 class TemplateNotFoundError(CommitcastError, LookupError):

@@ -13,6 +13,7 @@ from typing import Final
 
 from commitcast.actors.blocking import Signal
 from commitcast.actors.errors import BackpressureError
+from commitcast.persistence.fork import GONE
 
 AGENT_MESSAGES: Final = 1_024
 AGENT_BYTES: Final = 8 * 1024 * 1024
@@ -186,6 +187,9 @@ class Flow:
                 self._waiting = []
         for call in calls:
             call()
+
+    def _drop_in_child(self) -> None:
+        self._lock = GONE
 
     def _forget(self, agent: str, call: Call) -> None:
         with self._lock:

@@ -9,6 +9,7 @@ each callback runs because one thread took it out of the list, which is a single
 
 import asyncio
 import logging
+import os
 import queue
 import sys
 import threading
@@ -21,6 +22,8 @@ import pykka
 
 from commitcast.actors.blocking import Signal
 from commitcast.actors.errors import FutureCancelledError, FutureTimeoutError
+from commitcast.persistence import fork
+from commitcast.persistence.errors import ForkedRuntimeError
 
 logger: Final = logging.getLogger(__name__)
 
@@ -43,6 +46,8 @@ class Future(pykka.Future[T]):
     is_unwanted = False
     """Somebody has cancelled it; set at any time."""
     _callbacks: "list[Callable[[Future[T]], object]] | None" = None
+    _generation = 0
+    """Of the process that made it: an answer that is on its way when a process forks reaches the parent alone."""
 
     def done(self) -> bool:
         """Whether the answer is here."""
@@ -57,6 +62,7 @@ class Future(pykka.Future[T]):
         Raises:
             FutureTimeoutError: there was no answer in time. It may still come.
             FutureCancelledError: it was cancelled.
+            ForkedRuntimeError: it was made before this process was forked, and had no answer then.
         """
         if self._get_hook is not None:
             assert self._hook_lock is not None
@@ -65,16 +71,24 @@ class Future(pykka.Future[T]):
         if not self._done:
             self._wait(timeout)
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                del self  # or the traceback would keep the future, and the future the traceback
         answer: T = self._value
         return answer
 
     def _wait(self, timeout: float | None) -> None:
+        self._check_generation()
         arrived = Signal()
         self.add_done_callback(lambda _: arrived.give())
         if not arrived.wait(timeout):
             assert timeout is not None
             raise FutureTimeoutError(timeout)
+
+    def _check_generation(self) -> None:
+        if self._generation != fork.generation():
+            raise ForkedRuntimeError
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error that is the answer, or None if the answer is a value. Blocks like `get`."""
@@ -174,6 +188,7 @@ class Future(pykka.Future[T]):
         if self._get_hook is not None:
             yield from asyncio.get_running_loop().run_in_executor(None, self.get)
         elif not self._done:
+            self._check_generation()
             loop = asyncio.get_running_loop()
             arrived: asyncio.Future[None] = loop.create_future()
 
@@ -189,7 +204,10 @@ class Future(pykka.Future[T]):
 
             self.add_done_callback(completed)
             yield from arrived
-        return self.get()
+        try:
+            return self.get()
+        finally:
+            del self  # as in `get`
 
     @classmethod
     def of(cls, value: T) -> "Future[T]":
@@ -222,3 +240,15 @@ class Future(pykka.Future[T]):
 def remaining(deadline: float | None) -> float | None:
     """Return the seconds left until a `time.monotonic()` deadline, at least 0; None for none."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _note_generation(future: Future[Any]) -> None:
+    future._generation = fork.generation()
+
+
+def _in_child() -> None:
+    """Note from now on which process makes a future; one that was never forked need not pay for that."""
+    Future.__init__ = _note_generation  # type: ignore[method-assign, assignment]
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -18,6 +18,7 @@ from commitcast.actors.directory import Directory
 from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
+from commitcast.actors.loop import running_loop
 from commitcast.actors.watch import RECHECK_S, Watches
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, StoreClosedError
@@ -131,17 +132,19 @@ class AgentHandle:
         except InvalidValueError as error:
             return Future.failed(error)
         self._wait_for_place(message)
-        return self._services.directory.ask(self.id, Emit(message, for_source=True))
+        return self._ask_to_send(message)
 
     async def asend(self, content: str, *, key: str | None = None) -> MessageRecord:
         """Store a user's message and deliver it; awaits at the bound. See `send`."""
         message = _message(encode_text(content, "content").decode(), "user", "user", None, None, key)
         await self._services.flow.acquire_async(self.id, message.size)
-        sent: Future[MessageRecord] = self._services.directory.ask(self.id, Emit(message, for_source=True))
-        return await sent
+        return await self._ask_to_send(message)
+
+    def _ask_to_send(self, message: NewMessage) -> Future[MessageRecord]:
+        return self._services.directory.ask(self.id, Emit(message, for_source=True))
 
     def _wait_for_place(self, message: NewMessage) -> None:
-        timeout_s = 0 if _on_event_loop() or is_in_turn() else self._services.emit_timeout_s
+        timeout_s = 0 if running_loop() is not None or is_in_turn() else self._services.emit_timeout_s
         self._services.flow.acquire(self.id, message.size, timeout_s)
 
     # Its life.
@@ -342,11 +345,3 @@ def _message(
     key: str | None,
 ) -> NewMessage:
     return new_message(content, created_at=now(), type=type, role=role, metadata=metadata, raw=raw, key=key)
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

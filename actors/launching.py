@@ -16,6 +16,7 @@ from commitcast.actors.errors import RuntimeStoppedError
 from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
 from commitcast.actors.sources.runner import Source, SourceRunner, check_source
+from commitcast.actors.sources.tasks import SourceTasks
 from commitcast.actors.sources.threads import SourceThreads
 from commitcast.actors.supervision import RestartPolicy
 from commitcast.persistence.clock import now
@@ -87,6 +88,7 @@ class Launcher:
         directory: Directory,
         flow: Flow,
         threads: SourceThreads,
+        tasks: SourceTasks,
         loop: Callable[[], asyncio.AbstractEventLoop],
     ) -> None:
         """Make a launcher.
@@ -96,12 +98,14 @@ class Launcher:
             directory: where the actors will be found.
             flow: counts what is on its way.
             threads: where blocking sources run.
+            tasks: those of async sources.
             loop: returns the loop for async sources of hosts that have none.
         """
         self._database = database
         self._directory = directory
         self._flow = flow
         self._threads = threads
+        self._tasks = tasks
         self._loop = loop
 
     def create(self, launches: list[Launch]) -> Future[list[Outcome]]:
@@ -163,6 +167,8 @@ class Launcher:
         source = None
         if launch.source is not None:
             choose = self._loop if loop is None else lambda: loop
-            feed = SourceRunner(launch.source, record, self._directory, self._flow, self._threads, choose, now)
+            feed = SourceRunner(
+                launch.source, record, self._directory, self._flow, self._threads, self._tasks, choose, now
+            )
             source = AgentSource(feed, launch.restart)
         self._directory.add(record.id, Created(record, committed, source))

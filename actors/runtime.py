@@ -12,19 +12,22 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 import pykka
+from msgspec.structs import force_setattr
 
 from commitcast.actors.agent_commands import Fail, Terminate
 from commitcast.actors.blocking import is_in_turn
+from commitcast.actors.by_id import AgentsById
 from commitcast.actors.dispatch import Dispatcher
 from commitcast.actors.errors import RuntimeStoppedError, WouldBlockError
 from commitcast.actors.flow import AGENT_BYTES, AGENT_MESSAGES, Flow
-from commitcast.actors.future import Future
-from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle, Content, HandleServices
+from commitcast.actors.given_gateway import GivenGateway, HasRef
+from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle, HandleServices
 from commitcast.actors.launching import Launch, Launcher
+from commitcast.actors.maintenance import Maintained
+from commitcast.actors.managed import Managed
 from commitcast.actors.metrics import RuntimeCollector
 from commitcast.actors.operations import RuntimeOperations
 from commitcast.actors.recovery import recover
@@ -38,8 +41,9 @@ from commitcast.gateway.core import HEARTBEAT_S
 from commitcast.gateway.errors import ListenError
 from commitcast.gateway.limits import Limits
 from commitcast.gateway.server import GatewayServer
-from commitcast.persistence.errors import AgentNotFoundError
-from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
+from commitcast.persistence import fork
+from commitcast.persistence.errors import AgentNotFoundError, ForkedRuntimeError
+from commitcast.persistence.records import AgentRecord, AgentStatus
 from commitcast.persistence.sqlite import SqliteStore
 from commitcast.persistence.store import PAGE_ROWS, Store
 
@@ -48,7 +52,7 @@ logger: Final = logging.getLogger(__name__)
 STOP_TIMEOUT_S: Final = 10.0
 
 
-class AgentRuntime:
+class AgentRuntime(Managed, Maintained, AgentsById):
     """Agents whose every message is durable before anybody hears of it.
 
     Use it as a context manager (`with` or `async with`), or call `start` and `stop`.
@@ -59,7 +63,7 @@ class AgentRuntime:
         database: str | os.PathLike[str] | Store,
         *,
         listen: str | None = None,
-        gateway: pykka.ActorRef[Any] | None = None,
+        gateway: pykka.ActorRef[Any] | HasRef | None = None,
         token: str | Verifier | None = None,
         templates: Mapping[str, Template] | None = None,
         limits: Limits | None = None,
@@ -82,7 +86,8 @@ class AgentRuntime:
                 a store of your own.
             listen: `HOST:PORT` to serve WebSocket subscribers on; None serves nobody. Port 0 takes a free one. `asgi`
                 serves through an app that is mounted in another (see `gateway.asgi`).
-            gateway: an actor that gets every `Committed` and `Notice` in place of the gateway (see `actors.testing`).
+            gateway: the ref of an actor that gets every `Committed` and `Notice` in place of the gateway, or a
+                `MockGateway` (see `actors.testing`).
             token: what clients must present, or what checks what they present (`StaticTokens`, `JwtVerifier`, your
                 own); None is read-only and for loopback only.
             templates: what clients whose token allows it may launch, by name.
@@ -101,11 +106,13 @@ class AgentRuntime:
 
         Raises:
             ListenError: `listen` is no address, or needs a token.
+            InvalidValueError: `gateway` is no ref.
+            GatewayStoppedError: its actor is not alive.
         """
         self._store: Store = database if not isinstance(database, (str, os.PathLike)) else SqliteStore(database)
         self._stop_timeout_s = stop_timeout_s
         self._catch_up_s = catch_up_s
-        self._given_gateway = gateway
+        self._given_gateway = None if gateway is None else GivenGateway(gateway)
         self._system = ActorSystem(
             self._store,
             Flow(agent_messages=max_unacknowledged, agent_bytes=max_unacknowledged_bytes),
@@ -149,11 +156,17 @@ class AgentRuntime:
         Raises:
             StoreOpenError: the database cannot be used; it was left as it is.
             ListenError: the address cannot be served.
+            GatewayStoppedError: the actor given as the gateway is not alive.
         """
         with self._lock:
+            if self._state == "forked":
+                raise ForkedRuntimeError
             if self._state != "new":
                 raise RuntimeStoppedError("a runtime is started once: make another")
+            if self._given_gateway is not None:
+                self._given_gateway.check()
             self._state = "starting"
+        fork.register(self)
         self._store.open()
         try:
             self.interrupted = recover(self._store)
@@ -214,6 +227,7 @@ class AgentRuntime:
         )
         self._store.close()
         self._state = "stopped"
+        fork.forget(self)
         atexit.unregister(self.stop)
         self._system.watches.raise_all()
 
@@ -221,21 +235,12 @@ class AgentRuntime:
         if self._server is not None:
             self._server.stop(catch_up_s=self._catch_up_s if self._fatal is None else 0)
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.start)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.stop)
+    def _drop_in_child(self) -> None:
+        """Refuse everything in a forked child, but to be stopped: there is nothing of it there."""
+        self._state, self._lock = "forked", threading.Lock()
+        self._system._drop_in_child()
+        force_setattr(self._handles, "store", fork.GONE)
+        self._system = self._store = self._server = fork.GONE
 
     @property
     def address(self) -> str | None:
@@ -254,8 +259,9 @@ class AgentRuntime:
 
     @property
     def failure(self) -> Exception | None:
-        """Why the runtime stopped by itself; None if it did not."""
-        return self._fatal
+        """Why the runtime stopped by itself, or why the host's own gateway is told nothing any more; else None."""
+        given = self._given_gateway
+        return self._fatal or (None if given is None else given.look())
 
     @property
     def store(self) -> Store:
@@ -336,6 +342,8 @@ class AgentRuntime:
 
     @property
     def _running(self) -> Launcher:
+        if self._state == "forked":
+            raise ForkedRuntimeError
         if self._state != "running" or self._system.launcher is None:
             raise RuntimeStoppedError(str(self._fatal) if self._fatal is not None else "start it first")
         return self._system.launcher
@@ -364,32 +372,6 @@ class AgentRuntime:
 
     def _handle(self, agent: str) -> AgentHandle:
         return AgentHandle(agent, self._handles)
-
-    def emit(
-        self,
-        agent_id: str,
-        content: Content,
-        *,
-        type: str = "assistant",
-        role: str | None = None,
-        metadata: dict[str, Any] | None = None,
-        raw: bytes | str | None = None,
-        key: str | None = None,
-    ) -> Future[MessageRecord]:
-        """Store a message of an agent and send it to its subscribers. See `AgentHandle.emit`.
-
-        For an unknown agent the future raises `AgentNotFoundError`, and the gateway gets a `Notice`.
-        """
-        handle = self._handle(agent_id)
-        return handle.emit(content, type=type, role=role, metadata=metadata, raw=raw, key=key)
-
-    def complete(self, agent_id: str, result: Any = None) -> Future[AgentRecord | None]:
-        """Make an agent completed. See `AgentHandle.complete`."""
-        return self._handle(agent_id).complete(result)
-
-    def fail(self, agent_id: str, error: BaseException | str, *, name: str | None = None) -> Future[AgentRecord | None]:
-        """Make an agent failed. See `AgentHandle.fail`."""
-        return self._handle(agent_id).fail(error, name=name)
 
     def _on_fatal(self, error: Exception) -> None:
         """Stop, from a thread of its own: the database's is the one that calls."""

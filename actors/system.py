@@ -11,12 +11,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-import pykka
 
 from commitcast.actors.actor import ActorRef
 from commitcast.actors.agent import AgentActor
 from commitcast.actors.agent_commands import Created, Fail, Terminate
-from commitcast.actors.agent_services import AgentServices
+from commitcast.actors.agent_services import AgentServices, Told
 from commitcast.actors.commit_meter import CommitMeter
 from commitcast.actors.database import DatabaseActor
 from commitcast.actors.deadletters import DeadLetter, DeadLetters
@@ -25,8 +24,10 @@ from commitcast.actors.dispatch import Dispatcher, ThreadDispatcher, stop_actor
 from commitcast.actors.flow import Flow
 from commitcast.actors.future import remaining
 from commitcast.actors.gateway import Audience, GatewayActor
+from commitcast.actors.given_gateway import GivenGateway
 from commitcast.actors.launching import Launcher
 from commitcast.actors.loop import LoopThread
+from commitcast.actors.sources.tasks import SourceTasks
 from commitcast.actors.sources.threads import SourceThreads
 from commitcast.actors.supervision import ChildSpec, RestartPolicy, Supervisor
 from commitcast.actors.watch import Watches
@@ -93,37 +94,46 @@ class ActorSystem:
         self._on_fatal = on_fatal
         self._give_up = threading.Event()
         self._threads = SourceThreads(max_running_sources, self.spawn)
+        self._tasks = SourceTasks()
         self._loop = LoopThread("sources")
         self._services: AgentServices | None = None
         self._database: ActorRef[Any] | None = None
         self._gateway: ActorRef[Any] | None = None
+        self._given_gateway: GivenGateway | None = None
         self._supervisor: Supervisor | None = None
         self.launcher: Launcher | None = None
 
-    def start(self, audience: Audience | None, gateway: pykka.ActorRef[Any] | None) -> None:
+    def start(self, audience: Audience | None, gateway: GivenGateway | None) -> None:
         """Start the actors.
 
         Args:
             audience: who is told what was committed; None if nobody is served.
-            gateway: an actor to be used in place of the system's own.
+            gateway: the way to an actor that is used in place of the system's own.
         """
         dispatcher = self._given_dispatcher or ThreadDispatcher("agents", dead_letters=self.dead_letters)
         self._dispatcher = dispatcher
         supervisor = self._supervisor = Supervisor(dispatcher, self._escalate)
         if gateway is None:
-            gateway = self._gateway = supervisor.start(ChildSpec("gateway", lambda: GatewayActor(dispatcher, audience)))
+            told = self._start_gateway(supervisor, dispatcher, audience)
+        else:
+            told = self._given_gateway = gateway
+            gateway.begin()
         database = self._database = supervisor.start(ChildSpec("database", self._make_database, NEVER))
         self._services = AgentServices(
             dispatcher=dispatcher,
             database=database,
-            gateway=gateway,
+            gateway=told,
             load=self._store.agent,
             flow=self.flow,
             home=self.directory,
             committed=self.watches.raise_version,
             now=now,
         )
-        self.launcher = Launcher(database, self.directory, self.flow, self._threads, self._loop.get)
+        self.launcher = Launcher(database, self.directory, self.flow, self._threads, self._tasks, self._loop.get)
+
+    def _start_gateway(self, supervisor: Supervisor, dispatcher: Dispatcher, audience: Audience | None) -> Told:
+        own = self._gateway = supervisor.start(ChildSpec("gateway", lambda: GatewayActor(dispatcher, audience)))
+        return own
 
     def spawn(self, name: str, work: Callable[[], object]) -> None:
         """Call `work`, which may block, beside everything else."""
@@ -142,6 +152,12 @@ class ActorSystem:
             dead_letters=self.dead_letters,
             commits=self.commits,
         )
+
+    def _drop_in_child(self) -> None:
+        self.directory._drop_in_child()
+        self.flow._drop_in_child()
+        self.watches._drop_in_child()
+        self._threads._drop_in_child()
 
     def _make_agent(self, agent: str, created: Created | None) -> AgentActor:
         assert self._services is not None
@@ -182,6 +198,8 @@ class ActorSystem:
         self._give_up.set()
         if not self._threads.join(remaining(deadline - left_s / 4) or 0.0):
             logger.warning("a source did not end in time: its thread is left behind")
+        if not self._tasks.join(remaining(deadline - left_s / 4) or 0.0):
+            logger.warning("an async source did not end in time: what it does to clean up is broken off")
         if not processes.wait(remaining(deadline - left_s / 8) or LAST_LOOK_S):
             logger.warning("a process cannot be killed: it is left behind")
         if isinstance(self._store, SqliteStore):
@@ -191,6 +209,8 @@ class ActorSystem:
         if self._supervisor is not None:
             self._supervisor.hurry()
         stop_actor(self._gateway, deadline)
+        if self._given_gateway is not None:
+            self._given_gateway.end()
         finish_gateway()
         if self._dispatcher is not None and self._given_dispatcher is None:
             self._dispatcher.stop()

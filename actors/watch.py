@@ -61,6 +61,10 @@ class Watch:
             finally:
                 self._forget(wake)
 
+    def _drop_in_child(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = []
+
     def _forget(self, wake: Callable[[], object]) -> None:
         with self._lock:
             if wake in self._waiting:
@@ -93,6 +97,12 @@ class Watches:
             watches = [watch for watch, _ in self._watches.values()]
         for watch in watches:
             watch.raise_version()
+
+    def _drop_in_child(self) -> None:
+        """Let what follows an agent end in a child without another error than the store's."""
+        self._lock = threading.Lock()
+        for watch, _ in self._watches.values():
+            watch._drop_in_child()
 
     def enter(self, agent: str) -> Watch:
         """Begin to watch an agent; to be left again."""

@@ -7,7 +7,6 @@ since behind one address there may be a proxy, and behind that everybody. Runs o
 """
 
 import hashlib
-import ipaddress
 import logging
 import time
 from collections import Counter, OrderedDict
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from commitcast.gateway.auth import ANYBODY, Grant, TokenError, Verifier
+from commitcast.gateway.connection_counts import origin_of
 from commitcast.gateway.errors import ErrorCode
 from commitcast.gateway.limits import Bucket
 
@@ -107,13 +107,13 @@ class Admission:
             self._accepted.popitem(last=False)
 
     def _check_may_try(self, address: str) -> None:
-        bucket = self._buckets.get(_network_of(address))
+        bucket = self._buckets.get(origin_of(address))
         if bucket is not None and not bucket.holds(self._clock(), 1.0):
             message = "too many tokens from this address were not accepted: wait a minute, then present a right one"
             raise TokenError(message, error_code=ErrorCode.RATE_LIMITED)
 
     def _bucket_of(self, address: str) -> Bucket:
-        network = _network_of(address)
+        network = origin_of(address)
         bucket = self._buckets.get(network)
         if bucket is None:
             bucket = self._buckets[network] = Bucket(self._most / _MINUTE_S, self._most, self._clock())
@@ -132,14 +132,3 @@ class Admission:
         why = "no reason is told" if token in str(error) else ascii(str(error))[1:-1][:_SHOWN]
         logger.warning("a token from %s was refused: %s%s", address or "an unknown address", why, others)
         self._told_at, self._untold = now, 0
-
-
-def _network_of(address: str) -> str:
-    """Return what one peer can hardly leave: its address, of IPv6 the 64 bits that one line is given."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
-        return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
-    return str(getattr(parsed, "ipv4_mapped", None) or parsed)

@@ -100,6 +100,10 @@ class _App:
             return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "bad_request", message, Allow="GET, HEAD")
         return None if self._server.is_accepting else _unavailable()
 
+    def _check_capacity(self, scope: Scope) -> HttpResponse | None:
+        accepted = self._server.sockets.find(scope.get("client"), scope.get("server"))
+        return self._core.check_capacity(None if accepted is None else accepted.fileno())
+
     @property
     def _needs_no_token(self) -> bool:
         return not self._core.admission.needs_token
@@ -136,7 +140,7 @@ class _App:
 
     async def _on_events(self, agent: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
         token = bearer(headers.get("Authorization"))
-        refused = self._core.check_capacity()
+        refused = self._check_capacity(scope)
         if token is None and not self._needs_no_token:
             message = "a token is needed: send Authorization: Bearer TOKEN"
             refused = error_response(HTTPStatus.UNAUTHORIZED, "unauthenticated", message, WWW_Authenticate="Bearer")
@@ -161,7 +165,7 @@ class _App:
     async def _on_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         await receive()  # that it wants to connect
-        refused = self._refusal(scope, headers) or self._core.check_capacity()
+        refused = self._refusal(scope, headers) or self._check_capacity(scope)
         if _path(scope) != PATH:
             refused = refused or error_response(HTTPStatus.NOT_FOUND, "not_found", f"WebSockets are at {PATH}")
         if refused is not None:

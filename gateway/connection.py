@@ -37,18 +37,14 @@ COMPRESSION: Final = ServerPerMessageDeflateFactory(
 INTERNALS: Final = ("protocol", "transport", "data_received", "process_event", "pause_writing", "resume_writing")
 
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # 25 on Linux; not in every Python
+_GONE: Final = 1006
+"""The library's code for a connection that ended without a close frame: nobody is there to be told anything."""
 _PING: Final = b"\x89\x00"
 """A ping without payload; its pong is one that the library did not ask for, and ignores."""
 
 
 class Keeper(Protocol):
     """Who is told what becomes of connections."""
-
-    def connected(self, connection: "GatewayConnection") -> None:
-        """It was accepted; nothing was received yet."""
-
-    def disconnected(self, connection: "GatewayConnection") -> None:
-        """It is gone."""
 
     def pause(self, subscriber: Subscriber) -> None:
         """It takes no more."""
@@ -62,6 +58,7 @@ class GatewayConnection(ServerConnection):
 
     def __init__(self, *args: Any, keeper: Keeper, **options: Any) -> None:
         super().__init__(*args, **options)
+        answer_bad_requests(self.protocol)
         self.subscriber = Subscriber(self)
         self.request_line = RequestLine(self.protocol)
         self.token: str | None = None
@@ -92,13 +89,12 @@ class GatewayConnection(ServerConnection):
         if all(hasattr(self, name) for name in INTERNALS):
             self._shares_frames = True
             self._say_goodbye_before_failing()
-            answer_bad_requests(self.protocol)
-        self._keeper.connected(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell that it is gone."""
+        """End all waits for the connection's end, in whatever state the library is: it asserts that it is this one."""
+        self.protocol.receive_eof()
+        self.protocol.state = State.CLOSED
         super().connection_lost(error)
-        self._keeper.disconnected(self)
 
     def data_received(self, data: bytes) -> None:
         """Note that the peer is there; read no more from one that does not read: each ping of its costs a pong."""
@@ -137,11 +133,12 @@ class GatewayConnection(ServerConnection):
         fail = self.protocol.fail
 
         def say_goodbye_and_fail(code: int, reason: str = "") -> None:
-            if self.protocol.state is State.CONNECTING:  # bytes behind the request, which is answered all the same
+            if self.protocol.state is State.CONNECTING and code != _GONE:
+                # There are bytes behind the request, which is answered all the same.
                 self._failed_early = code, reason
                 self.protocol.parser = self._swallow()
                 return
-            if code != 1006:  # that is a connection which is gone already
+            if code != _GONE:
                 self.write(PreparedFrame(frames.Goodbye(code=code, reason=reason)))
             fail(code, reason)
 

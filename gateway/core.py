@@ -7,7 +7,6 @@ never delay a commit: what the loop cannot take in time is left to the store.
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from importlib import metadata
@@ -15,9 +14,10 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from commitcast.gateway.access import is_loopback
+from commitcast.gateway import descriptors
 from commitcast.gateway.admission import Admission
 from commitcast.gateway.auth import Grant, Verifier
+from commitcast.gateway.connection_counts import ConnectionCounts
 from commitcast.gateway.errors import CloseCode
 from commitcast.gateway.handover import Handover
 from commitcast.gateway.http import HttpResponse, error_response
@@ -74,7 +74,9 @@ class GatewayCore:
         self.is_draining = False
         self._sessions: dict[Peer, Session] = {}
         self._handover = Handover(lambda: self.call(self._take))
-        self._from: Counter[str] = Counter()
+        self.counts = ConnectionCounts(self.limits)
+        self._from = self.counts.by_origin
+        """How many connections there are of each address; for a look inside from tests."""
         self.loop: asyncio.AbstractEventLoop | None = None
         """On which it works, once it has begun."""
 
@@ -109,31 +111,29 @@ class GatewayCore:
 
     def enter(self, address: str) -> bool:
         """Count a connection; return False if its address has so many that it is not worth an answer."""
-        self._from[address] += 1
-        return self._from[address] <= 2 * self._limit_of(address)
+        return self.counts.enter(address)
 
     def leave(self, address: str) -> None:
         """Count it no longer."""
-        self._from[address] -= 1
-        if not self._from[address]:
-            del self._from[address]
+        self.counts.leave(address)
 
-    def _limit_of(self, address: str) -> int:
-        return self.limits.connections_from(is_local=is_loopback(address))
+    def check_capacity(self, descriptor: int | None) -> HttpResponse | None:
+        """Return the refusal of a handshake while no more connections are taken; None lets it go on.
 
-    def check_capacity(self) -> HttpResponse | None:
-        """Return the refusal of a handshake while no more connections are taken; None lets it go on."""
+        Args:
+            descriptor: of the connection; None if it is not known.
+        """
         unavailable = HTTPStatus.SERVICE_UNAVAILABLE
         if self.is_draining:
             return error_response(unavailable, "unavailable", "the server stops", Retry_After="2")
-        if self.connections >= self.limits.connections:
+        if self.connections >= self.limits.connections or not descriptors.is_for_websockets(descriptor):
             return error_response(unavailable, "unavailable", "the server is full", Retry_After="10")
         return None
 
     async def serve(self, peer: Peer) -> None:
         """Serve a connection that has entered, until it is closed."""
         session = Session(self, peer)
-        if self._from[peer.peer_address] > self._limit_of(peer.peer_address):
+        if self.counts.exceeds(peer.peer_address):
             reason = "too many connections from one address: close some first"
             await session.close(CloseCode.CONNECTION_LIMIT, reason)
             return

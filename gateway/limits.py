@@ -39,7 +39,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of one address in a minute, over every door; then no other is looked at, unless it was accepted before. Behind a
     proxy everybody has the proxy's address."""
     handshake_timeout_s: float = 5.0
-    """For a peer that has connected to ask for something."""
+    """For a peer that has connected to have asked for something, to the last byte of the request; TLS included."""
+    answer_timeout_s: float = 30.0
+    """For an answer over HTTP to be made, else it is 503; and again for the peer to take it, else it is dropped."""
     hello_timeout_s: float = 5.0
     """For a connection that needs a token to present it."""
     stall_timeout_s: float = 30.0

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final, TypeVar
 
 from commitcast.gateway import frames
@@ -27,6 +27,8 @@ logger: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 
 READERS: Final = 4
+CLOSE_S: Final = 6.0
+"""For the reads under way at the end: a store waits five seconds for another program that has the file."""
 HEADS_ROWS: Final = 512
 """Agents whose heads are read at once: a few milliseconds, for which a commit may have to wait."""
 PUMP_STEPS: Final = 256
@@ -53,6 +55,7 @@ class Pump:
         self._sending: list[int] = []
         """When what is being sent was committed: the oldest of each agent."""
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="gateway-reader")
+        self._reading: set[Future[Any]] = set()
         self._reads: dict[PageKey, asyncio.Task[SharedPage]] = {}
         self._pages = PageCache()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -72,12 +75,17 @@ class Pump:
             task.cancel()
 
     def close(self) -> None:
-        """End the reader threads. Blocks for the reads under way. Any thread; idempotent."""
-        self._readers.shutdown()
+        """End the reader threads. Blocks for the reads under way, up to a limit. Any thread; idempotent."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        left = wait(list(self._reading), CLOSE_S).not_done
+        self._readers.shutdown(wait=not left)
 
     async def read(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function of the store on a reader thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, function, *arguments)
+        reading = self._readers.submit(function, *arguments)
+        self._reading.add(reading)
+        reading.add_done_callback(self._reading.discard)
+        return await asyncio.wrap_future(reading)
 
     @property
     def is_idle(self) -> bool:

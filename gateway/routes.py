@@ -47,7 +47,16 @@ _STATUS_OF: Final = {
 
 
 async def answer(core: GatewayCore, request: HttpRequest) -> HttpResponse:
-    """Answer a GET whose Host and Origin were checked."""
+    """Answer a GET whose Host and Origin were checked, in the time that there is for that."""
+    try:
+        async with asyncio.timeout(core.limits.answer_timeout_s):
+            return await _answer_or_refuse(core, request)
+    except TimeoutError:  # another program has the file, say
+        message = "the store did not answer in time: try again"
+        return error_response(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message, Retry_After="2")
+
+
+async def _answer_or_refuse(core: GatewayCore, request: HttpRequest) -> HttpResponse:
     try:
         public = await _public(core, request)
         if public is not None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
 from typing import Any, Final
-from weakref import WeakSet
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers, MultipleValuesError
@@ -21,30 +20,33 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from commitcast.gateway import frames
+from commitcast.gateway.accepted import AcceptedSocket, AcceptedSockets
 from commitcast.gateway.access import Access, bearer, offered_token, parse_address
 from commitcast.gateway.auth import Verifier
 from commitcast.gateway.connection import CLOSE_TIMEOUT_S, COMPRESSION, WRITE_LIMIT_BYTES, GatewayConnection
+from commitcast.gateway.connection_counts import ConnectionCounts
 from commitcast.gateway.core import HEARTBEAT_S, GatewayCore
 from commitcast.gateway.errors import CloseCode, ListenError
 from commitcast.gateway.http import HttpRequest, HttpResponse, error_response
+from commitcast.gateway.inherited import silence_sockets
 from commitcast.gateway.limits import Limits
+from commitcast.gateway.listening import ListeningLoop, bind
 from commitcast.gateway.older_websockets import RequestLine, close_server, is_noise
 from commitcast.gateway.operations import Operations
 from commitcast.gateway.routes import answer
 from commitcast.gateway.schema import PATH
 from commitcast.gateway.subscription import Subscriber
+from commitcast.persistence import fork
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Store
 
+logger: Final = logging.getLogger(__name__)
+
 ASGI: Final = "asgi"
 """In place of an address: no port of its own; connections come through an ASGI app (see `gateway.asgi`)."""
-BACKLOG: Final = 1_024
-"""Connections that wait to be accepted: everybody comes back at once after a restart."""
-
-
-_OF_HANDSHAKE: Final = ("Upgrade", "Sec-WebSocket-Version")
-"""Headers that tell a client why it was refused."""
+STOP_S: Final = 10.0
+"""For the thread to end, beyond what subscribers are given to catch up: its own waits add up to eight seconds."""
 
 
 class _QuietLog(logging.LoggerAdapter[logging.Logger]):
@@ -103,6 +105,10 @@ class GatewayServer:
                 f"heartbeat_s must be more than 0 and no more than a clock can tell: {heartbeat_s!r}"
             )
         self.core = GatewayCore(store, verifier=verifier, operations=operations, limits=limits, heartbeat_s=heartbeat_s)
+        # Behind an ASGI server the core counts what that says the address is, which may not be the socket's.
+        counts = self.core.counts if self._host else ConnectionCounts(self.core.limits)
+        self.sockets = AcceptedSockets(self.core.limits, counts)
+        """That were accepted on its own port, or by `serve --asgi` for it."""
         self._tls = tls
         self._thread: threading.Thread | None = None
         self._server: Server | None = None
@@ -111,7 +117,7 @@ class GatewayServer:
         self._stopping = asyncio.Event()
         self._catch_up_s = 0.0
         self._is_closing = False
-        self._connections: WeakSet[GatewayConnection] = WeakSet()
+        self._addresses: list[tuple[str, int]] = []
 
     @property
     def address(self) -> str | None:
@@ -139,6 +145,7 @@ class GatewayServer:
         Raises:
             ListenError: it cannot be bound.
         """
+        fork.register(self)
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._thread.start()
         try:
@@ -174,8 +181,18 @@ class GatewayServer:
         self._bound.exception()  # it may be about to be bound: before that nothing hears that it is to stop
         self._catch_up_s = catch_up_s
         self.core.call(self._stopping.set)
-        self._thread.join()
+        self._thread.join(catch_up_s + STOP_S)
+        if self._thread.is_alive():
+            logger.error("the gateway did not stop in time: its thread is left behind")
         self.core.pump.close()
+        fork.forget(self)
+
+    def _drop_in_child(self) -> None:
+        """Leave the port and the connections to the parent; through ASGI everything is answered with 503."""
+        silence_sockets(self._addresses)
+        self._thread = self._server = None
+        self._accepting = Future()
+        self.core.loop = None
 
     def publish(self, committed: Committed) -> None:
         """Hand over what was committed. Returns at once."""
@@ -189,7 +206,7 @@ class GatewayServer:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner() as runner:
+            with asyncio.Runner(loop_factory=lambda: ListeningLoop(self.sockets)) as runner:
                 runner.run(self._serve())
         except BaseException as error:  # whatever it was, `start` must not wait for ever
             if self._bound.done():
@@ -215,43 +232,44 @@ class GatewayServer:
 
     async def _close(self, server: Server) -> None:
         closing = close_server(server, CloseCode.DRAIN, "the server stops")
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await asyncio.gather(server.wait_closed(), *closing)
-        except TimeoutError:  # who has not even asked for anything, or does not read the answer
-            for connection in list(self._connections):
-                connection.abort()
-            await server.wait_closed()
+        for _ in range(2):
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await server.wait_closed()
+                    return
+            except TimeoutError:  # of peers that have not asked for anything, or do not read the answer
+                self.sockets.abort_all()
+        logger.warning("%d connections did not end: they are left behind", len(self.sockets))
+        for each in closing:
+            each.cancel()
 
     async def _bind(self) -> None:
-        limits = self.core.limits
         try:
-            self._server = await serve(
-                self._handle,
-                self._host,
-                self._port,
-                process_request=self._process_request,
-                process_response=_process_response,
-                subprotocols=[Subprotocol(frames.SUBPROTOCOL)],
-                select_subprotocol=_select_subprotocol,
-                create_connection=self._connect,  # type: ignore[arg-type]  # called like the class, and makes one
-                compression=None,
-                extensions=[COMPRESSION],
-                max_size=frames.MAX_FRAME_BYTES,
-                max_queue=2,  # a session answers one frame at a time
-                write_limit=WRITE_LIMIT_BYTES,
-                open_timeout=limits.handshake_timeout_s,
-                ping_interval=None,  # the core asks for signs of life itself, and says goodbye
-                close_timeout=CLOSE_TIMEOUT_S,
-                server_header=None,
-                logger=_QuietLog(logging.getLogger("commitcast.gateway.websockets")),
-                ssl=self._tls,
-                backlog=BACKLOG,
-                start_serving=False,
-            )
+            sockets = bind(self._host, self._port)
         except (OSError, UnicodeError) as error:  # UnicodeError: a host that can be no name
             raise _listen_error(self.address, error) from error
-        self._port = self._server.sockets[0].getsockname()[1]
+        self._addresses = [listener.getsockname()[:2] for listener in sockets]
+        self._port = self._addresses[0][1]
+        self._server = await serve(
+            self._handle,
+            sockets=sockets,
+            process_request=self._process_request,
+            subprotocols=[Subprotocol(frames.SUBPROTOCOL)],
+            select_subprotocol=_select_subprotocol,
+            create_connection=self._connect,  # type: ignore[arg-type]  # called like the class, and makes one
+            compression=None,
+            extensions=[COMPRESSION],
+            max_size=frames.MAX_FRAME_BYTES,
+            max_queue=2,  # a session answers one frame at a time
+            write_limit=WRITE_LIMIT_BYTES,
+            open_timeout=None,  # it would be for the answer too: each has a deadline of its own
+            ping_interval=None,  # the core asks for signs of life itself, and says goodbye
+            close_timeout=CLOSE_TIMEOUT_S,
+            server_header=None,
+            logger=_QuietLog(logging.getLogger("commitcast.gateway.websockets")),
+            ssl=self._tls,
+            start_serving=False,
+        )
 
     async def _accept(self) -> None:
         """Begin to listen. Who has bound the same port in the meantime may be first."""
@@ -269,17 +287,6 @@ class GatewayServer:
     def _connect(self, *arguments: Any, **options: Any) -> GatewayConnection:
         return GatewayConnection(*arguments, keeper=self, **options)
 
-    def connected(self, connection: GatewayConnection) -> None:
-        """Count a connection; one that is far beyond its peer's limit is dropped before it costs a handshake."""
-        self._connections.add(connection)
-        if not self.core.enter(connection.peer_address):
-            connection.abort()
-
-    def disconnected(self, connection: GatewayConnection) -> None:
-        """Count it no longer."""
-        self._connections.discard(connection)
-        self.core.leave(connection.peer_address)
-
     def pause(self, subscriber: Subscriber) -> None:
         """A connection takes no more."""
         self.core.pause(subscriber)
@@ -290,15 +297,25 @@ class GatewayServer:
 
     async def _handle(self, connection: ServerConnection) -> None:
         assert isinstance(connection, GatewayConnection)
+        if (accepted := self._socket_of(connection)) is not None:
+            accepted.clear_deadline()
         connection.is_negotiated()
         await self.core.serve(connection)
+
+    def _socket_of(self, connection: ServerConnection) -> AcceptedSocket | None:
+        return self.sockets.find(connection.remote_address, connection.local_address)
 
     # Requests.
 
     async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer a request that is not to become a WebSocket; None lets it become one."""
         assert isinstance(connection, GatewayConnection)
+        accepted = self._socket_of(connection)
+        if accepted is not None:
+            accepted.clear_deadline()
         response = await self._respond(connection, request)
+        if accepted is not None:
+            accepted.set_deadline(self.core.limits.answer_timeout_s)
         if response is None:
             return None
         body = b"" if connection.request_line.method_of(request) == "HEAD" else response.body
@@ -317,7 +334,8 @@ class GatewayServer:
         refused = self.access.check(host, origin, query, request.headers, version)
         refused = refused or _check_line(line, request, is_socket)
         if refused is None and is_socket:
-            refused = self.core.check_capacity()
+            accepted = self._socket_of(connection)
+            refused = self.core.check_capacity(None if accepted is None else accepted.fileno())
         if refused is not None:
             return refused
         token = bearer(authorization)
@@ -331,17 +349,6 @@ class GatewayServer:
 def _listen_error(address: str | None, error: Exception) -> ListenError:
     why = getattr(error, "strerror", None) or error
     return ListenError(address or "", f"{why}: choose another address, or stop who has it")
-
-
-def _process_response(_: ServerConnection, request: Request, response: Response) -> Response | None:
-    """Put a refusal of ours in the place of the library's, which quotes headers and so maybe a token."""
-    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS or "X-Content-Type-Options" in response.headers:
-        return None
-    status = HTTPStatus(response.status_code)
-    refused = error_response(status, "bad_request", f"this is no WebSocket handshake at {PATH}: {status.phrase}")
-    kept = {name: response.headers[name] for name in _OF_HANDSHAKE if name in response.headers}
-    headers = Headers({**refused.headers, **kept, "Connection": "close"})
-    return Response(status.value, status.phrase, headers, refused.body)
 
 
 def _check_line(line: RequestLine, request: Request, is_socket: bool) -> HttpResponse | None:

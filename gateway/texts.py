@@ -20,7 +20,7 @@ NOTICES: Final = frozenset({"api_retry", "compact_boundary", "error"})
 BOUNDARIES: Final = frozenset({"content_block_start", "content_block_stop", "message_start", "message_stop"})
 """Events between two texts of one stream; all other bookkeeping may come in the middle of a text."""
 READING_MARKS: Final = frozenset(
-    {"delta", "repeats_deltas", "partial", "continues", "truncated", "thinking", "parent_tool_use_id"}
+    {"delta", "repeats_deltas", "partial", "continues", "overwrites", "truncated", "thinking", "parent_tool_use_id"}
 )
 """Names in metadata that tell how to read a message, and nothing that it says."""
 
@@ -37,6 +37,7 @@ class Marks(msgspec.Struct, frozen=True):
     repeats_deltas: Any = None
     partial: Any = None
     continues: Any = None
+    overwrites: Any = None
     thinking: Any = None
     parent_tool_use_id: Any = None
     event: Any = None
@@ -111,7 +112,7 @@ class Texts:
                 self._open = None
             return Place.HIDDEN
         kind = (stream, item.type, item.role, marks.thinking is True, marks.delta is True)
-        joins = marks.is_piece and kind == self._open
+        joins = marks.is_piece and marks.overwrites is not True and kind == self._open
         self._stream = stream
         self._open = kind if marks.delta is True or marks.continues is True else None
         if self._is_known(item):

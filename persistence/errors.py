@@ -7,6 +7,7 @@ CommitcastError
 ├── IdempotencyConflictError (ValueError)     the key was used with another body
 ├── IllegalTransitionError (ValueError)       the lifecycle does not allow this change
 ├── SequenceAheadError (ValueError)           a cursor beyond the head: a witness of loss
+├── ForkedRuntimeError (RuntimeError)         the process was forked from the one that has the runtime
 ├── StaleEpochError (ValueError)              a cursor of another history
 └── StoreError
     ├── StoreOpenError (OSError)              the store was refused at start and left untouched
@@ -117,6 +118,19 @@ class SequenceAheadError(CommitcastError, ValueError):
             f"cannot continue after {self.after}: the store ends at {self.head}; "
             "it lost data or is another one, so start again after 0 and raise an alarm"
         )
+
+
+class ForkedRuntimeError(CommitcastError, RuntimeError):
+    """This process was forked from the one that has the runtime or the store, and cannot use it."""
+
+    code = "unavailable"
+    hint = (
+        'start the runtime after the fork, or start the process with multiprocessing\'s "spawn", '
+        "or have it connect to the runtime's gateway"
+    )
+
+    def __str__(self) -> str:
+        return f"this process was forked from the one that has the runtime, which alone can use it: {self.hint}"
 
 
 class StaleEpochError(CommitcastError, ValueError):

@@ -67,20 +67,25 @@ class Gate:
         self._admit()
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the writer's place. Blocks until the readers inside have left; one writer thread only."""
+    def writing(self, timeout_s: float | None = None) -> Iterator[bool]:
+        """Hold the writer's place. Blocks until the readers inside have left; one writer thread only.
+
+        Args:
+            timeout_s: seconds that this may take; None waits for ever.
+
+        Yields:
+            Whether they left in time; else the place is not held.
+        """
         with self._changed:
             assert not self._writing and not self._writer_waits
             self._writer_waits = True
             try:
-                while self._readers:
-                    self._changed.wait()
-                self._writing = True
+                self._writing = self._changed.wait_for(lambda: not self._readers, timeout_s)
             finally:
                 self._writer_waits = False
                 self._admit()
         try:
-            yield
+            yield self._writing
         finally:
             with self._changed:
                 self._writing = False

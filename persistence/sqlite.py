@@ -17,11 +17,13 @@ from typing import Any, Final
 
 import apsw
 
-from commitcast.persistence import refusals, sqlite_connection, sqlite_file
+from commitcast.persistence import fork, refusals, sqlite_connection, sqlite_file
 from commitcast.persistence.errors import (
+    ForkedRuntimeError,
     StoreClosedError,
     StoreError,
     StoreOpenError,
+    StorePathError,
     StoreUnavailableError,
     StoreUnknownError,
 )
@@ -34,6 +36,7 @@ from commitcast.persistence.sqlite_batch import Batch
 from commitcast.persistence.sqlite_pages import READERS, Pages
 from commitcast.persistence.sqlite_watch import FileWatch
 from commitcast.persistence.store import PAGE_BYTES, PAGE_ROWS, AgentPage, FeedPage, Head, IdRange, Standing
+from commitcast.persistence.verify import Report, verify
 from commitcast.persistence.writes import AgentWrites, Outcome
 
 logger: Final = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class SqliteStore:
         self._committing = threading.Lock()
         self._closing = threading.Event()
         self._unknown: StoreUnknownError | None = None
+        self._was_forked = False
         self.waits_for: str | None = None
         """Why the last commit is kept waiting; None if it is not. Any thread reads it."""
 
@@ -85,14 +89,19 @@ class SqliteStore:
 
         Raises:
             StoreOpenError: it cannot be used; nothing was changed.
+            ForkedRuntimeError: it was open when this process was forked.
 
         Durability: on return the recovered state is on disk, so that nothing read later can be rolled back.
         """
+        if self._was_forked:
+            raise ForkedRuntimeError
+        fork.register(self)
         try:
-            if self._read_only:
-                self._check_readable()
-            else:
-                self._open_writer()
+            with self._committing:  # a fork waits for what is done to the file
+                if self._read_only:
+                    self._check_readable()
+                else:
+                    self._open_writer()
         except BaseException as error:
             self.close()
             if isinstance(error, (apsw.Error, OSError)) and not isinstance(error, StoreOpenError):
@@ -164,12 +173,34 @@ class SqliteStore:
                 if self._writer is not None:
                     self._writer.close()
             finally:
+                fork.forget(self)
                 self._writer = self._batch = None
                 self._reserve.release()
                 if self._folder is not None:
                     self._folder.close()
                 if self._lock is not None:
                     self._lock.release()
+
+    @contextmanager
+    def _at_rest(self, timeout_s: float) -> Iterator[bool]:
+        """Hold commits and reads back while the process is forked; gives whether those under way ended in time."""
+        if not self._committing.acquire(timeout=timeout_s):
+            yield False
+            return
+        try:
+            with self._gate.writing(timeout_s) as is_alone:
+                yield is_alone
+        finally:
+            self._committing.release()
+
+    def _drop_in_child(self) -> None:
+        """Refuse everything in a child. Its copies of the connections are not closed: that would undo the parent's."""
+        self._was_forked = True
+        self._writer = self._batch = self._lock = None
+        self._committing = threading.Lock()
+        self._gate = Gate(READERS)
+        self._pages = Pages(self._connect_reader, self._gate)
+        self._pages.refuse(ForkedRuntimeError())
 
     def abandon_waiting(self) -> None:
         """Make a commit that waits for another program give up instead. Any thread."""
@@ -273,9 +304,9 @@ class SqliteStore:
 
     def backup(self, path: str | os.PathLike[str], progress: Progress = lambda done, of: None) -> None:
         """Copy the database while it is in use. See `Store.backup`."""
-        writer = self._writer
-        if writer is None:
-            raise StoreClosedError
+        with self._between_commits():
+            writer = self._writer
+        assert writer is not None
         target = Path(path).absolute()
         sqlite_file.check_name(target)
         try:
@@ -285,9 +316,19 @@ class SqliteStore:
                 raise
             raise sqlite_file.explain(error, str(target)) from error
 
+    def verify(self, *, deep: bool = False, progress: Progress = lambda done, of: None) -> Report:
+        """Prove the file, also while it is in use. See `Store.verify` and `verify`."""
+        if self._was_forked:
+            raise ForkedRuntimeError
+        if self._in_memory:
+            raise StorePathError(MEMORY, "it is in memory, so there is no file to prove: prove a backup of it")
+        return verify(self._path, deep=deep, progress=progress)
+
     @contextmanager
     def _between_commits(self) -> Iterator[None]:
         with self._committing:
+            if self._was_forked:
+                raise ForkedRuntimeError
             if self._writer is None:
                 raise StoreClosedError
             if self._unknown is not None:

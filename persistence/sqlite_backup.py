@@ -14,6 +14,7 @@ from typing import Final
 
 import apsw
 
+from commitcast.persistence import fork
 from commitcast.persistence.errors import StorePathError
 
 STEP_PAGES: Final = 256
@@ -50,7 +51,7 @@ def back_up(
         raise StorePathError(str(target), "it exists already: choose another name for the copy")
     os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
     try:
-        with closing(apsw.Connection(str(partial), flags=apsw.SQLITE_OPEN_READWRITE)) as copy:
+        with fork.using(), closing(apsw.Connection(str(partial), flags=apsw.SQLITE_OPEN_READWRITE)) as copy:
             copy.pragma("synchronous", "off")  # it is synced once, at the end
             with between_commits():
                 backup = copy.backup("main", writer, "main")

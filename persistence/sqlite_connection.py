@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import apsw
 
+from commitcast.persistence import fork
 from commitcast.persistence.errors import StoreReadTimeoutError, StoreSettingError
 from commitcast.persistence.patience import left_s
 
@@ -39,10 +40,12 @@ def connect(
 
     Raises:
         StoreOpenError: a setting did not take, or the file cannot be opened.
+        ForkedRuntimeError: SQLite cannot be used in this process.
     """
     flags = apsw.SQLITE_OPEN_URI
     flags |= apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
     flags |= apsw.SQLITE_OPEN_CREATE if create else 0
+    fork.check_usable()
     connection = apsw.Connection(source, flags=flags, vfs=vfs)
     try:
         connection.set_busy_handler(_Patience(give_up))

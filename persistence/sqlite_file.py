@@ -18,6 +18,7 @@ from typing import Final
 
 import apsw
 
+from commitcast.persistence import fork
 from commitcast.persistence.errors import (
     NotADatabaseError,
     SchemaTooNewError,
@@ -55,9 +56,10 @@ class FileLock:
             OSError: there can be no lock.
         """
         self._file = _open_lock(path, os.O_RDWR | os.O_CREAT)
+        fork.register(self)
         try:
             if not self._take():
-                raise StoreLockedError(str(path), _who_has_it(self._file))
+                raise StoreLockedError(str(path), _who_has_it(self._file, path))
         except BaseException:
             self.release()
             raise
@@ -77,8 +79,31 @@ class FileLock:
     def release(self) -> None:
         """Give the lock back. Idempotent. The file stays: unlinking it would let two runtimes lock two files."""
         if self._file >= 0:
+            _unlock(self._file)
+            self._file = -1
+
+    def _drop_in_child(self) -> None:
+        """Let go of a parent's lock: closed and not unlocked, which would unlock it for the parent too."""
+        if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _unlock(file: int) -> None:
+    """Give a lock back and close its file. The lock would outlive a mere close in a copy that a fork has made."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_UN)
+    finally:
+        os.close(file)
+
+
+def _who_has_it(lock: int, path: Path) -> str:
+    """Say who holds a lock, as far as it is known: the note in it is of the last to take it, and may be older."""
+    owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+    if not owner.isdecimal() or not Path("/proc", owner).exists():
+        return f"a process has it that is not known: stop what `fuser {path}.lock` shows, or use another file"
+    which = ", which is this one" if int(owner) == os.getpid() else ""
+    return f"another runtime has it (process {owner}{which}): stop that one, or use another file"
 
 
 def is_locked(path: Path) -> bool:
@@ -105,9 +130,9 @@ def refuse_if_locked(path: Path) -> None:
         return
     try:
         if not _try_lock(file, fcntl.LOCK_SH):
-            raise StoreLockedError(str(path), _who_has_it(file))
+            raise StoreLockedError(str(path), _who_has_it(file, path))
     finally:
-        os.close(file)
+        _unlock(file)
 
 
 def _open_lock(path: Path, flags: int) -> int:
@@ -127,11 +152,6 @@ def _open_lock(path: Path, flags: int) -> int:
         os.close(file)
         raise StorePathError(str(path), f"{lock} is not a file with one name of its own: remove it")
     return file
-
-
-def _who_has_it(lock: int) -> str:
-    owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
-    return f"another runtime has it (process {owner or 'unknown'}): stop that one, or use another file"
 
 
 def _try_lock(file: int, kind: int) -> bool:

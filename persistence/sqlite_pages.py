@@ -16,7 +16,6 @@ from commitcast.persistence.errors import (
     AgentNotFoundError,
     CommitcastError,
     StoreClosedError,
-    StoreError,
     StoreReadError,
 )
 from commitcast.persistence.gate import Gate
@@ -81,9 +80,9 @@ class Pages:
         self._connect = connect
         self._gate = gate
         self._idle: list[apsw.Connection | None] = [None] * readers  # opened when first needed
-        self._refusal: StoreError | None = None
+        self._refusal: CommitcastError | None = None
 
-    def refuse(self, error: StoreError) -> None:
+    def refuse(self, error: CommitcastError) -> None:
         """Answer every later read with this error."""
         self._refusal = error
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord, StatusChange
+from commitcast.persistence.verify import Report
 from commitcast.persistence.writes import AgentWrites, Outcome, text_size
 
 PAGE_ROWS = 256
@@ -124,6 +125,19 @@ class Store(Protocol):
             StoreError: it could not be made; nothing is left of it.
 
         Durability: on return the copy is on disk.
+        Threads: any but the writer's; blocks until it is done. Commits come between its steps.
+        """
+
+    def verify(self, *, deep: bool = False, progress: Callable[[int, int], object] = ...) -> Report:
+        """Prove what is stored, also while the store is in use.
+
+        Args:
+            deep: check also what makes commits wait.
+            progress: called now and then with what is done and what there is in all.
+
+        Raises:
+            StoreOpenError: it cannot be read.
+
         Threads: any but the writer's; blocks until it is done. Commits come between its steps.
         """
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from commitcast.persistence import sqlite_connection, sqlite_file
+from commitcast.persistence import fork, sqlite_connection, sqlite_file
 from commitcast.persistence.errors import StoreOpenError
 from commitcast.persistence.records import AgentStatus
 from commitcast.persistence.sqlite_rows import CHECKED_COLUMNS, Row, checked_message
@@ -111,7 +111,7 @@ def verify(path: str | Path, *, deep: bool = False, progress: Progress = lambda 
     try:
         sqlite_file.inspect(found, write=False)
         is_live = sqlite_file.is_locked(found)
-        with closing(sqlite_connection.connect(str(found), read_only=is_live)) as connection:
+        with fork.using(), closing(sqlite_connection.connect(str(found), read_only=is_live)) as connection:
             connection.pragma("query_only", "on")
             is_taken = (lambda: False) if deep else partial(sqlite_file.is_locked, found)
             _Verification(connection, report, progress, is_taken).run(structure=deep or not is_live, is_live=is_live)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from commitcast.actors.commands import options
+from commitcast.actors.commands import open_files, options
 from commitcast.actors.commands.output import console, note
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.actors.handle import AgentHandle
@@ -51,6 +51,7 @@ def demo(
 
     Takes about ten seconds, and needs no key and no network.
     """
+    open_files.raise_limit(listens=True)
     with tempfile.TemporaryDirectory(prefix="commitcast-demo-") as folder:
         path = db or Path(folder) / "demo.db"
         runtime = AgentRuntime(path, listen=options.address(listen) or "127.0.0.1:0")

@@ -42,6 +42,7 @@ class Printer:
         self._width = 0
         self._style = ""
         self._indent = ""
+        self._is_terminal = console.is_terminal  # asked once: it looks at the environment each time
         self._is_open = False
         """Whether the last line may go on, and so has no newline yet."""
         self._newlines = ""
@@ -67,9 +68,10 @@ class Printer:
             self.hidden += 1
         else:
             self._write(item.content or _summary(item.metadata))
-            sys.stdout.flush()
-        if self._texts is None or not self._texts.may_go_on:
-            self.end()  # at once: what reads line by line must not have to wait for the next message
+        if self._is_open and (self._texts is None or not self._texts.may_go_on):
+            self._is_open = False  # at once: what reads line by line must not have to wait for the next message
+            sys.stdout.write("\n")
+        sys.stdout.flush()
 
     def end(self) -> None:
         """End the line: something else is going to be written."""
@@ -88,7 +90,7 @@ class Printer:
         self._indent = " " * (self._width + len(place))
         self._style = COLOURS.get(item.type, "")
         line_before = "\n" if self._is_open else ""
-        sys.stdout.write(line_before + agent + _painted(place, self._style))
+        sys.stdout.write(line_before + agent + self._painted(place, self._style))
         self._is_open = True
         self._newlines = ""
 
@@ -96,21 +98,20 @@ class Printer:
         """Return what stands before an agent's lines: as wide as the longest name so far."""
         self._width = max(self._width, min(len(name), _MAX_AGENT_WIDTH) + 2)
         colour = _AGENT_COLOURS[zlib.crc32(name.encode()) % len(_AGENT_COLOURS)]
-        return _painted(printable(name).ljust(self._width), colour)
+        return self._painted(printable(name).ljust(self._width), colour)
 
     def _write(self, text: str) -> None:
         text = self._newlines + printable(text)
         shown = text.rstrip("\n")
         self._newlines = text[len(shown) :]
-        sys.stdout.write(_painted(shown.replace("\n", f"\n{self._indent}"), self._style))
+        sys.stdout.write(self._painted(shown.replace("\n", f"\n{self._indent}"), self._style))
 
-
-def _painted(text: str, style: str) -> str:
-    """Return text in a colour, where there are colours. Not by `console.print`: it takes long texts apart."""
-    if not style or not text:
-        return text
-    before, after = _codes(style, console.is_terminal)
-    return before + text + after
+    def _painted(self, text: str, style: str) -> str:
+        """Return text in a colour, where there are colours. Not by `console.print`: it takes long texts apart."""
+        if not style or not text:
+            return text
+        before, after = _codes(style, self._is_terminal)
+        return before + text + after
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from commitcast.actors.commands import options
+from commitcast.actors.commands import open_files, options
 from commitcast.actors.commands.output import leave_output, note, print_ending
 from commitcast.actors.commands.piped_input import piped_input
 from commitcast.actors.commands.printing import Printer
@@ -78,6 +78,7 @@ def run(
         if os.path.exists(command[0]):
             raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder, or has no permission to execute")
         raise CommandNotFoundError(command[0])
+    open_files.raise_limit(listens=options.address(listen) is not None)
     printer = Printer(as_json=json, all=all)
     runtime = AgentRuntime(db, listen=options.address(listen), token=options.tokens(token_file), catch_up_s=CATCH_UP_S)
     agents: list[AgentHandle] = []

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commitcast.actors.commands import options
+from commitcast.actors.commands import open_files, options
 from commitcast.actors.commands.output import note, print_json
 from commitcast.actors.commands.stopping import stopping_on_signals
 from commitcast.actors.runtime import AgentRuntime
@@ -61,6 +61,7 @@ def serve(
     Agents that a crash left at work are made failed at the start; subscribers continue from where they were. Without
     tokens it is read-only, and on this machine only.
     """
+    open_files.raise_limit(listens=True)
     verifier = options.verifier(token_file, jwt_key, jwt_algorithm, jwt_audience, jwt_issuer)
     tls = None if certificate is None else server_context(certificate, key)
     if asgi:

@@ -1,19 +1,34 @@
-"""The gateway's ASGI app under uvicorn, on a thread of its own. Imported only where uvicorn is wanted."""
+"""The gateway's ASGI app under uvicorn, on a thread of its own. Imported only where uvicorn is wanted.
 
+uvicorn has no limit for a request that never ends, and an app hears of one only when its headers are complete. So it
+runs on a loop whose sockets are counted from `accept` on, and have a deadline until a request is complete.
+"""
+
+import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from commitcast.actors.commands.uvicorn_websocket import SeldomWarnings, websocket_options
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.gateway import asgi
+from commitcast.gateway.accepted import AcceptedSockets
 from commitcast.gateway.errors import ListenError
-from commitcast.gateway.server import BACKLOG
+from commitcast.gateway.listening import BACKLOG, ListeningLoop, bind
+
+logger: Final = logging.getLogger(__name__)
+
+GRACE_S: Final = 2
+"""For responses at the end; uvicorn takes whole seconds."""
+STOP_S: Final = 4.0 * GRACE_S
+"""For its thread to end: it waits three times for that grace at most, and once for less."""
 
 
 @contextmanager
@@ -27,37 +42,103 @@ def serving(
     """
     assert runtime.gateway is not None
     host, port = address
-    listener = _bound(host, port)
+    listeners = _bound(host, port)
+    accepted, limits = runtime.gateway.sockets, runtime.gateway.core.limits
     server = uvicorn.Server(
         uvicorn.Config(
-            asgi.app(runtime.gateway),
+            _with_deadlines(asgi.app(runtime.gateway), accepted, limits.answer_timeout_s),
             **websocket_options(),
-            proxy_headers=False,  # anybody on this machine could say that a request came from anywhere
+            proxy_headers=False,  # a program on this machine could name any address, and limits go by addresses
             ssl_certfile=certificate,
             ssl_keyfile=key,
             log_level="warning",
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=GRACE_S,
         )
     )
     quiet = SeldomWarnings()
     logging.getLogger("uvicorn.error").addFilter(quiet)
-    thread = threading.Thread(target=server.run, args=([listener],), name="uvicorn", daemon=True)
+    loop = ListeningLoop(accepted)
+    thread = threading.Thread(
+        target=_run, args=(loop, _serve(server, accepted, listeners)), name="uvicorn", daemon=True
+    )
     thread.start()
     try:
-        yield f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        yield f"{f'[{host}]' if ':' in host else host}:{listeners[0].getsockname()[1]}"
     finally:
         runtime.stop()  # while there is still somebody to carry what it says
-        server.should_exit = True
-        thread.join()
+        _ask_to_stop(loop, _stop(server, accepted))
+        thread.join(STOP_S)
+        if thread.is_alive():
+            logger.error("uvicorn did not stop in time: its thread is left behind")
         logging.getLogger("uvicorn.error").removeFilter(quiet)
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _run(loop: ListeningLoop, serving: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(serving)
+
+
+async def _serve(server: uvicorn.Server, accepted: AcceptedSockets, listeners: Sequence[socket.socket]) -> None:
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        await server.serve(list(listeners))
+    finally:
+        accepted.abort_all()
+        await accepted.wait_closed(GRACE_S)
+
+
+def _ask_to_stop(loop: ListeningLoop, stopping: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.run_coroutine_threadsafe(stopping, loop)
+    except RuntimeError:  # it is closed: the thread has ended by itself, and said why
+        stopping.close()
+
+
+async def _stop(server: uvicorn.Server, accepted: AcceptedSockets) -> None:
+    """Stop once all connections are closed: uvicorn fails when it closes a WebSocket that is about to close."""
+    await accepted.close_all(GRACE_S)
+    server.should_exit = True
+
+
+def _with_deadlines(app: ASGIApp, accepted: AcceptedSockets, timeout_s: float) -> ASGIApp:
+    """Wrap an app: a connection has a deadline while the app has no request of it, or waits for it to take a message.
+
+    Args:
+        app: what is served.
+        accepted: the sockets that requests come through.
+        timeout_s: for a peer to take one message; and after the last one, to take the rest and complete a next request.
+    """
+
+    async def app_with_deadlines(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = accepted.find(scope.get("client"), scope.get("server"))
+        if connection is None:  # the lifespan, or a peer that is gone already
+            await app(scope, receive, send)
+            return
+
+        async def send_in_time(message: Message) -> None:
+            connection.set_deadline(timeout_s)
+            await send(message)
+            connection.clear_deadline()
+
+        connection.clear_deadline()
+        connection.requests += 1  # the next one may begin before the app has returned from this one
+        try:
+            await app(scope, receive, send_in_time)
+        finally:
+            connection.requests -= 1
+            if not connection.requests:
+                connection.set_deadline(timeout_s)
+
+    return app_with_deadlines
+
+
+def _bound(host: str, port: int) -> list[socket.socket]:
+    try:
+        listeners = bind(host, port)
+        for listener in listeners:  # at once: clients that come before uvicorn is ready wait, and are not refused
+            listener.listen(BACKLOG)
+        return listeners
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise ListenError(f"{host}:{port}", f"{why}: choose another, or stop who has it") from error

@@ -18,12 +18,19 @@ from typing import Any, Final
 from commitcast.actors.errors import CommandNotFoundError, SourceCancelledError, SourceError
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Ending
-from commitcast.actors.sources.parsers import PARSERS, Parser, Verdict, guess_type
+from commitcast.actors.sources.parsers import (
+    PARSERS,
+    Verdict,
+    echoes_prompt,
+    first_parser,
+    guess_type,
+    is_told_to_print_json,
+)
 from commitcast.actors.sources.parsers.decoding import clean_text
 from commitcast.actors.sources.pipes import ChildPipes
 from commitcast.actors.sources.process import process_started
 from commitcast.actors.sources.speech import Speech
-from commitcast.actors.sources.verdict import decide_ending, failed
+from commitcast.actors.sources.verdict import account, decide_ending, failed
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
 
@@ -70,7 +77,8 @@ class CommandSource:
         Args:
             argv: the program and its arguments, no shell. "{prompt}" in any of them is replaced by the
                 prompt; if it is in none, the prompt is written to standard input.
-            type: one of `PARSERS`; None guesses it by the program's name.
+            type: one of `PARSERS`; None guesses it by the program's name, and, if that is not known, by the
+                shape of what it prints.
             cwd: the folder in which it starts; None for the current one.
             env: added to the environment of this process.
             grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
@@ -86,9 +94,10 @@ class CommandSource:
         """
         self.argv = _checked_argv(argv)
         self.type = guess_type(self.argv) if type is None else type
+        self._is_guess = type is None
         if self.type not in PARSERS:
             raise InvalidValueError(f"{type!r:.80} is no type of command: use one of {', '.join(PARSERS)}")
-        self.echoes_prompt = PARSERS[self.type]().echoes_prompt
+        self.echoes_prompt = echoes_prompt(self.type, self.argv)
         self._name = clean_text(PurePath(self.argv[0]).name)
         self._cwd = None if cwd is None else _checked_text(os.fspath(cwd), "cwd")
         self._env = _checked_env(env or {})
@@ -145,35 +154,42 @@ class CommandSource:
                 logger.warning("agent %s failed: cannot start %r%s: %s", context.id, self.argv[0], folder, error)
             return failed(why, {})
         _record_process(context, pipes)
-        parser = PARSERS[self.type]()
-        speech = Speech(parser, context)
+        speech = Speech(first_parser(self.type, self.argv, is_guess=self._is_guess), context)
         pipes.read_into(speech.feed)
         try:
-            verdict = self._listen(context, pipes, parser)
+            verdict = self._listen(context, pipes, speech)
             pipes.stop(self._grace_s)
             pipes.drain()
             speech.end()
         except SourceCancelledError:  # what it had said of its end by then is kept
-            return Ending(status=AgentStatus.TERMINATED, result=parser.verdict and parser.verdict.result)
+            return Ending(status=AgentStatus.TERMINATED, result=account(speech.parser) or None)
+        parser = speech.parser
         if verdict is not None:  # and not what it says of being stopped
             parser.verdict = verdict
-        return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail, hangs=verdict is not None)
+        hangs = verdict is not None
+        option = self._missing_option()
+        return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail, option, hangs=hangs)
 
-    def _listen(self, context: AgentContext, pipes: ChildPipes, parser: Parser) -> Verdict | None:
+    def _listen(self, context: AgentContext, pipes: ChildPipes, speech: Speech) -> Verdict | None:
         """Read until the program has ended; return its verdict if it gave one and does not exit."""
-        due_in_s = self._exit_due_in_s(pipes, parser)
-        while pipes.wait(due_in_s):
+        due_in_s = self._exit_due_in_s(pipes, speech)
+        while pipes.wait(_sooner(due_in_s, speech.patience_s())):
             _check_cancelled(context)
-            has_looked, due_in_s = due_in_s == 0, self._exit_due_in_s(pipes, parser)
+            speech.show_due()
+            has_looked, due_in_s = due_in_s == 0, self._exit_due_in_s(pipes, speech)
             if has_looked and due_in_s == 0:  # looked once more, because this process may have been stopped meanwhile
-                return parser.verdict
+                return speech.parser.verdict
         return None
 
-    def _exit_due_in_s(self, pipes: ChildPipes, parser: Parser) -> float | None:
+    def _exit_due_in_s(self, pipes: ChildPipes, speech: Speech) -> float | None:
         """Return how long the program may still be silent and not exit; None: for as long as it likes."""
-        if parser.verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
+        if speech.parser.verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
             return None
         return min(max(0.0, self._exit_timeout_s - pipes.silence_s()), LONGEST_STEP_S)
+
+    def _missing_option(self) -> str | None:
+        """Return the option that makes the program print JSON, if it was not given."""
+        return None if is_told_to_print_json(self.argv) else PARSERS[self.type]().json_option
 
     def _with_prompt(self, prompt: str) -> tuple[list[str], bytes]:
         """Return the arguments and what standard input gets."""
@@ -210,6 +226,11 @@ def _record_process(context: AgentContext, pipes: ChildPipes) -> None:
         pipes.step()
         _check_cancelled(context)
     recorded.get()
+
+
+def _sooner(one_s: float | None, other_s: float | None) -> float | None:
+    """Return the shorter of two waits, of which None has no limit."""
+    return min((wait_s for wait_s in (one_s, other_s) if wait_s is not None), default=None)
 
 
 def _check_cancelled(context: AgentContext) -> None:

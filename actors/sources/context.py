@@ -5,14 +5,15 @@ thread or loop.
 """
 
 import logging
-import queue
 import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from commitcast.actors.future import Future
 from commitcast.actors.sources.draft import Draft
+from commitcast.actors.sources.inbox import Inbox
 from commitcast.actors.sources.processes import Processes
+from commitcast.persistence import fork
 from commitcast.persistence.records import AgentRecord, MessageRecord
 
 logger: Final = logging.getLogger(__name__)
@@ -53,6 +54,10 @@ class Cancelled:
             except Exception:  # a source's mistake must not keep its agent from ending
                 logger.exception("a callback of a cancelled source failed")
 
+    def _drop_in_child(self) -> None:
+        self._lock, self._event, self._callbacks = threading.Lock(), threading.Event(), []
+        self._event.set()
+
 
 class Outlet(Protocol):
     """The agent's side of a context; made by the runtime."""
@@ -78,8 +83,12 @@ class AgentContext:
         prompt: what it was launched with, "" if nothing.
         configuration: a copy of the agent's configuration.
         attempt: 0 in the first run of the source, one more in each run after a failure.
-        inbox: the texts that `handle.send` was given, each put here after it was committed.
+        inbox: the texts that `handle.send` was given, each put here after it was committed. `inbox.get(timeout=…)`
+            waits for one, and raises `SourceCancelledError` when the agent's life is over; an async source awaits
+            `asyncio.to_thread(context.inbox.get)`.
         cancelled: set when the agent's life is over; what is yielded after that is discarded and counted.
+        last_words: returns what the source has made and the agent has not got, when the agent is ended: it is given
+            the number of drafts that were put. From then on nothing more can be put.
         processes: the commands of its runtime, for a source that runs one; None if there is no runtime.
     """
 
@@ -93,7 +102,7 @@ class AgentContext:
         configuration: dict[str, Any],
         outlet: Outlet,
         attempt: int = 0,
-        inbox: queue.SimpleQueue[str] | None = None,
+        inbox: Inbox | None = None,
         processes: Processes | None = None,
     ) -> None:
         self.id = id
@@ -102,10 +111,17 @@ class AgentContext:
         self.prompt = prompt
         self.configuration = configuration
         self.attempt = attempt
-        self.inbox: queue.SimpleQueue[str] = queue.SimpleQueue() if inbox is None else inbox
+        self.inbox = Inbox(id) if inbox is None else inbox
         self.cancelled = Cancelled()
+        self.last_words: Callable[[int], list[Draft]] | None = None
         self.processes = processes
         self._outlet = outlet
+        fork.register(self)
+
+    def _drop_in_child(self) -> None:
+        """Tell a source that it is a copy in a child, which nobody hears."""
+        self.inbox._drop_in_child()
+        self.cancelled._drop_in_child()
 
     def emit(
         self,

@@ -29,6 +29,11 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     result: Any = None
     """A JSON value; kept whatever the status is."""
 
+    @classmethod
+    def of(cls, error: BaseException) -> "Ending":
+        """Return the failure that an error is."""
+        return cls(status=AgentStatus.FAILED, error_name=type(error).__name__, error_message=str(error))
+
     @property
     def error(self) -> dict[str, str | None]:
         """Name and message of the error, under the names that they have in a record."""

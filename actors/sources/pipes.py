@@ -17,6 +17,7 @@ from typing import IO, Final
 from commitcast.actors.sources.child_input import ChildInput
 from commitcast.actors.sources.process import has_exited, open_pidfd
 from commitcast.actors.sources.processes import Processes
+from commitcast.persistence import fork
 
 SILENCE_AFTER_EXIT_S: Final = 2.0
 """How long the output may be silent when the child has exited but something it left behind holds it open."""
@@ -138,6 +139,13 @@ class ChildPipes:
         if process.stdin is not None:
             ChildInput(self._selector, process.stdin, stdin, feed)
         self._selector.register(process.stderr, selectors.EVENT_READ, self._on_stderr)
+        fork.register(self)
+
+    def _drop_in_child(self) -> None:
+        """Let the CLI see the ends of its input and of its reader though a forked child lives on."""
+        assert self._process is not None
+        streams = (self._process.stdin, self._process.stdout, self._process.stderr)
+        fork.silence(stream.fileno() for stream in streams if stream is not None and not stream.closed)
 
     def read_into(self, sink: Callable[[bytes], object]) -> None:
         """Begin to read the output; `sink` gets each chunk. While that blocks, nothing is read."""

@@ -7,15 +7,19 @@ block an actor or an event loop, and must never let a source's error go anywhere
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any, Final, Protocol
 
 from commitcast.actors.agent_commands import AgentCommand, Emit, Patch, SourceEnded, Start
 from commitcast.actors.errors import BackpressureError, SourceCancelledError
 from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
+from commitcast.actors.loop import running_loop
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft, Ending
+from commitcast.actors.sources.tasks import SourceTask, SourceTasks
 from commitcast.actors.sources.threads import SourceThreads
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
@@ -59,6 +63,7 @@ class SourceRunner:
         channel: Channel,
         flow: Flow,
         threads: SourceThreads,
+        tasks: SourceTasks,
         loop: Callable[[], asyncio.AbstractEventLoop],
         now: Callable[[], str],
         before: "SourceRunner | None" = None,
@@ -71,21 +76,26 @@ class SourceRunner:
             channel: the way to the actors.
             flow: counts what is on its way to the disk.
             threads: where a blocking source runs.
+            tasks: an async source's is one of them.
             loop: returns the running loop on which an async source runs.
             now: the clock.
             before: the run that this one follows; None for the first.
         """
         self._record = record
-        self._task_loop: asyncio.AbstractEventLoop | None = None  # where an async source runs
+        self._task: SourceTask | None = None  # of an async source
         self._has_ended = False
         self._has_begun = False
         self._source = source
         self._agent = record.id
         self._channel = channel
         self._threads = threads
+        self._tasks = tasks
         self._loop = loop
         self._now = now
         self._flow = flow
+        self._lock = threading.RLock()  # of the two below
+        self._put_messages = 0
+        self._is_silenced = False
         self.takes_input = getattr(source, "takes_input", True)
         self.context: AgentContext = AgentContext(
             id=record.id,
@@ -98,6 +108,7 @@ class SourceRunner:
             inbox=None if before is None else before.context.inbox,
             processes=threads.processes,
         )
+        self.inbox = self.context.inbox
 
     # The agent's side.
 
@@ -111,22 +122,38 @@ class SourceRunner:
     def cancel(self) -> None:
         """Ask the source to stop. Idempotent; does not block."""
         self.context.cancelled.set()
-        if self._task_loop is not None and self._task_loop.is_closed():
+        self.inbox.end()
+        if self._task is not None and self._task.is_on_closed_loop:
             self._end(Ending(status=AgentStatus.TERMINATED, error_message="its event loop was closed"))
+
+    def last_words(self) -> list[NewMessage]:
+        """Return what the source has made or kept back and not put yet, once. It can put no more after that.
+
+        Threads: the agent's; blocks for as long as the source takes to understand a line.
+        """
+        if self.context.last_words is None or self._is_silenced:
+            return []
+        with self._lock:
+            self._is_silenced = True
+        return [self._storable(draft) for draft in self.context.last_words(self._put_messages)]
 
     @property
     def has_processes(self) -> bool:
         """Whether there may be processes of it until it has ended. Ask after `cancel`: then none come to be later."""
         return self._has_begun and getattr(self._source, "owns_processes", False)
 
-    def deliver(self, content: str) -> None:
-        """Put a text into the source's inbox."""
-        self.context.inbox.put(content)
-
     def again(self) -> "SourceRunner":
         """Return another run of the same source, with the same inbox; not begun yet."""
         return SourceRunner(
-            self._source, self._record, self._channel, self._flow, self._threads, self._loop, self._now, self
+            self._source,
+            self._record,
+            self._channel,
+            self._flow,
+            self._threads,
+            self._tasks,
+            self._loop,
+            self._now,
+            self,
         )
 
     # Running.
@@ -137,10 +164,14 @@ class SourceRunner:
     def _guard(self, work: Callable[[], Ending | None]) -> Ending | None:
         try:
             return work()
-        except SourceCancelledError:
-            return Ending(status=AgentStatus.TERMINATED)
         except BaseException as error:  # whatever a source raises is how its agent ends, SystemExit too
-            return _failure(self._agent, error)
+            return self._ending_of(error)
+
+    def _ending_of(self, error: BaseException) -> Ending:
+        """Return how a source ended that raised; one that something else than its agent has cancelled has failed."""
+        if self.context.cancelled.is_set() and isinstance(error, (asyncio.CancelledError, SourceCancelledError)):
+            return Ending(status=AgentStatus.TERMINATED)
+        return _failure(self._agent, error)
 
     def _end(self, ending: Ending | None) -> None:
         """Tell the actor how it ended, once; None if the source goes on elsewhere."""
@@ -168,22 +199,19 @@ class SourceRunner:
             self._channel.ask(self._agent, Start())
 
     def _start_task(self, source: Any) -> None:
-        loop = self._task_loop = self._loop()
-        loop.call_soon_threadsafe(lambda: _keep(loop.create_task(self._run_task(source))))
+        self._task = self._tasks.start(
+            self._loop(),
+            lambda task: self._run_task(task, source),
+            lambda: self._end(self._ending_of(asyncio.CancelledError())),
+        )
 
-    async def _run_task(self, source: Any) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = task.get_loop()
-        self.context.cancelled.on_set(lambda: _cancel_task(loop, task))
-        ending: Ending | None
+    async def _run_task(self, task: SourceTask, source: Any) -> None:
+        self.context.cancelled.on_set(task.cancel)
         try:
             self._begin()
             ending = await self._run_async(source)
-        except (asyncio.CancelledError, SourceCancelledError):
-            ending = Ending(status=AgentStatus.TERMINATED, error_message="its task was cancelled")
         except BaseException as error:  # whatever a source raises is how its agent ends; the loop serves others too
-            ending = _failure(self._agent, error)
+            ending = self._ending_of(error)
         self._end(ending)
 
     async def _run_async(self, source: Any) -> Ending:
@@ -191,8 +219,9 @@ class SourceRunner:
         if isinstance(said, Awaitable):
             said = await said
         if isinstance(said, AsyncIterable):
-            async for draft in said:
-                await self._put_async(_draft(draft))
+            async with _closing(said):
+                async for draft in said:
+                    await self._put_async(_draft(draft))
         else:
             for draft in _drafts(said):
                 await self._put_async(draft)
@@ -226,16 +255,21 @@ class SourceRunner:
 
     async def _put_async(self, draft: Draft) -> None:
         message = self._storable(draft)
+        if self.context.cancelled.is_set():
+            raise SourceCancelledError(self._agent)
         await self._flow.acquire_async(self._agent, message.size)
         self._queue(message)
 
     def _queue(self, message: NewMessage) -> None:
-        if not self._channel.tell(self._agent, Emit(message, from_source=True)):
+        with self._lock:
+            self._put_messages += not self._is_silenced  # before the agent, perhaps on this thread, asks for last words
+            is_told = not self._is_silenced and self._channel.tell(self._agent, Emit(message, from_source=True))
+        if not is_told:
             self._flow.release(self._agent, 1, message.size)
             raise SourceCancelledError(self._agent)
 
     def _acquire(self, agent: str, size: int) -> None:
-        blocks = not _on_event_loop()
+        blocks = running_loop() is None
         while not self.context.cancelled.is_set():
             try:
                 return self._flow.acquire(agent, size, CANCEL_CHECK_S if blocks else 0)
@@ -261,28 +295,9 @@ class SourceRunner:
         )
 
 
-_tasks: Final[set[asyncio.Task[None]]] = set()
-
-
-def _keep(task: asyncio.Task[None]) -> None:
-    """Hold on to a task: the loop itself keeps only a weak reference."""
-    _tasks.add(task)
-    task.add_done_callback(_tasks.discard)
-
-
-def _cancel_task(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
-    try:
-        loop.call_soon_threadsafe(task.cancel)
-    except RuntimeError:  # the loop was closed, and the task with it
-        pass
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+def _closing(said: AsyncIterable[Any]) -> AbstractAsyncContextManager[object]:
+    """Have a generator clean up in its own task, before its end is told: left to the loop, it would come later."""
+    return aclosing(said) if isinstance(said, AsyncGenerator) else nullcontext()
 
 
 def check_source(source: Any) -> Source:
@@ -343,7 +358,9 @@ def _failure(agent: str, error: BaseException) -> Ending:
     name = type(error).__name__
     try:
         message = _clean(str(error)) or name
-        logger.info("the source of agent %s failed", agent, exc_info=error)
+        if isinstance(error, asyncio.CancelledError):
+            message = f"its task, or something that it awaited, was cancelled, and not by its agent ({message})"
+        logger.warning("the source of agent %s failed", agent, exc_info=error)
     except Exception:  # a defect in the error's own text must not hide that there was one
         message = name
     return Ending(status=AgentStatus.FAILED, error_name=name, error_message=message)

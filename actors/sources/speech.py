@@ -1,38 +1,130 @@
 """What one process says, on its way from chunks of bytes to messages of its agent.
 
-Owns the unfinished line and the parser of one process. Used on the source's thread.
+Owns the unfinished line, the parser, and the messages that the agent has not got yet. Must never keep text back for
+longer than `PIECE_AFTER_S`: a line without its newline is shown in pieces, unless it may be an event, which cannot be
+understood in parts. Used on the source's thread, but for `last_words`, which the agent's actor calls when it ends the
+agent: nothing that was read is lost then.
 """
 
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
 from commitcast.actors.sources.context import AgentContext
+from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.lines import Line, LineSplitter
 from commitcast.actors.sources.parsers import Parser
 
+PIECE_AFTER_S: Final = 0.5
+"""How long a line waits for its newline. People notice a pause of a second; a program that prints word by word
+without newlines makes two messages a second of it."""
+
 
 class Speech:
-    """What one process says, on its way from chunks of bytes to messages."""
+    """What one process says.
 
-    def __init__(self, parser: Parser, context: AgentContext) -> None:
-        self._parser = parser
+    Attributes:
+        parser: the one that reads now; it changes when the program turns out to be of another kind.
+    """
+
+    def __init__(self, parser: Parser, context: AgentContext, now: Callable[[], float] = time.monotonic) -> None:
+        """Make it, and have the agent ask it for its last words."""
+        self.parser = parser
         self._context = context
+        self._now = now
         self._splitter = LineSplitter()
         self._session_id = parser.session_id
+        self._due_at: float | None = None  # when to show what there is of the unfinished line
+        self._is_kept_whole = False  # the unfinished line, because it may be an event
+        self._was_cut = False  # the unfinished line, because it is too long: its pieces are no events
+        self._lock = threading.Lock()  # of all that is above, and of:
+        self._waiting: list[Draft] = []  # what is being delivered
+        self._delivered = 0  # before that
+        context.last_words = self.last_words
 
     def feed(self, chunk: bytes) -> None:
         """Put the messages that a chunk completes. Blocks while the agent is at its bound."""
-        for line in self._splitter.feed(chunk):
-            self._say(line)
+        with self._lock:
+            lines = self._splitter.feed(chunk)
+            for line in lines:
+                if line.continues:
+                    self._was_cut = True
+                self._say(line)
+            if lines:
+                self._due_at = None
+            if self._splitter.is_holding and self._due_at is None and not self._is_kept_whole:
+                self._due_at = self._now() + PIECE_AFTER_S
+        self._deliver()
+
+    def patience_s(self) -> float | None:
+        """Return in how many seconds `show_due` has something to do; None: when more has come."""
+        return None if self._due_at is None else max(0.0, self._due_at - self._now())
+
+    def show_due(self) -> None:
+        """Put what there is of a line that has waited for its newline too long. Blocks like `feed`."""
+        if self._due_at is None or self._now() < self._due_at:
+            return
+        with self._lock:
+            self._due_at = None
+            held = self._splitter.held
+            size = len(held) if self._was_cut else self.parser.showable(held)
+            self._is_kept_whole = size is None
+            for piece in self._splitter.give(size or 0):
+                self._say(piece)
+        self._deliver()
 
     def end(self) -> None:
-        """Put the last line if it had no newline."""
+        """Put all that is left: the last line if it had no newline, and what may have become an event."""
+        with self._lock:
+            self._say_rest()
+        self._deliver()
+
+    def last_words(self, delivered: int) -> list[Draft]:
+        """Return all that was read and not delivered. From then on nothing more is.
+
+        Args:
+            delivered: how many messages the agent has got.
+
+        Threads: any; blocks for as long as a line takes to be understood.
+        """
+        with self._lock:
+            self._say_rest()
+            return self._waiting[delivered - self._delivered :]
+
+    def _say_rest(self) -> None:
+        self._due_at = None
         for line in self._splitter.end():
             self._say(line)
+        self._waiting += self.parser.flush()
 
     def _say(self, line: Line) -> None:
-        if line.partial:
-            self._context.put(self._parser.parse_piece(line.data, continues=line.continues))
-            return
-        for draft in self._parser.parse(line.data):
-            self._context.put(draft)
-        if self._parser.session_id != self._session_id:
-            self._session_id = self._parser.session_id
+        if line.partial or (b"\r" in line.data and self.parser.shows_steps):
+            self._say_pieces(line)
+        else:
+            self.parser = self.parser.successor(line.data) or self.parser
+            self._waiting += self.parser.feed(line.data)
+            self._is_kept_whole = False
+
+    def _say_pieces(self, line: Line) -> None:
+        for step in line.steps() if self.parser.shows_steps else [line]:
+            if step.continues or self._was_cut:
+                self._waiting += self.parser.flush()
+                self._waiting.append(
+                    self.parser.parse_piece(step.data, continues=step.continues, overwrites=step.overwrites)
+                )
+            else:
+                self.parser = self.parser.successor(step.data) or self.parser
+                self._waiting += self.parser.parse_rest(step.data)
+        if not line.continues:
+            self._is_kept_whole = self._was_cut = False
+
+    def _deliver(self) -> None:
+        if self.parser.session_id != self._session_id:
+            self._session_id = self.parser.session_id
             self._context.patch(configuration={"session_id": self._session_id})
+        for draft in self._waiting:
+            self._context.put(draft)
+        with self._lock:
+            self._delivered += len(self._waiting)
+            self._waiting = []

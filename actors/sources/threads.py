@@ -62,6 +62,12 @@ class SourceThreads:
             signal.give()
         return None
 
+    def _drop_in_child(self) -> None:
+        """Start nothing more in a child, which may be forked by a source."""
+        self._lock = threading.Lock()
+        self._waiting = deque()
+        self._joining = []
+
     def join(self, timeout_s: float) -> bool:
         """Wait until no source runs; return whether that came true in time."""
         ended = Signal()

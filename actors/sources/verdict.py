@@ -10,7 +10,13 @@ from commitcast.persistence.records import AgentStatus
 
 
 def decide_ending(
-    command: str, exit_code: int | None, parser: Parser, stderr_tail: str, *, hangs: bool = False
+    command: str,
+    exit_code: int | None,
+    parser: Parser,
+    stderr_tail: str,
+    missing_option: str | None = None,
+    *,
+    hangs: bool = False,
 ) -> Ending:
     """Decide how an agent ended whose program has ended. Pure.
 
@@ -23,32 +29,50 @@ def decide_ending(
         exit_code: negative for a signal; None if it is lost.
         parser: that has read all of its output.
         stderr_tail: the end of its standard error, "" for nothing.
+        missing_option: what makes such programs print events, if this one was started without it.
         hangs: whether it did not exit after its verdict.
     """
-    result: dict[str, Any] = dict(parser.verdict.result or {}) if parser.verdict else {}
-    result["exit_code"] = exit_code
+    result = {**account(parser), "exit_code": exit_code}
     if stderr_tail:
         result["stderr_tail"] = stderr_tail
     if hangs:
         result["exit_timed_out"] = True
     says_nothing = parser.verdict is not None and (hangs or exit_code is None)
-    error = _why_failed(command, 0 if says_nothing else exit_code, parser, f"\n{stderr_tail}" if stderr_tail else "")
+    advice = None if parser.has_events or missing_option is None else missing_option
+    error = _why_failed(command, 0 if says_nothing else exit_code, parser, stderr_tail, advice)
     return Ending(result=result) if error is None else failed(error, result)
 
 
-def _why_failed(command: str, exit_code: int | None, parser: Parser, tail: str) -> SourceError | None:
+def account(parser: Parser) -> dict[str, Any]:
+    """Return what a program has said about its work, over all turns and whatever it said of its end."""
+    return {**((parser.verdict and parser.verdict.result) or {}), **parser.result}
+
+
+def _why_failed(
+    command: str, exit_code: int | None, parser: Parser, stderr_tail: str, advice: str | None
+) -> SourceError | None:
     verdict = parser.verdict
     how = _exit_text(exit_code, parser)
+    tail = f"\n{stderr_tail}" if stderr_tail else ""
     if verdict is not None and not verdict.ok:
         also = "" if exit_code == 0 else f" (it {how})"
         return CommandFailedError(f"{command} reported an error: {verdict.message}{also}{tail}")
-    last_error = "" if parser.last_error is None else f"; its last error was: {parser.last_error}"
+    told = "" if advice is None else f"; to have it read, run it with {advice}"
     if exit_code != 0:
         though = "" if verdict is None else " although it had reported success"
-        return CommandFailedError(f"{command} {how}{though}{last_error}{tail}")
-    if verdict is None and parser.gives_verdict:
-        return VerdictMissingError(f"{command} {how} but never said whether it had succeeded{last_error}{tail}")
+        return CommandFailedError(f"{command} {how}{though}{_clue(parser, stderr_tail)}{told}{tail}")
+    if verdict is None and parser.needs_verdict and (not parser.is_guess or parser.last_error is not None):
+        never = "but never said whether it had succeeded"
+        clue = "" if advice else _clue(parser, stderr_tail)  # what it printed is the answer
+        return VerdictMissingError(f"{command} {how} {never}{clue}{told}{tail}")
     return None
+
+
+def _clue(parser: Parser, stderr_tail: str) -> str:
+    """Return what the program has said of why it failed, as far as standard error does not."""
+    if parser.last_error is not None:
+        return f"; its last error was: {parser.last_error}"
+    return f"; it printed: {parser.last_text}" if parser.last_text and not stderr_tail else ""
 
 
 def _exit_text(exit_code: int | None, parser: Parser) -> str:

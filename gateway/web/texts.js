@@ -13,7 +13,10 @@ const NOTICES = ["api_retry", "compact_boundary", "error"];
 /** Events between two texts of one stream; all other bookkeeping may come in the middle of a text. */
 const BOUNDARIES = ["content_block_start", "content_block_stop", "message_start", "message_stop"];
 /** Names in metadata that tell how to read a message, and nothing that it says. */
-const MARKS = ["delta", "repeats_deltas", "partial", "continues", "truncated", "thinking", "parent_tool_use_id"];
+const MARKS = [
+  ...["delta", "repeats_deltas", "partial", "continues", "overwrites", "truncated"],
+  ...["thinking", "parent_tool_use_id"],
+];
 /** Characters of the end of a text by which it is known again when its beginning is not there. */
 const ENOUGH = 64;
 const SAID = ["assistant", "response"];
@@ -45,6 +48,9 @@ export const isDelta = ({ metadata }) => metadata?.delta === true;
 /** @param {Message} message */
 const isPieceOfLine = ({ metadata }) => metadata?.partial === true || metadata?.continues === true;
 
+/** Whether it goes on where the piece before it ends; not at the line's start, as on a terminal. @param {Message} message */
+const joinsLine = (message) => isPieceOfLine(message) && message.metadata?.overwrites !== true;
+
 /** Whether the next message may be a piece of the same text, or line. @param {Message} message */
 export const goesOn = (message) => isDelta(message) || message.metadata?.continues === true;
 
@@ -59,7 +65,7 @@ export function kindOf(message) {
 
 /** What stands between two messages that stand together. @param {Message} before @param {Message} after */
 export function between(before, after) {
-  if (isDelta(after) || (before.metadata?.continues === true && isPieceOfLine(after))) return "";
+  if (isDelta(after) || (before.metadata?.continues === true && joinsLine(after))) return "";
   const isLong = [before, after].some(({ content }) => content.trimEnd().includes("\n"));
   return "\n".repeat((isLong ? 2 : 1) - (before.content.endsWith("\n") ? 1 : 0));
 }

@@ -4,8 +4,10 @@ import pytest
 
 from commitcast.actors.agent_source import ENDINGS_TRIED, AgentSource
 from commitcast.actors.sources.draft import Ending
+from commitcast.actors.sources.inbox import Inbox
 from commitcast.actors.supervision import RestartPolicy
 from commitcast.persistence.records import AgentStatus
+from commitcast.persistence.writes import NewMessage
 
 FAILED = Ending(status=AgentStatus.FAILED, error_name="OSError", error_message="no")
 
@@ -13,11 +15,12 @@ FAILED = Ending(status=AgentStatus.FAILED, error_name="OSError", error_message="
 class Feed:
     """One run of a source; all runs of it share what they note."""
 
-    def __init__(self, notes: list[str], run: int = 0) -> None:
+    def __init__(self, notes: list[str], run: int = 0, inbox: Inbox | None = None) -> None:
         self.takes_input = True
         self.has_processes = False
         self.notes = notes
         self.run = run
+        self.inbox = Inbox("a") if inbox is None else inbox
 
     def start(self) -> None:
         self.notes.append(f"start {self.run}")
@@ -25,11 +28,12 @@ class Feed:
     def cancel(self) -> None:
         self.notes.append(f"cancel {self.run}")
 
-    def deliver(self, content: str) -> None:
-        self.notes.append(f"deliver {content} to {self.run}")
+    def last_words(self) -> list[NewMessage]:
+        self.notes.append(f"last words of {self.run}")
+        return []
 
     def again(self) -> "Feed":
-        return Feed(self.notes, self.run + 1)
+        return Feed(self.notes, self.run + 1, self.inbox)
 
 
 def source(policy: RestartPolicy | None = None) -> tuple[AgentSource, list[str]]:
@@ -44,14 +48,16 @@ def test_it_runs_again_after_each_failure_and_everything_goes_to_the_newest_run(
     delays = [made.ended(FAILED, 0)]
     assert not made.is_running and made.ending is None
     made.start_again()
-    made.deliver("hello")
+    assert made.keep_place("a", 5) is None
+    made.inbox.settle("hello", 5)
     delays.append(made.ended(FAILED, 1))
     made.start_again()
     made.cancel()
 
     assert delays == [1, 2]
     assert made.is_running and made.restarts == 2
-    assert notes == ["start 0", "start 1", "deliver hello to 1", "start 2", "cancel 2"]
+    assert notes == ["start 0", "start 1", "start 2", "cancel 2"]
+    assert made.inbox.get_nowait() == "hello"
 
 
 def test_the_limit_settles_the_last_error() -> None:

@@ -40,6 +40,7 @@ class TestTheGatewaysBound:
         dispatcher = HandDispatcher()
         gateway = started(Bounded("gateway", dispatcher))
         with AgentRuntime(tmp_path / "a.db", gateway=gateway.actor_ref) as runtime:
+            dispatcher.run()  # it takes note that the runtime watches it
             agent = runtime.launch()
 
             sequences = [agent.emit(str(number)).get(TIMEOUT_S).sequence for number in range(5)]

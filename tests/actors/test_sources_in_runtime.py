@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from commitcast.actors import AgentContext, AgentHandle, AgentRuntime, AgentStatus, CommandSource, Draft
+from commitcast.actors import AgentContext, AgentHandle, AgentRuntime, AgentStatus, CommandSource, Draft, RestartPolicy
 from commitcast.actors.errors import InputRefusedError
 from commitcast.actors.testing import MockGateway
 from commitcast.persistence import AgentNotFoundError, InvalidValueError
@@ -340,3 +340,169 @@ def test_an_async_source_that_will_not_be_cancelled_does_not_hold_the_stop_up_fo
     may_end.set()
 
     assert runtime.failure is None
+
+
+def clean_up_of(log: list[str], is_cleaning: threading.Event) -> Any:
+    """A source that waits, and awaits while it cleans up."""
+
+    async def source(context: AgentContext) -> AsyncIterator[str]:
+        try:
+            yield "here"
+            await asyncio.Event().wait()
+        finally:
+            is_cleaning.set()
+            log.append("begun")
+            await asyncio.sleep(0.05)
+            log.append("done")
+
+    return source
+
+
+def test_a_stop_cancels_an_async_source_once_and_waits_until_it_has_cleaned_up(tmp_path: Path) -> None:
+    log: list[str] = []
+    runtime = AgentRuntime(tmp_path / "a.db").start()
+    next(iter(runtime.launch(clean_up_of(log, threading.Event())).follow()))
+
+    runtime.stop()
+
+    assert log == ["begun", "done"]
+
+
+def test_a_stop_in_the_midst_of_a_clean_up_does_not_break_it_off(tmp_path: Path) -> None:
+    log: list[str] = []
+    is_cleaning = threading.Event()
+    runtime = AgentRuntime(tmp_path / "a.db").start()
+    agent = runtime.launch(clean_up_of(log, is_cleaning))
+    next(iter(agent.follow()))
+    agent.terminate().get(SECONDS)
+    assert is_cleaning.wait(SECONDS)
+
+    runtime.stop()
+
+    assert log == ["begun", "done"]
+
+
+def test_a_stop_of_an_async_host_waits_for_clean_up_on_the_hosts_loop(tmp_path: Path) -> None:
+    log: list[str] = []
+
+    async def host() -> list[str]:
+        async with AgentRuntime(tmp_path / "a.db") as runtime:
+            agent = await runtime.alaunch(clean_up_of(log, threading.Event()))
+            async for _ in agent.afollow():
+                break
+        return list(log)
+
+    assert asyncio.run(host()) == ["begun", "done"]
+
+
+def test_a_source_that_stops_its_own_runtime_is_not_waited_for(tmp_path: Path) -> None:
+    async def host() -> float:
+        stopped_after_s: list[float] = []
+        is_stopped = asyncio.Event()
+        async with AgentRuntime(tmp_path / "a.db", stop_timeout_s=SECONDS) as runtime:
+
+            async def source(context: AgentContext) -> AsyncIterator[str]:
+                yield "here"
+                began = asyncio.get_running_loop().time()
+                runtime.stop()  # blocks the loop that it is on
+                stopped_after_s.append(asyncio.get_running_loop().time() - began)
+                is_stopped.set()
+
+            await runtime.alaunch(source)
+            await is_stopped.wait()
+        return stopped_after_s[0]
+
+    assert asyncio.run(host()) < SECONDS / 2
+
+
+async def cancelled_inside(context: AgentContext) -> AsyncIterator[str]:
+    yield "asks"
+    request = asyncio.ensure_future(asyncio.Event().wait())
+    request.cancel()  # a library gives up
+    await request
+
+
+async def says_that_it_was_cancelled(context: AgentContext) -> None:
+    raise asyncio.CancelledError("the connection was closed")
+
+
+async def cancels_its_own_task(context: AgentContext) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+def blocking_says_that_it_was_cancelled(context: AgentContext) -> None:
+    raise asyncio.CancelledError("the connection was closed")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [cancelled_inside, says_that_it_was_cancelled, cancels_its_own_task, blocking_says_that_it_was_cancelled],
+)
+def test_a_cancellation_that_the_agent_did_not_ask_for_is_a_failure(agent_runtime: AgentRuntime, source: Any) -> None:
+    record = agent_runtime.launch(source).wait(SECONDS)
+
+    assert (record.status, record.error_name) == (AgentStatus.FAILED, "CancelledError")
+    assert "not by its agent" in (record.error_message or "")
+
+
+def test_a_task_that_its_host_cancels_before_it_runs_has_failed_too(tmp_path: Path) -> None:
+    def cancelled(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> "asyncio.Task[Any]":
+        task = asyncio.Task(work, loop=loop, **options)
+        if work.__qualname__.startswith("SourceRunner."):
+            task.cancel()
+        return task
+
+    async def host() -> AgentStatus:
+        async with AgentRuntime(tmp_path / "a.db") as runtime:
+            asyncio.get_running_loop().set_task_factory(cancelled)
+            agent = await runtime.alaunch(says_coroutine)
+            record = await agent.await_(SECONDS)
+            asyncio.get_running_loop().set_task_factory(None)
+            return record.status
+
+    assert asyncio.run(host()) is AgentStatus.FAILED
+
+
+def test_it_runs_again_after_a_cancellation_that_nobody_asked_for(agent_runtime: AgentRuntime) -> None:
+    async def source(context: AgentContext) -> AsyncIterator[str]:
+        if context.attempt == 0:
+            raise asyncio.CancelledError
+        yield "again"
+
+    agent = agent_runtime.launch(source, restart=RestartPolicy(backoff_s=0.001))
+
+    assert agent.wait(SECONDS).status is AgentStatus.COMPLETED
+    assert contents(agent)[-1] == "again"
+
+
+@pytest.mark.parametrize("kind", ["blocking", "async"])
+def test_the_traceback_of_a_failing_source_is_logged_as_a_warning(
+    agent_runtime: AgentRuntime, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    def fails(context: AgentContext) -> None:
+        raise LookupError("here it is")
+
+    async def afails(context: AgentContext) -> None:
+        raise LookupError("here it is")
+
+    agent_runtime.launch(fails if kind == "blocking" else afails, id="loud").wait(SECONDS)
+
+    (found,) = [record for record in caplog.records if "loud" in record.getMessage()]
+    assert found.levelname == "WARNING"
+    assert found.exc_info is not None and found.exc_info[0] is LookupError
+
+
+def test_a_source_that_its_agent_ends_is_logged_as_no_failure(
+    agent_runtime: AgentRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = threading.Event()
+    agent = agent_runtime.launch(clean_up_of([], ended))
+    next(iter(agent.follow()))
+
+    agent.terminate().get(SECONDS)
+
+    assert ended.wait(SECONDS)
+    assert not [record for record in caplog.records if "failed" in record.getMessage()]

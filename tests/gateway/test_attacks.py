@@ -348,7 +348,7 @@ class TestHugeFrames:
 
 
 class TestSlowloris:
-    LIMITS: Final = Limits(handshake_timeout_s=0.2, hello_timeout_s=0.1)
+    LIMITS: Final = Limits(handshake_timeout_s=0.2, answer_timeout_s=0.2, hello_timeout_s=0.1)
 
     def test_who_asks_for_nothing_is_dropped(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:

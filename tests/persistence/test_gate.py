@@ -19,7 +19,7 @@ from waiting import TIMEOUT_S, wait_until
 class Visitor:
     """A thread that enters, stays until it is told to leave, and is gone."""
 
-    def __init__(self, name: str, place: AbstractContextManager[None], log: list[str]) -> None:
+    def __init__(self, name: str, place: AbstractContextManager[object], log: list[str]) -> None:
         self._name = name
         self._place = place
         self._log = log
@@ -63,7 +63,7 @@ class Building:
         wait_until(lambda: self.gate._writer_waits or self.gate._writing, "the writer to come")
         return visitor
 
-    def _visit(self, name: str, place: AbstractContextManager[None], queued: int, inside: int) -> Visitor:
+    def _visit(self, name: str, place: AbstractContextManager[object], queued: int, inside: int) -> Visitor:
         visitor = Visitor(name, place, self.log)
         self._visitors.append(visitor)
         wait_until(

@@ -45,13 +45,19 @@ class Running:
 
     def wait(self) -> int:
         """Wait for its end and return the exit code."""
-        code = self.process.wait(TIMEOUT_S)
+        try:
+            code = self.process.wait(TIMEOUT_S)
+        finally:
+            self.process.kill()  # a test may fail on one that does not end, and must not hang on it
+            self._close()
+        return code
+
+    def _close(self) -> None:
         for reader in self._readers:
             reader.join(TIMEOUT_S)
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()
-        return code
 
     def kill(self) -> None:
         """End it without a word, as a crash does."""

@@ -518,7 +518,7 @@ def test_read_backwards_texts_are_joined_and_hidden_as_they_are_forwards(page: P
         if lines_on(page)[0] == "round 0":
             break
         page.mouse.wheel(0, -6_000)
-    assert lines_on(page)[: len(wanted) // ROUNDS] == wanted[: len(wanted) // ROUNDS]
+    assert lines_on(page)[:40] == wanted[:40]  # the page keeps some 48 blocks
     assert seen > 50
 
 

@@ -2,14 +2,21 @@
 
 With partial messages each text comes twice: as deltas, and then once more as a whole. Both are kept, and the
 second is marked, so that a reader can show the text once. What a sub-agent says carries the
-`parent_tool_use_id` that started it.
+`parent_tool_use_id` that started it, and says nothing of how the run went.
+
+A run has turns, each with a `result`. The verdict is the one of the last turn that the user began: a turn that was
+begun and has no result takes it back, and a turn that a notification began (a background command has ended) changes
+nothing. `usage`, `num_turns` and `duration_ms` are of a turn, `total_cost_usd` is of the session so far.
 """
 
 from typing import Any, Final
 
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import as_list, as_object, as_text, compact_json
-from commitcast.actors.sources.parsers.parser import EventParser, Verdict
+from commitcast.actors.sources.parsers.event_parser import EventParser
+from commitcast.actors.sources.parsers.parser import Verdict
+from commitcast.actors.sources.parsers.reasons import reason_in
+from commitcast.actors.sources.parsers.usage import Counter, add_up, is_number
 
 MAX_REMEMBERED_BYTES: Final = 16 * 1024 * 1024
 """Of text that came as deltas, to know it again: 200,000 deltas, more than a model says in one message."""
@@ -17,15 +24,29 @@ MAX_REMEMBERED_BYTES: Final = 16 * 1024 * 1024
 _DELTA_BYTES: Final = 64
 """What remembering one more delta costs beside its characters."""
 
-_RESULT_FIELDS: Final = ("subtype", "session_id", "duration_ms", "num_turns", "total_cost_usd", "usage")
+_OF_A_TURN: Final = ("duration_ms", "num_turns")
+_BEGINNINGS: Final = ("init", "session_start")
+"""Subtypes of the event that each turn begins with."""
+_USERS: Final = ("human", "user")
+"""Values of `origin.kind` of what the user has said; notifications, timers and other agents are of other kinds."""
+_SAYS_LITTLE: Final = ("", "success", "error", "error_during_execution")
+"""Subtypes that do not say why a turn failed."""
 
 
 class ClaudeCodeParser(EventParser):
     """For `claude`."""
 
+    json_option = "--output-format stream-json --verbose"
+
     def __init__(self) -> None:
         super().__init__()
         self._deltas = _Deltas()
+        self._cost = Counter()
+        self._users_verdict: Verdict | None = None
+        self._was_cut = False  # the user's last turn: no result came before another turn began
+        self._is_in_turn = False
+        self._turn_has_messages = False
+        self._is_notified = False  # a notification began the turn, or will begin the next one
 
     def _read_event(self, name: str, event: dict[str, Any]) -> list[Draft]:
         match name:
@@ -40,12 +61,41 @@ class ClaudeCodeParser(EventParser):
         return []
 
     def _read_system(self, event: dict[str, Any]) -> Draft:
-        if event.get("subtype") == "init":
-            self.session_id = as_text(event.get("session_id")) or self.session_id
+        subtype = event.get("subtype")
+        if not _stream(event):
+            if subtype in _BEGINNINGS:
+                self.session_id = as_text(event.get("session_id")) or self.session_id
+                self._begin_turn()
+            elif subtype == "task_notification" and not self._is_in_turn:
+                self._is_notified = True
         return Draft("", "system", metadata={key: value for key, value in event.items() if key != "type"})
+
+    def _begin_turn(self) -> None:
+        """Take back the verdict, unless a notification began the turn."""
+        if self._is_in_turn and self._turn_has_messages:  # the one before has no result
+            if not self._is_notified:
+                self._users_verdict, self._was_cut = None, True
+            self._is_notified = False
+        self._is_in_turn, self._turn_has_messages = True, False
+        if not self._is_notified:
+            self.verdict = None
+
+    def _note_message(self, event: dict[str, Any]) -> None:
+        """Take note of a message of a turn, which begins with it if nothing else has begun it."""
+        kind = _origin(event)
+        if not self._turn_has_messages and kind is not None and kind not in _USERS:
+            self._is_notified = True
+            self.verdict = self._users_verdict
+        if not self._is_in_turn:
+            self._begin_turn()
+        self._turn_has_messages = True
 
     def _read_message(self, speaker: str, event: dict[str, Any]) -> list[Draft]:
         content = as_object(event.get("message")).get("content")
+        if not _stream(event):
+            self._note_message(event)
+            if "error" in event:  # its text is what the user is shown of it
+                self.last_error = reason_in("\n".join(texts_in(content)), event["error"])
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else as_list(content)
         return [self._read_block(speaker, block, event) for block in blocks]
 
@@ -78,6 +128,8 @@ class ClaudeCodeParser(EventParser):
     def _read_stream_event(self, event: dict[str, Any]) -> list[Draft]:
         inner = as_object(event.get("event"))
         metadata: dict[str, Any] = {}
+        if not _stream(event):
+            self._note_message(event)
         match inner:
             case {"type": "content_block_delta", "delta": {"type": "text_delta", "text": str(text)}}:
                 metadata = {"delta": True}
@@ -96,11 +148,43 @@ class ClaudeCodeParser(EventParser):
         subtype = as_text(event.get("subtype")) or ""
         failed = event.get("is_error") not in (None, False) or subtype.startswith("error")
         answer = as_text(event.get("result"))
-        message = (_errors_text(event) or answer or subtype or "it gave no reason") if failed else None
-        self.verdict = Verdict(not failed, message, {key: event[key] for key in _RESULT_FIELDS if key in event})
+        message = self._why(event, subtype, answer) if failed else None
+        if not _stream(event):
+            self._end_turn(event, Verdict(not failed, message, self._account(event)))
         shown = ("type",) if answer is None else ("type", "result")
         metadata = {key: value for key, value in event.items() if key not in shown}
         return Draft(answer or message or "", "response", metadata=metadata)
+
+    def _why(self, event: dict[str, Any], subtype: str, answer: str | None) -> str:
+        if said := reason_in(event.get("errors"), event.get("error"), answer):
+            return said
+        status = event.get("api_error_status")
+        hints = [None if subtype == "success" else subtype, self.last_error if subtype in _SAYS_LITTLE else None]
+        hints.append(None if status is None else f"API error {compact_json(status)}")
+        return ": ".join(filter(None, hints)) or as_text(event.get("terminal_reason")) or "it gave no reason"
+
+    def _end_turn(self, event: dict[str, Any], verdict: Verdict) -> None:
+        kind = _origin(event)
+        if kind in _USERS or (kind is None and not self._is_notified):
+            self._users_verdict, self._was_cut = verdict, False
+        self.verdict = None if self._was_cut else self._users_verdict or verdict
+        self.session_id = self.session_id or as_text(event.get("session_id"))
+        self._is_in_turn = self._turn_has_messages = self._is_notified = False
+
+    def _account(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Add what a turn used; return what is known of the run."""
+        used = {key: event[key] for key in _OF_A_TURN if is_number(event.get(key))}
+        if usage := self._usage(event):
+            used["usage"] = usage
+        self.result = add_up(self.result, used)
+        if is_number(event.get("total_cost_usd")):
+            self.result["total_cost_usd"] = self._cost.at(event["total_cost_usd"])
+        facts: dict[str, Any] = {key: event[key] for key in ("subtype", "session_id") if key in event}
+        return {**facts, **self.result}
+
+    def _usage(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Return what the turn that ends with a result used."""
+        return as_object(event.get("usage"))
 
 
 class _Deltas:
@@ -139,9 +223,21 @@ def _stream(event: dict[str, Any]) -> str:
     return as_text(event.get("parent_tool_use_id")) or ""
 
 
+def _origin(event: dict[str, Any]) -> Any:
+    """Return what kind of thing began a turn or said something; None if it is not said."""
+    return as_object(event.get("origin")).get("kind")
+
+
 def _parent(event: dict[str, Any]) -> dict[str, Any]:
     stream = _stream(event)
     return {"parent_tool_use_id": stream} if stream else {}
+
+
+def texts_in(content: Any) -> list[str]:
+    """Return what a message's content shows as text, block by block."""
+    if isinstance(content, str):
+        return [content]
+    return [text for block in as_list(content) if (text := as_text(as_object(block).get("text")))]
 
 
 def _result_text(content: Any) -> str:
@@ -161,7 +257,3 @@ def _result_part(part: Any) -> str:
         case {"type": str(kind)}:  # an image: its bytes are in `raw`
             return f"[{kind}]"
     return compact_json(part)
-
-
-def _errors_text(event: dict[str, Any]) -> str:
-    return "; ".join(error if isinstance(error, str) else compact_json(error) for error in as_list(event.get("errors")))

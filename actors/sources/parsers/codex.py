@@ -9,7 +9,10 @@ from typing import Any, Final
 
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import as_list, as_object, as_text, compact_json
-from commitcast.actors.sources.parsers.parser import EventParser, Verdict
+from commitcast.actors.sources.parsers.event_parser import EventParser
+from commitcast.actors.sources.parsers.parser import Verdict
+from commitcast.actors.sources.parsers.reasons import reason_in
+from commitcast.actors.sources.parsers.usage import add_up
 
 _SHOWN_FIELDS: Final = {
     "agent_message": "text",
@@ -23,6 +26,8 @@ _SHOWN_FIELDS: Final = {
 class CodexParser(EventParser):
     """For `codex`."""
 
+    json_option = "exec --json"
+
     def _read_event(self, name: str, event: dict[str, Any]) -> list[Draft]:
         match name:
             case "thread.started":
@@ -32,20 +37,26 @@ class CodexParser(EventParser):
                 self.verdict = None
                 return [_described(name, event, "system")]
             case "turn.completed":
-                usage = {"usage": event["usage"]} if "usage" in event else None
-                self.verdict = Verdict(True, None, usage)
+                self.verdict = Verdict(True, None, self._account(event))
                 return [_described(name, event, "response")]
             case "turn.failed":
-                message = _error_text(event.get("error")) or "it gave no reason"
-                self.verdict = Verdict(False, message)
+                message = reason_in(event.get("error"), event.get("message")) or self.last_error or "it gave no reason"
+                self.verdict = Verdict(False, message, self._account(event))
                 return [_described(name, event, "error", message)]
             case "error":
-                self.last_error = as_text(event.get("message")) or compact_json(event)
+                self.last_error = reason_in(event.get("message"), event.get("error")) or compact_json(event)
                 return [_described(name, event, "error", self.last_error)]
             case "item.started" | "item.updated" | "item.completed":
                 item = event.get("item")
                 return _read_item(name, item) if isinstance(item, dict) else []
         return []
+
+    def _account(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        """Add what a turn used; return what all turns did."""
+        usage = event.get("usage")
+        if isinstance(usage, dict):
+            self.result = add_up(self.result, {"usage": usage})
+        return dict(self.result) or None
 
 
 def _described(name: str, event: dict[str, Any], kind: str, content: str = "") -> Draft:
@@ -69,14 +80,16 @@ def _read_item(name: str, item: dict[str, Any]) -> list[Draft]:
             return [Draft(text, "assistant", metadata={"thinking": True, **metadata})]
         case {"type": "error", "message": str(text)}:
             return [Draft(text, "error", metadata=metadata)]
-        case {"type": "web_search", "query": str(query)}:
-            return [Draft(query, "tool", metadata=metadata)]
+        case {"type": "web_search"}:
+            return [Draft(_search_text(item), "tool", metadata=metadata)]
         case {"type": "command_execution"}:
             return [Draft(_command_text(item), "tool", metadata=metadata)]
         case {"type": "file_change"}:
             return [Draft(_file_change_text(item), "tool", metadata=metadata)]
         case {"type": "mcp_tool_call"}:
             return [Draft(_tool_call_text(item), "tool", metadata=metadata)]
+        case {"type": "collab_tool_call"}:
+            return [Draft(_collaboration_text(item), "tool", metadata=metadata)]
         case {"type": "todo_list"}:
             return [Draft(_todo_text(item), "tool", metadata=metadata)]
     return []
@@ -95,13 +108,24 @@ def _file_change_text(item: dict[str, Any]) -> str:
     return "\n".join(f"{_shown(change.get('kind'))} {_shown(change.get('path'))}" for change in changes)
 
 
+def _search_text(item: dict[str, Any]) -> str:
+    """Return what was searched or opened: in newer versions the words are in the action."""
+    action = as_object(item.get("action"))
+    words = [item.get("query"), *as_list(action.get("queries")), *map(action.get, ("query", "url", "pattern"))]
+    return "\n".join(dict.fromkeys(word for word in words if isinstance(word, str) and word))
+
+
+def _collaboration_text(item: dict[str, Any]) -> str:
+    return " ".join(word for word in (item.get("tool"), item.get("prompt")) if isinstance(word, str))
+
+
 def _tool_call_text(item: dict[str, Any]) -> str:
     call = f"{_shown(item.get('server'))}.{_shown(item.get('tool'))}"
     if item.get("arguments") is not None:
         call += f" {compact_json(item['arguments'])}"
     blocks = as_list(as_object(item.get("result")).get("content"))
     texts = [as_text(as_object(block).get("text")) for block in blocks]
-    return "\n".join([call, *filter(None, [*texts, _error_text(item.get("error"))])])
+    return "\n".join([call, *filter(None, [*texts, reason_in(item.get("error"))])])
 
 
 def _todo_text(item: dict[str, Any]) -> str:
@@ -109,10 +133,6 @@ def _todo_text(item: dict[str, Any]) -> str:
     return "\n".join(
         f"[{'x' if entry.get('completed') is True else ' '}] {_shown(entry.get('text'))}" for entry in entries
     )
-
-
-def _error_text(error: Any) -> str | None:
-    return as_text(error) or as_text(as_object(error).get("message"))
 
 
 def _shown(value: Any) -> str:

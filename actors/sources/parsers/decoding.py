@@ -17,8 +17,9 @@ MAX_DEPTH: Final = 64
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _MAX_INTEGER_DIGITS: Final = 20
-"""2**64 has 20 digits; a longer number is not even tried (Python refuses more than 4,300)."""
-
+"""A longer number is not even tried (Python refuses more than 4,300)."""
+MAX_INTEGER: Final = 2**53 - 1
+"""JavaScript makes another number of a larger one; so such a number is kept as text, exact in its digits."""
 _decode_strict: Final = msgspec.json.Decoder().decode
 
 
@@ -35,8 +36,8 @@ def clean_text(text: str) -> str:
 def decode_json(line: bytes) -> Any:
     """Return the JSON value of a line, cleaned; None if it holds none.
 
-    A line that is JSON but for bad UTF-8, lone surrogates (a CLI that cut an emoji in two), NaN or a huge
-    number is decoded too: one bad character must not cost the whole event.
+    A line that is JSON but for bad UTF-8, lone surrogates (a CLI that cut an emoji in two), control characters, NaN
+    or a huge number is decoded too: one bad character must not cost the whole event.
     """
     try:
         try:
@@ -45,7 +46,7 @@ def decode_json(line: bytes) -> Any:
             value = _decode_leniently.decode(text_of(line).strip())
     except (ValueError, RecursionError):
         return None
-    return _cleaned(value, 0)
+    return value if _is_clean(value) else _cleaned(value, 0)
 
 
 def compact_json(value: Any) -> str:
@@ -68,6 +69,23 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _is_clean(value: Any, depth: int = 0) -> bool:
+    """Tell whether nothing in a value needs cleaning, as in nearly all: looking is quicker than making it anew."""
+    kind = type(value)
+    if isinstance(value, str):
+        return value.isascii() or _SURROGATE.search(value) is None
+    if kind is int:
+        return bool(-MAX_INTEGER <= value <= MAX_INTEGER)
+    if kind is not dict and kind is not list:
+        return True
+    if depth >= MAX_DEPTH:
+        return False
+    for inner in value if kind is list else value.values():
+        if not (type(inner) is str and inner.isascii()) and not _is_clean(inner, depth + 1):
+            return False
+    return kind is list or all(map(str.isascii, value))
+
+
 def _cleaned(value: Any, depth: int) -> Any:
     if isinstance(value, str):
         return clean_text(value)
@@ -77,7 +95,7 @@ def _cleaned(value: Any, depth: int) -> Any:
         return {clean_text(name): _cleaned(inner, depth + 1) for name, inner in value.items()}
     if isinstance(value, list):
         return "…" if depth >= MAX_DEPTH else [_cleaned(inner, depth + 1) for inner in value]
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+    if isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
         return str(value)
     return value
 
@@ -91,4 +109,4 @@ def _number(digits: str) -> float | str:
     return number if math.isfinite(number) else digits
 
 
-_decode_leniently: Final = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=str)
+_decode_leniently: Final = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=str, strict=False)

@@ -1,15 +1,22 @@
 """Gemini CLI: `gemini -p … --output-format stream-json`. Pure.
 
 Events: init, message, tool_use, tool_result, error, result (geminicli.com/docs/cli/headless). It prints
-warnings as plain lines between them, and the prompt as its first message.
+warnings as plain lines between them, and the prompt as its first message. Its result says "success" also when an
+error has just ended the work: so an error that nothing follows but the result is the verdict. With
+`--output-format json` it prints one object, whose fields are the answer, the statistics and the error.
 """
 
 from typing import Any, Final
 
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import as_object, as_text, compact_json
-from commitcast.actors.sources.parsers.parser import EventParser, Verdict
+from commitcast.actors.sources.parsers.event_parser import EventParser
+from commitcast.actors.sources.parsers.parser import Verdict
+from commitcast.actors.sources.parsers.reasons import reason_in
+from commitcast.actors.sources.parsers.usage import add_up
 
+_HARMLESS: Final = ("warning", "info")
+"""Severities of errors that do not end the work."""
 _EXIT_CODES: Final = {42: "the input was refused", 53: "the turn limit was exceeded"}
 
 
@@ -17,17 +24,33 @@ class GeminiCliParser(EventParser):
     """For `gemini`."""
 
     echoes_prompt = True
+    json_option = "--output-format stream-json"
     exit_codes = _EXIT_CODES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fatal: str | None = None  # an error that nothing has followed yet
+        self._has_worked = False  # in this turn: it has said or done something
+
+    def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
+        says_how = "response" in value or "error" in value
+        if "type" not in value and says_how and ("stats" in value or "session_id" in value):
+            return [self._read_whole_run(value)]
+        return super()._understand(value)
 
     def _read_event(self, name: str, event: dict[str, Any]) -> list[Draft]:
         match name:
             case "init":
                 return [self._read_init(event)]
             case "message":
-                return _read_message(event)
+                drafts = _read_message(event)
+                self._note_work(event.get("role") == "assistant" and any(draft.content for draft in drafts))
+                return drafts
             case "tool_use":
+                self._note_work(True)
                 return [_read_tool_use(event)]
             case "tool_result":
+                self._note_work(True)
                 return [_read_tool_result(event)]
             case "error":
                 return [self._read_error(event)]
@@ -35,19 +58,53 @@ class GeminiCliParser(EventParser):
                 return [self._read_result(event)]
         return []
 
+    def _note_work(self, has_worked: bool) -> None:
+        if has_worked:
+            self._has_worked = True
+            self._fatal = self.verdict = None
+
     def _read_init(self, event: dict[str, Any]) -> Draft:
         self.session_id = as_text(event.get("session_id")) or self.session_id
+        self._has_worked = False
+        self._fatal = self.verdict = None
         return Draft("", "system", metadata=_rest(event, "type"))
 
     def _read_error(self, event: dict[str, Any]) -> Draft:
-        self.last_error = as_text(event.get("message")) or compact_json(event)
-        return Draft(self.last_error, "error", metadata=_rest(event, "type", "message"))
+        message = reason_in(event.get("message"), event.get("error")) or compact_json(event)
+        self.last_error = message
+        if event.get("severity") not in _HARMLESS:
+            self._fatal = message
+            self.verdict = Verdict(False, message, dict(self.result))
+        return Draft(message, "error", metadata=_rest(event, "type", "message"))
 
     def _read_result(self, event: dict[str, Any]) -> Draft:
-        ok = event.get("status") == "success"
-        message = None if ok else _error_text(event) or f"its status was {compact_json(event.get('status'))}"
-        self.verdict = Verdict(ok, message, {key: event[key] for key in ("status", "stats") if key in event})
+        message = self._why_failed(event)
+        self._account(event)
+        facts = {"status": event["status"]} if "status" in event else {}
+        self.verdict = Verdict(message is None, message, {**facts, **self.result})
         return Draft(message or "", "response", metadata=_rest(event, "type"))
+
+    def _why_failed(self, event: dict[str, Any]) -> str | None:
+        if event.get("status") != "success":
+            said = reason_in(event.get("error"), event.get("message")) or self._fatal
+            return said or f"its status was {compact_json(event.get('status'))}"
+        if self._fatal is not None:
+            return self._fatal
+        if not self._has_worked and as_object(event.get("stats")).get("output_tokens") == 0:
+            return "it reported success, but has said and done nothing"
+        return None
+
+    def _read_whole_run(self, run: dict[str, Any]) -> Draft:
+        """Read the one object that stands for a whole run."""
+        self.session_id = as_text(run.get("session_id")) or self.session_id
+        error = reason_in(run.get("error"))
+        self._account(run)
+        self.verdict = Verdict(error is None, error, dict(self.result))
+        return Draft(error or as_text(run.get("response")) or "", "response", metadata=_rest(run, "response"))
+
+    def _account(self, event: dict[str, Any]) -> None:
+        if isinstance(event.get("stats"), dict):
+            self.result = add_up(self.result, {"stats": event["stats"]})
 
 
 def _read_message(event: dict[str, Any]) -> list[Draft]:
@@ -65,15 +122,10 @@ def _read_tool_use(event: dict[str, Any]) -> Draft:
 
 def _read_tool_result(event: dict[str, Any]) -> Draft:
     output = event.get("output")
-    content = output if isinstance(output, str) else _error_text(event)
+    content = output if isinstance(output, str) else reason_in(event.get("error"))
     if not content and output is not None:
         content = compact_json(output)
     return Draft(content or "", "tool", metadata={"tool_result": _rest(event, "type", "timestamp", "output")})
-
-
-def _error_text(event: dict[str, Any]) -> str | None:
-    error = event.get("error")
-    return as_text(error) or as_text(as_object(error).get("message"))
 
 
 def _rest(event: dict[str, Any], *without: str) -> dict[str, Any]:

@@ -3,25 +3,22 @@
 from typing import Any
 
 from commitcast.actors.sources.draft import Draft
-from commitcast.actors.sources.parsers.decoding import as_text, decode_json
-from commitcast.actors.sources.parsers.parser import Parser, unparsed
+from commitcast.actors.sources.parsers.decoding import as_text
+from commitcast.actors.sources.parsers.event_parser import ObjectParser
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import MESSAGE_TYPES
 from commitcast.persistence.writes import check_name
 
 
-class JsonlParser(Parser):
+class JsonlParser(ObjectParser):
     """For programs written with commitcast in mind."""
 
-    def _read(self, line: bytes) -> list[Draft]:
-        value = decode_json(line)
-        if not isinstance(value, dict):
-            return [unparsed(line)]
+    def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
         content = as_text(value.get("content"))
         if content is None:
             content = as_text(value.get("text"))
         if content is None:
-            return [unparsed(line)]
+            return None
         kind = as_text(value.get("type"))
         metadata = value.get("metadata")
         return [

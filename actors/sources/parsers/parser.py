@@ -2,7 +2,7 @@
 
 A parser never raises for any bytes, never drops a line and never changes one: the first draft of a line
 carries it as `raw`, byte for byte. Parsers are pure: no I/O, no threads, no clock. One parser follows one
-process, on one thread.
+process, on one thread at a time.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from commitcast.actors.sources.draft import Draft
-from commitcast.actors.sources.parsers.decoding import decode_json, text_of
+from commitcast.actors.sources.parsers.decoding import text_of
 from commitcast.persistence.writes import MAX_MESSAGE_BYTES
 
 LARGE_LINE_BYTES: Final = 1024 * 1024
@@ -37,71 +37,98 @@ class Parser(ABC):
 
     Attributes:
         session_id: the latest that the program has named; what resuming its conversation needs.
-        verdict: its last word, None while it has not spoken.
+        verdict: its last word, None while it has not spoken, and again when a new turn has begun.
+        needs_verdict: whether an end without a verdict is a failure.
+        is_guess: whether it was chosen by the shape of what was printed, and no event said that a run begins. That may
+            be somebody's copy of a part of a run, so no verdict is needed then, unless an error was said.
+        result: what it has said about its work so far, over all turns and whatever the verdict: usage, costs.
         last_error: the text of its last error event: explains a verdict that never came.
+        has_events: whether any of its lines was understood as an event.
     """
 
     gives_verdict: ClassVar[bool] = False
     """Whether programs of this kind always end with a verdict."""
     echoes_prompt: ClassVar[bool] = False
     """Whether they print the prompt as a message of their own."""
+    json_option: ClassVar[str | None] = None
+    """What makes them print events; without it they print plain text."""
     exit_codes: ClassVar[Mapping[int, str]] = {}
     """What their exit codes mean, where it is known."""
     plain_type: ClassVar[str] = "system"
     """The type of a message made of a line that is shown as it is."""
+    shows_steps: ClassVar[bool] = False
+    """Whether what stands between two carriage returns is a message of its own: a step of a progress bar."""
 
     def __init__(self) -> None:
         self.session_id: str | None = None
         self.verdict: Verdict | None = None
+        self.needs_verdict = self.gives_verdict
+        self.is_guess = False
+        self.result: dict[str, Any] = {}
         self.last_error: str | None = None
+        self.has_events = False
+
+    @property
+    def last_text(self) -> str | None:
+        """The end of the plain text that it printed after its last event, where some say why they stop."""
+        return None
 
     def parse(self, line: bytes) -> list[Draft]:
         """Return the messages that a line makes: at least one, the first with the line as `raw`.
 
         Args:
-            line: without its newline; any bytes at all.
+            line: without its newline; any bytes at all. Several lines, with the newlines between them, if an event
+                stands on all of them.
         """
-        drafts = self._read(line)
-        drafts[0] = msgspec.structs.replace(drafts[0], raw=line)
-        if len(line) > LARGE_LINE_BYTES:
-            return [_fitted(draft) for draft in drafts]
-        return drafts
+        return self._finished(self._read(line), line)
 
-    def parse_piece(self, piece: bytes, *, continues: bool) -> Draft:
-        """Return the message for a piece of a line that is too long to be understood.
+    def feed(self, line: bytes) -> list[Draft]:
+        """Take the next line; return the messages that it completes: none while an event goes on with the next one."""
+        return self._finished(self._read(line), line)
+
+    def flush(self) -> list[Draft]:
+        """Return the messages of lines that `feed` has kept, when no further line belongs to them."""
+        return []
+
+    def showable(self, tail: bytes) -> int | None:
+        """Tell how much of an unfinished line can be shown now.
+
+        Returns:
+            That many bytes from its start, 0 if there is nothing to see yet; None: it may be an event, which is
+            shown when the line is complete.
+        """
+        return len(tail)
+
+    def successor(self, line: bytes) -> "Parser | None":
+        """Return the parser that reads on from this line, if the program turns out to be of another kind."""
+        return None
+
+    def parse_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> Draft:
+        """Return the message for a piece of a line: of one that is too long, or not finished for a while.
 
         Args:
             piece: a part of the line, kept as `raw`.
             continues: whether the next piece belongs to the same line.
+            overwrites: whether it begins with a carriage return: on a terminal it covers what stood there.
         """
-        metadata = {"partial": True, "continues": continues}
-        return _fitted(Draft(text_of(piece), self.plain_type, metadata=metadata, raw=piece))
+        metadata = {"partial": True, "continues": continues, **({"overwrites": True} if overwrites else {})}
+        shown = piece.lstrip(b"\r") if overwrites else piece
+        return _fitted(Draft(text_of(shown), self.plain_type, metadata=metadata, raw=piece))
+
+    def parse_rest(self, rest: bytes) -> list[Draft]:
+        """Take the rest of a line of which text was shown in pieces; return the messages that it completes."""
+        return [self.parse_piece(rest, continues=False, overwrites=rest.startswith(b"\r"))]
 
     @abstractmethod
     def _read(self, line: bytes) -> list[Draft]:
         """Return at least one draft, without `raw`."""
 
-
-class EventParser(Parser):
-    """The base for programs that print one JSON object a line, told apart by its "type"."""
-
-    gives_verdict = True
-
-    def _read(self, line: bytes) -> list[Draft]:
-        event = decode_json(line)
-        name = event.get("type") if isinstance(event, dict) else None
-        if not isinstance(name, str):
-            return [unparsed(line)]
-        return self._read_event(name, event) or [Draft(text_of(line), "system", metadata={"event": name})]
-
-    @abstractmethod
-    def _read_event(self, name: str, event: dict[str, Any]) -> list[Draft]:
-        """Return what an event says; nothing if it is unknown or not of the known shape."""
-
-
-def unparsed(line: bytes) -> Draft:
-    """Return the message for a line that nobody understands: nothing a program says is dropped."""
-    return Draft(text_of(line), "system", metadata={"unparsed": True})
+    def _finished(self, drafts: list[Draft], line: bytes) -> list[Draft]:
+        """Give the drafts of a line its `raw`, and make them fit."""
+        drafts[0] = msgspec.structs.replace(drafts[0], raw=line)
+        if len(line) > LARGE_LINE_BYTES:
+            return [_fitted(draft) for draft in drafts]
+        return drafts
 
 
 def _fitted(draft: Draft) -> Draft:

@@ -9,6 +9,7 @@ class TextParser(Parser):
     """For any program: one message a line."""
 
     plain_type = "assistant"
+    shows_steps = True
 
     def _read(self, line: bytes) -> list[Draft]:
         return [Draft(text_of(line))]

@@ -118,3 +118,45 @@ def test_a_long_line_in_small_chunks_takes_linear_time() -> None:
     lines = split((chunk for _ in range(16 * 1024 * 1024 // 64)), 16 * 1024 * 1024)
 
     assert [len(line.data) for line in lines] == [16 * 1024 * 1024]
+
+
+@settings(deadline=None)
+@given(chunks=stream, sizes=st.lists(st.integers(0, 8), max_size=40))
+def test_pieces_that_are_asked_for_rebuild_the_stream_and_cut_no_character(
+    chunks: list[bytes], sizes: list[int]
+) -> None:
+    splitter = LineSplitter(1024)
+    lines: list[Line] = []
+    for chunk, size in zip(chunks, [*sizes, *[3] * len(chunks)], strict=False):
+        lines += splitter.feed(chunk)
+        lines += splitter.give(size)
+    rest = splitter.end()
+
+    ended = b"".join(line.data + (b"" if line.continues else b"\n") for line in lines)
+    assert ended + b"".join(line.data for line in rest) == b"".join(chunks)
+    assert all(line.data for line in lines if line.continues)
+
+
+def test_a_piece_waits_for_the_rest_of_its_last_character_and_of_the_lines_end() -> None:
+    splitter = LineSplitter()
+    splitter.feed("a😀".encode()[:-1])
+
+    assert [line.data for line in splitter.give(100)] == [b"a"]
+    assert splitter.held == "😀".encode()[:-1]
+    splitter.feed("😀".encode()[-1:] + b"\r")
+    assert [line.data for line in splitter.give(100)] == ["😀".encode()]
+    assert splitter.held == b"\r"
+    assert splitter.give(100) == []
+
+
+def test_the_steps_of_a_line_rebuild_it_and_the_last_one_ends_it() -> None:
+    line = Line(b"\r10%\r\r50%\rdone\r")
+
+    steps = line.steps()
+
+    assert [step.data for step in steps] == [b"\r10%", b"\r\r50%", b"\rdone\r"]
+    assert [step.continues for step in steps] == [True, True, False]
+    assert all(step.overwrites for step in steps)
+    assert Line(b"plain\r").steps() == [Line(b"plain\r")]
+    many = Line(b"x\r" * 20_000)
+    assert many.steps() == [many]

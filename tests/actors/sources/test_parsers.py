@@ -262,6 +262,13 @@ def test_the_kinds_say_whether_they_give_a_verdict_and_echo_the_prompt() -> None
         "claude-code": (True, False),
         "gemini-cli": (True, True),
         "codex": (True, False),
+        "amp": (True, True),
+        "copilot": (True, True),
+        "cursor-agent": (True, True),
+        "kimi": (False, False),
+        "opencode": (True, False),
+        "pi": (True, True),
+        "qwen": (True, False),
         "jsonl": (False, False),
         "text": (False, False),
     }

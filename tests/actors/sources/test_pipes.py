@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from commitcast.actors.sources.pipes import ChildPipes, Wake
+from forking import forked
 
 
 @pytest.fixture
@@ -111,3 +112,15 @@ def test_closing_what_was_never_started_closes_everything() -> None:
     ChildPipes().close(0)
 
     assert os.listdir("/proc/self/fd") == descriptors
+
+
+def test_a_forked_child_keeps_no_input_open_that_has_been_given_whole(pipes: ChildPipes) -> None:
+    given = b"x" * 300_000  # more than a pipe holds, so it is still open when the process is forked
+    heard = start(pipes, "/usr/bin/wc", "-c", stdin=given)
+
+    with forked() as child:
+        child.answer()
+        while pipes.wait():
+            pass
+
+    assert b"".join(heard).split() == [b"300000"]

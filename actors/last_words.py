@@ -1,0 +1,70 @@
+"""What a source has read and not said yet when its agent is ended: it comes before the end.
+
+Used from the agent's turns only. Decides nothing; puts into the mailbox what comes first, and the end behind it.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from commitcast.actors.agent_commands import AgentCommand, Complete, Emit, Fail, SourceEnded, Terminate
+from commitcast.actors.agent_source import AgentSource
+from commitcast.actors.flow import Flow
+from commitcast.actors.future import Future
+from commitcast.actors.mailbox import Envelope, Mailbox
+
+ENDS: Final = (Complete, Fail, Terminate, SourceEnded)
+"""Commands that end an agent. Before the end of its source, it has said everything; unless another end made it stop."""
+
+
+class LastWords:
+    """The last words of one agent's source."""
+
+    def __init__(self, agent: str, inbox: Mailbox, flow: Flow) -> None:
+        """Begin for an agent that is at work."""
+        self._agent = agent
+        self._inbox = inbox
+        self._flow = flow
+        self._first_end: AgentCommand | None = None  # that waits for them
+
+    def come_before(
+        self, end: AgentCommand, source: AgentSource | None, asker: Callable[[], Future[Any] | None]
+    ) -> bool:
+        """Tell whether an end has to wait for them. It then comes once more, and so do they before it.
+
+        They go through the mailbox because what the source said just before is in it too.
+
+        Args:
+            end: the command.
+            source: of the agent, unless that has ended.
+            asker: takes over the answer to the command.
+        """
+        if end is self._first_end:
+            self._first_end = None
+            return False
+        if self._first_end is None:
+            words = [] if source is None or type(end) is SourceEnded else source.last_words()
+            if not words:
+                return False
+            self._first_end = end
+            for message in words:
+                self._flow.count_in(self._agent, message.size)
+                self._inbox.put(Envelope(Emit(message, from_source=True)))
+        self._inbox.put(Envelope(end, _still_wanted(asker())))
+        return True
+
+
+def _still_wanted(asker: Future[Any] | None) -> Future[Any] | None:
+    """Return a future that answers the asker: what was begun goes on, also if that is cancelled meanwhile."""
+    if asker is None:
+        return None
+    answer: Future[Any] = Future()
+    answer.add_done_callback(lambda _: _pass_on(answer, asker))
+    return answer
+
+
+def _pass_on(answer: Future[Any], asker: Future[Any]) -> None:
+    error = answer.exception(timeout=0)
+    if error is None:
+        asker.set(answer.get(timeout=0))
+    else:
+        asker.fail(error)

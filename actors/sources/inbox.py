@@ -1,0 +1,152 @@
+"""What was sent to an agent and its source has not taken yet: bounded, and ended with the agent.
+
+A place is kept for a text before it is stored, so nothing becomes durable that could then not be delivered. Any
+thread; `get` blocks, and the agent's end wakes it.
+"""
+
+import queue
+import threading
+import time
+from collections import deque
+from typing import Final
+
+from commitcast.actors.blocking import Signal
+from commitcast.actors.errors import LoopWouldBlockError, SourceCancelledError
+from commitcast.actors.loop import running_loop
+from commitcast.persistence.errors import CommitcastError, ForkedRuntimeError
+
+INBOX_MESSAGES: Final = 1_024
+INBOX_BYTES: Final = 8 * 1024 * 1024
+"""As much as an agent may have on its way to the disk."""
+
+
+class Inbox:
+    """The texts that were sent to one agent, oldest first. Its source reads it like a `queue.Queue`.
+
+    When the agent's life is over `get` and `get_nowait` raise `SourceCancelledError`, whatever is still in it.
+    """
+
+    def __init__(self, agent: str, *, limit_messages: int = INBOX_MESSAGES, limit_bytes: int = INBOX_BYTES) -> None:
+        """Make an empty one.
+
+        Args:
+            agent: whose it is.
+            limit_messages: how many texts it may hold, with those that are being stored for it.
+            limit_bytes: how many bytes of them; one larger than this has a place when it is alone.
+        """
+        self._agent = agent
+        self._limit_messages = limit_messages
+        self._limit_bytes = limit_bytes
+        self._lock = threading.Lock()
+        self._texts: deque[tuple[str, int]] = deque()
+        self._messages = 0  # with those that a place is kept for
+        self._bytes = 0
+        self._waiting: deque[Signal] = deque()
+        self._end: CommitcastError | None = None
+
+    # The source's side.
+
+    def get(self, block: bool = True, timeout: float | None = None) -> str:
+        """Take the oldest text, waiting for one if there is none.
+
+        Args:
+            block: whether to wait.
+            timeout: seconds that this may take; None waits until there is one.
+
+        Raises:
+            queue.Empty: there was none in time.
+            SourceCancelledError: the agent's life is over.
+            LoopWouldBlockError: there was none, and waiting would block an event loop.
+        """
+        if timeout is not None and timeout < 0:
+            raise ValueError("'timeout' must be a non-negative number")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            arrived = Signal()
+            with self._lock:
+                if self._end is not None:
+                    raise type(self._end)(*self._end.args)  # another one for each: they go to several threads
+                if self._texts:
+                    return self._take()
+                if not block:
+                    raise queue.Empty
+                if running_loop() is not None:
+                    raise LoopWouldBlockError
+                self._waiting.append(arrived)
+            self._wait(arrived, None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+    def _wait(self, arrived: Signal, timeout_s: float | None) -> None:
+        is_given = False
+        try:
+            is_given = arrived.wait(timeout_s)
+        finally:
+            with self._lock:
+                if arrived in self._waiting:
+                    self._waiting.remove(arrived)
+                elif not is_given:  # given in the moment in which the wait was broken off: it is another one's
+                    is_given = True
+                    self._wake_one()
+        if not is_given:
+            raise queue.Empty
+
+    def get_nowait(self) -> str:
+        """Take the oldest text. Raises `queue.Empty` if there is none; else as `get`."""
+        return self.get(block=False)
+
+    def empty(self) -> bool:
+        """Whether there is nothing to take now."""
+        return not self._texts
+
+    def qsize(self) -> int:
+        """Return how many texts there are to take now."""
+        return len(self._texts)
+
+    def _take(self) -> str:
+        text, size = self._texts.popleft()
+        self._count(-1, -size)
+        return text
+
+    # The agent's side.
+
+    def reserve(self, size: int) -> bool:
+        """Keep a place for a text of so many bytes that is about to be stored; return False if there is none."""
+        with self._lock:
+            if self._messages and (self._messages >= self._limit_messages or self._bytes + size > self._limit_bytes):
+                return False
+            self._count(1, size)
+            return True
+
+    def count_in(self, size: int) -> None:
+        """Keep a place whatever the bounds, for a text that is being stored already."""
+        with self._lock:
+            self._count(1, size)
+
+    def _count(self, messages: int, size: int) -> None:
+        self._messages += messages
+        self._bytes += size
+
+    def settle(self, text: str | None, size: int) -> None:
+        """Put a text into its place, now that it is stored; or give the place back, with None, because it was not."""
+        with self._lock:
+            if text is None or self._end is not None:
+                self._count(-1, -size)
+            else:
+                self._texts.append((text, size))
+                self._wake_one()
+
+    def end(self) -> None:
+        """Wake everybody and keep nothing: the agent's life is over. Idempotent."""
+        with self._lock:
+            self._end = self._end or SourceCancelledError(self._agent)
+            while self._texts:
+                self._take()
+            while self._waiting:
+                self._wake_one()
+
+    def _wake_one(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().give()
+
+    def _drop_in_child(self) -> None:
+        self._lock = threading.Lock()
+        self._end = ForkedRuntimeError()

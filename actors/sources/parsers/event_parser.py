@@ -1,0 +1,165 @@
+"""The base of parsers for programs that print JSON objects, mostly one a line. Pure.
+
+An object is found wherever it stands: behind a banner, a byte order mark or terminal codes, glued to the next one, in
+an array, or over several lines, which are kept until it is complete. What stands around it and can be read is a
+message too.
+"""
+
+from abc import abstractmethod
+from typing import Any, Final
+
+import msgspec
+
+from commitcast.actors.sources.draft import Draft
+from commitcast.actors.sources.parsers.decoding import compact_json, decode_json, text_of
+from commitcast.actors.sources.parsers.objects import Found, Outcome, is_noise, objects_in, without_codes
+from commitcast.actors.sources.parsers.parser import Parser
+from commitcast.actors.sources.parsers.shapes import begins_run
+from commitcast.actors.sources.parsers.spread import SpreadObject
+
+MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
+"""Of one object over all its lines: as long as a line may be. Beyond it, its lines are text."""
+
+LAST_TEXT_CHARACTERS: Final = 1_000
+"""Of plain text that is kept to explain a failure."""
+
+
+class ObjectParser(Parser):
+    """Reads JSON objects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._spread = SpreadObject(MAX_KEPT_BYTES)
+        self._plain_text = ""  # the end of it, since the last event
+
+    @property
+    def last_text(self) -> str | None:
+        """The end of the plain text that it printed after its last event, without terminal codes."""
+        lines = without_codes(self._plain_text).split("\n")
+        return "\n".join(line for line in lines if line.strip("[], \t")).strip() or None
+
+    @abstractmethod
+    def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
+        """Return what an object says; nothing if it is not of a shape that such programs are known to print."""
+
+    def _unknown(self, value: Any, text: str) -> Draft:
+        """Return the message for a line, or an element of an array, that is JSON and not understood."""
+        return self._plain(text)
+
+    def feed(self, line: bytes) -> list[Draft]:
+        """Take the next line; return the messages that it completes: none while an object goes on with the next one."""
+        if self._spread.lines:
+            return self._go_on(line)
+        if line[:1] == b"{" and isinstance(value := decode_json(line), dict):  # as nearly all are
+            return self._finished(self._heard(value) or [self._unknown(value, text_of(line))], line)
+        drafts = self._read_whole(line)
+        if drafts is None:
+            found = objects_in(line)
+            if found.unfinished is not None:
+                self._spread.begin(line, found.unfinished)
+                return []
+            drafts = self._read_parts(line, found) or [self._plain(text_of(line))]
+        return self._finished(drafts, line)
+
+    def flush(self) -> list[Draft]:
+        """Return the messages of an object's lines when it was not completed: each line on its own."""
+        return [draft for line in self._spread.take() for draft in self.parse(line)]
+
+    def parse_rest(self, rest: bytes) -> list[Draft]:
+        """Return the messages for the rest of a line of which text was shown in pieces: it may end in an event."""
+        drafts = self.feed(rest)
+        if drafts:
+            metadata = {**(drafts[0].metadata or {}), "partial": True, "continues": False}
+            drafts[0] = msgspec.structs.replace(drafts[0], metadata=metadata)
+        return drafts
+
+    def showable(self, tail: bytes) -> int | None:
+        """Tell how much of an unfinished line can be shown now: up to where an object begins."""
+        if self._spread.lines:
+            return None
+        open_at = objects_in(tail).open_at
+        shown = tail[:open_at]
+        if is_noise(shown):
+            return 0 if open_at is None else None
+        return len(shown)
+
+    def _go_on(self, line: bytes) -> list[Draft]:
+        """Take a line of an object that has begun on an earlier one."""
+        outcome = self._spread.add(line)
+        if outcome is Outcome.BROKEN:
+            return [*self.flush(), *self.feed(line)]
+        if outcome is Outcome.OPEN:
+            return []
+        lines = self._spread.take()
+        whole = b"\n".join(lines)
+        drafts = self._read_parts(whole, objects_in(whole))
+        return self._finished(drafts, whole) if drafts else [draft for line in lines for draft in self.parse(line)]
+
+    def _read(self, line: bytes) -> list[Draft]:
+        drafts = self._read_whole(line)
+        return drafts or self._read_parts(line, objects_in(line)) or [self._plain(text_of(line))]
+
+    def _read_whole(self, line: bytes) -> list[Draft] | None:
+        """Read a line that is one JSON value, as nearly all are; None if it is not, or text."""
+        first = line.lstrip()[:1]
+        if first != b"{" and first != b"[":
+            return None if b"{" in line else [self._plain(text_of(line))]
+        value = decode_json(line)
+        if isinstance(value, dict):
+            return self._heard(value) or [self._unknown(value, text_of(line))]
+        if isinstance(value, list) and any(isinstance(element, dict) for element in value):
+            heard = [self._heard(element) for element in value]
+            if any(heard):
+                return [
+                    draft
+                    for element, drafts in zip(value, heard, strict=True)
+                    for draft in drafts or [self._unknown(element, compact_json(element))]
+                ]
+        return None if value is None else [self._plain(text_of(line))]
+
+    def _read_parts(self, data: bytes, found: Found) -> list[Draft]:
+        """Read what stands among other things; nothing if it is all text."""
+        drafts: list[Draft] = []
+        end = 0
+        for located in found.objects:
+            if heard := self._heard(located.value):
+                drafts += [*self._text_between(data[end : located.start]), *heard]
+                end = located.end
+        return [*drafts, *self._text_between(data[end:])] if drafts else []
+
+    def _heard(self, value: Any) -> list[Draft] | None:
+        drafts = self._understand(value) if isinstance(value, dict) else None
+        if drafts:
+            self.has_events = True
+            self.is_guess = self.is_guess and not begins_run(value)
+            self._plain_text = ""
+        return drafts
+
+    def _text_between(self, data: bytes) -> list[Draft]:
+        return [] if is_noise(data) else [self._plain(text_of(data))]
+
+    def _plain(self, text: str) -> Draft:
+        """Return the message for what nobody understands: nothing a program says is dropped."""
+        self._plain_text = f"{self._plain_text}\n{text}"[-LAST_TEXT_CHARACTERS:]
+        return Draft(text, "system", metadata={"unparsed": True})
+
+
+class EventParser(ObjectParser):
+    """Reads objects that are told apart by their "type"."""
+
+    gives_verdict = True
+
+    def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
+        name = value.get("type")
+        return self._read_event(name, value) if isinstance(name, str) else None
+
+    def _unknown(self, value: Any, text: str) -> Draft:
+        name = value.get("type") if isinstance(value, dict) else None
+        if not isinstance(name, str):
+            return self._plain(text)
+        self.has_events = True
+        return Draft(text, "system", metadata={"event": name})
+
+    @abstractmethod
+    def _read_event(self, name: str, event: dict[str, Any]) -> list[Draft]:
+        """Return what an event says; nothing if it is unknown or not of the known shape."""

@@ -1,0 +1,77 @@
+"""Plain text, until the program turns out to print the events of a kind that is known. Pure.
+
+For programs whose name is not known, and for those that print plain text unless an option makes them print events. An
+event that is printed over several lines is shown as the text that it is, and believed.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from commitcast.actors.sources.draft import Draft
+from commitcast.actors.sources.parsers.decoding import as_list, decode_json
+from commitcast.actors.sources.parsers.objects import Outcome, is_noise, objects_in
+from commitcast.actors.sources.parsers.parser import Parser
+from commitcast.actors.sources.parsers.spread import SpreadObject
+from commitcast.actors.sources.parsers.text import TextParser
+
+_LOOKED_AT_BYTES: Final = 1024 * 1024
+"""Of a line, or of an event over several; no program begins with a longer one, and longer text is left in peace."""
+
+
+class UndecidedParser(TextParser):
+    """Reads text, and looks at each line whether it is an event."""
+
+    def __init__(self, recognize: Callable[[dict[str, Any]], Parser | None]) -> None:
+        """Make a parser; `recognize` returns the one that reads on from an event, or None."""
+        super().__init__()
+        self._recognize = recognize
+        self._spread = SpreadObject(_LOOKED_AT_BYTES)
+
+    def feed(self, line: bytes) -> list[Draft]:
+        """Take the next line; return its message."""
+        self._look_at(line)
+        return super().feed(line)
+
+    def showable(self, tail: bytes) -> int | None:
+        """Tell how much of an unfinished line can be shown now: all of it, unless it begins like an event."""
+        open_at = objects_in(tail).open_at if b"{" in tail[:_LOOKED_AT_BYTES] else None
+        return None if open_at is not None and is_noise(tail[:open_at]) else len(tail)
+
+    def successor(self, line: bytes) -> Parser | None:
+        """Return the parser that reads on from this line, if it is an event of a known kind."""
+        if b"{" not in line or len(line) > _LOOKED_AT_BYTES:
+            return None
+        return next(filter(None, map(self._recognize, _objects_of(line))), None)
+
+    def _look_at(self, line: bytes) -> None:
+        """See whether an event goes on, or begins, that stands on several lines."""
+        if self._spread.lines:
+            outcome = self._spread.add(line)
+            if outcome is Outcome.OPEN:
+                return
+            lines = self._spread.take()
+            if outcome is Outcome.COMPLETE:
+                return self._believe(b"\n".join(lines))
+        if b"{" in line and len(line) <= _LOOKED_AT_BYTES:
+            found = objects_in(line)
+            if found.unfinished is not None and is_noise(line[: found.open_at]):
+                self._spread.begin(line, found.unfinished)
+
+    def _believe(self, whole: bytes) -> None:
+        heard = self.successor(whole)
+        if heard is not None:
+            heard.parse(whole)
+            self.verdict, self.result, self.has_events = heard.verdict, heard.result, heard.has_events
+            self.session_id, self.last_error = heard.session_id, heard.last_error
+
+
+def _objects_of(line: bytes) -> list[dict[str, Any]]:
+    """Return the objects that a line consists of; none if it says anything else."""
+    whole = decode_json(line) if line.lstrip()[:1] in (b"{", b"[") else None
+    if whole is not None:
+        return [value for value in [whole, *as_list(whole)] if isinstance(value, dict)]
+    found = objects_in(line).objects
+    ends = [0, *(located.end for located in found)]
+    starts = [*(located.start for located in found), len(line)]
+    is_all = all(is_noise(line[end:start]) for end, start in zip(ends, starts, strict=True))
+    return [located.value for located in found] if is_all else []

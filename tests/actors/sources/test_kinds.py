@@ -1,0 +1,493 @@
+"""Programs beyond the first three: what their events become, how their runs end, and how they are known by shape."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commitcast.actors.sources.command import CommandSource
+from commitcast.actors.sources.parsers import PARSERS, is_told_to_print_json
+from commitcast.actors.sources.parsers.shapes import kind_of
+from commitcast.actors.sources.verdict import decide_ending
+from commitcast.persistence.records import AgentStatus
+from transcripts import Heard, encode, hear, lines_of
+
+COMPLETED, FAILED = AgentStatus.COMPLETED, AgentStatus.FAILED
+KINDS = ["amp", "copilot", "cursor-agent", "kimi", "opencode", "pi", "qwen"]
+EVERY_SHAPE = {kind: kind.replace("-", "_") for kind in [*KINDS, "claude-code", "codex", "gemini-cli"]}
+
+
+def hear_run(kind: str, type: str = "text") -> Heard:
+    return hear(lines_of(EVERY_SHAPE[kind]), type)
+
+
+MAPPING: dict[str, list[tuple[str, str]]] = {
+    "amp": [
+        ("system", ""),
+        ("user", "Count."),
+        ("tool", 'Bash {"cmd":"ls"}'),
+        ("tool", "a b"),
+        ("assistant", "Two."),
+        ("response", "Two."),
+    ],
+    "qwen": [("system", ""), ("assistant", "Two."), ("response", "Two.")],
+    "cursor-agent": [
+        ("system", ""),
+        ("user", "Count."),
+        ("assistant", "Look "),
+        ("system", ""),
+        ("assistant", "I read."),
+        ("tool", 'read {"path":"a"}'),
+        ("tool", "1\n2"),
+        ("tool", "not allowed"),
+        ("assistant", "Tw"),
+        ("assistant", "o."),
+        ("assistant", "Two."),
+        ("response", "Two."),
+    ],
+    "opencode": [
+        ("system", ""),
+        ("assistant", "Look."),
+        ("tool", 'bash {"command":"ls"}\na b'),
+        ("tool", 'read {"path":"c"}\nno such file'),
+        ("response", ""),
+        ("system", ""),
+        ("assistant", "Two."),
+        ("response", ""),
+    ],
+    "pi": [
+        *[("system", "")] * 3,
+        ("user", "Count."),
+        ("system", ""),
+        ("assistant", "Look."),
+        ("system", ""),
+        ("assistant", "Look."),
+        ("tool", 'bash {"command":"ls"}'),
+        ("system", ""),
+        ("tool", "a b"),
+        *[("system", "")] * 2,
+        ("assistant", "Two."),
+        ("system", "[image]"),
+        ("response", ""),
+    ],
+    "copilot": [
+        ("system", ""),
+        ("user", "Count."),
+        ("system", ""),
+        ("assistant", "Look."),
+        ("system", ""),
+        ("tool", 'bash {"command":"ls"}'),
+        ("tool", "a b"),
+        ("tool", "denied"),
+        ("assistant", "Two."),
+        ("assistant", "Two."),
+        ("response", ""),
+    ],
+    "kimi": [
+        ("assistant", "Look."),
+        ("assistant", "I look."),
+        ("tool", 'Shell {"command":"ls"}'),
+        ("tool", "a b"),
+        ("assistant", "Two."),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_events_become_the_messages_of_the_mapping(kind: str) -> None:
+    heard = hear_run(kind, kind)
+
+    assert heard.shown == MAPPING[kind]
+    assert heard.raw == lines_of(EVERY_SHAPE[kind])
+    assert heard.ending.status is COMPLETED
+
+
+@pytest.mark.parametrize("kind", ["cursor-agent", "copilot", "pi"])
+def test_a_text_that_came_in_parts_is_marked_when_it_comes_whole(kind: str) -> None:
+    marks = [draft.metadata or {} for draft in hear_run(kind, kind).drafts if draft.type == "assistant"]
+
+    assert any(mark.get("delta") for mark in marks)
+    assert sum(mark.get("repeats_deltas", False) for mark in marks) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "session", "result"),
+    [
+        ("amp", "T-1", {"usage": {"input_tokens": 30, "output_tokens": 5}, "duration_ms": 900, "num_turns": 2}),
+        ("qwen", "q-1", {"usage": {"input_tokens": 20, "output_tokens": 3}, "duration_ms": 900, "num_turns": 1}),
+        ("cursor-agent", "c-1", {"duration_ms": 900}),
+        ("opencode", "ses_1", {"usage": {"input": 30, "output": 5, "cache": {"read": 5}}, "cost": 0.75}),
+        ("pi", "pi-1", {"usage": {"input": 30, "output": 5, "cost": {"total": 0.75}}}),
+        ("copilot", "co-1", {"usage": {"output_tokens": 5, "premiumRequests": 1}}),
+        ("kimi", None, {}),
+    ],
+)
+def test_the_session_and_what_was_used_over_all_turns_are_known(
+    kind: str, session: str | None, result: dict[str, Any]
+) -> None:
+    heard = hear_run(kind, kind)
+
+    assert heard.parser.session_id == session
+    assert heard.parser.result == result
+    assert heard.ending.result is not None
+    assert result.items() <= heard.ending.result.items()
+
+
+# Its own error.
+
+
+def opencode(type: str, **part: Any) -> dict[str, Any]:
+    return {"type": type, "sessionID": "s", "part": part}
+
+
+def pi_end(reason: str, error: str | None = None) -> list[dict[str, Any]]:
+    message: dict[str, Any] = {"role": "assistant", "content": [], "stopReason": reason, "errorMessage": error}
+    return [{"type": "message_end", "message": message}, {"type": "agent_end", "messages": [message]}]
+
+
+def copilot(type: str, **data: Any) -> dict[str, Any]:
+    return {"type": type, "timestamp": "t", "data": data}
+
+
+CLAUDE_LIKE_INIT = {"type": "system", "subtype": "init", "session_id": "s"}
+COPILOT_RESULT = {"type": "result", "sessionId": "s", "exitCode": 0}
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "k", "function": {"name": "f", "arguments": "{}"}}]}
+
+ERRORS: dict[str, tuple[str, list[Any], str]] = {
+    "amp says an error with an empty result": (
+        "amp",
+        [
+            {**CLAUDE_LIKE_INIT, "session_id": "T-1"},
+            {
+                "type": "result",
+                "subtype": "error",
+                "is_error": True,
+                "result": "",
+                "error": "no key",
+                "session_id": "T-1",
+            },
+        ],
+        "no key",
+    ),
+    "qwen says an error as an object": (
+        "qwen",
+        [
+            {**CLAUDE_LIKE_INIT, "uuid": "u"},
+            {
+                "type": "result",
+                "subtype": "error_during_execution",
+                "is_error": True,
+                "error": {"message": "quota"},
+                "uuid": "u",
+            },
+        ],
+        "quota",
+    ),
+    "cursor says an error in its result": (
+        "cursor-agent",
+        [
+            CLAUDE_LIKE_INIT,
+            {"type": "result", "subtype": "error", "is_error": True, "result": "no model", "session_id": "s"},
+        ],
+        "no model",
+    ),
+    "cursor ends in the middle": (
+        "cursor-agent",
+        [CLAUDE_LIKE_INIT, {"type": "assistant", "message": {"content": []}, "session_id": "s"}],
+        "never said",
+    ),
+    "opencode says an error": (
+        "opencode",
+        [
+            opencode("step_start"),
+            {"type": "error", "sessionID": "s", "error": {"name": "APIError", "data": {"message": "too many"}}},
+        ],
+        "too many",
+    ),
+    "opencode says only which error it is": (
+        "opencode",
+        [{"type": "error", "sessionID": "s", "error": {"name": "MessageAbortedError", "data": {}}}],
+        "MessageAbortedError",
+    ),
+    "opencode is cut off before it has said anything": (
+        "opencode",
+        [opencode("step_start"), opencode("step_finish", reason="length")],
+        "'length', and it had said nothing",
+    ),
+    "opencode ends behind a tool": ("opencode", [opencode("step_start"), opencode("tool_use", tool="x")], "never said"),
+    "pi ends with an error": ("pi", [{"type": "agent_start"}, *pi_end("error", "upstream")], "upstream"),
+    "pi was aborted": ("pi", [{"type": "agent_start"}, *pi_end("aborted")], "ended with 'aborted'"),
+    "pi gives up trying again": (
+        "pi",
+        [
+            {"type": "agent_start"},
+            *pi_end("error", "busy"),
+            {"type": "auto_retry_start", "attempt": 1, "errorMessage": "busy"},
+            {"type": "auto_retry_end", "success": False, "finalError": "still busy"},
+        ],
+        "still busy",
+    ),
+    "pi begins another turn and ends": (
+        "pi",
+        [{"type": "agent_start"}, *pi_end("stop"), {"type": "turn_start"}],
+        "never",
+    ),
+    "copilot says an error and exit code 0": (
+        "copilot",
+        [copilot("session.start"), copilot("session.error", message="no quota"), COPILOT_RESULT],
+        "no quota",
+    ),
+    "copilot says an error after its result": (
+        "copilot",
+        [COPILOT_RESULT, copilot("session.error", message="lost")],
+        "lost",
+    ),
+    "copilot's result is an exit code": ("copilot", [{**COPILOT_RESULT, "exitCode": 3}], "exit code 3"),
+    "copilot ends before its result": ("copilot", [copilot("session.start"), copilot("assistant.turn_start")], "never"),
+}
+
+
+@pytest.mark.parametrize("by", ["name", "shape"])
+@pytest.mark.parametrize("case", ERRORS)
+def test_its_own_error_is_never_completed(case: str, by: str) -> None:
+    kind, events, message = ERRORS[case]
+
+    ending = hear(encode(*events), kind if by == "name" else "text").ending
+
+    assert ending.status is FAILED
+    assert message in str(ending.error_message)
+
+
+GOOD: dict[str, tuple[str, list[Any]]] = {
+    "opencode goes on after an error": (
+        "opencode",
+        [
+            opencode("step_start"),
+            {"type": "error", "sessionID": "s", "error": "x"},
+            opencode("step_start"),
+            opencode("text", text="a"),
+            opencode("step_finish", reason="stop"),
+        ],
+    ),
+    "opencode ends with a text and no end of its step": (
+        "opencode",
+        [opencode("step_start"), opencode("text", text="a")],
+    ),
+    "opencode says that it is done": ("opencode", [opencode("step_start"), {"type": "done", "sessionID": "s"}]),
+    "pi succeeds when it tries again": (
+        "pi",
+        [{"type": "agent_start"}, *pi_end("error", "busy"), {"type": "agent_start"}, *pi_end("stop")],
+    ),
+    "copilot goes on after an error": (
+        "copilot",
+        [
+            copilot("session.start"),
+            copilot("session.error", message="a hitch"),
+            copilot("assistant.message", content="done"),
+            COPILOT_RESULT,
+        ],
+    ),
+    "copilot's sub-agent has an error": (
+        "copilot",
+        [
+            copilot("session.start"),
+            copilot("session.error", message="below", parentToolCallId="k0"),
+            COPILOT_RESULT,
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("by", ["name", "shape"])
+@pytest.mark.parametrize("case", GOOD)
+def test_an_error_that_did_not_last_is_not_held_against_it(case: str, by: str) -> None:
+    kind, events = GOOD[case]
+
+    assert hear(encode(*events), kind if by == "name" else "text").ending.status is COMPLETED
+
+
+@pytest.mark.parametrize("more", [[], [{"role": "tool", "tool_call_id": "k", "content": "a"}]])
+def test_kimi_that_stops_behind_a_tool_has_given_no_answer(more: list[Any]) -> None:
+    ending = hear([*encode(CALL, *more), b"Max number of steps reached: 3"], "kimi").ending
+
+    assert ending.error_name == "VerdictMissingError"
+    assert "Max number of steps" in str(ending.error_message)
+
+
+def test_kimi_says_by_its_exit_code_and_as_text_why_it_failed() -> None:
+    lines = [*lines_of("kimi")[:2], b"LLM provider error: 429"]
+
+    ending = hear(lines, "kimi", exit_code=75).ending
+
+    assert ending.error_message == (
+        "x ended with exit code 75: a passing error of its provider; it may be tried again; "
+        "it printed: LLM provider error: 429"
+    )
+
+
+# Known by shape.
+
+
+@pytest.mark.parametrize("kind", EVERY_SHAPE)
+@pytest.mark.parametrize("before", [[], [b"npm notice", b"\x1b[1mWelcome\x1b[0m"]], ids=["at once", "behind a banner"])
+def test_a_program_of_unknown_name_is_read_by_what_it_prints(kind: str, before: list[bytes]) -> None:
+    named = hear_run(kind, kind)
+
+    guessed = hear([*before, *lines_of(EVERY_SHAPE[kind])])
+
+    assert isinstance(guessed.parser, type(PARSERS["claude-code" if kind == "qwen" else kind]()))
+    assert guessed.shown[-3:] == named.shown[-3:]
+    assert guessed.ending == named.ending
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EVERY_SHAPE if kind not in ("kimi", "opencode")])
+def test_a_run_whose_beginning_was_seen_needs_its_end(kind: str) -> None:
+    ending = hear(lines_of(EVERY_SHAPE[kind])[:2]).ending
+
+    assert ending.status is FAILED
+    assert ending.error_name == "VerdictMissingError"
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        ({"type": "result", "is_error": True, "subtype": "error", "uuid": "u"}, "claude-code"),
+        ({"type": "assistant", "message": {"content": []}, "session_id": "s", "uuid": "u"}, "claude-code"),
+        ({"type": "stream_event", "event": {"type": "message_start"}}, "cursor-agent"),
+        ({"type": "result", "is_error": False, "session_id": "T-1"}, "amp"),
+        ({"type": "thread.started", "thread_id": "t"}, "codex"),
+        ({"type": "turn.failed", "error": {"message": "x"}}, "codex"),
+        ({"type": "item.completed", "item": {"type": "reasoning"}}, "codex"),
+        ({"type": "result", "status": "error", "error": {"message": "x"}}, "gemini-cli"),
+        ({"type": "message", "role": "user", "content": "x", "timestamp": "t"}, "gemini-cli"),
+        ({"type": "error", "severity": "error", "message": "x"}, "gemini-cli"),
+        ({"response": None, "stats": {}, "error": {"message": "x"}}, "gemini-cli"),
+        ({"session_id": "g", "error": {"type": "E", "message": "x"}}, "gemini-cli"),
+        ({"stats": {}, "error": {"message": "x"}}, "gemini-cli"),
+        ({"type": "error", "sessionID": "s", "error": "x"}, "opencode"),
+        ({"type": "agent_end", "messages": []}, "pi"),
+        ({"type": "message_end", "message": {"role": "assistant"}}, "pi"),
+        ({"type": "session.error", "timestamp": "t", "data": {"message": "x"}}, "copilot"),
+        ({"type": "result", "sessionId": "s", "exitCode": 1}, "copilot"),
+        ({"role": "tool", "tool_call_id": "k", "content": "x"}, "kimi"),
+        ({"role": "user", "content": "x"}, None),
+        ({"type": "thread.started"}, None),
+        ({"type": "item.completed", "item": 1}, None),
+        ({"type": "session.error", "data": {}}, None),
+        ({"type": "agent_start", "agent": 1}, None),
+        ({"type": []}, None),
+    ],
+)
+def test_a_single_event_tells_the_program(event: dict[str, Any], kind: str | None) -> None:
+    assert kind_of(event) == kind
+
+
+def test_a_piece_of_a_run_that_somebody_shows_needs_no_end() -> None:
+    heard = hear(lines_of("claude_code")[9:11])
+
+    assert heard.ending.status is COMPLETED
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"type":"error","message":"x"}',
+        b'{"type":"result","value":1}',
+        b'{"type":"message","text":"x"}',
+        b'{"level":"info","msg":"started"}',
+        b'{"role":"assistant"}',
+        b'{"content":"x"}',
+        b"[1,2]",
+        b"{}",
+        b'the log said {"type":"turn.completed","usage":{}} at the end',
+    ],
+)
+def test_json_of_another_purpose_stays_text(line: bytes) -> None:
+    heard = hear([line])
+
+    assert heard.shown == [("assistant", line.decode())]
+    assert heard.ending.status is COMPLETED
+
+
+def test_an_object_over_several_lines_is_shown_as_text_and_believed() -> None:
+    lines = b'{\n  "type": "result",\n  "subtype": "success",\n  "is_error": true,\n  "result": "overloaded"\n}'.split(
+        b"\n"
+    )
+
+    heard = hear(lines)
+
+    assert [content for _, content in heard.shown] == [line.decode() for line in lines]
+    assert "overloaded" in str(heard.ending.error_message)
+
+
+# With and without the option that makes them print events.
+
+
+@pytest.mark.parametrize(
+    ("argv", "is_told"),
+    [
+        (["claude", "-p", "x", "--output-format", "stream-json"], True),
+        (["claude", "-p", "--output-format=json"], True),
+        (["codex", "exec", "--json", "x"], True),
+        (["codex", "exec", "--experimental-json"], True),
+        (["amp", "-x", "hi", "--stream-json"], True),
+        (["opencode", "run", "--format", "json"], True),
+        (["pi", "--mode", "json"], True),
+        (["gemini", "-o", "json"], True),
+        (["sh", "-c", "claude --output-format stream-json -p hi"], True),
+        (["sh", "-c", "claude --output-format 'json' -p hi"], True),
+        (["claude", "-p", "write json"], False),
+        (["claude", "-p", "--output-format", "text"], False),
+        (["codex", "exec", "parse --jsonlines"], False),
+    ],
+)
+def test_the_option_for_json_is_known_in_its_forms(argv: list[str], is_told: bool) -> None:
+    assert is_told_to_print_json(argv) is is_told
+
+
+@pytest.mark.parametrize(
+    ("type", "option"),
+    [
+        ("claude-code", "--output-format stream-json --verbose"),
+        ("gemini-cli", "--output-format stream-json"),
+        ("codex", "exec --json"),
+    ],
+)
+def test_a_known_program_without_its_option_is_told_which(type: str, option: str) -> None:
+    parser = hear([b"The answer is 42."], type, argv=("x",)).parser
+
+    ending = decide_ending("x", 0, parser, "", option)
+
+    assert ending.error_message == (
+        f"x ended with exit code 0 but never said whether it had succeeded; to have it read, run it with {option}"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_program_that_may_print_text_is_believed_by_its_exit_code_then(kind: str) -> None:
+    good = hear([b"The answer is 42."], kind, argv=(kind,))
+    bad = hear([b"The answer is 42."], kind, argv=(kind,), exit_code=1)
+
+    assert (good.shown, good.ending.status) == ([("assistant", "The answer is 42.")], COMPLETED)
+    assert bad.ending.status is FAILED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_program_that_prints_events_without_being_told_is_read_all_the_same(kind: str) -> None:
+    heard = hear(lines_of(EVERY_SHAPE[kind]), kind, argv=(kind,))
+
+    assert heard.shown == MAPPING[kind]
+
+
+def test_every_type_and_its_option_are_documented() -> None:
+    written = (Path(__file__).parents[3] / "docs" / "programs.md").read_text("utf-8")
+
+    for type, make in PARSERS.items():
+        assert f"| `{type}` |" in written
+        assert (make().json_option or "") in written
+
+
+@pytest.mark.parametrize("kind", ["amp", "gemini", "cursor-agent"])
+def test_only_a_program_that_prints_events_echoes_the_prompt(kind: str) -> None:
+    assert CommandSource([kind, "--output-format", "stream-json"]).echoes_prompt
+    assert not CommandSource([kind]).echoes_prompt

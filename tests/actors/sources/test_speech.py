@@ -1,0 +1,217 @@
+"""Lines that are not finished: shown in pieces after a while, kept whole if they may be events, never lost."""
+
+import threading
+
+import pytest
+
+from command_agent import Agent, python
+from commitcast.actors.errors import SourceCancelledError
+from commitcast.actors.sources.draft import Draft
+from commitcast.actors.sources.parsers import first_parser
+from commitcast.actors.sources.speech import PIECE_AFTER_S, Speech
+from commitcast.persistence.records import AgentStatus
+from waiting import TIMEOUT_S
+
+EVENT = b'{"type":"turn.completed","usage":{}}'
+
+
+class Said(Agent):
+    """A speech on a clock that the test moves."""
+
+    def __init__(self, type: str = "text") -> None:
+        super().__init__()
+        self.time_s = 0.0
+        self.speech = Speech(first_parser(type, ["x"], is_guess=type == "text"), self.context, lambda: self.time_s)
+
+    def feed(self, *chunks: bytes, after_s: float = 0.0) -> None:
+        for chunk in chunks:
+            self.speech.feed(chunk)
+        self.time_s += after_s
+        self.speech.show_due()
+
+    @property
+    def pieces(self) -> list[tuple[str, bool, bool]]:
+        """What was said: the text, whether it is a piece, whether the line goes on."""
+        drafts = self.recorder.drafts
+        marks = [draft.metadata or {} for draft in drafts]
+        return [
+            (str(draft.content), mark.get("partial", False), mark.get("continues", False))
+            for draft, mark in zip(drafts, marks, strict=True)
+        ]
+
+    @property
+    def stream(self) -> bytes:
+        """The bytes that the messages rebuild: a newline behind each line, but not behind a piece that continues."""
+        ends = [b"" if continues else b"\n" for _, _, continues in self.pieces]
+        return b"".join(
+            bytes(raw) + end for raw, end in zip(self.recorder.raw, ends, strict=True) if isinstance(raw, bytes)
+        )
+
+
+def test_a_line_that_waits_is_shown_in_pieces_that_rebuild_it() -> None:
+    said = Said()
+
+    said.feed(b"word ", after_s=PIECE_AFTER_S)
+    said.feed(b"by ", b"word", after_s=PIECE_AFTER_S)
+    said.feed(b".\nnext\n")
+
+    assert said.pieces == [("word ", True, True), ("by word", True, True), (".", True, False), ("next", False, False)]
+    assert said.stream == b"word by word.\nnext\n"
+
+
+def test_a_line_that_is_finished_in_time_is_one_message() -> None:
+    said = Said()
+
+    said.feed(b"word ", after_s=PIECE_AFTER_S * 0.9)
+    said.feed(b"by word\n", after_s=PIECE_AFTER_S)
+
+    assert said.pieces == [("word by word", False, False)]
+
+
+def test_it_says_how_long_a_line_may_wait() -> None:
+    said = Said()
+    patience = [said.speech.patience_s()]
+    said.feed(b"a", after_s=PIECE_AFTER_S / 2)
+    patience.append(said.speech.patience_s())
+    said.feed(b"b", after_s=PIECE_AFTER_S / 2)
+    patience.append(said.speech.patience_s())
+
+    assert patience == [None, PIECE_AFTER_S / 2, None]
+
+
+def test_half_a_character_and_a_carriage_return_that_may_end_the_line_wait() -> None:
+    said = Said()
+
+    said.feed("é".encode()[:1], after_s=PIECE_AFTER_S)
+    said.feed("é".encode()[1:] + b"a\r", after_s=PIECE_AFTER_S)
+    said.feed(b"\n")
+
+    assert [piece[0] for piece in said.pieces] == ["éa", ""]
+    assert said.stream == "éa\r\n".encode()
+
+
+def test_an_event_that_waits_for_its_end_is_not_shown_in_pieces() -> None:
+    said = Said("codex")
+
+    said.feed(EVENT[:10], after_s=PIECE_AFTER_S)
+    said.feed(EVENT[10:20], after_s=PIECE_AFTER_S)
+    said.feed(EVENT[20:] + b"\n")
+
+    assert said.recorder.raw == [EVENT]
+    assert said.speech.parser.verdict is not None
+
+
+@pytest.mark.parametrize("type", ["codex", "text"])
+def test_a_prompt_before_an_event_is_shown_and_the_event_still_understood(type: str) -> None:
+    said = Said(type)
+
+    said.feed(b"Password: ", after_s=PIECE_AFTER_S)
+    said.feed(b'{"type":"turn.failed","error":"no"}\n')
+
+    assert said.pieces[0] == ("Password: ", True, True)
+    assert said.speech.parser.verdict is not None
+    assert said.stream == b'Password: {"type":"turn.failed","error":"no"}\n'
+
+
+def test_what_only_looks_like_an_event_is_said_at_the_end() -> None:
+    said = Said("codex")
+
+    said.feed(b'{"type": "turn.', after_s=PIECE_AFTER_S)
+    said.speech.end()
+
+    assert said.pieces == [('{"type": "turn.', False, False)]
+
+
+def test_an_object_over_several_lines_is_said_when_it_is_complete_and_not_before() -> None:
+    said = Said("codex")
+
+    said.feed(b'{\n "type": "turn.completed",\n', after_s=PIECE_AFTER_S)
+    before = list(said.pieces)
+    said.feed(b' "usage": {}\n}\n')
+
+    assert before == []
+    assert said.recorder.raw == [b'{\n "type": "turn.completed",\n "usage": {}\n}']
+
+
+def test_each_step_of_a_progress_bar_is_a_piece_that_says_it_overwrites() -> None:
+    said = Said()
+
+    said.feed(b"10%\r50%\r\r100%\ndone\r\n")
+
+    assert [piece[0] for piece in said.pieces] == ["10%", "50%", "100%", "done"]
+    assert [bool((draft.metadata or {}).get("overwrites")) for draft in said.recorder.drafts] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert said.stream == b"10%\r50%\r\r100%\ndone\r\n"
+
+
+def test_carriage_returns_within_an_event_are_part_of_it() -> None:
+    said = Said("codex")
+
+    said.feed(b"\r" + EVENT + b"\r\n")
+
+    assert said.recorder.raw == [b"\r" + EVENT + b"\r"]
+
+
+# Last words.
+
+
+def test_last_words_are_what_was_read_and_not_delivered() -> None:
+    said = Said()
+    said.feed(b"one\ntwo\nhalf")
+
+    assert [draft.content for draft in said.speech.last_words(2)] == ["half"]
+
+
+def test_last_words_are_asked_while_the_source_waits_for_room() -> None:
+    said, waits, ended = Said(), threading.Event(), threading.Event()
+
+    def wait(_: Draft) -> None:
+        waits.set()
+        assert ended.wait(TIMEOUT_S)
+        raise SourceCancelledError("agent-1")
+
+    def feed() -> None:
+        with pytest.raises(SourceCancelledError):
+            said.feed(b"one\ntwo\nhalf")
+
+    said.recorder.on_put = wait
+    source = threading.Thread(target=feed)
+    source.start()
+    assert waits.wait(TIMEOUT_S)
+
+    words = said.speech.last_words(1)  # it has got one, but not said so yet
+    ended.set()
+    source.join(TIMEOUT_S)
+
+    assert [draft.content for draft in words] == ["two", "half"]
+
+
+def test_an_object_that_is_open_is_among_the_last_words() -> None:
+    said = Said("codex")
+    said.feed(b'{\n"type": "turn.completed",\n')
+
+    assert [draft.raw for draft in said.speech.last_words(0)] == [b"{", b'"type": "turn.completed",']
+
+
+# A real program.
+
+
+def test_words_without_a_newline_are_heard_while_the_program_runs(agent: Agent) -> None:
+    heard = threading.Event()
+    agent.recorder.on_put = lambda _: heard.set()
+
+    agent.start(
+        python(
+            "import sys; sys.stdout.write('word '); sys.stdout.flush(); sys.stdin.read(); sys.stdin = None\n"
+            "import time; time.sleep(60)"
+        )
+    )
+
+    assert heard.wait(TIMEOUT_S)
+    assert agent.recorder.contents == ["word "]
+    agent.context.cancelled.set()
+    assert agent.ending().status is AgentStatus.TERMINATED
