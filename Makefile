@@ -7,7 +7,7 @@ TYPING   = build/typing/commitcast
 
 # Where versions matter: what talks to a library of others, in each of its ways. The fastapi of `lowest` is the newest for the
 # lowest starlette. Deprecations are ignored there: old libraries use what newer ones of others mean to remove.
-OF_LOWEST = tests/gateway/test_older_websockets.py tests/gateway/test_http.py tests/gateway/test_server.py \
+OF_LOWEST = tests/gateway/test_older_websockets.py tests/gateway/test_connections.py tests/gateway/test_http.py tests/gateway/test_server.py \
 	tests/gateway/test_client.py tests/gateway/test_client_blocking.py tests/gateway/test_requests.py \
 	tests/gateway/test_delivery.py tests/gateway/test_drain.py tests/gateway/test_tls.py tests/gateway/test_schema.py \
 	tests/gateway/test_auth_jwt.py tests/gateway/test_asgi.py tests/actors/commands tests/actors/test_sources_in_runtime.py \

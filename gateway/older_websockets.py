@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from websockets.asyncio.server import Server
 from websockets.exceptions import InvalidMessage, SecurityError, WebSocketException
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
+from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 TELLS_THE_METHOD: Final = hasattr(Request, "method")
@@ -35,6 +36,17 @@ class _TooLongError(Exception):
 _ReadLine = Callable[..., Generator[None, None, bytes | bytearray]]
 
 
+def _answer_who_is_there(protocol: ServerProtocol) -> None:
+    """Have no response made for a peer that left during its handshake, for which the library's own checks fail."""
+    send_response = protocol.send_response
+
+    def send_response_unless_it_left(response: Response) -> None:
+        if protocol.state is State.CONNECTING and not protocol.eof_sent:
+            send_response(response)
+
+    protocol.send_response = send_response_unless_it_left  # type: ignore[method-assign]
+
+
 class RequestLine:
     """The method and the version of a request, whichever version of the library parses it."""
 
@@ -47,6 +59,7 @@ class RequestLine:
             protocol.reader.read_line = self._translated  # type: ignore[method-assign, assignment]  # the library has no hook for it
             protocol.parser = protocol.parse()
             next(protocol.parser)
+            _answer_who_is_there(protocol)
 
     def method_of(self, request: Request) -> str:
         """Return the method."""
