@@ -1,4 +1,4 @@
-"""How much one client may ask for. Pure: the bounds as one value, and a bucket that counts against one of them."""
+"""How much one client may ask for: the bounds as one value, and a bucket that counts against one of them. Pure."""
 
 from typing import Final
 
@@ -94,6 +94,11 @@ class Bucket:
     def _fill(self, now: float) -> None:
         self._level = min(self._burst, self._level + (now - self._at) * self._rate)
         self._at = now
+
+    @classmethod
+    def of_stranger(cls, now: float) -> "Bucket":
+        """Return that of a connection which has not said who it is."""
+        return cls(STRANGER_RATE, STRANGER_BURST, now, overdraft=STRANGER_BURST)
 
     @property
     def is_overdrawn(self) -> bool:

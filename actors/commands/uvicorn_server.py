@@ -47,7 +47,7 @@ def serving(
     server = uvicorn.Server(
         uvicorn.Config(
             _with_deadlines(asgi.app(runtime.gateway), accepted, limits.answer_timeout_s),
-            **websocket_options(),
+            **websocket_options(limits),
             proxy_headers=False,  # a program on this machine could name any address, and limits go by addresses
             ssl_certfile=certificate,
             ssl_keyfile=key,
