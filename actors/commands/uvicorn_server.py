@@ -20,6 +20,7 @@ from commitcast.actors.commands.uvicorn_websocket import SeldomWarnings, websock
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.gateway import asgi
 from commitcast.gateway.accepted import AcceptedSockets
+from commitcast.gateway.connection import CLOSE_TIMEOUT_S
 from commitcast.gateway.errors import ListenError
 from commitcast.gateway.listening import BACKLOG, ListeningLoop, bind
 
@@ -127,8 +128,8 @@ def _with_deadlines(app: ASGIApp, accepted: AcceptedSockets, timeout_s: float) -
             await app(scope, receive, send_in_time)
         finally:
             connection.requests -= 1
-            if not connection.requests:
-                connection.set_deadline(timeout_s)
+            if not connection.requests:  # of a WebSocket there is no next one: uvicorn gives it ten seconds to close
+                connection.set_deadline(CLOSE_TIMEOUT_S if scope["type"] == "websocket" else timeout_s)
 
     return app_with_deadlines
 

@@ -1,8 +1,8 @@
 """uvicorn's WebSocket within the gateway's bounds, and its log without what strangers can fill it with.
 
 uvicorn takes any number of fragments and control frames, answers pings of a peer that reads no pongs, and closes for a
-broken frame without a word and with a traceback. What is used of it is not documented: where a version lacks it, uvicorn's own
-choice is taken, with its bounds. Runs on uvicorn's loop.
+broken frame without a word and with a traceback. What is used of it is not documented: where a version lacks it,
+uvicorn's own choice is taken, with its bounds. Runs on uvicorn's loop.
 """
 
 import logging
@@ -70,6 +70,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol, SmallReads):
         self.transport.write_eof()
         self.read_paused = False
         self.transport.resume_reading()
+        if self.close_timer is not None:  # the app has closed it already
+            self.close_timer.cancel()
         self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
 

@@ -14,8 +14,10 @@ from websockets.frames import Opcode
 
 from certificates import write_certificate
 from commitcast.actors import AgentRuntime
+from commitcast.actors.commands import uvicorn_server, uvicorn_websocket
 from commitcast.actors.commands.uvicorn_server import serving
 from commitcast.actors.commands.uvicorn_websocket import BoundedWebSocket
+from commitcast.gateway import connection
 from commitcast.gateway.connection import GatewayConnection
 from commitcast.gateway.inflow import FrameMeter
 from commitcast.gateway.limits import OVERDRAFT, STRANGER_BURST, Bucket, Limits
@@ -122,16 +124,36 @@ class TestFloods:
 
 
 class TestAfterwards:
-    @pytest.mark.parametrize("door", DOORS)
-    def test_who_goes_on_is_cut_soon(self, tmp_path: Path, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("commitcast.gateway.connection.CLOSE_TIMEOUT_S", 0.2)
+    @pytest.fixture(autouse=True)
+    def a_peer_has_little_time_to_close(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (connection, uvicorn_websocket, uvicorn_server):
+            monkeypatch.setattr(module, "CLOSE_TIMEOUT_S", 0.2)
 
+    @pytest.mark.parametrize("door", DOORS)
+    @pytest.mark.parametrize(
+        "flood",
+        [masked(PONG), masked(TEXT, '{"type":"ping"}'), masked(TEXT, "{}")],
+        ids=["pongs", "requests", "nothing of the protocol"],
+    )
+    def test_who_goes_on_is_cut_soon(self, tmp_path: Path, door: str, flood: bytes) -> None:
         async def scenario(door: Door) -> None:
             async with door.opened() as enemy:
-                dropped = asyncio.create_task(enemy.is_dropped())
-                while not dropped.done():
-                    await enemy.send(masked(PONG) * 1_000)
-                    await asyncio.wait([dropped], timeout=0.01)
+                reading = asyncio.create_task(enemy.is_dropped())
+                async with asyncio.timeout(5.0):
+                    while not enemy.writer.transport.is_closing():
+                        await enemy.send(flood * 1_000)
+                        await asyncio.sleep(0)
+                await reading
+
+        enter(door, tmp_path, scenario, limits=Limits(requests_per_s=1, burst=BURST))
+
+    @pytest.mark.parametrize("door", DOORS)
+    def test_so_is_who_does_not_answer_the_close(self, tmp_path: Path, door: str) -> None:
+        async def scenario(door: Door) -> None:
+            async with door.opened() as enemy:
+                await enemy.send(masked(TEXT, "{}") * 100)
+                async with asyncio.timeout(5.0):
+                    assert b"\x11\x94" in await enemy.is_dropped()  # 4500
 
         enter(door, tmp_path, scenario)
 
