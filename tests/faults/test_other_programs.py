@@ -126,9 +126,7 @@ HARMS = [put_a_backup_back, delete_the_end, delete_messages, add_a_message, cut_
 
 
 class TestChangesInPlace:
-    @pytest.mark.parametrize(
-        "harm", [put_a_backup_back, delete_the_end, delete_messages, add_a_message, cut_it, zero_its_tail, flip_a_word]
-    )
+    @pytest.mark.parametrize("harm", HARMS)
     def test_it_is_noticed_before_anything_is_acknowledged(self, path: Path, harm: Callable[[Path], None]) -> None:
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
