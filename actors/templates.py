@@ -23,12 +23,13 @@ MAX_RUNNING_IN_ALL: Final = 64
 """The same for all tenants together, of whom there may be any number."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Part of an agent's id."""
-_INTERPRETERS: Final = frozenset(
-    "sh ash bash csh dash fish ksh mksh rbash tcsh zsh busybox toybox eval exec command "  # shells
+_SHELLS: Final = "sh ash bash csh dash fish ksh mksh rbash tcsh zsh busybox toybox eval exec command"
+_WRAPPERS: Final = (
     "env xargs nohup nice ionice chrt taskset timeout setsid stdbuf flock script unshare nsenter chroot parallel watch "
-    "sudo su doas runuser setpriv su-exec gosu ssh docker podman kubectl nerdctl lxc "
-    "awk gawk mawk nawk sed perl lua tclsh expect find make".split()
+    "sudo su doas runuser setpriv su-exec gosu ssh docker podman kubectl nerdctl lxc find make"
 )
+_LANGUAGES: Final = "awk gawk mawk nawk sed perl lua tclsh expect"
+_INTERPRETERS: Final = frozenset(f"{_SHELLS} {_WRAPPERS} {_LANGUAGES}".split())
 """Programs that run what they are given: a prompt beside their name is refused, wherever either stands."""
 _VERSION: Final = "-.0123456789"
 """What may stand behind such a name, as in `bash5`."""
