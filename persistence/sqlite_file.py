@@ -61,7 +61,7 @@ class FileLock:
             if not self._take():
                 raise StoreLockedError(str(path), _who_has_it(self._file, path))
         except BaseException:
-            self.release()
+            self.close()
             raise
         with contextlib.suppress(OSError):  # a note for people: a full disk must not keep the store from being opened
             os.ftruncate(self._file, 0)
@@ -76,7 +76,7 @@ class FileLock:
             time.sleep(LOOKERS_POLL_S)
         return True
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Give the lock back. Idempotent. The file stays: unlinking it would let two runtimes lock two files."""
         if self._file >= 0:
             _unlock(self._file)
