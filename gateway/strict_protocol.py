@@ -11,7 +11,6 @@ from typing import Any, Final
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
-from websockets.typing import BytesLike
 
 from commitcast.gateway import frames
 from commitcast.gateway.inflow import FrameMeter
@@ -52,7 +51,7 @@ class StrictProtocol(ServerProtocol):
             self._check_text(frame)
         super().recv_frame(frame)
 
-    def send_ping(self, data: BytesLike) -> None:
+    def send_ping(self, data: bytes | bytearray | memoryview) -> None:
         """Send a ping, whose pong is none too many."""
         self._meter.ping()
         super().send_ping(data)

@@ -5,6 +5,7 @@ broken frame without a word and with a traceback. What is used of it is not docu
 uvicorn's own choice is taken, with its bounds. Runs on uvicorn's loop.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol, SmallReads):
 
     def __init__(self, *args: Any, limits: Limits | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.close_timer: asyncio.TimerHandle | None = None  # not in every version
         limits = limits or Limits()
         bucket = Bucket(limits.requests_per_s, limits.burst, time.monotonic())
         self.conn = StrictProtocol(
