@@ -7,7 +7,7 @@ for that. Any thread; only `join` blocks.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
@@ -86,6 +86,14 @@ class SourceTasks:
             self._end_one(task)
             raise
         return task
+
+    def close(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Close a generator that a source has left unfinished; `join` waits for it. On the source's loop."""
+
+        async def close(_: SourceTask) -> None:
+            await generator.aclose()
+
+        self.start(asyncio.get_running_loop(), close, lambda: None)
 
     def _end_one(self, task: SourceTask) -> None:
         with self._lock:
