@@ -304,6 +304,8 @@ class SqliteStore:
 
     def backup(self, path: str | os.PathLike[str], progress: Progress = lambda done, of: None) -> None:
         """Copy the database while it is in use. See `Store.backup`."""
+        if str(path) == MEMORY:
+            raise StorePathError(MEMORY, "a copy in memory would be kept nowhere: choose the name of a file")
         with self._between_commits():
             writer = self._writer
         assert writer is not None
