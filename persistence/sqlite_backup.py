@@ -15,7 +15,7 @@ from typing import Final
 
 import apsw
 
-from commitcast.persistence import fork
+from commitcast.persistence import fork, sqlite_file
 from commitcast.persistence.errors import StorePathError
 
 STEP_PAGES: Final = 256
@@ -26,6 +26,25 @@ KEPT_NAME_BYTES: Final = 200
 """Of the copy's name in that of the file in the making, which is longer, and whose journal's is longer still."""
 
 Progress = Callable[[int, int], object]
+
+
+def target_of(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a copy that can be made.
+
+    Raises:
+        StorePathError: the file exists, is not in a folder, or cannot be one.
+    """
+    if str(path) == sqlite_file.MEMORY:
+        raise StorePathError(str(path), "a copy in memory would be kept nowhere: choose the name of a file")
+    target = Path(path).absolute()
+    sqlite_file.check_name(target)
+    if not target.parent.is_dir():
+        raise StorePathError(str(target), f"there is no folder {target.parent}: create it first")
+    if target.is_symlink() and not target.exists():
+        raise StorePathError(str(target), "it is a symbolic link to nothing: remove it, or choose another name")
+    if target.exists():
+        raise _exists(target)
+    return target
 
 
 def back_up(
@@ -40,18 +59,17 @@ def back_up(
 
     Args:
         writer: the connection that writes to it.
-        target: of the copy.
+        target: as `target_of` returns it.
         between_commits: while it is entered, nothing is committed.
         progress: called with pages done and pages in all.
 
     Raises:
-        StorePathError: the target exists, or is not in a folder.
+        StorePathError: the target exists by now.
         OSError: it cannot be written.
         apsw.Error: the database cannot be read.
 
     Durability: on return the copy is on disk, under its name.
     """
-    _check(target)
     file, name = tempfile.mkstemp(
         ".partial", f"{target.name.encode()[:KEPT_NAME_BYTES].decode(errors='ignore')}.", target.parent
     )
@@ -77,15 +95,6 @@ def back_up(
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
     _sync(target.parent)
-
-
-def _check(target: Path) -> None:
-    if not target.parent.is_dir():
-        raise StorePathError(str(target), f"there is no folder {target.parent}: create it first")
-    if target.is_symlink() and not target.exists():
-        raise StorePathError(str(target), "it is a symbolic link to nothing: remove it, or choose another name")
-    if target.exists():
-        raise _exists(target)
 
 
 def _give_name(partial: Path, target: Path) -> None:
