@@ -211,23 +211,23 @@ class SourceRunner:
         self.context.cancelled.on_set(task.cancel)
         try:
             self._begin()
-            ending = await self._run_async(source)
+            ending = await self._run_async(task, source)
         except BaseException as error:  # whatever a source raises is how its agent ends; the loop serves others too
             ending = self._ending_of(error)
         self._end(ending)
 
-    async def _run_async(self, source: Any) -> Ending:
+    async def _run_async(self, task: SourceTask, source: Any) -> Ending:
         said = source(self.context)
         if isinstance(said, Awaitable):
             said = await said
         if isinstance(said, AsyncIterable):
             async with aclosed(said) as drafts:
                 async for draft in drafts:
-                    await self._put_async(_draft(draft))
+                    await self._put_async(task, _draft(draft))
         else:
             with closed(_several(said)) as ready:
                 for draft in ready:
-                    await self._put_async(_draft(draft))
+                    await self._put_async(task, _draft(draft))
         return Ending()
 
     # The source's side.
@@ -256,12 +256,16 @@ class SourceRunner:
         patch = AgentPatch(configuration_json=encoded, pid=pid, pid_started=pid_started)
         return self._channel.ask(self._agent, Patch(patch))
 
-    async def _put_async(self, draft: Draft) -> None:
+    async def _put_async(self, task: SourceTask, draft: Draft) -> None:
         message = self._storable(draft)
-        if self.context.cancelled.is_set():
-            raise SourceCancelledError(self._agent)
-        await self._flow.acquire_async(self._agent, message.size)
-        self._queue(message)
+        try:
+            if self.context.cancelled.is_set():
+                raise SourceCancelledError(self._agent)
+            await self._flow.acquire_async(self._agent, message.size)
+            self._queue(message)
+        except SourceCancelledError:
+            task.will_close()  # else the cancelling, which is on its way, would break off the clean-up
+            raise
 
     def _queue(self, message: NewMessage) -> None:
         with self._lock:

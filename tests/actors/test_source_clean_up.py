@@ -263,3 +263,39 @@ def test_a_stream_whose_agent_is_ended_is_closed(tmp_path: Path) -> None:
     run_here(tmp_path / "a.db", lambda context: stream, terminate)
 
     assert stream.closed == 1
+
+
+@pytest.mark.parametrize("is_generator", [False, True], ids=["stream", "generator"])
+def test_the_clean_up_of_one_that_says_more_when_its_agent_has_ended_is_not_cancelled(
+    tmp_path: Path, is_generator: bool
+) -> None:
+    """The runtime notices that before the task is cancelled, and begins to close it."""
+    closed: list[bool] = []
+
+    class Late(Async):
+        def __init__(self, context: AgentContext) -> None:
+            super().__init__()
+            self._context = context
+            self._said = 0
+
+        async def __anext__(self) -> str:
+            self._said += 1
+            if self._said == 2:
+                self._context.cancelled.wait(SECONDS)  # keeps the loop, so that nothing is cancelled before it goes on
+            return "word"
+
+        async def aclose(self) -> None:
+            await asyncio.sleep(0.02)
+            closed.append(True)
+
+    async def generator(context: AgentContext) -> AsyncIterator[str]:
+        late = Late(context)
+        try:
+            async for word in late:
+                yield word
+        finally:
+            await late.aclose()
+
+    run_here(tmp_path / "a.db", generator if is_generator else Late, terminate)
+
+    assert closed == [True]
