@@ -64,9 +64,9 @@ class LineSplitter:
         self._partial = False
 
     @property
-    def is_holding(self) -> bool:
-        """Whether anything of an unfinished line has come that was not given out as a piece."""
-        return bool(self._held)
+    def held_bytes(self) -> int:
+        """How much of an unfinished line has come that was not given out as a piece."""
+        return len(self._held)
 
     @property
     def held(self) -> bytes:

@@ -15,7 +15,7 @@ from commitcast.actors.sources.parsers.decoding import compact_json, decode_json
 from commitcast.actors.sources.parsers.objects import Found, Outcome, is_noise, objects_in, without_codes
 from commitcast.actors.sources.parsers.parser import Parser
 from commitcast.actors.sources.parsers.shapes import begins_run
-from commitcast.actors.sources.parsers.spread import SpreadObject
+from commitcast.actors.sources.parsers.spread import Showable, SpreadObject
 
 MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 """Of one object over all its lines: as long as a line may be. Beyond it, its lines are text."""
@@ -65,23 +65,20 @@ class ObjectParser(Parser):
         """Return the messages of an object's lines when it was not completed: each line on its own."""
         return [draft for line in self._spread.take() for draft in self.parse(line)]
 
-    def parse_rest(self, rest: bytes) -> list[Draft]:
-        """Return the messages for the rest of a line of which text was shown in pieces: it may end in an event."""
-        drafts = self.feed(rest)
-        if drafts:
-            metadata = {**(drafts[0].metadata or {}), "partial": True, "continues": False}
-            drafts[0] = msgspec.structs.replace(drafts[0], metadata=metadata)
+    def feed_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> list[Draft]:
+        """Take a piece of a line, of which events may be complete though the line is not."""
+        drafts = self.feed(piece)
+        if continues:  # nothing of it is kept
+            drafts += self.flush()
+        last = max((index for index, draft in enumerate(drafts) if draft.raw is not None), default=None)
+        if last is not None:  # its `raw` ends where the piece does
+            metadata = {**(drafts[last].metadata or {}), "partial": True, "continues": continues}
+            drafts[last] = msgspec.structs.replace(drafts[last], metadata=metadata)
         return drafts
 
-    def showable(self, tail: bytes) -> int | None:
-        """Tell how much of an unfinished line can be shown now: up to where an object begins."""
-        if self._spread.lines:
-            return None
-        open_at = objects_in(tail).open_at
-        shown = tail[:open_at]
-        if is_noise(shown):
-            return 0 if open_at is None else None
-        return len(shown)
+    def showable(self, tail: bytes) -> Showable:
+        """Tell how much of an unfinished line can be shown now: up to where an object begins that is not complete."""
+        return self._spread.showable(tail)
 
     def _go_on(self, line: bytes) -> list[Draft]:
         """Take a line of an object that has begun on an earlier one."""

@@ -13,6 +13,7 @@ import msgspec
 
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import text_of
+from commitcast.actors.sources.parsers.spread import Showable
 from commitcast.persistence.writes import MAX_MESSAGE_BYTES
 
 LARGE_LINE_BYTES: Final = 1024 * 1024
@@ -90,21 +91,16 @@ class Parser(ABC):
         """Return the messages of lines that `feed` has kept, when no further line belongs to them."""
         return []
 
-    def showable(self, tail: bytes) -> int | None:
-        """Tell how much of an unfinished line can be shown now.
-
-        Returns:
-            That many bytes from its start, 0 if there is nothing to see yet; None: it may be an event, which is
-            shown when the line is complete.
-        """
-        return len(tail)
+    def showable(self, tail: bytes) -> Showable:
+        """Tell how much of an unfinished line can be shown now: what may become an event waits until it is one."""
+        return Showable(len(tail))
 
     def successor(self, line: bytes) -> "Parser | None":
         """Return the parser that reads on from this line, if the program turns out to be of another kind."""
         return None
 
     def parse_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> Draft:
-        """Return the message for a piece of a line: of one that is too long, or not finished for a while.
+        """Return the message for a piece of a line that is text, whatever stands in it.
 
         Args:
             piece: a part of the line, kept as `raw`.
@@ -115,9 +111,15 @@ class Parser(ABC):
         shown = piece.lstrip(b"\r") if overwrites else piece
         return _fitted(Draft(text_of(shown), self.plain_type, metadata=metadata, raw=piece))
 
-    def parse_rest(self, rest: bytes) -> list[Draft]:
-        """Take the rest of a line of which text was shown in pieces; return the messages that it completes."""
-        return [self.parse_piece(rest, continues=False, overwrites=rest.startswith(b"\r"))]
+    def feed_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> list[Draft]:
+        """Take a piece of a line that was not finished for a while; return the messages that it completes.
+
+        Args:
+            piece: as much as was `showable`, or the rest of the line.
+            continues: whether more of the line may follow.
+            overwrites: as for `parse_piece`.
+        """
+        return [self.parse_piece(piece, continues=continues, overwrites=overwrites)]
 
     @abstractmethod
     def _read(self, line: bytes) -> list[Draft]:

@@ -11,7 +11,7 @@ from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import as_list, decode_json
 from commitcast.actors.sources.parsers.objects import Outcome, is_noise, objects_in
 from commitcast.actors.sources.parsers.parser import Parser
-from commitcast.actors.sources.parsers.spread import SpreadObject
+from commitcast.actors.sources.parsers.spread import Showable, SpreadObject
 from commitcast.actors.sources.parsers.text import TextParser
 
 _LOOKED_AT_BYTES: Final = 1024 * 1024
@@ -32,10 +32,21 @@ class UndecidedParser(TextParser):
         self._look_at(line)
         return super().feed(line)
 
-    def showable(self, tail: bytes) -> int | None:
-        """Tell how much of an unfinished line can be shown now: all of it, unless it begins like an event."""
-        open_at = objects_in(tail).open_at if b"{" in tail[:_LOOKED_AT_BYTES] else None
-        return None if open_at is not None and is_noise(tail[:open_at]) else len(tail)
+    def feed_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> list[Draft]:
+        """Take a piece of a line; return its message."""
+        self._look_at(piece)
+        return super().feed_piece(piece, continues=continues, overwrites=overwrites)
+
+    def flush(self) -> list[Draft]:
+        """Let go of an event over several lines: a line that belongs to none was shown."""
+        self._spread.take()
+        return []
+
+    def showable(self, tail: bytes) -> Showable:
+        """Tell how much of an unfinished line can be shown now: up to where an event may begin."""
+        if len(tail) > _LOOKED_AT_BYTES:
+            return Showable(len(tail), is_text=True)
+        return self._spread.showable(tail) if self._spread.lines or b"{" in tail else Showable(len(tail))
 
     def successor(self, line: bytes) -> Parser | None:
         """Return the parser that reads on from this line, if it is an event of a known kind."""

@@ -8,7 +8,7 @@ from command_agent import Agent, python
 from commitcast.actors.errors import SourceCancelledError
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers import first_parser
-from commitcast.actors.sources.speech import PIECE_AFTER_S, Speech
+from commitcast.actors.sources.speech import LOOKED_AT_BYTES, PIECE_AFTER_S, Speech
 from commitcast.persistence.records import AgentStatus
 from waiting import TIMEOUT_S
 
@@ -42,10 +42,9 @@ class Said(Agent):
     @property
     def stream(self) -> bytes:
         """The bytes that the messages rebuild: a newline behind each line, but not behind a piece that continues."""
-        ends = [b"" if continues else b"\n" for _, _, continues in self.pieces]
-        return b"".join(
-            bytes(raw) + end for raw, end in zip(self.recorder.raw, ends, strict=True) if isinstance(raw, bytes)
-        )
+        said = [draft for draft in self.recorder.drafts if isinstance(draft.raw, bytes)]
+        ends = [b"" if (draft.metadata or {}).get("continues") else b"\n" for draft in said]
+        return b"".join(bytes(draft.raw or b"") + end for draft, end in zip(said, ends, strict=True))
 
 
 def test_a_line_that_waits_is_shown_in_pieces_that_rebuild_it() -> None:
@@ -88,6 +87,87 @@ def test_half_a_character_and_a_carriage_return_that_may_end_the_line_wait() -> 
 
     assert [piece[0] for piece in said.pieces] == ["éa", ""]
     assert said.stream == "éa\r\n".encode()
+
+
+CLAUDE_INIT = b'{"type":"system","subtype":"init","session_id":"main"}'
+CLAUDE_GOOD = b'{"type":"result","subtype":"success","is_error":false,"session_id":"main","result":"done"}'
+CLAUDE_BAD = CLAUDE_GOOD.replace(b"false", b"true")
+LATE: dict[str, tuple[str, list[bytes], bool]] = {
+    "an event": ("codex", [EVENT], True),
+    "an event of a program that is not known": ("text", [CLAUDE_BAD], False),
+    "an event behind a banner": ("claude-code", [b"\xef\xbb\xbfWelcome " + CLAUDE_GOOD], True),
+    "events on one line": ("claude-code", [CLAUDE_INIT + CLAUDE_BAD], False),
+    "an array, bit by bit": ("claude-code", [b"[" + CLAUDE_INIT, b"," + CLAUDE_GOOD, b"]"], True),
+    "an array that goes on": ("claude-code", [b"[" + CLAUDE_INIT + b"," + CLAUDE_GOOD[:9], CLAUDE_GOOD[9:]], True),
+    "an event in two bits": ("claude-code", [CLAUDE_GOOD[:40], CLAUDE_GOOD[40:]], True),
+    "the last line of an object": ("gemini-cli", [b'{\n "response": "ok",\n "stats": {', b"}\n}"], True),
+    "the last line of one of a program that is not known": (
+        "text",
+        [CLAUDE_BAD.replace(b",", b",\n"), b""],
+        False,
+    ),
+    "an object behind one over several lines": ("claude-code", [b'{\n"type":"x"\n}' + CLAUDE_BAD], False),
+    "an event behind an object that was broken off": ("codex", [b'{"type": 1,\n', EVENT], True),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_an_event_is_heard_when_it_is_complete_though_its_newline_is_late(case: str) -> None:
+    type, chunks, is_ok = LATE[case]
+    said = Said(type)
+
+    for chunk in chunks:
+        said.feed(chunk, after_s=PIECE_AFTER_S)
+    verdict = said.speech.parser.verdict
+    said.feed(b"\n")
+    said.speech.end()
+
+    assert verdict is not None
+    assert verdict.ok is is_ok
+    assert said.speech.parser.verdict == verdict
+    assert said.stream == b"".join(chunks) + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("type", "chunks"),
+    [
+        ("claude-code", [CLAUDE_INIT[:-1], b"} Continue? (y/n) "]),
+        ("claude-code", [b'{"type": ', b"word ", b"word "]),
+        ("text", [b'{"a": ', b"word ", b"word "]),
+        ("text", [b'{\n"a": ', b"word ", b"word "]),
+        ("jsonl", [b'{"a"', b", word ", b"word "]),
+    ],
+)
+def test_a_line_that_turns_out_to_hold_text_is_shown_while_it_is_not_finished(type: str, chunks: list[bytes]) -> None:
+    said = Said(type)
+
+    for chunk in chunks:
+        said.feed(chunk, after_s=PIECE_AFTER_S)
+
+    assert said.pieces[-1][0].endswith(chunks[-1].decode()[-5:])
+    assert said.speech.patience_s() is None
+
+
+@pytest.mark.parametrize("type", ["codex", "text"])
+def test_an_event_inside_of_a_damaged_object_is_none_though_it_comes_later(type: str) -> None:
+    said = Said(type)
+
+    said.feed(b'{"said": nothing ', after_s=PIECE_AFTER_S)
+    said.feed(b'{"type":"turn.failed","error":"no"}', after_s=PIECE_AFTER_S)
+    said.feed(b'{"type":"turn.failed","error":"no"}}\n')
+
+    assert said.speech.parser.verdict is None
+    assert len(said.pieces) == 3
+
+
+def test_a_long_unfinished_line_is_looked_at_less_often() -> None:
+    said = Said("codex")
+
+    said.feed(b'{"type":"' + b"x" * (4 * LOOKED_AT_BYTES))
+
+    patience_s = said.speech.patience_s()
+    assert patience_s is not None
+    assert patience_s > 3.5 * PIECE_AFTER_S
 
 
 def test_an_event_that_waits_for_its_end_is_not_shown_in_pieces() -> None:
@@ -215,3 +295,15 @@ def test_words_without_a_newline_are_heard_while_the_program_runs(agent: Agent) 
     assert agent.recorder.contents == ["word "]
     agent.context.cancelled.set()
     assert agent.ending().status is AgentStatus.TERMINATED
+
+
+def test_a_program_that_hangs_behind_a_result_without_its_newline_is_ended(agent: Agent) -> None:
+    source = python(
+        f"import sys, time; sys.stdout.write({CLAUDE_GOOD.decode()!r}); sys.stdout.flush(); time.sleep(60)",
+        type="claude-code",
+        exit_timeout_s=0.1,
+    )
+
+    ending = agent.run(source)
+
+    assert (ending.status, agent.recorder.contents) == (AgentStatus.COMPLETED, ["done"])
