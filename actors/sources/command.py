@@ -178,12 +178,12 @@ class CommandSource:
             speech.show_due()
             has_looked, due_in_s = due_in_s == 0, self._exit_due_in_s(pipes, speech)
             if has_looked and due_in_s == 0:  # looked once more, because this process may have been stopped meanwhile
-                return speech.parser.verdict
+                return speech.parser.believed_verdict
         return None
 
     def _exit_due_in_s(self, pipes: ChildPipes, speech: Speech) -> float | None:
         """Return how long the program may still be silent and not exit; None: for as long as it likes."""
-        if speech.parser.verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
+        if speech.parser.believed_verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
             return None
         return min(max(0.0, self._exit_timeout_s - pipes.silence_s()), LONGEST_STEP_S)
 

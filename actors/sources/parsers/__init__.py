@@ -91,5 +91,5 @@ def _by_shape(event: dict[str, Any]) -> Parser | None:
     if kind is None:
         return None
     parser = PARSERS[kind]()
-    parser.is_guess = True
+    parser.is_guess = parser.is_doubtful = True
     return parser

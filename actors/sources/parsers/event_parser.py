@@ -14,7 +14,7 @@ from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import compact_json, decode_json, text_of
 from commitcast.actors.sources.parsers.objects import Found, Outcome, is_noise, objects_in, without_codes
 from commitcast.actors.sources.parsers.parser import Parser
-from commitcast.actors.sources.parsers.shapes import begins_run
+from commitcast.actors.sources.parsers.shapes import begins_run, is_unmistakable
 from commitcast.actors.sources.parsers.spread import Showable, SpreadObject
 
 MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
@@ -129,6 +129,7 @@ class ObjectParser(Parser):
         if drafts:
             self.has_events = True
             self.is_guess = self.is_guess and not begins_run(value)
+            self.is_doubtful = self.is_doubtful and not is_unmistakable(value)
             self._plain_text = ""
         return drafts
 
@@ -138,7 +139,7 @@ class ObjectParser(Parser):
     def _plain(self, text: str) -> Draft:
         """Return the message for what nobody understands: nothing a program says is dropped."""
         self._plain_text = f"{self._plain_text}\n{text}"[-LAST_TEXT_CHARACTERS:]
-        return Draft(text, "system", metadata={"unparsed": True})
+        return Draft(text) if self.is_doubtful else Draft(text, "system", metadata={"unparsed": True})
 
 
 class EventParser(ObjectParser):
@@ -152,7 +153,7 @@ class EventParser(ObjectParser):
 
     def _unknown(self, value: Any, text: str) -> Draft:
         name = value.get("type") if isinstance(value, dict) else None
-        if not isinstance(name, str):
+        if not isinstance(name, str) or self.is_doubtful:
             return self._plain(text)
         self.has_events = True
         return Draft(text, "system", metadata={"event": name})

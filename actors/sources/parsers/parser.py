@@ -42,6 +42,8 @@ class Parser(ABC):
         needs_verdict: whether an end without a verdict is a failure.
         is_guess: whether it was chosen by the shape of what was printed, and no event said that a run begins. That may
             be somebody's copy of a part of a run, so no verdict is needed then, unless an error was said.
+        is_doubtful: whether it was chosen by a shape that other programs print too, and nothing more particular came:
+            what looks like an error is not held against the program then, and plain text is what it says.
         result: what it has said about its work so far, over all turns and whatever the verdict: usage, costs.
         last_error: the text of its last error event: explains a verdict that never came.
         has_events: whether any of its lines was understood as an event.
@@ -64,10 +66,15 @@ class Parser(ABC):
         self.session_id: str | None = None
         self.verdict: Verdict | None = None
         self.needs_verdict = self.gives_verdict
-        self.is_guess = False
+        self.is_guess = self.is_doubtful = False
         self.result: dict[str, Any] = {}
         self.last_error: str | None = None
         self.has_events = False
+
+    @property
+    def believed_verdict(self) -> Verdict | None:
+        """The verdict, if it is plain that the program is of this kind."""
+        return None if self.is_doubtful else self.verdict
 
     @property
     def last_text(self) -> str | None:

@@ -65,7 +65,7 @@ class UndecidedParser(TextParser):
                 return self._believe(b"\n".join(lines))
         if b"{" in line and len(line) <= _LOOKED_AT_BYTES:
             found = objects_in(line)
-            if found.unfinished is not None and is_noise(line[: found.open_at]):
+            if found.unfinished is not None:
                 self._spread.begin(line, found.unfinished)
 
     def _believe(self, whole: bytes) -> None:
@@ -73,16 +73,16 @@ class UndecidedParser(TextParser):
         if heard is not None:
             heard.parse(whole)
             self.verdict, self.result, self.has_events = heard.verdict, heard.result, heard.has_events
+            self.is_doubtful = heard.is_doubtful
             self.session_id, self.last_error = heard.session_id, heard.last_error
 
 
 def _objects_of(line: bytes) -> list[dict[str, Any]]:
-    """Return the objects that a line consists of; none if it says anything else."""
+    """Return the objects that a line consists of, behind a banner perhaps; none if it says anything behind them."""
     whole = decode_json(line) if line.lstrip()[:1] in (b"{", b"[") else None
     if whole is not None:
         return [value for value in [whole, *as_list(whole)] if isinstance(value, dict)]
     found = objects_in(line).objects
-    ends = [0, *(located.end for located in found)]
-    starts = [*(located.start for located in found), len(line)]
-    is_all = all(is_noise(line[end:start]) for end, start in zip(ends, starts, strict=True))
+    starts = [*(located.start for located in found[1:]), len(line)]
+    is_all = all(is_noise(line[located.end : start]) for located, start in zip(found, starts, strict=False))
     return [located.value for located in found] if is_all else []

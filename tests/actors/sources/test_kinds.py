@@ -358,9 +358,9 @@ def test_a_run_whose_beginning_was_seen_needs_its_end(kind: str) -> None:
         ({"type": "thread.started", "thread_id": "t"}, "codex"),
         ({"type": "turn.failed", "error": {"message": "x"}}, "codex"),
         ({"type": "item.completed", "item": {"type": "reasoning"}}, "codex"),
-        ({"type": "result", "status": "error", "error": {"message": "x"}}, "gemini-cli"),
+        ({"type": "result", "status": "error", "error": {"message": "x"}, "timestamp": "t"}, "gemini-cli"),
         ({"type": "message", "role": "user", "content": "x", "timestamp": "t"}, "gemini-cli"),
-        ({"type": "error", "severity": "error", "message": "x"}, "gemini-cli"),
+        ({"type": "error", "severity": "error", "message": "x", "timestamp": "t"}, "gemini-cli"),
         ({"response": None, "stats": {}, "error": {"message": "x"}}, "gemini-cli"),
         ({"session_id": "g", "error": {"type": "E", "message": "x"}}, "gemini-cli"),
         ({"stats": {}, "error": {"message": "x"}}, "gemini-cli"),
@@ -374,6 +374,9 @@ def test_a_run_whose_beginning_was_seen_needs_its_end(kind: str) -> None:
         ({"type": "thread.started"}, None),
         ({"type": "item.completed", "item": 1}, None),
         ({"type": "session.error", "data": {}}, None),
+        ({"type": "tool.done", "timestamp": "t", "data": {}}, None),
+        ({"type": "result", "status": "ok", "stats": {}, "timestamp": "t"}, None),
+        ({"type": "error", "severity": "low", "message": "x", "timestamp": "t"}, None),
         ({"type": "agent_start", "agent": 1}, None),
         ({"type": []}, None),
     ],
@@ -407,6 +410,56 @@ def test_json_of_another_purpose_stays_text(line: bytes) -> None:
 
     assert heard.shown == [("assistant", line.decode())]
     assert heard.ending.status is COMPLETED
+
+
+COMMON: dict[str, list[dict[str, Any]]] = {
+    "a summary": [{"type": "result", "status": "ok", "stats": {"files": 3}}],
+    "a summary of failures": [{"type": "result", "status": "failed", "error": {"message": "x"}, "timestamp": "t"}],
+    "a linter": [{"type": "error", "severity": "error", "message": "unused variable", "timestamp": "t"}] * 2,
+    "a linter and its summary": [
+        {"type": "error", "severity": "warning", "message": "unused", "timestamp": "t"},
+        {"type": "result", "status": "ok", "stats": {"files": 3}, "timestamp": "t"},
+    ],
+    "a chat log": [
+        {"type": "message", "role": "user", "content": "hi", "timestamp": "t"},
+        {"type": "error", "message": "not delivered, sent again"},
+    ],
+    "a server": [{"type": "session.error", "data": {"message": "retrying"}, "timestamp": "t"}],
+    "a game": [{"type": "turn.started"}, {"type": "error", "message": "no such move"}],
+    "tools": [{"type": "tool.done", "data": {}, "timestamp": "t"}],
+}
+
+
+@pytest.mark.parametrize("case", COMMON)
+def test_what_only_resembles_an_error_is_not_held_against_a_program_of_unknown_name(case: str) -> None:
+    heard = hear([*encode(*COMMON[case]), b"done"])
+
+    assert heard.ending.status is COMPLETED
+    assert heard.shown[-1] == ("assistant", "done")
+
+
+def test_a_common_event_counts_once_the_program_is_plain() -> None:
+    error = {"type": "error", "severity": "error", "message": "too many turns", "timestamp": "t"}
+    result = {"type": "result", "status": "success", "stats": {"output_tokens": 1}, "timestamp": "t"}
+
+    assert "too many turns" in str(hear(encode(error, result)).ending.error_message)
+
+
+BAD_RESULT = b'{"type":"result","subtype":"success","is_error":true,"session_id":"s","result":"overloaded"}'
+
+
+@pytest.mark.parametrize("prefix", [b"agent-1  | ", b"data: ", b"[12:00:01] ", b"\x1b[2mINFO\x1b[0m out: ", b"{} "])
+def test_an_event_behind_a_banner_tells_the_program(prefix: bytes) -> None:
+    heard = hear([b"Starting.", prefix + BAD_RESULT])
+
+    assert "overloaded" in str(heard.ending.error_message)
+    assert heard.raw == [b"Starting.", prefix + BAD_RESULT]
+
+
+def test_an_event_over_several_lines_that_begins_behind_a_banner_is_believed() -> None:
+    lines = BAD_RESULT.replace(b",", b",\n").split(b"\n")
+
+    assert "overloaded" in str(hear([b"Result: " + lines[0], *lines[1:]]).ending.error_message)
 
 
 def test_an_object_over_several_lines_is_shown_as_text_and_believed() -> None:
