@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from command_agent import Agent
 from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.parsers import PARSERS, is_told_to_print_json
 from commitcast.actors.sources.parsers.shapes import kind_of
@@ -492,6 +493,20 @@ def test_an_object_over_several_lines_is_shown_as_text_and_believed() -> None:
         (["claude", "-p", "write json"], False),
         (["claude", "-p", "--output-format", "text"], False),
         (["codex", "exec", "parse --jsonlines"], False),
+        (["env", "A=1", "bash", "-lc", "cd /x && gemini -o json; echo"], True),
+        (["sh", "-c", "(codex exec --json)"], True),
+        (["sh", "-c", "bash -c 'pi --mode json'"], True),
+        (["sh", "-c", 'pi --mode json -p "what'], True),
+        (["opencode", "run", "explain what --format json does"], False),
+        (["pi", "-p", "convert the tool to --json"], False),
+        (["pi", "-p", "convert\n--json\n"], False),
+        (["claude", "-p", "what does --json do"], False),
+        (["sh", "-c", "claude -p 'what does --output-format json do'"], False),
+        (["sh", "-c", "claude -p 'run sh -c x --json'"], False),
+        (["codex", "-c", "explain --json", "exec"], False),
+        (["python3", "-c", "print('--json')"], False),
+        (["claude", "-p", "--output-format", "json is what I want"], False),
+        (["claude"], False),
     ],
 )
 def test_the_option_for_json_is_known_in_its_forms(argv: list[str], is_told: bool) -> None:
@@ -514,6 +529,18 @@ def test_a_known_program_without_its_option_is_told_which(type: str, option: str
     assert ending.error_message == (
         f"x ended with exit code 0 but never said whether it had succeeded; to have it read, run it with {option}"
     )
+
+
+def test_a_prompt_that_speaks_of_the_option_does_not_make_plain_text_a_failure(agent: Agent, tmp_path: Path) -> None:
+    for name in ("opencode", "claude"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'The answer is 42.'\n")
+        (tmp_path / name).chmod(0o700)
+
+    plain = agent.run(CommandSource([f"{tmp_path}/opencode", "run", "explain what --format json does"]))
+    told = Agent().run(CommandSource([f"{tmp_path}/claude", "-p", "what does --json do"]))
+
+    assert plain.status is COMPLETED
+    assert "run it with --output-format stream-json" in str(told.error_message)
 
 
 @pytest.mark.parametrize("kind", KINDS)
