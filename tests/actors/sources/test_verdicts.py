@@ -76,6 +76,38 @@ CLAUDE: dict[str, tuple[list[dict[str, Any]], str | None]] = {
         [INIT, text("a"), GOOD, NOTE, INIT, text("n"), INIT, text("b")],
         MISSING,
     ),
+    "each of several notifications begins a turn": (
+        [INIT, BAD, NOTE, NOTE, INIT, text("n"), GOOD, INIT, text("n"), GOOD],
+        "overloaded",
+    ),
+    "the last of several notifications' turns that is cut off spoils nothing": (
+        [INIT, text("a"), GOOD, NOTE, NOTE, INIT, text("n"), GOOD, INIT, text("n")],
+        None,
+    ),
+    "a notification during the user's turn begins the next one": (
+        [INIT, text("a"), NOTE, text("b"), BAD, INIT, text("n"), GOOD],
+        "overloaded",
+    ),
+    "a notification's turn that is announced twice is one": (
+        [INIT, text("a"), GOOD, NOTE, INIT, INIT, text("n"), {**BAD, **OF_NOTE}, INIT, text("b"), BAD],
+        "overloaded",
+    ),
+    "the user's turn comes before a notification's": (
+        [INIT, text("a"), GOOD, NOTE, INIT, asked("human"), text("b"), BAD, INIT, text("n"), GOOD],
+        "overloaded",
+    ),
+    "the user's result comes before a notification's": (
+        [INIT, text("a"), GOOD, NOTE, INIT, text("b"), {**BAD, "origin": {"kind": "human"}}, INIT, text("n"), GOOD],
+        "overloaded",
+    ),
+    "what the CLI says again of the user begins no turn": (
+        [INIT, text("a"), GOOD, {"type": "user", "message": {"content": "Go."}, "isReplay": True}],
+        None,
+    ),
+    "a sign of life begins no turn": (
+        [INIT, text("a"), GOOD, {"type": "stream_event", "event": {"type": "ping"}}],
+        None,
+    ),
     "a run of notifications only has their verdict": ([INIT, text("n"), result(**OF_NOTE)], None),
 }
 
