@@ -6,12 +6,12 @@ message too.
 """
 
 from abc import abstractmethod
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Self
 
 import msgspec
 
 from commitcast.actors.sources.draft import Draft
-from commitcast.actors.sources.parsers.decoding import compact_json, decode_json, text_of
+from commitcast.actors.sources.parsers.decoding import as_text, compact_json, decode_json, text_of
 from commitcast.actors.sources.parsers.objects import Found, Outcome, is_noise, objects_in, without_codes
 from commitcast.actors.sources.parsers.parser import Parser
 from commitcast.actors.sources.parsers.shapes import begins_run, is_unmistakable
@@ -146,10 +146,29 @@ class EventParser(ObjectParser):
     """Reads objects that are told apart by their "type"."""
 
     gives_verdict = True
+    session_field: ClassVar[str | None] = None
+    """Where an event names its session, if that tells apart what sub-agents say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._below: Self | None = None  # reads what sub-agents say, which changes nothing of the run but what it used
 
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
         name = value.get("type")
-        return self._read_event(name, value) if isinstance(name, str) else None
+        if not isinstance(name, str):
+            return None
+        if not self._is_nested(value):
+            return self._read_event(name, value)
+        self._below = self._below or type(self)()
+        self._below.result = self.result
+        drafts = self._below._read_event(name, value)
+        self.result = self._below.result
+        return drafts
+
+    def _is_nested(self, event: dict[str, Any]) -> bool:
+        """Tell whether a sub-agent says it: it names another session than the first."""
+        session = None if self.session_field is None else as_text(event.get(self.session_field))
+        return session is not None and self.session_id not in (None, session)
 
     def _unknown(self, value: Any, text: str) -> Draft:
         name = value.get("type") if isinstance(value, dict) else None

@@ -243,6 +243,26 @@ ERRORS: dict[str, tuple[str, list[Any], str]] = {
         [COPILOT_RESULT, copilot("session.error", message="lost")],
         "lost",
     ),
+    "copilot says nothing but white space after an error": (
+        "copilot",
+        [
+            copilot("session.start"),
+            copilot("session.error", message="no quota"),
+            copilot("assistant.message", content=" \n"),
+            COPILOT_RESULT,
+        ],
+        "no quota",
+    ),
+    "opencode ends a tool and its step after an error": (
+        "opencode",
+        [
+            opencode("step_start"),
+            {"type": "error", "sessionID": "s", "error": "too many"},
+            opencode("tool_use", tool="x"),
+            opencode("step_finish", reason="stop"),
+        ],
+        "too many",
+    ),
     "copilot's result is an exit code": ("copilot", [{**COPILOT_RESULT, "exitCode": 3}], "exit code 3"),
     "copilot ends before its result": ("copilot", [copilot("session.start"), copilot("assistant.turn_start")], "never"),
 }
@@ -297,6 +317,64 @@ GOOD: dict[str, tuple[str, list[Any]]] = {
         ],
     ),
 }
+
+
+NESTED: dict[str, tuple[str, list[Any]]] = {
+    "opencode": (
+        "opencode",
+        [
+            opencode("step_start"),
+            opencode("text", text="a"),
+            opencode("step_finish", reason="stop"),
+            {"type": "error", "sessionID": "sub", "error": "no"},
+            {**opencode("step_start"), "sessionID": "sub"},
+        ],
+    ),
+    "copilot by its parent": (
+        "copilot",
+        [
+            copilot("session.start", sessionId="s"),
+            COPILOT_RESULT,
+            {"type": "result", "sessionId": "sub", "exitCode": 1, "parentToolCallId": "k"},
+            copilot("assistant.turn_start", parentToolCallId="k"),
+        ],
+    ),
+    "copilot by its session": (
+        "copilot",
+        [
+            copilot("session.start", sessionId="s"),
+            COPILOT_RESULT,
+            copilot("session.start", sessionId="sub"),
+            {"type": "result", "sessionId": "sub", "exitCode": 1},
+        ],
+    ),
+    "codex": (
+        "codex",
+        [
+            {"type": "thread.started", "thread_id": "s"},
+            {"type": "thread.started", "thread_id": "sub"},
+            {"type": "turn.completed", "usage": {}},
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("by", ["name", "shape"])
+@pytest.mark.parametrize("case", NESTED)
+def test_a_nested_agent_sets_neither_session_nor_verdict(case: str, by: str) -> None:
+    kind, events = NESTED[case]
+
+    heard = hear(encode(*events), kind if by == "name" else "text")
+
+    assert (heard.ending.status, heard.parser.session_id) == (COMPLETED, "s")
+
+
+def test_what_a_nested_agent_used_is_counted() -> None:
+    step = opencode("step_finish", reason="stop", cost=0.5)
+
+    heard = hear(encode(opencode("step_start"), step, {**step, "sessionID": "sub"}), "opencode")
+
+    assert heard.parser.result == {"cost": 1.0}
 
 
 @pytest.mark.parametrize("by", ["name", "shape"])

@@ -143,6 +143,19 @@ CODEX: dict[str, tuple[list[dict[str, Any]], str | None]] = {
         [codex("turn.started"), codex("error", message="again 1/5"), codex("turn.completed", usage={})],
         None,
     ),
+    "an error behind the verdict replaces it": (
+        [codex("turn.started"), codex("turn.completed", usage={}), codex("error", message="stream closed")],
+        "stream closed",
+    ),
+    "another thread's failure is not the run's": (
+        [
+            codex("thread.started", thread_id="main"),
+            codex("turn.completed", usage={}, thread_id="main"),
+            codex("thread.started", thread_id="sub"),
+            codex("turn.failed", error="no", thread_id="sub"),
+        ],
+        None,
+    ),
     "an error with no turn is why it never said": ([codex("error", message="no key")], "no key"),
     "a failure without a reason has the last error's": (
         [codex("error", message="no key"), codex("turn.failed")],
@@ -177,6 +190,16 @@ GEMINI: dict[str, tuple[list[dict[str, Any]], str | None]] = {
     "an error after the result": ([GEMINI_INIT, SAID, SUCCESS, GEMINI_ERROR], "too many turns"),
     "an error that work followed": ([GEMINI_INIT, GEMINI_ERROR, SAID, SUCCESS], None),
     "an error that a tool followed": ([GEMINI_INIT, GEMINI_ERROR, gemini("tool_use", tool_name="x"), SUCCESS], None),
+    "an error that only white space followed": (
+        [GEMINI_INIT, GEMINI_ERROR, {**SAID, "content": "\n "}, SUCCESS],
+        "many",
+    ),
+    "an error during a tool call": (
+        [GEMINI_INIT, gemini("tool_use", tool_name="x"), GEMINI_ERROR, gemini("tool_result"), SUCCESS],
+        "too many turns",
+    ),
+    "a tool's late answer": ([GEMINI_INIT, SAID, SUCCESS, gemini("tool_result", output="x")], None),
+    "the end of another session": ([GEMINI_INIT, SAID, SUCCESS, {**GEMINI_ERROR, "session_id": "sub"}], None),
     "a warning": ([GEMINI_INIT, SAID, {**GEMINI_ERROR, "severity": "warning"}, SUCCESS], None),
     "work after the result": ([GEMINI_INIT, SAID, SUCCESS, SAID], MISSING),
     "success, and nothing said or done": (
