@@ -40,11 +40,14 @@ class Speech:
         self._now = now
         self._splitter = LineSplitter()
         self._session_id = parser.session_id
+        self._work = (parser, parser.steps)  # that was seen last,
+        self._worked_at = now()  # and when
         self._due_at: float | None = None  # when to show what there is of the unfinished line
         self._is_text = False  # the unfinished line: too long for an event, or damaged; its pieces are none
         self._lock = threading.Lock()  # of all that is above, and of:
         self._waiting: list[Draft] = []  # what is being delivered
         self._delivered = 0  # before that
+        self._is_hushed = False
         context.last_words = self.last_words
 
     def feed(self, chunk: bytes) -> None:
@@ -65,6 +68,10 @@ class Speech:
         """Return in how many seconds `show_due` has something to do; None: when more has come."""
         return None if self._due_at is None else max(0.0, self._due_at - self._now())
 
+    def idle_s(self) -> float:
+        """Return for how long the program has done nothing, as far as it says; signs of life do not count."""
+        return self._now() - self._worked_at
+
     def show_due(self) -> None:
         """Put what there is of a line that has waited for its newline too long. Blocks like `feed`."""
         if self._due_at is None or self._now() < self._due_at:
@@ -77,6 +84,11 @@ class Speech:
             for piece in self._splitter.give(shown.size):
                 self._say(piece)
         self._deliver()
+
+    def hush(self) -> None:
+        """Understand what is said from now on, and put no more of it: the agent has ended, its account has not."""
+        self._is_hushed = True
+        self._drop()
 
     def end(self) -> None:
         """Put all that is left: the last line if it had no newline, and what may have become an event."""
@@ -121,7 +133,13 @@ class Speech:
         if not line.continues:
             self._is_text = False
 
+    def _drop(self) -> None:
+        with self._lock:
+            self._waiting = []
+
     def _deliver(self) -> None:
+        if self._is_hushed:
+            return self._drop()
         if self.parser.session_id != self._session_id:
             self._session_id = self.parser.session_id
             self._context.patch(configuration={"session_id": self._session_id})
@@ -130,3 +148,6 @@ class Speech:
         with self._lock:
             self._delivered += len(self._waiting)
             self._waiting = []
+        if self._work != (self.parser, self.parser.steps):
+            self._work = (self.parser, self.parser.steps)
+            self._worked_at = self._now()  # how long the agent was at its bound is no idleness

@@ -70,6 +70,7 @@ class ClaudeCodeParser(EventParser):
                 self._begin_turn()
             elif subtype == "task_notification":
                 self._notifications += 1
+                self.steps += 1
         return Draft("", "system", metadata={key: value for key, value in event.items() if key != "type"})
 
     def _begin_turn(self) -> None:

@@ -12,16 +12,13 @@ import msgspec
 
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import as_text, compact_json, decode_json, text_of
-from commitcast.actors.sources.parsers.objects import Found, Outcome, is_noise, objects_in, without_codes
+from commitcast.actors.sources.parsers.objects import Found, Outcome, is_noise, objects_in
 from commitcast.actors.sources.parsers.parser import Parser
 from commitcast.actors.sources.parsers.shapes import begins_run, is_unmistakable
 from commitcast.actors.sources.parsers.spread import Showable, SpreadObject
 
 MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 """Of one object over all its lines: as long as a line may be. Beyond it, its lines are text."""
-
-LAST_TEXT_CHARACTERS: Final = 1_000
-"""Of plain text that is kept to explain a failure."""
 
 
 class ObjectParser(Parser):
@@ -30,13 +27,6 @@ class ObjectParser(Parser):
     def __init__(self) -> None:
         super().__init__()
         self._spread = SpreadObject(MAX_KEPT_BYTES)
-        self._plain_text = ""  # the end of it, since the last event
-
-    @property
-    def last_text(self) -> str | None:
-        """The end of the plain text that it printed after its last event, without terminal codes."""
-        lines = without_codes(self._plain_text).split("\n")
-        return "\n".join(line for line in lines if line.strip("[], \t")).strip() or None
 
     @abstractmethod
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
@@ -128,9 +118,10 @@ class ObjectParser(Parser):
         drafts = self._understand(value) if isinstance(value, dict) else None
         if drafts:
             self.has_events = True
+            self.steps += begins_run(value) or any(draft.type != "system" for draft in drafts)
             self.is_guess = self.is_guess and not begins_run(value)
             self.is_doubtful = self.is_doubtful and not is_unmistakable(value)
-            self._plain_text = ""
+            self._last_text = ""
         return drafts
 
     def _text_between(self, data: bytes) -> list[Draft]:
@@ -138,7 +129,7 @@ class ObjectParser(Parser):
 
     def _plain(self, text: str) -> Draft:
         """Return the message for what nobody understands: nothing a program says is dropped."""
-        self._plain_text = f"{self._plain_text}\n{text}"[-LAST_TEXT_CHARACTERS:]
+        self._note_text(text)
         return Draft(text) if self.is_doubtful else Draft(text, "system", metadata={"unparsed": True})
 
 

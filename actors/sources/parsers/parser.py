@@ -13,11 +13,15 @@ import msgspec
 
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import text_of
+from commitcast.actors.sources.parsers.objects import without_codes
 from commitcast.actors.sources.parsers.spread import Showable
 from commitcast.persistence.writes import MAX_MESSAGE_BYTES
 
 LARGE_LINE_BYTES: Final = 1024 * 1024
 """What is made of a shorter line is at most some thirty times as long, which always fits into a message."""
+
+LAST_TEXT_CHARACTERS: Final = 1_000
+"""Of plain text that is kept to explain a failure."""
 
 _FLAG_BYTES: Final = 64
 """Room for `{"truncated":true}` or its like."""
@@ -47,6 +51,7 @@ class Parser(ABC):
         result: what it has said about its work so far, over all turns and whatever the verdict: usage, costs.
         last_error: the text of its last error event: explains a verdict that never came.
         has_events: whether any of its lines was understood as an event.
+        steps: how often it was at work: it said or did something, or began to; not by signs of life and plain text.
     """
 
     gives_verdict: ClassVar[bool] = False
@@ -70,6 +75,8 @@ class Parser(ABC):
         self.result: dict[str, Any] = {}
         self.last_error: str | None = None
         self.has_events = False
+        self.steps = 0
+        self._last_text = ""
 
     @property
     def believed_verdict(self) -> Verdict | None:
@@ -78,8 +85,9 @@ class Parser(ABC):
 
     @property
     def last_text(self) -> str | None:
-        """The end of the plain text that it printed after its last event, where some say why they stop."""
-        return None
+        """The end of the plain text that it printed after its last event, without terminal codes: why some stop."""
+        lines = without_codes(self._last_text).split("\n")
+        return "\n".join(line for line in lines if line.strip("[], \t")).strip() or None
 
     def parse(self, line: bytes) -> list[Draft]:
         """Return the messages that a line makes: at least one, the first with the line as `raw`.
@@ -115,8 +123,9 @@ class Parser(ABC):
             overwrites: whether it begins with a carriage return: on a terminal it covers what stood there.
         """
         metadata = {"partial": True, "continues": continues, **({"overwrites": True} if overwrites else {})}
-        shown = piece.lstrip(b"\r") if overwrites else piece
-        return _fitted(Draft(text_of(shown), self.plain_type, metadata=metadata, raw=piece))
+        shown = text_of(piece.lstrip(b"\r") if overwrites else piece)
+        self._note_text(f"\n{shown}" if overwrites else shown, ends=not continues)
+        return _fitted(Draft(shown, self.plain_type, metadata=metadata, raw=piece))
 
     def feed_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> list[Draft]:
         """Take a piece of a line that was not finished for a while; return the messages that it completes.
@@ -131,6 +140,10 @@ class Parser(ABC):
     @abstractmethod
     def _read(self, line: bytes) -> list[Draft]:
         """Return at least one draft, without `raw`."""
+
+    def _note_text(self, text: str, *, ends: bool = True) -> None:
+        """Remember the end of what was printed as text; `ends` says whether a new line follows."""
+        self._last_text = (self._last_text + text[-LAST_TEXT_CHARACTERS:] + "\n" * ends)[-LAST_TEXT_CHARACTERS:]
 
     def _finished(self, drafts: list[Draft], line: bytes) -> list[Draft]:
         """Give the drafts of a line its `raw`, and make them fit."""

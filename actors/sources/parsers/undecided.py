@@ -73,7 +73,7 @@ class UndecidedParser(TextParser):
         if heard is not None:
             heard.parse(whole)
             self.verdict, self.result, self.has_events = heard.verdict, heard.result, heard.has_events
-            self.is_doubtful = heard.is_doubtful
+            self.is_doubtful, self.steps = heard.is_doubtful, self.steps + heard.steps
             self.session_id, self.last_error = heard.session_id, heard.last_error
 
 

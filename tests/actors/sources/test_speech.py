@@ -236,6 +236,63 @@ def test_carriage_returns_within_an_event_are_part_of_it() -> None:
     assert said.recorder.raw == [b"\r" + EVENT + b"\r"]
 
 
+# What shows that it is at work.
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        b'{"type":"keep_alive"}\n',
+        b'{"type":"system","subtype":"heartbeat"}\n',
+        b'{"type":"rate_limit_event"}\n',
+        b'{"type":"stream_event","event":{"type":"ping"}}\n',
+        b"Saving.\n",
+        b"\n",
+        b".",
+        b"\x1b[2K",
+        b'{"type":"half',
+    ],
+)
+def test_signs_of_life_and_plain_text_are_idleness(sign: bytes) -> None:
+    said = Said("claude-code")
+    said.feed(CLAUDE_GOOD + b"\n")
+
+    for _ in range(4):
+        said.feed(sign, after_s=1)
+
+    assert said.speech.idle_s() == 4
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        CLAUDE_INIT,
+        b'{"type":"system","subtype":"task_notification"}',
+        b'{"type":"assistant","message":{"content":"more"}}',
+        CLAUDE_GOOD,
+    ],
+)
+def test_a_turn_that_begins_or_goes_on_is_work(event: bytes) -> None:
+    said = Said("claude-code")
+    said.feed(CLAUDE_GOOD + b"\n", after_s=3)
+
+    said.feed(event + b"\n")
+
+    assert said.speech.idle_s() == 0
+
+
+def test_waiting_for_the_agent_is_not_the_programs_idleness() -> None:
+    said = Said("claude-code")
+
+    def wait(_: Draft) -> None:
+        said.time_s += 9
+
+    said.recorder.on_put = wait
+    said.feed(CLAUDE_GOOD + b"\n")
+
+    assert said.speech.idle_s() == 0
+
+
 # Last words.
 
 
@@ -297,13 +354,57 @@ def test_words_without_a_newline_are_heard_while_the_program_runs(agent: Agent) 
     assert agent.ending().status is AgentStatus.TERMINATED
 
 
-def test_a_program_that_hangs_behind_a_result_without_its_newline_is_ended(agent: Agent) -> None:
-    source = python(
-        f"import sys, time; sys.stdout.write({CLAUDE_GOOD.decode()!r}); sys.stdout.flush(); time.sleep(60)",
-        type="claude-code",
-        exit_timeout_s=0.1,
+@pytest.mark.parametrize("more", ["", "\n.", '\n{"type":"keep_alive"}\n'], ids=["silent", "dots", "keep-alives"])
+def test_a_program_that_hangs_behind_its_result_is_ended_whatever_sign_of_life_it_gives(
+    agent: Agent, more: str
+) -> None:
+    script = (
+        "import os, time\n"
+        f"os.write(1, {CLAUDE_GOOD!r})\n"
+        "while not time.sleep(0.05):\n"
+        f"    os.write(1, {more.encode()!r})"
     )
+    source = python(script, type="claude-code", exit_timeout_s=0.2)
 
     ending = agent.run(source)
 
-    assert (ending.status, agent.recorder.contents) == (AgentStatus.COMPLETED, ["done"])
+    assert (ending.status, agent.recorder.contents[0]) == (AgentStatus.COMPLETED, "done")
+    assert ending.result is not None
+    assert ending.result["exit_timed_out"]
+
+
+SAYS_ITS_RESULT_WHEN_STOPPED = f"""
+import os, signal, time
+def stop(*_):
+    os.write(1, {CLAUDE_GOOD.replace(b"false", b'false,"usage":{"output_tokens":5},"total_cost_usd":0.5')!r})
+    os._exit(0)
+signal.signal(signal.SIGTERM, stop)
+os.write(1, b"ready\\n")
+time.sleep(60)
+"""
+
+
+def test_what_a_program_says_of_its_work_when_it_is_stopped_is_kept_and_not_shown(agent: Agent) -> None:
+    ready = threading.Event()
+    agent.recorder.on_put = lambda _: ready.set()
+    agent.start(python(SAYS_ITS_RESULT_WHEN_STOPPED, type="claude-code"))
+    assert ready.wait(TIMEOUT_S)
+
+    agent.context.cancelled.set()
+    ending = agent.ending()
+
+    assert (ending.status, agent.recorder.contents) == (AgentStatus.TERMINATED, ["ready"])
+    assert ending.result is not None
+    assert (ending.result["usage"], ending.result["total_cost_usd"]) == ({"output_tokens": 5}, 0.5)
+
+
+def test_what_is_said_behind_the_end_is_understood_and_not_kept() -> None:
+    said = Said("codex")
+
+    said.speech.hush()
+    said.feed(b"word\n" + EVENT)
+    said.speech.end()
+
+    assert said.pieces == []
+    assert said.speech.last_words(0) == []
+    assert said.speech.parser.verdict is not None

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from commitcast.actors.sources.parsers import first_parser
 from commitcast.actors.sources.parsers.reasons import reason_in
 from commitcast.actors.sources.parsers.usage import Counter, add_up
 from commitcast.actors.sources.verdict import decide_ending
@@ -261,6 +262,38 @@ def test_text_behind_the_last_event_is_why_a_run_was_cut_off() -> None:
     message = hear(lines, "claude-code", exit_code=7).ending.error_message
 
     assert message == "x ended with exit code 7; it printed: Fatal: out of memory"
+
+
+@pytest.mark.parametrize("type", ["text", "kimi", "pi", "claude-code", "jsonl"])
+def test_plain_text_is_why_a_program_failed_that_prints_nothing_else(type: str) -> None:
+    heard = hear([b"Loading.", b"LLM provider error: 401 unauthorized"], type, argv=(type,), exit_code=1)
+
+    message = str(heard.ending.error_message)
+
+    assert "x ended with exit code 1; it printed: Loading.\nLLM provider error: 401 unauthorized" in message
+
+
+def test_what_a_program_says_on_standard_error_is_why_rather_than_its_output() -> None:
+    heard = hear([b"Loading."], exit_code=1)
+
+    assert decide_ending("x", 1, heard.parser, "no key").error_message == "x ended with exit code 1\nno key"
+
+
+def test_pieces_of_a_line_are_put_together_to_a_reason() -> None:
+    parser = first_parser("text", ["x"], is_guess=True)
+    parser.feed_piece(b"10%", continues=True)
+    parser.feed_piece(b"\r20%", continues=True, overwrites=True)
+    parser.feed_piece(b" no ", continues=True)
+    parser.feed_piece(b"space", continues=False)
+
+    assert parser.last_text == "10%\n20% no space"
+
+
+def test_of_a_long_text_the_end_is_the_reason() -> None:
+    parser = hear([b"x" * 5_000, b"no space"]).parser
+
+    assert str(parser.last_text).endswith("xx\nno space")
+    assert len(str(parser.last_text)) < 1_001
 
 
 @pytest.mark.parametrize(
