@@ -44,6 +44,7 @@ class Speech:
         self._worked_at = now()  # and when
         self._due_at: float | None = None  # when to show what there is of the unfinished line
         self._is_text = False  # the unfinished line: too long for an event, or damaged; its pieces are none
+        self._has_returned = False  # the unfinished line: its last piece ended with a carriage return
         self._lock = threading.Lock()  # of all that is above, and of:
         self._waiting: list[Draft] = []  # what is being delivered
         self._delivered = 0  # before that
@@ -124,14 +125,16 @@ class Speech:
 
     def _say_pieces(self, line: Line) -> None:
         for step in line.steps() if self.parser.shows_steps else [line]:
-            marks = {"continues": step.continues, "overwrites": step.overwrites}
+            overwrites = step.overwrites or (self._has_returned and step.data != b"")
+            marks = {"continues": step.continues, "overwrites": overwrites}
+            self._has_returned = step.data.endswith(b"\r")
             if self._is_text:
                 self._waiting += [*self.parser.flush(), self.parser.parse_piece(step.data, **marks)]
             else:
                 self.parser = self.parser.successor(step.data) or self.parser
                 self._waiting += self.parser.feed_piece(step.data, **marks)
         if not line.continues:
-            self._is_text = False
+            self._is_text = self._has_returned = False
 
     def _drop(self) -> None:
         with self._lock:

@@ -78,7 +78,7 @@ def test_it_says_how_long_a_line_may_wait() -> None:
     assert patience == [None, PIECE_AFTER_S / 2, None]
 
 
-def test_half_a_character_and_a_carriage_return_that_may_end_the_line_wait() -> None:
+def test_half_a_character_waits_and_a_carriage_return_is_not_shown() -> None:
     said = Said()
 
     said.feed("é".encode()[:1], after_s=PIECE_AFTER_S)
@@ -226,6 +226,28 @@ def test_each_step_of_a_progress_bar_is_a_piece_that_says_it_overwrites() -> Non
         False,
     ]
     assert said.stream == b"10%\r50%\r\r100%\ndone\r\n"
+
+
+def test_a_step_that_ends_with_its_carriage_return_is_overwritten_by_the_next() -> None:
+    said = Said()
+
+    for step in (b"10%\r", b"20%\r", b"100%"):
+        said.feed(step, after_s=PIECE_AFTER_S)
+    said.feed(b"\r\nnext\n")
+
+    assert [piece[0] for piece in said.pieces] == ["10%", "20%", "100%", "", "next"]
+    marks = [bool((draft.metadata or {}).get("overwrites")) for draft in said.recorder.drafts]
+    assert marks == [False, True, True, True, False]
+    assert said.stream == b"10%\r20%\r100%\r\nnext\n"
+
+
+def test_a_carriage_return_at_the_end_makes_no_message_of_its_own() -> None:
+    said = Said()
+
+    said.feed(b"half\r", after_s=PIECE_AFTER_S)
+    said.speech.end()
+
+    assert said.recorder.raw == [b"half\r"]
 
 
 def test_carriage_returns_within_an_event_are_part_of_it() -> None:
