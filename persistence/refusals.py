@@ -35,9 +35,10 @@ def explain(error: BaseException, code: int, path: Path) -> NotStoredError:
         return StoreBusyError("another program holds the database locked: it was rolled back, try again")
     if isinstance(error, apsw.FullError):
         return StoreFullError("the disk is full: it was rolled back, free some space")
-    if isinstance(error, _NO_MEMORY) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_NOMEM:
+    extended = getattr(error, "extendedresult", 0)
+    if isinstance(error, _NO_MEMORY) or extended == apsw.SQLITE_IOERR_NOMEM:
         return _for_the_moment(errno.ENOMEM)
-    if isinstance(error, apsw.CantOpenError):
+    if isinstance(error, apsw.CantOpenError) or extended == apsw.SQLITE_READONLY_DIRECTORY:
         code = _why_no_file(path)
         if code not in NO_DISK:
             return _for_the_moment(code)

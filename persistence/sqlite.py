@@ -132,9 +132,7 @@ class SqliteStore:
                     "other users may read or write %s, which holds all that agents say (mode %04o): chmod 600 %s",
                     *(self.name, mode, shlex.quote(self.name)),
                 )
-        writer = self._writer = sqlite_connection.connect(
-            self._source, create=True, vfs=self._vfs, give_up=self._closing.is_set
-        )
+        writer = self._writer = self._connect(create=True, busy_timeout_s=sqlite_connection.BUSY_TIMEOUT_S)
         if not self._in_memory:
             writer.pragma("user_version")  # the first read rolls a hot journal back
             sqlite_file.check_pages(writer, self._path)
@@ -142,6 +140,7 @@ class SqliteStore:
         self._begin_run(writer)
         if self._folder is not None:
             self._folder.sync()  # a finished recovery must not come back after a power cut
+            self._folder.check()
             self._watch = FileWatch(self._path, writer, alone=self._pages.alone, stop=self._stop)
             self._pages.open()
         self._batch = Batch(writer)
@@ -160,9 +159,13 @@ class SqliteStore:
 
     def _connect_reader(self) -> apsw.Connection:
         read_only = self._read_only and not os.access(self._path, os.W_OK)
-        connection = sqlite_connection.connect(self._source, read_only=read_only, vfs=self._vfs)
+        timeout_s = sqlite_connection.BUSY_TIMEOUT_S if self._read_only else None  # a runtime waits, a command says why
+        connection = self._connect(read_only=read_only, busy_timeout_s=timeout_s)
         connection.pragma("query_only", "on")
         return connection
+
+    def _connect(self, **options: Any) -> apsw.Connection:
+        return sqlite_connection.connect(self._source, vfs=self._vfs, give_up=self._closing.is_set, **options)
 
     def close(self) -> None:
         """Close every connection and give the lock back. Idempotent. A commit under way is waited for."""
@@ -176,10 +179,9 @@ class SqliteStore:
                 fork.forget(self)
                 self._writer = self._batch = None
                 self._reserve.release()
-                if self._folder is not None:
-                    self._folder.close()
-                if self._lock is not None:
-                    self._lock.release()
+                for held in (self._watch, self._folder, self._lock):  # the lock last
+                    if held is not None:
+                        held.close()
 
     @contextmanager
     def _at_rest(self, timeout_s: float) -> Iterator[bool]:
@@ -230,8 +232,7 @@ class SqliteStore:
         # In memory readers and an open transaction exclude each other, so the gate is held for all of it.
         with self._gate.writing() if self._in_memory else nullcontext():
             try:
-                self._begin(writer, batch)
-                outcomes = batch.write(work)
+                outcomes = self._write(writer, batch, work)
                 with nullcontext() if self._in_memory else self._gate.writing():
                     self._end(writer)
             except StoreUnknownError:  # nothing is tried on the file any more; closing the connection rolls back
@@ -253,6 +254,15 @@ class SqliteStore:
             if outcome.committed is not None:
                 outcome.committed.committed_ns = committed_ns
         return outcomes
+
+    def _write(self, writer: apsw.Connection, batch: Batch, work: Sequence[AgentWrites]) -> list[Outcome]:
+        while True:
+            self._begin(writer, batch)
+            outcomes = batch.write(work)
+            if self._watch is None or self._watch.is_untouched():
+                return outcomes
+            writer.execute("ROLLBACK")  # another program has written to the file meanwhile: look what, and write again
+            batch.forget()
 
     def _begin(self, writer: apsw.Connection, batch: Batch) -> None:
         if self._watch is None:

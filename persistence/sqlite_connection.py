@@ -3,6 +3,7 @@
 Must never hand out a connection on which a setting did not take. Any thread.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -14,7 +15,7 @@ from commitcast.persistence.errors import StoreReadTimeoutError, StoreSettingErr
 from commitcast.persistence.patience import left_s
 
 JOURNAL_MODE: Final = "delete"
-BUSY_TIMEOUT_MS: Final = 5_000
+BUSY_TIMEOUT_S: Final = 5.0
 """How long SQLite waits for another program that has the file before it says BUSY."""
 BUSY_POLL_S: Final = 0.001
 """How often it looks meanwhile. SQLite's own waiting comes to look ten times a second, and finds a busy file locked
@@ -28,6 +29,7 @@ def connect(
     read_only: bool = False,
     vfs: str | None = None,
     give_up: Callable[[], bool] = lambda: False,
+    busy_timeout_s: float | None = BUSY_TIMEOUT_S,
 ) -> apsw.Connection:
     """Open a connection whose settings have been read back.
 
@@ -37,6 +39,7 @@ def connect(
         read_only: whether the file cannot be written.
         vfs: name of a registered SQLite VFS.
         give_up: asked while another program's lock is waited for; True ends the waiting.
+        busy_timeout_s: seconds after which that waiting ends by itself; None: never.
 
     Raises:
         StoreOpenError: a setting did not take, or the file cannot be opened.
@@ -48,7 +51,7 @@ def connect(
     fork.check_usable()
     connection = apsw.Connection(source, flags=flags, vfs=vfs)
     try:
-        connection.set_busy_handler(_Patience(give_up))
+        connection.set_busy_handler(_Patience(give_up, busy_timeout_s))
         in_memory = "vfs=memdb" in source
         mode = "memory" if in_memory else JOURNAL_MODE
         if create:  # a reader has no say in it: it would take the writer's lock
@@ -72,13 +75,14 @@ def connect(
 class _Patience:
     """Decides for one connection whether a lock is waited for any longer."""
 
-    def __init__(self, give_up: Callable[[], bool]) -> None:
+    def __init__(self, give_up: Callable[[], bool], timeout_s: float | None) -> None:
         self._give_up = give_up
+        self._timeout_s = math.inf if timeout_s is None else timeout_s
         self._deadline = 0.0
 
     def __call__(self, polls: int) -> bool:
         if polls == 0:
-            self._deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1_000
+            self._deadline = time.monotonic() + self._timeout_s
         if time.monotonic() >= self._deadline or self._give_up() or not _may_wait():
             return False
         time.sleep(BUSY_POLL_S)

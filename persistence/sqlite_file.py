@@ -61,7 +61,7 @@ class FileLock:
             if not self._take():
                 raise StoreLockedError(str(path), _who_has_it(self._file, path))
         except BaseException:
-            self.release()
+            self.close()
             raise
         with contextlib.suppress(OSError):  # a note for people: a full disk must not keep the store from being opened
             os.ftruncate(self._file, 0)
@@ -76,7 +76,7 @@ class FileLock:
             time.sleep(LOOKERS_POLL_S)
         return True
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Give the lock back. Idempotent. The file stays: unlinking it would let two runtimes lock two files."""
         if self._file >= 0:
             _unlock(self._file)
@@ -292,7 +292,7 @@ def _is_half_created(path: Path) -> bool:
 
 
 def migrate(connection: apsw.Connection, name: str) -> None:
-    """Bring the schema to `SCHEMA_VERSION`, one transaction for each step.
+    """Bring the schema to `SCHEMA_VERSION`, in one transaction.
 
     Raises:
         StoreOpenError: the file is damaged or of another program; nothing was written.
@@ -302,8 +302,8 @@ def migrate(connection: apsw.Connection, name: str) -> None:
         raise NotADatabaseError(name, "it is a database of another program: use another path")
     if connection.pragma("auto_vacuum") != 2:
         raise StoreSettingError(name, "PRAGMA auto_vacuum is not INCREMENTAL: the file was not made by commitcast")
-    for number in range(version + 1, SCHEMA_VERSION + 1):
-        with connection:
+    with connection:
+        for number in range(version + 1, SCHEMA_VERSION + 1):
             connection.execute(_script(number))
             if number == 1:
                 connection.execute("INSERT INTO positions VALUES (1, 0, ?)", (secrets.token_hex(8),))

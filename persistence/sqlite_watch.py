@@ -7,6 +7,8 @@ writer's thread only.
 
 import logging
 import os
+import struct
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,14 +17,22 @@ from typing import Final, NamedTuple
 import apsw
 
 from commitcast.persistence import sqlite_connection, sqlite_file
+from commitcast.persistence.closings import Closings
 from commitcast.persistence.errors import StoreBusyError, StoreError, StoreUnknownError
 from commitcast.persistence.sqlite_batch import Batch
 from commitcast.persistence.verify import verify
 
 logger: Final = logging.getLogger(__name__)
 
-MAX_FALSE_ALARMS: Final = 3
-"""File times that changed alone, after which they are not looked at: some network file systems set them late."""
+CHECK_SHARE: Final = 0.1
+"""Of the time, at most, for reading a file whose times have changed: some network file systems set them late."""
+CHECK_CREDIT_S: Final = 20.0
+"""How far back time that was not used for it counts: so many reads may follow one another at once."""
+CHECK_OPENED_BYTES: Final = 4 * 1024 * 1024
+"""Up to this size a file is read whenever another program has had it open for writing, which may have been to read."""
+_COUNTERS: Final = struct.Struct(">II")
+_COUNTERS_AT: Final = 24
+"""Where a file says how often it was changed, and its size in pages (SQLite, Database File Format, 1.3)."""
 
 
 class _Seen(NamedTuple):
@@ -58,8 +68,16 @@ class FileWatch:
         self._alone = alone
         self._stop = stop
         self._version: int | None = _version(writer)
+        self._page_bytes: int = writer.pragma("page_size")
+        self._changes = 0
         self._seen = self._look()
-        self._false_alarms = 0
+        self._closings = Closings(path)
+        self._is_touched = False
+        """It may have been written to without SQLite, and was not read since."""
+        self._accepted: set[str] = set()
+        """Problems that another program has made by SQLite."""
+        self._check_at = 0.0
+        """When it may be read next, of `time.monotonic()`."""
 
     def begin(self, batch: Batch) -> None:
         """Begin a transaction, once it is certain that the file is as it was committed.
@@ -70,38 +88,84 @@ class FileWatch:
             apsw.Error: the transaction cannot be begun.
         """
         seen = self._look()
-        is_touched = seen != self._seen and self._false_alarms < MAX_FALSE_ALARMS
-        if is_touched:
+        self._is_touched |= self._was_opened(seen) or seen != self._seen
+        is_due = self._is_due()
+        if is_due:
             self._writer.release_memory()  # what is kept in memory is what the file was
         while True:
             self._writer.execute("BEGIN IMMEDIATE")
             version = _version(self._writer)
-            if version == self._version and not is_touched:
-                return
+            if version == self._version and not is_due:
+                break
             if self._writer.pragma("journal_mode") == sqlite_connection.JOURNAL_MODE:
+                self._check(batch, version, seen)
                 break
             self._writer.execute("ROLLBACK")
             self._turn_back()
+        self._seen = seen
+        self._changes, _ = self._counters()
+
+    def _check(self, batch: Batch, version: int, seen: _Seen) -> None:
         different = batch.find_difference()
-        if different is None and version == self._version:
-            different = self._find_damage(seen.size)
+        is_foreign = self._version not in (None, version)
+        if different is None and (is_foreign or self._is_touched):
+            damage = self._find_damage(seen.size)
+            if is_foreign:  # what numbers do not rest on is only warned of
+                self._accepted |= damage
+            else:
+                different = min(damage, default=None)
         if different is not None:
-            raise self._stop(
-                f"another program has changed {self._path} while it was open ({different}): let nothing else write to "
-                "it, check it with `commitcast verify`, and start again"
-            )
-        if version != self._version is not None:
+            raise self._changed(different)
+        if is_foreign:
             logger.warning("another program has written into %s: nothing else may, while it is open", self._path)
         batch.forget()
-        self._version, self._seen = version, seen
+        self._version = version
+
+    def is_untouched(self) -> bool:
+        """Whether nobody has written to the file since `begin`: until COMMIT the transaction itself does not."""
+        self._is_touched |= self._look() != self._seen
+        return not self._is_due()
 
     def committed(self) -> None:
         """Take the file as it is now for what was committed.
 
         Raises:
-            StoreUnknownError: it was deleted or replaced meanwhile.
+            StoreUnknownError: it was deleted, replaced, or changed meanwhile.
         """
         self._seen = self._look()
+        self._is_touched |= self._was_opened(self._seen)
+        changes, pages = self._counters()
+        different = None
+        if (changes - self._changes) % 2**32 > 1 or pages * self._page_bytes != self._seen.size:
+            different = f"it has {self._seen.size:,} bytes and says {pages * self._page_bytes:,}"
+        elif self._is_due():
+            different = min(self._find_damage(self._seen.size), default=None)
+        if different is not None:
+            raise self._changed(different)
+
+    def close(self) -> None:
+        """Watch no longer. Idempotent."""
+        self._closings.close()
+
+    def _changed(self, how: str) -> StoreUnknownError:
+        return self._stop(
+            f"another program has changed {self._path} while it was open ({how}): let nothing else write to it, check "
+            "it with `commitcast verify`, and start again"
+        )
+
+    def _was_opened(self, seen: _Seen) -> bool:
+        """Whether another program has had a small file open for writing. Mostly it has read: SQLite opens it so."""
+        return self._closings.any() and seen.size <= CHECK_OPENED_BYTES
+
+    def _is_due(self) -> bool:
+        """Whether the file is to be read now. What waits for it cannot wait until that is allowed again."""
+        return self._is_touched and time.monotonic() >= self._check_at
+
+    def _counters(self) -> tuple[int, int]:
+        """Return how often the file was changed, and its size in pages, as it says itself."""
+        _, header = self._writer.read("main", 0, _COUNTERS_AT, _COUNTERS.size)
+        changes, pages = _COUNTERS.unpack(header)
+        return changes, pages
 
     def undone(self) -> None:
         """Forget what the file was like: what is undone was written too."""
@@ -121,16 +185,19 @@ class FileWatch:
             )
         return seen
 
-    def _find_damage(self, size: int) -> str | None:
+    def _find_damage(self, size: int) -> set[str]:
         """Look for what was written without SQLite: in all of a small file."""
-        self._false_alarms += 1
+        self._is_touched = False
         if size > sqlite_file.CHECK_WHOLE_FILE_BYTES:
-            return None
+            return set()
+        began = time.monotonic()
         try:
             problems = verify(self._path, deep=True).problems
         except StoreError as error:
-            return str(error)
-        return problems[0] if problems else None
+            problems = [str(error)]
+        ended = time.monotonic()
+        self._check_at = max(self._check_at, began - CHECK_CREDIT_S) + (ended - began) / CHECK_SHARE
+        return set(problems) - self._accepted
 
     def _turn_back(self) -> None:
         """Leave the journal mode that another program has switched to.

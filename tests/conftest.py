@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +14,13 @@ from processes import children
 from waiting import wait_until
 
 SEED = int(os.environ.get("COMMITCAST_SEED") or random.SystemRandom().randrange(2**32))
+
+
+def pytest_configure() -> None:
+    """Hear signals that were ignored by what started the tests (`nohup`, a shell's `&`): children inherit that too."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:

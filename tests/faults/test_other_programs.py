@@ -11,16 +11,19 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from commitcast.actors import AgentRuntime, database
 from commitcast.actors.errors import FutureTimeoutError
 from commitcast.gateway import routes
-from commitcast.persistence import sqlite_connection
+from commitcast.persistence import closings, sqlite_connection, sqlite_watch
 from commitcast.persistence.errors import StoreLockedError, StoreUnknownError
+from commitcast.persistence.folder import Folder
 from commitcast.persistence.sqlite import SqliteStore
-from commitcast.persistence.verify import verify
+from commitcast.persistence.sqlite_batch import Batch
+from commitcast.persistence.verify import Report, verify
 from stores import by_hand, commit, contents, new_agent, opened, problems, text
 from waiting import TIMEOUT_S, wait_until
 
@@ -122,13 +125,12 @@ def flip_a_word(path: Path) -> None:
         file.write(b"FIRST")
 
 
-HARMS = [put_a_backup_back, delete_the_end, delete_messages, add_a_message, cut_it, zero_its_tail, flip_a_word]
+WITHOUT_SQLITE = [put_a_backup_back, cut_it, zero_its_tail, flip_a_word]
+WITH_SQLITE = [delete_the_end, delete_messages, add_a_message]
 
 
 class TestChangesInPlace:
-    @pytest.mark.parametrize(
-        "harm", [put_a_backup_back, delete_the_end, delete_messages, add_a_message, cut_it, zero_its_tail, flip_a_word]
-    )
+    @pytest.mark.parametrize("harm", [*WITHOUT_SQLITE, *WITH_SQLITE])
     def test_it_is_noticed_before_anything_is_acknowledged(self, path: Path, harm: Callable[[Path], None]) -> None:
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
@@ -144,13 +146,102 @@ class TestChangesInPlace:
             with pytest.raises(StoreUnknownError):
                 store.agents()
 
-    def test_times_of_the_file_that_change_alone_stop_nothing(self, path: Path) -> None:
+    def test_times_that_change_alone_stop_nothing_and_what_changes_then_is_noticed(self, path: Path) -> None:
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
             for number in range(5):
                 os.utime(path)
 
                 assert commit(store, "a", text(str(number))).refused is False
+
+            in_another_process(flip_a_word, path)
+            with pytest.raises(StoreUnknownError, match="has changed"):
+                commit(store, "a", text("later"))
+
+    def test_a_file_whose_times_change_all_the_time_is_read_a_tenth_of_the_time(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checks: list[float] = []
+
+        def check(*arguments: Any, **options: Any) -> Report:
+            checks.append(clock[0])
+            clock[0] += 1  # second, which it takes
+            return Report("")
+
+        clock = [1_000.0]
+        monkeypatch.setattr(sqlite_watch, "verify", check)
+        with opened(path) as store:
+            commit(store, "a", new_agent("first"))
+            monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+            for number in range(300):
+                os.utime(path)
+                commit(store, "a", text(str(number)))
+                clock[0] += 1
+
+        assert checks[:3] == [1_000, 1_002, 1_004]  # by the credit
+        assert 30 <= len(checks) <= 40
+
+    @pytest.mark.parametrize("harm", WITHOUT_SQLITE)
+    def test_it_is_noticed_in_the_midst_of_a_commit_too(
+        self, path: Path, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        check = Folder.check
+
+        def harmed(folder: Folder) -> None:
+            monkeypatch.undo()
+            in_another_process(harm, path)
+            check(folder)
+
+        with opened(path) as store:
+            commit(store, "a", new_agent("first"))
+            shutil.copy(path, path.with_name("backup.db"))
+            commit(store, "a", text("second"))
+            monkeypatch.setattr(Folder, "check", harmed)
+
+            with pytest.raises(StoreUnknownError, match=r"has changed|is damaged"):
+                commit(store, "a", text("third"))
+
+    def test_programs_that_only_look_stop_nothing(self, path: Path) -> None:
+        with opened(path) as store:
+            commit(store, "a", new_agent("first"))
+            for number in range(3):
+                in_another_process(lambda path: path.open("r+b").close(), path)
+                commit(store, "a", text(str(number)))
+
+            assert len(contents(store, "a")) == 4
+
+    def test_where_the_system_tells_nothing_the_file_is_watched_all_the_same(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(closings._libc, "inotify_init1", lambda _: -1)
+        with opened(path) as store:
+            commit(store, "a", new_agent("first"))
+            commit(store, "a", text("second"))
+            in_another_process(flip_a_word, path)
+
+            with pytest.raises(StoreUnknownError, match="has changed"):
+                commit(store, "a", text("third"))
+
+    @pytest.mark.parametrize("harm", WITHOUT_SQLITE)
+    def test_it_is_noticed_in_the_midst_of_a_transaction_too(
+        self, path: Path, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write = Batch.write
+
+        def harmed(batch: Batch, work: Any) -> Any:
+            outcomes = write(batch, work)
+            monkeypatch.undo()
+            in_another_process(harm, path)
+            return outcomes
+
+        with opened(path) as store:
+            commit(store, "a", new_agent("first"))
+            shutil.copy(path, path.with_name("backup.db"))
+            commit(store, "a", text("second"))
+            monkeypatch.setattr(Batch, "write", harmed)
+
+            with pytest.raises(StoreUnknownError, match=r"has changed|is damaged"):
+                commit(store, "a", text("third"))
 
     def test_what_numbers_do_not_rest_on_is_only_warned_of(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with opened(path) as store:
@@ -246,6 +337,13 @@ with AgentRuntime(path) as runtime:
 
 
 HOLD = {
+    "exclusive": """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
+""",
     "writer": """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -267,12 +365,12 @@ sys.stdin.read()
 class TestHeld:
     """Another program has the file open in a transaction and does not end it."""
 
-    @pytest.mark.parametrize("kind", ["writer", "reader"])
+    @pytest.mark.parametrize("kind", HOLD)
     def test_everything_waits_and_says_so_and_goes_on_afterwards(
         self, path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(database, "RETRY_S", 0.01)
-        monkeypatch.setattr(sqlite_connection, "BUSY_TIMEOUT_MS", 20)
+        monkeypatch.setattr(sqlite_connection, "BUSY_TIMEOUT_S", 0.02)
         monkeypatch.setattr(routes, "READ_TIMEOUT_S", 0.1)
         with AgentRuntime(path, listen="127.0.0.1:0") as runtime:
             agent = runtime.launch(id="a")
@@ -285,7 +383,7 @@ class TestHeld:
                 assert status_of(runtime, "/readyz") == 503
                 assert status_of(runtime, "/healthz") == 200
                 assert "commitcast_commit_waiting 1.0" in body_of(runtime, "/metrics")
-                if kind == "reader":  # in whose way a commit is, so other readers are kept out too
+                if kind != "writer":  # for a reader a commit waits, which keeps other readers out too
                     assert status_of(runtime, "/v1/agents") == 503
                 assert not future.done()
                 holder.communicate("")
@@ -295,7 +393,7 @@ class TestHeld:
             assert runtime.stats().waits_for is None
             assert runtime.failure is None
 
-    @pytest.mark.parametrize("kind", ["writer", "reader"])
+    @pytest.mark.parametrize("kind", HOLD)
     def test_the_time_that_a_caller_gives_holds(self, path: Path, kind: str) -> None:
         with AgentRuntime(path) as runtime:
             agent = runtime.launch(id="a")
@@ -311,10 +409,10 @@ class TestHeld:
                     began = time.monotonic()
                     with pytest.raises(FutureTimeoutError, match=r"within 0\.2 seconds"):
                         wait()
-                    assert time.monotonic() - began < sqlite_connection.BUSY_TIMEOUT_MS / 1_000
+                    assert time.monotonic() - began < sqlite_connection.BUSY_TIMEOUT_S / 2
                 holder.communicate("")
 
-    @pytest.mark.parametrize("kind", ["writer", "reader"])
+    @pytest.mark.parametrize("kind", HOLD)
     def test_a_stop_is_not_held_up(self, path: Path, kind: str) -> None:
         runtime = AgentRuntime(path, stop_timeout_s=0.5).start()
         agent = runtime.launch(id="a")
@@ -325,7 +423,7 @@ class TestHeld:
 
             runtime.stop()
 
-            assert time.monotonic() - began < sqlite_connection.BUSY_TIMEOUT_MS / 1_000
+            assert time.monotonic() - began < sqlite_connection.BUSY_TIMEOUT_S / 2
             holder.communicate("")
         with AgentRuntime(path) as again:
             assert again.interrupted == 1

@@ -88,8 +88,8 @@ def test_a_lock_is_given_back_though_a_copy_of_it_is_open(path: Path) -> None:
     lock = FileLock(path)
     copy = os.dup(lock._file)  # as a fork makes one that Python does not see
     try:
-        lock.release()
-        FileLock(path).release()
+        lock.close()
+        FileLock(path).close()
     finally:
         os.close(copy)
 
@@ -101,7 +101,7 @@ def test_the_lock_of_a_process_that_is_gone_is_not_blamed_on_its_number(path: Pa
         with pytest.raises(StoreLockedError, match="a process has it that is not known"):
             FileLock(path)
     finally:
-        lock.release()
+        lock.close()
 
 
 def writing(store: SqliteStore) -> AbstractContextManager[None]:

@@ -3,13 +3,15 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import apsw
 import pytest
 
 from commitcast.persistence import sqlite, sqlite_connection
-from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError, StoreReadError
+from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError, StoreReadError, StoreReadTimeoutError
+from commitcast.persistence.patience import read_within
 from commitcast.persistence.records import AgentDeletion, AgentRecord, Entry, MessageRecord, StatusChange
 from commitcast.persistence.sqlite import SqliteStore
 from commitcast.persistence.store import MAX_PAGE_BYTES, agent_size, entry_size
@@ -403,14 +405,28 @@ class TestFailures:
                     read()
             assert len(store.messages("b", after=4)) == 4
 
-    def test_a_file_that_another_program_holds_locked_is_one_error_and_can_be_read_again(
-        self, path: Path, busy: SqliteStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(sqlite_connection, "BUSY_TIMEOUT_MS", 20)
+    def test_while_another_program_holds_the_file_a_runtime_waits(self, path: Path, busy: SqliteStore) -> None:
         with by_hand(path) as intruder:
             intruder.execute("BEGIN EXCLUSIVE")
-            with pytest.raises(StoreReadError) as caught:
+            with pytest.raises(StoreReadTimeoutError), read_within(0.05):
                 busy.agents()
+            reading = ThreadPoolExecutor(1)
+            agents = reading.submit(busy.agents)
+            with pytest.raises(TimeoutError):
+                agents.result(0.05)
+            intruder.execute("ROLLBACK")
+
+            assert len(agents.result(TIMEOUT_S)) == 3
+        reading.shutdown()
+
+    def test_while_another_program_holds_the_file_one_that_only_looks_says_so(
+        self, path: Path, busy: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite_connection, "BUSY_TIMEOUT_S", 0.02)
+        with by_hand(path) as intruder, opened(path, read_only=True) as looker:
+            intruder.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(StoreReadError) as caught:
+                looker.agents()
 
         assert caught.value.retryable
         assert isinstance(caught.value.__cause__, apsw.BusyError)

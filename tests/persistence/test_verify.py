@@ -297,7 +297,8 @@ def test_progress_rises_to_everything(path: Path, monkeypatch: pytest.MonkeyPatc
     assert told[-1] == (12, 12)
 
 
-def test_progress_of_a_small_file_is_told_once(path: Path) -> None:
+def test_progress_of_a_small_file_is_told_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_HOLD_S", TIMEOUT_S)
     told: list[tuple[int, int]] = []
 
     verify(path, progress=lambda done, of: told.append((done, of)))
