@@ -6,7 +6,7 @@ message too.
 """
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -142,7 +142,9 @@ class EventParser(ObjectParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self._below: Self | None = None  # reads what sub-agents say, which changes nothing of the run but what it used
+        self._below: EventParser | None = (
+            None  # reads what sub-agents say, which changes nothing of the run but what it used
+        )
 
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
         name = value.get("type")
@@ -150,10 +152,10 @@ class EventParser(ObjectParser):
             return None
         if not self._is_nested(value):
             return self._read_event(name, value)
-        self._below = self._below or type(self)()
-        self._below.result = self.result
-        drafts = self._below._read_event(name, value)
-        self.result = self._below.result
+        self._below = below = self._below or type(self)()
+        below.result = self.result
+        drafts = below._read_event(name, value)
+        self.result = below.result
         return drafts
 
     def _is_nested(self, event: dict[str, Any]) -> bool:

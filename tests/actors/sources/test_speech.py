@@ -42,9 +42,11 @@ class Said(Agent):
     @property
     def stream(self) -> bytes:
         """The bytes that the messages rebuild: a newline behind each line, but not behind a piece that continues."""
-        said = [draft for draft in self.recorder.drafts if isinstance(draft.raw, bytes)]
-        ends = [b"" if (draft.metadata or {}).get("continues") else b"\n" for draft in said]
-        return b"".join(bytes(draft.raw or b"") + end for draft, end in zip(said, ends, strict=True))
+        return b"".join(
+            draft.raw + (b"" if (draft.metadata or {}).get("continues") else b"\n")
+            for draft in self.recorder.drafts
+            if isinstance(draft.raw, bytes)
+        )
 
 
 def test_a_line_that_waits_is_shown_in_pieces_that_rebuild_it() -> None:
