@@ -79,11 +79,9 @@ class Speech:
             return
         with self._lock:
             self._due_at = None
-            held = self._splitter.held
-            shown = Showable(len(held), is_text=True) if self._is_text else self.parser.showable(held)
-            self._is_text = shown.is_text
-            for piece in self._splitter.give(shown.size):
-                self._say(piece)
+            while pieces := self._splitter.give(self._showable_bytes()):
+                for piece in pieces:
+                    self._say(piece)
         self._deliver()
 
     def hush(self) -> None:
@@ -108,6 +106,12 @@ class Speech:
         with self._lock:
             self._say_rest()
             return self._waiting[delivered - self._delivered :]
+
+    def _showable_bytes(self) -> int:
+        held = self._splitter.held
+        shown = Showable(len(held), is_text=True) if self._is_text else self.parser.showable(held)
+        self._is_text = shown.is_text
+        return shown.size
 
     def _say_rest(self) -> None:
         self._due_at = None

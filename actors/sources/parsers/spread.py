@@ -13,9 +13,9 @@ class Showable(NamedTuple):
     """How much of an unfinished line can be shown now."""
 
     size: int
-    """That many bytes from its start: objects in them are complete. What is behind them may become an object."""
+    """That many bytes from its start: objects in them are complete. What is behind them may be or become an object."""
     is_text: bool = False
-    """Whether all of the line is text, whatever comes of it: an object in it is part of a damaged one."""
+    """Whether the line is text from here on, whatever comes of it: an object in it is part of a damaged one."""
 
 
 class SpreadObject:
@@ -62,10 +62,10 @@ class SpreadObject:
         if outcome is Outcome.BROKEN:
             at = 0
         found = objects_in(tail[at:])
-        if found.is_damaged:
-            return Showable(len(tail), is_text=True)
         size = len(tail) if found.open_at is None else at + found.open_at
-        return Showable(0 if at == 0 and is_noise(tail[:size]) else size)
+        if at > 0 or not is_noise(tail[:size]):
+            return Showable(size)
+        return Showable(len(tail), is_text=True) if found.is_damaged else Showable(0)
 
     def take(self) -> list[bytes]:
         """Return the lines, and forget them."""

@@ -3,6 +3,8 @@
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from command_agent import Agent, python
 from commitcast.actors.errors import SourceCancelledError
@@ -109,6 +111,12 @@ LATE: dict[str, tuple[str, list[bytes], bool]] = {
         False,
     ),
     "an object behind one over several lines": ("claude-code", [b'{\n"type":"x"\n}' + CLAUDE_BAD], False),
+    "an event before a damaged object": ("claude-code", [CLAUDE_BAD + b'{"a": b '], False),
+    "the last line of an object before a damaged one": (
+        "claude-code",
+        [CLAUDE_BAD.replace(b",", b",\n") + b'{"a": b '],
+        False,
+    ),
     "an event behind an object that was broken off": ("codex", [b'{"type": 1,\n', EVENT], True),
 }
 
@@ -160,6 +168,30 @@ def test_an_event_inside_of_a_damaged_object_is_none_though_it_comes_later(type:
 
     assert said.speech.parser.verdict is None
     assert len(said.pieces) == 3
+
+
+BITS = [CLAUDE_INIT, CLAUDE_BAD, CLAUDE_BAD.replace(b",", b",\n"), EVENT, b'{"a":', b'{"a": b ', b'{"content":"x"}']
+BITS += [b"\n", b"\r", b"\r\n", b"[", b"]", b",", b"{", b"}", b'"x"', b"text ", b"\x1b[2m", "é".encode(), b"\xff"]
+
+
+@settings(deadline=None)
+@given(
+    type=st.sampled_from(["text", "claude-code", "codex", "gemini-cli", "jsonl", "kimi"]),
+    data=st.lists(st.sampled_from(BITS), min_size=1, max_size=8).map(b"".join),
+    cuts=st.lists(st.tuples(st.integers(1, 200), st.booleans()), max_size=5),
+)
+def test_what_is_said_rebuilds_what_was_printed_however_it_comes(
+    type: str, data: bytes, cuts: list[tuple[int, bool]]
+) -> None:
+    said = Said(type)
+
+    at = 0
+    for size, waits in [*cuts, (len(data), True)]:
+        said.feed(data[at : at + size], after_s=PIECE_AFTER_S * waits)
+        at += size
+    said.speech.end()
+
+    assert said.stream.removesuffix(b"\n") == data.removesuffix(b"\n")
 
 
 def test_a_long_unfinished_line_is_looked_at_less_often() -> None:
