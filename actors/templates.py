@@ -23,27 +23,18 @@ MAX_RUNNING_IN_ALL: Final = 64
 """The same for all tenants together, of whom there may be any number."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Part of an agent's id."""
-_INTERPRETERS: Final = frozenset(
-    [
-        "sh",
-        "bash",
-        "dash",
-        "zsh",
-        "ksh",
-        "fish",
-        "env",
-        "xargs",
-        "nohup",
-        "nice",
-        "timeout",
-        "sudo",
-        "su",
-        "eval",
-        "exec",
-    ]
+_SHELLS: Final = "sh ash bash csh dash fish ksh mksh rbash tcsh zsh busybox toybox eval exec command"
+_WRAPPERS: Final = (
+    "env xargs nohup nice ionice chrt taskset timeout setsid stdbuf flock script unshare nsenter chroot parallel watch "
+    "sudo su doas runuser setpriv su-exec gosu ssh docker podman kubectl nerdctl lxc find make"
 )
-"""Programs that run what they are given: a prompt among their arguments is refused, wherever it stands."""
-_OPTION: Final = re.compile(r"--?[A-Za-z][\w-]*=\{prompt\}")
+_LANGUAGES: Final = "awk gawk mawk nawk sed perl lua tclsh expect"
+_INTERPRETERS: Final = frozenset(f"{_SHELLS} {_WRAPPERS} {_LANGUAGES}".split())
+"""Programs that run what they are given: a prompt beside their name is refused, wherever either stands."""
+_VERSION: Final = "-.0123456789"
+"""What may stand behind such a name, as in `bash5`."""
+_OPTION: Final = re.compile(r"--?(?!(?:e|eval|p|print|c|command|exec|r|run)=)[A-Za-z][\w-]*=\{prompt\}")
+"""One whose value is text; by the others a runtime is given code."""
 
 
 class Template:
@@ -157,7 +148,8 @@ def _check_prompt_is_text(command: Sequence[str]) -> None:
 
     What the program makes of the text then is between its owner and it.
     """
-    is_run = PurePath(command[0]).name in _INTERPRETERS
+    words = [word for argument in command for word in argument.split()]
+    is_run = any(PurePath(word).name.rstrip(_VERSION) in _INTERPRETERS for word in words)
     for number, argument in enumerate(command):
         is_own = argument == PROMPT_PLACEHOLDER and "--" in command[:number]
         is_text = not is_run and (is_own or _OPTION.fullmatch(argument))

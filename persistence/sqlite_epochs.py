@@ -10,9 +10,6 @@ import apsw
 
 from commitcast.persistence.errors import StaleEpochError
 
-SEPARATOR: Final = "-"
-"""Between the log and the run. Neither holds one: both are hexadecimal."""
-
 _NOW: Final = "SELECT epoch FROM runs ORDER BY number DESC LIMIT 1"
 _NEXT: Final = (
     "SELECT (SELECT began FROM runs WHERE number > r.number ORDER BY number LIMIT 1) FROM runs r WHERE r.epoch = ?"
@@ -26,7 +23,7 @@ def current(connection: apsw.Connection, log: str) -> str:
         connection: in a transaction.
         log: the epoch of the agent, or of the file for a cursor over all.
     """
-    return f"{log}{SEPARATOR}{connection.execute(_NOW).get}"
+    return f"{log}{connection.execute(_NOW).get}"
 
 
 def check(connection: apsw.Connection, log: str, epoch: str | None, position: int | None) -> str:
@@ -44,7 +41,7 @@ def check(connection: apsw.Connection, log: str, epoch: str | None, position: in
     now = current(connection, log)
     if epoch is None or epoch == now:
         return now
-    theirs, _, run = epoch.partition(SEPARATOR)
+    theirs, run = epoch[: len(log)], epoch[len(log) :]
     if theirs != log or (run and position is not None and not _reached(connection, run, position)):
         raise StaleEpochError(epoch, now)
     return now
