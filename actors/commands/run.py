@@ -19,6 +19,7 @@ from commitcast.actors.errors import CommandNotFoundError, FutureTimeoutError, R
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.sources.command import EXIT_TIMEOUT_S, CommandSource
+from commitcast.actors.sources.parsers import PARSERS
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 
@@ -37,7 +38,7 @@ def run(
     type: Annotated[
         str | None,
         typer.Option(
-            help="How to read its output: claude-code, gemini-cli, codex, jsonl or text. Guessed by its name."
+            help=f"How to read its output: {', '.join(PARSERS)}. Guessed by its name, then by what it prints."
         ),
     ] = None,
     prompt: Annotated[
