@@ -6,6 +6,7 @@ loop it runs. A number that both need is written on one of them only.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any, Final, TypeVar
 from commitcast.gateway import frames
 from commitcast.gateway.connection import CLOSE_TIMEOUT_S, WRITE_LIMIT_BYTES
 from commitcast.gateway.core import GatewayCore
+from commitcast.gateway.limits import Bucket
 from commitcast.gateway.prepared import PreparedFrame
 from commitcast.gateway.subscription import Subscriber
 
@@ -75,6 +77,7 @@ class AsgiPeer:
         self.subscriber = Subscriber(self)
         self.token = token
         self.was_heard = True
+        self.bucket = Bucket.of_stranger(time.monotonic())
         self.peer_address = address
         self.ending: tuple[int, str] | None = None
         """Code and reason, once nothing more is written."""

@@ -1,13 +1,15 @@
 """One WebSocket connection of the server: the only place that touches more of `websockets` than `serve` and `recv`.
 
 Adds to `ServerConnection` a write that shares one prepared frame with other connections, word of when the socket takes
-no more and takes more again, a bound on fragments, and a goodbye before the library closes for a client's fault. What
-it uses beyond the documented API is listed in `INTERNALS` and was tested with websockets 15 to 17; where one of them is
-missing, frames are sent by the documented `broadcast`, which builds one for each. Runs on the gateway's loop.
+no more and takes more again, bounds on fragments and on control frames, and a goodbye before the library closes for a
+client's fault. What it uses beyond the documented API is listed in `INTERNALS` and was tested with websockets 15 to 17;
+where one of them is missing, frames are sent by the documented `broadcast`, which builds one for each. Runs on the
+gateway's loop.
 """
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Generator
 from typing import Any, Final, Protocol
 
@@ -19,9 +21,11 @@ from websockets.protocol import State
 
 from commitcast.gateway import frames
 from commitcast.gateway.bad_requests import answer_bad_requests
-from commitcast.gateway.limits import MAX_FRAGMENTS
+from commitcast.gateway.inflow import FrameMeter
+from commitcast.gateway.limits import Bucket
 from commitcast.gateway.older_websockets import RequestLine
 from commitcast.gateway.prepared import WINDOW_BITS, PreparedFrame
+from commitcast.gateway.small_reads import SmallReads
 from commitcast.gateway.subscription import Subscriber
 
 WRITE_LIMIT_BYTES: Final = 64 * 1024
@@ -34,13 +38,17 @@ COMPRESSION: Final = ServerPerMessageDeflateFactory(
     server_no_context_takeover=True, client_no_context_takeover=True, server_max_window_bits=WINDOW_BITS
 )
 """What is negotiated: every message for itself, so that one compressed frame is right for everybody."""
-INTERNALS: Final = ("protocol", "transport", "data_received", "process_event", "pause_writing", "resume_writing")
+INTERNALS: Final = (
+    *("protocol", "transport", "loop", "data_received", "process_event", "send_data"),
+    *("pause_writing", "resume_writing"),
+)
 
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # 25 on Linux; not in every Python
 _GONE: Final = 1006
 """The library's code for a connection that ended without a close frame: nobody is there to be told anything."""
 _PING: Final = b"\x89\x00"
 """A ping without payload; its pong is one that the library did not ask for, and ignores."""
+_DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
 class Keeper(Protocol):
@@ -53,7 +61,7 @@ class Keeper(Protocol):
         """It takes more again."""
 
 
-class GatewayConnection(ServerConnection):
+class GatewayConnection(ServerConnection, SmallReads):
     """A subscriber's connection."""
 
     def __init__(self, *args: Any, keeper: Keeper, **options: Any) -> None:
@@ -65,12 +73,15 @@ class GatewayConnection(ServerConnection):
         """That came with the handshake."""
         self.was_heard = True
         """Something came from the peer since this was last set to False."""
+        self.bucket = Bucket.of_stranger(time.monotonic())
+        """What is drawn from by all that comes; a stranger's, until its session knows who it is."""
         self.peer_address = ""
         """Where it comes from, without the port; empty if that is not known."""
         self._keeper = keeper
         self._shares_frames = False
         self._compresses = False
-        self._fragments = 0
+        self._meter = FrameMeter(time.monotonic)
+        self._has_failed = False
         self._failed_early: tuple[int, str] | None = None
         self._asking: asyncio.Future[Any] | None = None
 
@@ -98,22 +109,35 @@ class GatewayConnection(ServerConnection):
 
     def data_received(self, data: bytes) -> None:
         """Note that the peer is there; read no more from one that does not read: each ping of its costs a pong."""
+        if self.transport.is_closing():
+            return
         self.was_heard = True
         super().data_received(data)
         if self.subscriber.is_paused:
             self.transport.pause_reading()
 
     def process_event(self, event: Any) -> None:
-        """Count the fragments of a message; the library's own bound is for the whole process, and high."""
-        if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-            if self.protocol.state is not State.OPEN:
-                return  # it came with what the connection was closed for
-            self._fragments = self._fragments + 1 if event.opcode is Opcode.CONT else 0
-            if self._fragments >= MAX_FRAGMENTS:
-                self.protocol.fail(1009, f"a message may have {MAX_FRAGMENTS} fragments")
+        """Count frames; the library's own bound on fragments is for the whole process, and high."""
+        if isinstance(event, Frame):
+            is_open = self.protocol.state is State.OPEN
+            fault = None if self._has_failed else self._meter.fault_of(event.opcode, self.bucket, is_open=is_open)
+            if fault is not None:
+                self.protocol.fail(*fault)
                 self.send_data()
-                return
+            if not is_open and event.opcode in _DATA:
+                return  # it came with what the connection was closed for
         super().process_event(event)
+
+    def send_data(self) -> None:
+        """Write what is to be sent at once: a read full of pings is answered with one write."""
+        writes = self.protocol.data_to_send()
+        if self.transport.is_closing():  # asyncio would warn of what nobody can help
+            return
+        if data := b"".join(writes):
+            self.transport.write(data)
+        if b"" in writes:  # it stands for the end
+            self.protocol.writes.append(b"")
+            super().send_data()
 
     def pause_writing(self) -> None:
         """The write buffer is full."""
@@ -138,7 +162,9 @@ class GatewayConnection(ServerConnection):
                 self._failed_early = code, reason
                 self.protocol.parser = self._swallow()
                 return
+            self._has_failed = True
             if code != _GONE:
+                self.loop.call_later(CLOSE_TIMEOUT_S, self.abort)  # the library would read as long as something comes
                 self.write(PreparedFrame(frames.Goodbye(code=code, reason=reason)))
             fail(code, reason)
 
@@ -189,6 +215,7 @@ class GatewayConnection(ServerConnection):
         if not self._shares_frames:
             self._asking = asyncio.ensure_future(self.ping())
         elif self.protocol.state is State.OPEN and not self.transport.is_closing():
+            self._meter.ping()
             self.transport.write(_PING)
 
     async def wait_until_it_takes_more(self) -> None:

@@ -66,7 +66,7 @@ class CloseCode(IntEnum):
     NO_HEARTBEAT = 4003
     """Nothing was heard of the peer for two heartbeats."""
     RATE = 4004
-    """Requests went on after `rate_limited`."""
+    """Requests went on after `rate_limited`, or there were too many control frames or fragments."""
     BAD_REQUEST = 4500
     """What the peer sends is not this protocol."""
     UNAUTHENTICATED = 4501

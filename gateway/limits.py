@@ -1,4 +1,4 @@
-"""How much one client may ask for. Pure: the bounds as one value, and a bucket that counts against one of them."""
+"""How much one client may ask for: the bounds as one value, and a bucket that counts against one of them. Pure."""
 
 from typing import Final
 
@@ -16,6 +16,8 @@ STRANGER_RATE: Final = 10.0
 """Requests a second of a connection that has not said who it is, where it must: it has one thing to say, `hello`."""
 STRANGER_BURST: Final = 20.0
 """Of the same: requests at once, and as many again that are refused before it is closed."""
+MAX_LIMIT: Final = 10**9
+"""Of any limit, as a number or in seconds: what is more, or infinite, cannot be told to a client as a whole number."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,9 +56,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             kind = (int, float) if field.type is float else int
             if value is None and field.default is None:
                 continue
-            if not isinstance(value, kind) or isinstance(value, bool) or not value > 0:
+            if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value <= MAX_LIMIT:
                 what = "number" if field.type is float else "whole number"
-                raise InvalidValueError(f"the limit {field.name} must be a {what} of more than 0, not {value!r:.80}")
+                bounds = f"of more than 0 and at most {MAX_LIMIT:,}"
+                raise InvalidValueError(f"the limit {field.name} must be a {what} {bounds}, not {value!r:.80}")
 
     def connections_from(self, *, is_local: bool) -> int:
         """Return how many connections one address may have."""
@@ -94,6 +97,11 @@ class Bucket:
     def _fill(self, now: float) -> None:
         self._level = min(self._burst, self._level + (now - self._at) * self._rate)
         self._at = now
+
+    @classmethod
+    def of_stranger(cls, now: float) -> "Bucket":
+        """Return that of a connection which has not said who it is."""
+        return cls(STRANGER_RATE, STRANGER_BURST, now, overdraft=STRANGER_BURST)
 
     @property
     def is_overdrawn(self) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from commitcast.gateway.auth import Grant
-from commitcast.gateway.limits import Limits
+from commitcast.gateway.limits import Bucket, Limits
 from commitcast.gateway.operations import Operations
 from commitcast.gateway.prepared import PreparedFrame
 from commitcast.gateway.pump import Pump
@@ -21,6 +21,8 @@ class Peer(Protocol):
     """That came with the handshake."""
     was_heard: bool
     """Something came from the peer since this was last set to False."""
+    bucket: Bucket
+    """What is drawn from by all that comes; a stranger's, until its session knows who it is."""
 
     def receive(self) -> AsyncIterator[str | bytes]:
         """Yield what the client sends, until the connection is gone."""

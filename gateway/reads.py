@@ -28,6 +28,8 @@ Query = dict[str, list[str]]
 class AgentList(msgspec.Struct):
     """The answer to `/v1/agents`."""
 
+    epoch: str
+    """That `next` belongs to: give it with it."""
     agents: list[frames.AgentView]
     """Those that the caller may read: of a page there may be fewer than were asked for, or none."""
     next: int | str | None
@@ -40,6 +42,7 @@ class MessageList(msgspec.Struct):
 
     agent: str
     epoch: str
+    """That `next` belongs to: give it with it."""
     head: int
     status: str
     items: list[frames.Item]
@@ -72,9 +75,11 @@ def _agents(store: Store, grant: Grant, query: Query) -> AgentList:
     if order not in ("oldest", "newest"):
         raise InvalidValueError(f"{order[:40]!r} is no order: use oldest or newest")
     sees_all = grant.allows_everywhere(Operation.READ)
+    after = _number(query, "after", 0) if sees_all else _position_after(store, grant, query)
+    _, epoch = store.position(after, _epoch(query))
     records = store.agents(
         wanted,
-        _number(query, "after", 0) if sees_all else _position_after(store, grant, query),
+        after,
         limit + 1,  # whether there is another one, of those that the caller may know of
         newest=order == "newest",
         within=None if sees_all else list(map(_range, grant.readable())),
@@ -82,7 +87,7 @@ def _agents(store: Store, grant: Grant, query: Query) -> AgentList:
     shown = records[:limit]
     is_cut = len(records) > limit or sum(map(agent_size, records)) >= MAX_PAGE_BYTES
     following = None if not is_cut else shown[-1].position if sees_all else f"{_AFTER_AGENT}{shown[-1].id}"
-    return AgentList(list(map(views.agent_view, shown)), following)
+    return AgentList(epoch, list(map(views.agent_view, shown)), following)
 
 
 def _position_after(store: Store, grant: Grant, query: Query) -> int:
@@ -111,9 +116,9 @@ def _messages(store: Store, grant: Grant, query: Query, agent: str) -> MessageLi
     record = _record(
         store, grant, agent
     )  # before the messages, so that it takes as long as for an agent that is not there
+    epoch = store.standing(agent, after, _epoch(query)).epoch
     messages = store.messages(agent, after, limit)
     last = messages[-1].sequence if messages else after
-    epoch = store.standing(agent, None).epoch
     if not messages and after > record.head:
         raise SequenceAheadError(after, record.head)
     head = max(record.head, last)
@@ -126,6 +131,11 @@ def _record(store: Store, grant: Grant, agent: str) -> AgentRecord:
     if record is None or not grant.allows(Operation.READ, agent):
         raise AgentNotFoundError(agent)
     return record
+
+
+def _epoch(query: Query) -> str | None:
+    """Return the epoch that `after` was given out with; None if it is not said, and nothing is checked."""
+    return query.get("epoch", [None])[0]
 
 
 def flag(query: Query, name: str) -> bool:

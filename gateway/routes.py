@@ -41,6 +41,7 @@ _STATUS_OF: Final = {
     "forbidden": HTTPStatus.FORBIDDEN,
     "bad_request": HTTPStatus.BAD_REQUEST,
     "ahead": HTTPStatus.CONFLICT,
+    "stale_epoch": HTTPStatus.CONFLICT,
     "conflict": HTTPStatus.CONFLICT,
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
 }

@@ -6,7 +6,6 @@ connection then is the core's. `stop` says goodbye first, so that clients come b
 
 import asyncio
 import logging
-import math
 import ssl
 import threading
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from commitcast.gateway.core import HEARTBEAT_S, GatewayCore
 from commitcast.gateway.errors import CloseCode, ListenError
 from commitcast.gateway.http import HttpRequest, HttpResponse, error_response
 from commitcast.gateway.inherited import silence_sockets
-from commitcast.gateway.limits import Limits
+from commitcast.gateway.limits import MAX_LIMIT, Limits
 from commitcast.gateway.listening import ListeningLoop, bind
 from commitcast.gateway.older_websockets import RequestLine, close_server, is_noise
 from commitcast.gateway.operations import Operations
@@ -100,10 +99,8 @@ class GatewayServer:
             allowed_hosts=allowed_hosts,
             allowed_origins=allowed_origins,
         )
-        if not 0 < heartbeat_s < math.inf:
-            raise InvalidValueError(
-                f"heartbeat_s must be more than 0 and no more than a clock can tell: {heartbeat_s!r}"
-            )
+        if not 0 < heartbeat_s <= MAX_LIMIT:
+            raise InvalidValueError(f"heartbeat_s must be more than 0 and at most {MAX_LIMIT:,}, not {heartbeat_s!r}")
         self.core = GatewayCore(store, verifier=verifier, operations=operations, limits=limits, heartbeat_s=heartbeat_s)
         # Behind an ASGI server the core counts what that says the address is, which may not be the socket's.
         counts = self.core.counts if self._host else ConnectionCounts(self.core.limits)

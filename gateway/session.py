@@ -15,7 +15,7 @@ from typing import Final, assert_never
 from commitcast.gateway import decoding, frames
 from commitcast.gateway.auth import Grant, TokenError
 from commitcast.gateway.errors import CloseCode, ErrorCode, FrameError
-from commitcast.gateway.limits import BYTES_PER_REQUEST, STRANGER_BURST, STRANGER_RATE, Bucket
+from commitcast.gateway.limits import BYTES_PER_REQUEST, Bucket
 from commitcast.gateway.operations import Refusal, Request, check_may_read, perform
 from commitcast.gateway.peer import Peer, SessionServices
 from commitcast.gateway.prepared import PreparedFrame
@@ -49,7 +49,6 @@ class Session:
         self._pump = services.pump
         self._grant: Grant | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._bucket = Bucket(STRANGER_RATE, STRANGER_BURST, time.monotonic(), overdraft=STRANGER_BURST)
         self._places = asyncio.Semaphore(services.limits.running_requests)
         self._bad_frames = 0
         self._is_closing = False
@@ -118,7 +117,7 @@ class Session:
             return False
         if self._grant is None:
             limits = self._services.limits
-            self._bucket = Bucket(limits.requests_per_s, limits.burst, time.monotonic())
+            self.peer.bucket = Bucket(limits.requests_per_s, limits.burst, time.monotonic())
         self._grant = grant
         self._set_timer(
             None if grant.expires_at is None else max(0.0, grant.expires_at - time.time()), self._on_expired
@@ -184,19 +183,19 @@ class Session:
         """Answer a frame, and take no further one before the client has taken its answers."""
         if self._is_closing:
             return
-        self._bucket.take(time.monotonic(), decoding.size_of(data) // BYTES_PER_REQUEST)
+        self.peer.bucket.take(time.monotonic(), decoding.size_of(data) // BYTES_PER_REQUEST)
         try:
             frame = decoding.decode_client(data, is_known=self._grant is not None)
         except FrameError as error:
             self._bad_frames += 1
-            self._bucket.take(time.monotonic(), 1.0)
+            self.peer.bucket.take(time.monotonic(), 1.0)
             self._refuse(error.id, None, Refusal(error.error_code, str(error)))
         else:
             self._bad_frames = 0
             await self._on_frame(frame)
         if self._bad_frames >= MAX_BAD_FRAMES:
             await self.close(CloseCode.BAD_REQUEST, f"nothing that comes is {frames.SUBPROTOCOL}")
-        if self._bucket.is_overdrawn:
+        if self.peer.bucket.is_overdrawn:
             await self.close(CloseCode.RATE, "too many requests: slow down")
         await self.peer.wait_until_it_takes_more()
 
@@ -205,7 +204,7 @@ class Session:
         agent = agent if isinstance(agent, str) else None
         try:
             cost = 1.0 if self._grant is None else _COSTS.get(type(frame), 1.0)
-            is_within = self._bucket.take(time.monotonic(), cost)
+            is_within = self.peer.bucket.take(time.monotonic(), cost)
             if not is_within and not isinstance(frame, frames.Ack):  # a lost one would leave its window closed
                 raise Refusal(ErrorCode.RATE_LIMITED, "too many requests: slow down", retry=True)
             await self._answer(frame)

@@ -76,7 +76,7 @@ class EventId(msgspec.Struct, frozen=True):
 
 
 def subscription(agent: str, query: str, seen: EventId | None) -> frames.Subscribe:
-    """Return what a request asks for; where the client stands counts for more than `after`.
+    """Return what a request asks for; where the client stands counts for more than `after` and `epoch`.
 
     Raises:
         InvalidValueError: the query asks for something that cannot be.
@@ -89,7 +89,7 @@ def subscription(agent: str, query: str, seen: EventId | None) -> frames.Subscri
         return frames.Subscribe(agent=agent, after="tail", raw=raw)
     if not re.fullmatch("[0-9]{1,16}", after) or int(after) > frames.MAX_NUMBER:
         raise InvalidValueError(f"after must be a whole number up to {frames.MAX_NUMBER} or tail, not {after[:40]!r}")
-    return frames.Subscribe(agent=agent, after=int(after), raw=raw)
+    return frames.Subscribe(agent=agent, after=int(after), epoch=fields.get("epoch", [None])[0] or None, raw=raw)
 
 
 class _Frame(msgspec.Struct):

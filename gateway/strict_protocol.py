@@ -1,21 +1,22 @@
 """The server's half of a WebSocket where another server holds the socket: the documented bounds, and a goodbye first.
 
-`websockets` parses; added are the bound on fragments, UTF-8 that is checked as it comes, and the goodbye before the
-close frame of a peer's fault. Pure: bytes in, events and bytes out.
+`websockets` parses; added are the bounds on fragments and on frames that no app sees, UTF-8 that is checked as it
+comes, and the goodbye before the close frame of a peer's fault. Pure: bytes in, events and bytes out.
 """
 
 import codecs
+from collections.abc import Callable
 from typing import Any, Final
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
+from websockets.typing import BytesLike
 
 from commitcast.gateway import frames
-from commitcast.gateway.limits import MAX_FRAGMENTS
+from commitcast.gateway.inflow import FrameMeter
+from commitcast.gateway.limits import Bucket
 
-MESSAGE_TOO_BIG: Final = 1009
-"""RFC 6455 section 7.4.1."""
 ABNORMAL_CLOSURE: Final = 1006
 """Of a connection that is gone already, to which nothing is said: RFC 6455 section 7.4.1."""
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
@@ -23,15 +24,16 @@ _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 _Utf8: Final = codecs.getincrementaldecoder("utf-8")
 
 
-class FragmentsError(Exception):
-    """A message has more fragments than it may have."""
+class TooMuchError(Exception):
+    """A message has more fragments than it may have, or there are too many frames."""
 
 
 class StrictProtocol(ServerProtocol):
     """`ServerProtocol` with the gateway's bounds."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._fragments = 0
+    def __init__(self, *args: Any, bucket: Bucket, clock: Callable[[], float], **options: Any) -> None:
+        self._bucket = bucket
+        self._meter = FrameMeter(clock)
         self._text: codecs.IncrementalDecoder | None = None
         super().__init__(*args, **options)
 
@@ -41,15 +43,19 @@ class StrictProtocol(ServerProtocol):
         Raises:
             UnicodeDecodeError: the text is none; the library closes with 1007 for it.
         """
+        fault = self._meter.fault_of(frame.opcode, self._bucket, is_open=self.state is State.OPEN)
+        if fault is not None:
+            self.fail(*fault)
+            self.parser_exc = TooMuchError(fault[1])
+            return
         if frame.opcode in _DATA:
-            self._fragments = self._fragments + 1 if frame.opcode is Opcode.CONT else 0
-            if self._fragments >= MAX_FRAGMENTS:
-                reason = f"a message may have {MAX_FRAGMENTS} fragments"
-                self.fail(MESSAGE_TOO_BIG, reason)
-                self.parser_exc = FragmentsError(reason)
-                return
             self._check_text(frame)
         super().recv_frame(frame)
+
+    def send_ping(self, data: BytesLike) -> None:
+        """Send a ping, whose pong is none too many."""
+        self._meter.ping()
+        super().send_ping(data)
 
     def _check_text(self, frame: Frame) -> None:
         if frame.opcode is Opcode.TEXT:

@@ -24,6 +24,7 @@ PURE = {
     "gateway/compose.py",
     "gateway/following.py",
     "gateway/http.py",
+    "gateway/inflow.py",
     "gateway/limits.py",
     "gateway/numbers.py",
     "gateway/pacer.py",

@@ -1,6 +1,6 @@
 """How many open files a command of ours may have: as many as the system lets it, and said where that is few.
 
-Only the commands raise the limit; a host's process is its own. The programs that agents run get what the command has.
+Only the commands raise the limit: a host's process is its own. Programs that agents run get what the command was given.
 """
 
 from commitcast.actors.commands.output import note

@@ -20,6 +20,7 @@ from commitcast.actors.commands.uvicorn_websocket import SeldomWarnings, websock
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.gateway import asgi
 from commitcast.gateway.accepted import AcceptedSockets
+from commitcast.gateway.connection import CLOSE_TIMEOUT_S
 from commitcast.gateway.errors import ListenError
 from commitcast.gateway.listening import BACKLOG, ListeningLoop, bind
 
@@ -47,7 +48,7 @@ def serving(
     server = uvicorn.Server(
         uvicorn.Config(
             _with_deadlines(asgi.app(runtime.gateway), accepted, limits.answer_timeout_s),
-            **websocket_options(),
+            **websocket_options(limits),
             proxy_headers=False,  # a program on this machine could name any address, and limits go by addresses
             ssl_certfile=certificate,
             ssl_keyfile=key,
@@ -127,8 +128,8 @@ def _with_deadlines(app: ASGIApp, accepted: AcceptedSockets, timeout_s: float) -
             await app(scope, receive, send_in_time)
         finally:
             connection.requests -= 1
-            if not connection.requests:
-                connection.set_deadline(timeout_s)
+            if not connection.requests:  # of a WebSocket there is no next one: uvicorn gives it ten seconds to close
+                connection.set_deadline(CLOSE_TIMEOUT_S if scope["type"] == "websocket" else timeout_s)
 
     return app_with_deadlines
 

@@ -1,18 +1,22 @@
 """uvicorn's WebSocket within the gateway's bounds, and its log without what strangers can fill it with.
 
-uvicorn takes any number of fragments, answers pings of a peer that reads no pongs, and closes for a broken frame
-without a word and with a traceback. What is used of it is not documented: where a version lacks it, uvicorn's own
-choice is taken, with its bounds. Runs on uvicorn's loop.
+uvicorn takes any number of fragments and control frames, answers pings of a peer that reads no pongs, and closes for a
+broken frame without a word and with a traceback. What is used of it is not documented: where a version lacks it,
+uvicorn's own choice is taken, with its bounds. Runs on uvicorn's loop.
 """
 
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from commitcast.gateway.connection import CLOSE_TIMEOUT_S
 from commitcast.gateway.frames import MAX_FRAME_BYTES
+from commitcast.gateway.limits import Bucket, Limits
+from commitcast.gateway.small_reads import SmallReads
 from commitcast.gateway.strict_protocol import StrictProtocol
 
 INTERNALS: Final = ("data_received", "pause_writing", "resume_writing", "handle_parser_exception", "receive")
@@ -25,15 +29,21 @@ _GONE: Final = 1006
 """RFC 6455 section 7.4.1."""
 
 
-class BoundedWebSocket(WebSocketsSansIOProtocol):
+class BoundedWebSocket(WebSocketsSansIOProtocol, SmallReads):
     """A connection."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, limits: Limits | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.conn = StrictProtocol(max_size=self.config.ws_max_size, logger=self.logger)
+        limits = limits or Limits()
+        bucket = Bucket(limits.requests_per_s, limits.burst, time.monotonic())
+        self.conn = StrictProtocol(
+            max_size=self.config.ws_max_size, logger=self.logger, bucket=bucket, clock=time.monotonic
+        )
 
     def data_received(self, data: bytes) -> None:
         """Take what came; read no more from a peer that does not read: each ping of its costs a pong."""
+        if self.transport.is_closing() or self.conn.parser_exc is not None:
+            return
         super().data_received(data)
         if not self.writable.is_set():
             self.transport.pause_reading()
@@ -45,18 +55,29 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
 
     def handle_parser_exception(self) -> None:
-        """Close, also if the handshake is not answered yet: then there is nothing to say."""
-        if self.conn.close_sent is not None:
-            super().handle_parser_exception()
-            return
+        """Close, also if the handshake is not answered yet: then there is nothing to say.
+
+        uvicorn closes the socket at once; while more comes, the system would answer that with a reset, and the peer may
+        never see why. So the rest is taken for nothing, for a while.
+        """
         self.close_sent = self.handshake_complete = self.disconnected = True  # to the app it is a client that is gone
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": _GONE})
-        self.transport.close()
+        code = _GONE if self.conn.close_sent is None else self.conn.close_sent.code
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        if self.conn.close_sent is None or not self.transport.can_write_eof():  # TLS has an end of its own
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.read_paused = False
+        self.transport.resume_reading()
+        if self.close_timer is not None:  # the app has closed it already
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
 
-def websocket_options() -> dict[str, Any]:
+def websocket_options(limits: Limits) -> dict[str, Any]:
     """Return what uvicorn is to be told of its WebSockets."""
-    own: dict[str, Any] = {"ws": BoundedWebSocket, "ws_max_size": MAX_FRAME_BYTES}
+    own: dict[str, Any] = {"ws": partial(BoundedWebSocket, limits=limits), "ws_max_size": MAX_FRAME_BYTES}
     other: dict[str, Any] = {"ws_max_size": 2 * MAX_FRAME_BYTES}  # what is between is told why, with a goodbye
     has_all = all(name in vars(WebSocketsSansIOProtocol) for name in INTERNALS)
     # No compression: each frame would be compressed for each subscriber.

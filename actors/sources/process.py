@@ -19,6 +19,7 @@ from commitcast.actors.sources.census import (
     outer_agents,
     read_process,
 )
+from commitcast.gateway.descriptors import give_limit, given_limit
 
 KILL_WAIT_S: Final = 10.0
 """After SIGKILL only a process in a hanging system call (a dead NFS mount) is left: give up on it."""
@@ -50,17 +51,22 @@ def start_process(
         OSError: it cannot be started.
         ValueError: an argument holds a NUL character.
     """
-    return subprocess.Popen(
-        argv,
-        bufsize=0,
-        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        close_fds=True,
-        start_new_session=True,
-        cwd=cwd,
-        env={**os.environ, **(env or {}), **_marks(agent, epoch)},
-    )
+    environment = {**os.environ, **(env or {}), **_marks(agent, epoch)}
+    with given_limit() as has_it:
+        process = subprocess.Popen(
+            argv,
+            bufsize=0,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            close_fds=True,
+            start_new_session=True,
+            cwd=cwd,
+            env=environment,
+        )
+    if not has_it:
+        give_limit(process.pid)
+    return process
 
 
 def _marks(agent: str, epoch: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Connections leave descriptors to the database, on each kind of server, and what cannot be accepted is told seldom."""
 
 import errno
+import json
 import os
 import resource
 import socket
@@ -16,7 +17,7 @@ from typing import Any, Final
 import pytest
 
 from certificates import write_certificate
-from commands import running
+from commands import COMMAND, running
 from commitcast.gateway import descriptors, listening
 from commitcast.gateway.limits import Limits
 from hostile import UPGRADE
@@ -51,6 +52,22 @@ with serving(Path(sys.argv[1]), sys.argv[2], token=None) as server:
                 for each in held:
                     os.close(each)
                 print("free", flush=True)
+"""
+
+STARTER: Final = """
+import os, resource, sys
+from commitcast.gateway import descriptors
+from commitcast.actors.sources.process import start_process
+
+hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65_536)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+descriptors.raise_soft_limit()
+held = [os.open(os.devnull, os.O_RDONLY) for _ in range(int(sys.argv[1]))]
+with descriptors.given_limit() as has_it:
+    print(has_it)
+process = start_process(["sh", "-c", "read go; ulimit -Sn"], agent="a", epoch="e", stdin=True)
+print(process.communicate(b"go")[0].decode().strip())
+print(descriptors.soft_limit() == hard)
 """
 
 
@@ -200,6 +217,25 @@ class TestCommands:
         with running("serve", "--db", str(tmp_path / "a.db"), "--listen", "127.0.0.1:0", **lowered) as server:
             assert server.url
             assert "open files are limited to 256: fewer than 168 subscribers at once" in "".join(server.errors)
+
+    def test_the_programs_of_agents_get_the_one_that_was_given(self, tmp_path: Path) -> None:
+        hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65_536)
+        lowered = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))}
+        program = "ulimit -Sn; ulimit -Hn; (ulimit -Sn)"
+        command = [*COMMAND, "run", "--db", str(tmp_path / "a.db"), "--json", "--", "sh", "-c", program]
+
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, **lowered)
+
+        said = [json.loads(line).get("content") for line in done.stdout.splitlines()]
+        assert said == ["256", str(hard), "256", None], done
+
+    @pytest.mark.parametrize(("others", "at_once"), [(0, True), (200, False)])
+    def test_also_while_more_files_are_open_than_that_leaves_room_for(self, others: int, at_once: bool) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", STARTER, str(others)], capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+
+        assert done.stdout.split() == [str(at_once), "256", "True"], done
 
 
 @pytest.mark.parametrize("kind", KINDS)

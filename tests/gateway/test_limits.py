@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from certificates import write_certificate
 from commitcast.actors import AgentRuntime
 from commitcast.gateway import connection
-from commitcast.gateway.limits import OVERDRAFT, Bucket, Limits
+from commitcast.gateway.limits import MAX_LIMIT, OVERDRAFT, Bucket, Limits
 from commitcast.gateway.tls import server_context
 from commitcast.persistence.errors import CommitcastError, InvalidValueError
 from commitcast.persistence.records import AgentRecord, MessageRecord
@@ -219,15 +219,28 @@ def test_requests_outlive_their_connection_and_leave_nothing(tmp_path: Path, cap
 
 class TestBadLimits:
     @pytest.mark.parametrize("name", Limits.__struct_fields__)
-    @pytest.mark.parametrize("value", [0, -1, -0.5, math.nan])
+    @pytest.mark.parametrize("value", [0, -1, -0.5, math.nan, math.inf, MAX_LIMIT + 1, 10**30, 1e300])
     def test_what_cannot_be_is_refused_at_once(self, name: str, value: float) -> None:
         with pytest.raises(InvalidValueError, match=name):
             Limits(**{name: value})  # type: ignore[arg-type]  # is made to be wrong
 
-    @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+    @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, 1e300])
     def test_so_is_a_heartbeat_that_cannot_be(self, tmp_path: Path, value: float) -> None:
         with pytest.raises(InvalidValueError, match="heartbeat"):
             AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0", heartbeat_s=value)
+
+    def test_the_largest_ones_serve(self, tmp_path: Path) -> None:
+        async def scenario(runtime: AgentRuntime) -> None:
+            agent = await runtime.alaunch(id="a")
+            agent.start()
+            await agent.aemit("said")
+            assert (await get(runtime, "/v1/agents/a/messages")).json["items"][0]["content"] == "said"
+            async with raw(runtime.url) as client:
+                await client.subscribe("a")
+                assert (await client.follow("a", 1)).contents == ["said"]
+
+        largest: dict[str, Any] = dict.fromkeys(Limits.__struct_fields__, MAX_LIMIT)
+        play(tmp_path, scenario, heartbeat_s=float(MAX_LIMIT), limits=Limits(**largest))
 
     def test_limits_that_do_not_exist_are_refused(self) -> None:
         with pytest.raises(TypeError):

@@ -152,7 +152,7 @@ class TestPingsThatAreNotRead:
                 while not transport.is_reading():
                     await enemy.reader.read(MIB)
 
-        play(tmp_path, scenario)
+        play(tmp_path, scenario, limits=Limits(burst=1e6))
 
 
 class TestLog:
@@ -196,8 +196,9 @@ class TestOptions:
 
     @pytest.mark.newest
     def test_a_uvicorn_without_what_is_needed_keeps_its_own_websocket(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert uvicorn_websocket.websocket_options()["ws"] is BoundedWebSocket
+        limits = Limits()
+        assert uvicorn_websocket.websocket_options(limits)["ws"].func is BoundedWebSocket
 
         monkeypatch.setattr(uvicorn_websocket, "INTERNALS", (*uvicorn_websocket.INTERNALS, "of a later version"))
-        options = uvicorn_websocket.websocket_options()
+        options = uvicorn_websocket.websocket_options(limits)
         assert "ws" not in options and options["ws_max_size"] == 4 * MIB
