@@ -220,11 +220,16 @@ class TestCommands:
 
     def test_the_programs_of_agents_get_the_one_that_was_given(self, tmp_path: Path) -> None:
         hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65_536)
-        lowered = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))}
         program = "ulimit -Sn; ulimit -Hn; (ulimit -Sn)"
         command = [*COMMAND, "run", "--db", str(tmp_path / "a.db"), "--json", "--", "sh", "-c", program]
 
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, **lowered)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard)),
+        )
 
         said = [json.loads(line).get("content") for line in done.stdout.splitlines()]
         assert said == ["256", str(hard), "256", None], done
