@@ -178,7 +178,7 @@ class SqliteStore:
                 fork.forget(self)
                 self._writer = self._batch = None
                 self._reserve.release()
-                for held in (self._watch, self._folder, self._lock):  # the lock last
+                for held in (self._folder, self._lock, self._watch):  # the system takes a while for the last
                     if held is not None:
                         held.close()
 
