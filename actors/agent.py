@@ -215,7 +215,7 @@ class AgentActor(PooledActor):
             return
         self.on_dropped(emit)
         if (asker := self.reply_later()) is not None:
-            asker.fail(refusal)  # not raised: its traceback would keep the message
+            self._services.refuse(self.agent, emit.message, refusal, asker)
 
     def _take_off(self) -> InFlight:
         """Begin to have something on its way."""
@@ -332,7 +332,7 @@ class AgentActor(PooledActor):
 
     def _on_acknowledged(self, acknowledged: Acknowledged) -> None:
         if acknowledged.actor == self.number:
-            self._answer(acknowledged.replies)
+            self._answer(acknowledged)
         # Else it is of an actor that was here before: whoever waited for it was answered when it died.
         if acknowledged.committed is not None:
             self._tell_gateway(acknowledged.committed)
@@ -340,18 +340,18 @@ class AgentActor(PooledActor):
         if self._source is not None and self._source.ending is not None:
             self._end_if_due()
 
-    def _answer(self, replies: list[Any]) -> None:
+    def _answer(self, acknowledged: Acknowledged) -> None:
         messages = size = 0
         in_flight = self._in_flight
         assert in_flight is not None
         try:
-            for waiting, reply in in_flight.answered(replies):
+            for waiting, reply in in_flight.answered(acknowledged.replies):
                 emit, asker = waiting.message, waiting.reply_to
                 if emit is not None:
                     messages += 1
                     size += emit.message.size
                     if emit.for_source and self._source is not None:
-                        self._source.settle(reply, emit.message.size)
+                        self._source.settle(emit.message, reply, acknowledged.committed)
                 elif isinstance(reply, (AgentRecord, StatusChange)):
                     self._stored_status = reply.status
                 if isinstance(reply, Exception):

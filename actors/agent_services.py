@@ -8,7 +8,9 @@ import pykka
 
 from commitcast.actors.dispatch import Dispatcher
 from commitcast.actors.flow import Flow
-from commitcast.persistence.records import AgentRecord
+from commitcast.actors.future import Future
+from commitcast.persistence.records import AgentRecord, MessageRecord
+from commitcast.persistence.writes import NewMessage, repeated
 
 
 class Home(Protocol):
@@ -38,8 +40,36 @@ class AgentServices(msgspec.Struct, frozen=True):
     database: pykka.ActorRef[Any]
     gateway: Told
     load: Callable[[str], AgentRecord | None]
+    keyed: Callable[[str, str], MessageRecord | None]
+    """Reads the message of an agent that was stored under a key."""
     flow: Flow
     home: Home
     committed: Callable[[str], object]
     """Wakes those who wait for the agent."""
     now: Callable[[], str]
+
+    def refuse(self, agent: str, message: NewMessage, why: Exception, asker: Future[Any]) -> None:
+        """Answer whoever sent a message that is not taken. One that was stored before, under its key, stays stored.
+
+        Threads: the agent's; what is stored is looked up on another, because a handler must not block.
+        """
+        if message.key is None:
+            asker.fail(why)  # not raised: its traceback would keep the message
+            return
+        key = message.key
+
+        def look() -> None:
+            try:
+                kept = self.keyed(agent, key)
+            except Exception:  # the store is closed, say: what was to be said anyway is said
+                kept = None
+            answer = why if kept is None else repeated(kept, message)
+            if isinstance(answer, Exception):
+                asker.fail(answer)
+            else:
+                asker.set(answer)
+
+        try:
+            self.dispatcher.spawn(f"repeat-{agent}", look)
+        except RuntimeError:  # there is no thread to be had
+            asker.fail(why)

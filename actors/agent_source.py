@@ -14,7 +14,7 @@ from commitcast.actors.sources.inbox import Inbox
 from commitcast.actors.supervision import RestartPolicy, Restarts
 from commitcast.actors.timers import Timer
 from commitcast.persistence.errors import CommitcastError
-from commitcast.persistence.records import AgentStatus, MessageRecord
+from commitcast.persistence.records import AgentStatus, Committed, MessageRecord
 from commitcast.persistence.writes import NewMessage, encode_json, new_message
 
 NOT_KNOWN: Final = "it stopped before it was known whether this is stored"
@@ -72,6 +72,7 @@ class AgentSource:
         """Of the next run, while it is waited for."""
         self._restarts = Restarts(policy)
         self._tries = 0
+        self._delivered = 0  # the sequence of the last text that was put into the inbox
         self.is_running = False
         self.ending: Ending | None = None
         """How the agent shall end, until it has; None while nothing is settled."""
@@ -150,9 +151,23 @@ class AgentSource:
             return InputRefusedError(agent, "runs a program that takes no further input")
         return None if self.inbox.reserve(size) else InboxFullError(agent)
 
-    def settle(self, reply: object, size: int) -> None:
-        """Put a text into its place now that it is stored, or give the place back if the reply is an error."""
-        self.inbox.settle(reply.content if isinstance(reply, MessageRecord) else None, size)
+    def settle(self, message: NewMessage, reply: object, committed: Committed | None) -> None:
+        """Put a text into its place now that it is stored; or give the place back, if it was refused or is a repeat.
+
+        Args:
+            message: as it was sent.
+            reply: what the store says to it: its record, or of a repeat the record of the first; or an error.
+            committed: what was stored with it.
+        """
+        if (
+            isinstance(reply, MessageRecord)
+            and committed is not None
+            and reply.sequence > max(committed.previous, self._delivered)
+        ):
+            self._delivered = reply.sequence
+            self.inbox.settle(reply.content, message.size)
+        else:
+            self.inbox.settle(None, message.size)
 
     def expect(self, in_flight: Iterable[Envelope]) -> None:
         """Keep places for what was sent when the agent was stored and its source was not known yet."""

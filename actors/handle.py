@@ -124,6 +124,8 @@ class AgentHandle:
     def send(self, content: str, *, key: str | None = None) -> Future[MessageRecord]:
         """Store a user's message, and put it into the inbox of the agent's source once it is on disk.
 
+        One that comes again under its `key` is answered with the first one's record, and not put there again.
+
         Args, Returns, Raises: as for `emit`; and the future raises `InputRefusedError` if the agent has ended, or
         runs a program that takes no further input.
         """

@@ -19,10 +19,10 @@ ENDS: Final = (Complete, Fail, Terminate, SourceEnded)
 class LastWords:
     """The last words of one agent's source."""
 
-    def __init__(self, agent: str, inbox: Mailbox, flow: Flow) -> None:
+    def __init__(self, agent: str, mailbox: Mailbox, flow: Flow) -> None:
         """Begin for an agent that is at work."""
         self._agent = agent
-        self._inbox = inbox
+        self._mailbox = mailbox
         self._flow = flow
         self._first_end: AgentCommand | None = None  # that waits for them
 
@@ -48,8 +48,8 @@ class LastWords:
             self._first_end = end
             for message in words:
                 self._flow.count_in(self._agent, message.size)
-                self._inbox.put(Envelope(Emit(message, from_source=True)))
-        self._inbox.put(Envelope(end, _still_wanted(asker())))
+                self._mailbox.put(Envelope(Emit(message, from_source=True)))
+        self._mailbox.put(Envelope(end, _still_wanted(asker())))
         return True
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from typing import Any
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -20,21 +21,23 @@ class LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._stopping: asyncio.Event | None = None
+        self._stopping: asyncio.Future[float] | None = None
 
     def get(self) -> asyncio.AbstractEventLoop:
         """Return the running loop. Any thread."""
         with self._lock:
             if self._loop is None or self._thread is None or not self._thread.is_alive():
                 self._loop = asyncio.new_event_loop()
-                self._stopping = asyncio.Event()
+                self._stopping = self._loop.create_future()
                 arguments = (self._loop, self._stopping)
                 self._thread = threading.Thread(target=_run, args=arguments, name=self._name, daemon=True)
                 self._thread.start()
             return self._loop
 
     def stop(self, timeout_s: float) -> bool:
-        """Cancel what still runs, once, and end the thread. Idempotent. Blocks, but not for the loop's own thread.
+        """Cancel what still runs, once, and end the thread when it has ended. Idempotent.
+
+        Blocks, but not for the loop's own thread. What has not ended in half of the time is cancelled again.
 
         Returns:
             Whether it ended in time; else its thread is left behind.
@@ -43,12 +46,28 @@ class LoopThread:
             loop, thread, stopping, self._loop = self._loop, self._thread, self._stopping, None
         if loop is None or thread is None or stopping is None or not thread.is_alive():
             return True
-        loop.call_soon_threadsafe(stopping.set)
+        loop.call_soon_threadsafe(stopping.set_result, timeout_s / 2)
         if thread is not threading.current_thread():
             thread.join(timeout_s)
         return not thread.is_alive()
 
 
-def _run(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+def _run(loop: asyncio.AbstractEventLoop, stopping: asyncio.Future[float]) -> None:
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(stopping.wait())  # to leave it cancels the tasks that are left, each once
+        runner.run(_run_until(stopping))  # to leave it cancels the tasks that are left
+
+
+async def _run_until(stopping: asyncio.Future[float]) -> None:
+    limit_s = await stopping
+    deadline = asyncio.get_running_loop().time() + limit_s
+    tasks = _others()
+    for task in tasks:
+        task.cancel()
+    while tasks and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
+        await asyncio.wait(tasks, timeout=left_s)
+        await asyncio.sleep(0)  # what they have left unfinished is closed by tasks that begin now
+        tasks = _others()
+
+
+def _others() -> set[asyncio.Task[Any]]:
+    return asyncio.all_tasks() - {asyncio.current_task()}

@@ -51,7 +51,7 @@ class Maintained(ABC):
             progress: called now and then, on this thread, with what is done and what there is in all.
 
         Raises:
-            StorePathError: the copy exists already, or SQLite cannot use its name.
+            StorePathError: the copy exists already, its folder does not, or SQLite cannot use its name.
             StoreError: it could not be made; nothing is left of it.
             WouldBlockError: it was called in a future's callback.
 

@@ -124,6 +124,7 @@ class ActorSystem:
             database=database,
             gateway=told,
             load=self._store.agent,
+            keyed=self._store.keyed,
             flow=self.flow,
             home=self.directory,
             committed=self.watches.raise_version,

@@ -31,7 +31,7 @@ from commitcast.persistence.folder import Folder
 from commitcast.persistence.gate import Gate
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.reserve import Reserve
-from commitcast.persistence.sqlite_backup import Progress, back_up
+from commitcast.persistence.sqlite_backup import Progress, back_up, target_of
 from commitcast.persistence.sqlite_batch import Batch
 from commitcast.persistence.sqlite_pages import READERS, Pages
 from commitcast.persistence.sqlite_watch import FileWatch
@@ -41,7 +41,6 @@ from commitcast.persistence.writes import AgentWrites, Outcome
 
 logger: Final = logging.getLogger(__name__)
 
-MEMORY: Final = ":memory:"
 _HALF_WAY: Final = (
     "the commit to {} failed half-way ({}): what it held may or may not be stored; start again to find out"
 )
@@ -58,7 +57,7 @@ class SqliteStore:
             read_only: open an existing file to read only, without the lock, beside a runtime that may have it.
             vfs: name of a registered SQLite VFS, for fault tests.
         """
-        self._in_memory = str(path) == MEMORY
+        self._in_memory = str(path) == sqlite_file.MEMORY
         self._path = Path(path).absolute()
         self._read_only = read_only
         self._vfs = vfs
@@ -82,7 +81,7 @@ class SqliteStore:
     @property
     def name(self) -> str:
         """What to call it in a sentence."""
-        return MEMORY if self._in_memory else str(self._path)
+        return sqlite_file.MEMORY if self._in_memory else str(self._path)
 
     def open(self) -> None:
         """Open the store, recover it from a crash, migrate it, and read its settings back.
@@ -179,7 +178,7 @@ class SqliteStore:
                 fork.forget(self)
                 self._writer = self._batch = None
                 self._reserve.release()
-                for held in (self._watch, self._folder, self._lock):  # the lock last
+                for held in (self._folder, self._lock, self._watch):  # the system takes a while for the last
                     if held is not None:
                         held.close()
 
@@ -317,8 +316,7 @@ class SqliteStore:
         with self._between_commits():
             writer = self._writer
         assert writer is not None
-        target = Path(path).absolute()
-        sqlite_file.check_name(target)
+        target = target_of(path)
         try:
             back_up(writer, target, self._between_commits, progress)
         except (apsw.Error, OSError) as error:
@@ -331,7 +329,9 @@ class SqliteStore:
         if self._was_forked:
             raise ForkedRuntimeError
         if self._in_memory:
-            raise StorePathError(MEMORY, "it is in memory, so there is no file to prove: prove a backup of it")
+            raise StorePathError(
+                sqlite_file.MEMORY, "it is in memory, so there is no file to prove: prove a backup of it"
+            )
         return verify(self._path, deep=deep, progress=progress)
 
     @contextmanager

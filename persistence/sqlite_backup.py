@@ -6,6 +6,7 @@ never has to begin again. Must never leave a half-made copy under the name that 
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
@@ -14,15 +15,36 @@ from typing import Final
 
 import apsw
 
-from commitcast.persistence import fork
+from commitcast.persistence import fork, sqlite_file
 from commitcast.persistence.errors import StorePathError
 
 STEP_PAGES: Final = 256
 """Of 4 KiB: what is copied at once, in one to three milliseconds, while a commit waits."""
 REST_S: Final = 0.001
 """Between two steps, so that a commit that waits comes first."""
+KEPT_NAME_BYTES: Final = 200
+"""Of the copy's name in that of the file in the making, which is longer, and whose journal's is longer still."""
 
 Progress = Callable[[int, int], object]
+
+
+def target_of(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a copy that can be made.
+
+    Raises:
+        StorePathError: the file exists, is not in a folder, or cannot be one.
+    """
+    if str(path) == sqlite_file.MEMORY:
+        raise StorePathError(str(path), "a copy in memory would be kept nowhere: choose the name of a file")
+    target = Path(path).absolute()
+    sqlite_file.check_name(target)
+    if not target.parent.is_dir():
+        raise StorePathError(str(target), f"there is no folder {target.parent}: create it first")
+    if target.is_symlink() and not target.exists():
+        raise StorePathError(str(target), "it is a symbolic link to nothing: remove it, or choose another name")
+    if target.exists():
+        raise _exists(target)
+    return target
 
 
 def back_up(
@@ -31,25 +53,28 @@ def back_up(
     between_commits: Callable[[], AbstractContextManager[object]],
     progress: Progress,
 ) -> None:
-    """Copy a database into a new file of mode 0600.
+    """Copy a database into a new file of mode 0600. Others may be made in the same folder, or under the same name.
+
+    What a crash leaves behind is named after the copy, and ends in `.partial`.
 
     Args:
         writer: the connection that writes to it.
-        target: of the copy.
+        target: as `target_of` returns it.
         between_commits: while it is entered, nothing is committed.
         progress: called with pages done and pages in all.
 
     Raises:
-        StorePathError: the target exists.
+        StorePathError: the target exists by now.
         OSError: it cannot be written.
         apsw.Error: the database cannot be read.
 
     Durability: on return the copy is on disk, under its name.
     """
-    partial = target.with_name(target.name + ".partial")
-    if target.exists():
-        raise StorePathError(str(target), "it exists already: choose another name for the copy")
-    os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    file, name = tempfile.mkstemp(
+        ".partial", f"{target.name.encode()[:KEPT_NAME_BYTES].decode(errors='ignore')}.", target.parent
+    )
+    os.close(file)
+    partial = Path(name)
     try:
         with fork.using(), closing(apsw.Connection(str(partial), flags=apsw.SQLITE_OPEN_READWRITE)) as copy:
             copy.pragma("synchronous", "off")  # it is synced once, at the end
@@ -65,11 +90,22 @@ def back_up(
                 with between_commits():
                     backup.close()
         _sync(partial)
-        os.link(partial, target)  # which, unlike a rename, replaces nothing
+        _give_name(partial, target)
     finally:
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
     _sync(target.parent)
+
+
+def _give_name(partial: Path, target: Path) -> None:
+    try:
+        os.link(partial, target)  # which, unlike a rename, replaces nothing
+    except FileExistsError as error:  # it was made meanwhile, by another copy say
+        raise _exists(target) from error
+
+
+def _exists(target: Path) -> StorePathError:
+    return StorePathError(str(target), "it exists already: choose another name for the copy")
 
 
 def _sync(path: Path) -> None:

@@ -39,6 +39,7 @@ from commitcast.persistence.writes import (
     Reply,
     Write,
     needs_preceding,
+    repeated,
 )
 
 CACHED_AGENTS: Final = 131_072
@@ -373,5 +374,4 @@ class Batch:
             if row is None:
                 return None
             kept = message_record(done.agent, row)
-        same = (kept.type, kept.content, kept.content_type) == (new.type, new.content, new.content_type)
-        return kept if same else IdempotencyConflictError(str(new.key), "message")
+        return repeated(kept, new)

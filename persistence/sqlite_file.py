@@ -34,6 +34,8 @@ APPLICATION_ID: Final = 0x434D5443  # "CMTC"
 SCHEMA_VERSION: Final = 2
 CHECK_WHOLE_FILE_BYTES: Final = 64 * 1024 * 1024
 """Up to this size every page is checked at start (well under a second); larger files are left to `verify`."""
+MEMORY: Final = ":memory:"
+"""In place of a path: the database is kept in memory."""
 MAX_NAME_BYTES: Final = 255 - len("-journal")
 """NAME_MAX of Linux's file systems, less what SQLite appends."""
 LOOKERS_POLL_S: Final = 0.001

@@ -121,7 +121,7 @@ class Store(Protocol):
             progress: called now and then with what is done and what there is in all.
 
         Raises:
-            StorePathError: the copy exists already, or SQLite cannot use its name.
+            StorePathError: the copy exists already, its folder does not, or SQLite cannot use its name.
             StoreError: it could not be made; nothing is left of it.
 
         Durability: on return the copy is on disk.

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from commitcast.persistence.errors import InvalidValueError
+from commitcast.persistence.errors import IdempotencyConflictError, InvalidValueError
 from commitcast.persistence.records import (
     MESSAGE_TYPES,
     AgentRecord,
@@ -47,6 +47,12 @@ class NewMessage(msgspec.Struct, frozen=True, gc=False):
     metadata_json: str | None = None
     raw: bytes | None = None
     key: str | None = None
+
+
+def repeated(kept: MessageRecord, new: NewMessage) -> MessageRecord | IdempotencyConflictError:
+    """Return what a message that comes again under its key is answered with: what was stored, if it is the same."""
+    same = (kept.type, kept.content, kept.content_type) == (new.type, new.content, new.content_type)
+    return kept if same else IdempotencyConflictError(str(new.key), "message")
 
 
 class NewAgent(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -60,7 +60,7 @@ def _note(text: str, style: str) -> None:
     try:
         notes.print(text, style=style, markup=False)
     except OSError:  # what is still held would be tried again at exit, and change the exit code
-        _leave(sys.stderr)
+        leave(sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -70,10 +70,11 @@ def printable(text: str) -> str:
 
 def leave_output() -> None:
     """Write to nowhere from now on: whoever read our output has left, and would only be complained of at exit."""
-    _leave(sys.stdout)
+    leave(sys.stdout)
 
 
-def _leave(stream: TextIO) -> None:
+def leave(stream: TextIO) -> None:
+    """Write what is said on a stream to nowhere from now on."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -14,11 +14,12 @@ from commitcast.actors.commands import open_files, options
 from commitcast.actors.commands.output import leave_output, note, print_ending
 from commitcast.actors.commands.piped_input import piped_input
 from commitcast.actors.commands.printing import Printer
-from commitcast.actors.commands.stopping import EXIT_CODES, stopping_on_signals
+from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.actors.errors import CommandNotFoundError, FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.sources.command import EXIT_TIMEOUT_S, CommandSource
+from commitcast.actors.sources.parsers import PARSERS
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 
@@ -37,7 +38,7 @@ def run(
     type: Annotated[
         str | None,
         typer.Option(
-            help="How to read its output: claude-code, gemini-cli, codex, jsonl or text. Guessed by its name."
+            help=f"How to read its output: {', '.join(PARSERS)}. Guessed by its name, then by what it prints."
         ),
     ] = None,
     prompt: Annotated[
@@ -103,7 +104,7 @@ def run(
                     agents[0].terminate(stopping.signal.name)
             runtime.accept()
             _announce(runtime, db)
-            ended = _follow(runtime, agents[0], printer)
+            ended = _follow(runtime, agents[0], printer, stopping)
         except RuntimeStoppedError:
             if stopping.signal is None:
                 raise
@@ -126,11 +127,11 @@ def _announce(runtime: AgentRuntime, db: Path) -> None:
         note(f"subscribers connect to {runtime.url}   page: http://{runtime.address}/")
 
 
-def _follow(runtime: AgentRuntime, agent: AgentHandle, printer: Printer) -> AgentRecord:
+def _follow(runtime: AgentRuntime, agent: AgentHandle, printer: Printer, stopping: Stopping) -> AgentRecord:
     try:
         is_read = True
         for message in agent.follow():
-            if is_read:
+            if is_read and not stopping.has_left_output:
                 is_read = _is_written(lambda: printer.record(message))  # noqa: B023  # called at once
         if is_read:
             _is_written(printer.end)

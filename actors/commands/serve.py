@@ -11,7 +11,7 @@ import typer
 
 from commitcast.actors.commands import open_files, options
 from commitcast.actors.commands.output import note, print_json
-from commitcast.actors.commands.stopping import stopping_on_signals
+from commitcast.actors.commands.stopping import LIMIT_S, stopping_on_signals
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.templates import load_templates
 from commitcast.gateway.access import Access, parse_address
@@ -76,7 +76,7 @@ def serve(
         allowed_origins=allow_origin or (),
     )
     listening = _listening(runtime, listen, certificate, key, asgi=asgi)
-    with stopping_on_signals() as stopping, runtime, listening as address:
+    with stopping_on_signals(limit_s=drain_s + LIMIT_S) as stopping, runtime, listening as address:
         _announce(runtime, db, address, tls=tls is not None, json=json)
         stopping.wait()
         if drain_s and runtime.gateway is not None:

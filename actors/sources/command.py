@@ -40,8 +40,8 @@ PROMPT_PLACEHOLDER: Final = "{prompt}"
 """Replaced in every argument."""
 
 EXIT_TIMEOUT_S: Final = 30.0
-"""How long a program may be silent after its verdict and not exit. Those that tidy up are gone within seconds; one that
-an open handle keeps alive never goes, and its agent would be running for ever."""
+"""How long a program may do nothing after its verdict and not exit. Those that tidy up are gone within seconds; one
+that an open handle keeps alive never goes, and its agent would be running for ever."""
 
 LONGEST_STEP_S: Final = 3600.0
 """A selector cannot wait for just any time; it is only asked again."""
@@ -83,8 +83,8 @@ class CommandSource:
             env: added to the environment of this process.
             grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
             exit_timeout_s: seconds of silence after its verdict until it is stopped because it does not exit; its
-                verdict counts. Give more, or `math.inf`, to a program whose background tasks are silent for longer and
-                then speak again.
+                verdict counts. Signs of life and plain text are silence. Give more, or `math.inf`, to a program whose
+                background tasks are silent for longer and then speak again.
             stdin: a descriptor of a pipe, socket or file: all that comes from it up to its end is passed on to the
                 program as it comes, behind the prompt if that goes to standard input too. Stays the caller's, and must
                 be open for as long as the program runs.
@@ -161,14 +161,23 @@ class CommandSource:
             pipes.stop(self._grace_s)
             pipes.drain()
             speech.end()
-        except SourceCancelledError:  # what it had said of its end by then is kept
-            return Ending(status=AgentStatus.TERMINATED, result=account(speech.parser) or None)
+        except SourceCancelledError:
+            return self._stopped(pipes, speech)
         parser = speech.parser
         if verdict is not None:  # and not what it says of being stopped
             parser.verdict = verdict
         hangs = verdict is not None
         option = self._missing_option()
         return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail, option, hangs=hangs)
+
+    def _stopped(self, pipes: ChildPipes, speech: Speech) -> Ending:
+        """Stop the program for an agent that has ended; what it says of its work until it is gone is kept."""
+        speech.hush()
+        pipes.stop(self._grace_s)
+        pipes.drain()
+        speech.end()
+        pipes.reap()
+        return Ending(status=AgentStatus.TERMINATED, result=account(speech.parser) or None)
 
     def _listen(self, context: AgentContext, pipes: ChildPipes, speech: Speech) -> Verdict | None:
         """Read until the program has ended; return its verdict if it gave one and does not exit."""
@@ -178,14 +187,14 @@ class CommandSource:
             speech.show_due()
             has_looked, due_in_s = due_in_s == 0, self._exit_due_in_s(pipes, speech)
             if has_looked and due_in_s == 0:  # looked once more, because this process may have been stopped meanwhile
-                return speech.parser.verdict
+                return speech.parser.believed_verdict
         return None
 
     def _exit_due_in_s(self, pipes: ChildPipes, speech: Speech) -> float | None:
-        """Return how long the program may still be silent and not exit; None: for as long as it likes."""
-        if speech.parser.verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
+        """Return how long the program may still do nothing and not exit; None: for as long as it likes."""
+        if speech.parser.believed_verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
             return None
-        return min(max(0.0, self._exit_timeout_s - pipes.silence_s()), LONGEST_STEP_S)
+        return min(max(0.0, self._exit_timeout_s - speech.idle_s()), LONGEST_STEP_S)
 
     def _missing_option(self) -> str | None:
         """Return the option that makes the program print JSON, if it was not given."""

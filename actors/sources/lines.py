@@ -64,9 +64,9 @@ class LineSplitter:
         self._partial = False
 
     @property
-    def is_holding(self) -> bool:
-        """Whether anything of an unfinished line has come that was not given out as a piece."""
-        return bool(self._held)
+    def held_bytes(self) -> int:
+        """How much of an unfinished line has come that was not given out as a piece."""
+        return len(self._held)
 
     @property
     def held(self) -> bytes:
@@ -89,12 +89,12 @@ class LineSplitter:
     def give(self, size: int) -> list[Line]:
         """Return the first bytes of the unfinished line as a piece: at most `size`, and only whole characters.
 
-        What may be the first half of a line's end, a carriage return, is kept.
+        Carriage returns alone, which may be half of the line's end, are kept.
         """
         held = self.held[:size]
         if len(held) == len(self._held):
-            held = _whole_characters(held.rstrip(b"\r"))
-        if not held:
+            held = _whole_characters(held)
+        if not held.strip(b"\r"):
             return []
         del self._held[: len(held)]
         self._partial = True

@@ -168,10 +168,6 @@ class ChildPipes:
             self._on_exit()
         return bool(events)
 
-    def silence_s(self) -> float:
-        """Return for how long the child has said nothing on standard output."""
-        return time.monotonic() - self._heard_at
-
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for something to happen and handle it; return False when there is nothing more to wait for.
 

@@ -8,8 +8,7 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
 from commitcast.actors.agent_commands import AgentCommand, Emit, Patch, SourceEnded, Start
@@ -17,6 +16,7 @@ from commitcast.actors.errors import BackpressureError, SourceCancelledError
 from commitcast.actors.flow import Flow
 from commitcast.actors.future import Future
 from commitcast.actors.loop import running_loop
+from commitcast.actors.sources.closing import aclosed, close_unfinished_by, closed
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft, Ending
 from commitcast.actors.sources.tasks import SourceTask, SourceTasks
@@ -187,8 +187,9 @@ class SourceRunner:
         if isinstance(said, (AsyncIterable, Awaitable)):
             self._start_task(lambda _: said)
             return None
-        for draft in _drafts(said):
-            self.put(draft)
+        with closed(_several(said)) as drafts:
+            for draft in drafts:
+                self.put(_draft(draft))
         return Ending()
 
     def _begin(self) -> None:
@@ -206,25 +207,27 @@ class SourceRunner:
         )
 
     async def _run_task(self, task: SourceTask, source: Any) -> None:
+        close_unfinished_by(self._tasks.close)
         self.context.cancelled.on_set(task.cancel)
         try:
             self._begin()
-            ending = await self._run_async(source)
+            ending = await self._run_async(task, source)
         except BaseException as error:  # whatever a source raises is how its agent ends; the loop serves others too
             ending = self._ending_of(error)
         self._end(ending)
 
-    async def _run_async(self, source: Any) -> Ending:
+    async def _run_async(self, task: SourceTask, source: Any) -> Ending:
         said = source(self.context)
         if isinstance(said, Awaitable):
             said = await said
         if isinstance(said, AsyncIterable):
-            async with _closing(said):
-                async for draft in said:
-                    await self._put_async(_draft(draft))
+            async with aclosed(said) as drafts:
+                async for draft in drafts:
+                    await self._put_async(task, _draft(draft))
         else:
-            for draft in _drafts(said):
-                await self._put_async(draft)
+            with closed(_several(said)) as ready:
+                for draft in ready:
+                    await self._put_async(task, _draft(draft))
         return Ending()
 
     # The source's side.
@@ -253,12 +256,16 @@ class SourceRunner:
         patch = AgentPatch(configuration_json=encoded, pid=pid, pid_started=pid_started)
         return self._channel.ask(self._agent, Patch(patch))
 
-    async def _put_async(self, draft: Draft) -> None:
+    async def _put_async(self, task: SourceTask, draft: Draft) -> None:
         message = self._storable(draft)
-        if self.context.cancelled.is_set():
-            raise SourceCancelledError(self._agent)
-        await self._flow.acquire_async(self._agent, message.size)
-        self._queue(message)
+        try:
+            if self.context.cancelled.is_set():
+                raise SourceCancelledError(self._agent)
+            await self._flow.acquire_async(self._agent, message.size)
+            self._queue(message)
+        except SourceCancelledError:
+            task.will_close()  # else the cancelling, which is on its way, would break off the clean-up
+            raise
 
     def _queue(self, message: NewMessage) -> None:
         with self._lock:
@@ -295,11 +302,6 @@ class SourceRunner:
         )
 
 
-def _closing(said: AsyncIterable[Any]) -> AbstractAsyncContextManager[object]:
-    """Have a generator clean up in its own task, before its end is told: left to the loop, it would come later."""
-    return aclosing(said) if isinstance(said, AsyncGenerator) else nullcontext()
-
-
 def check_source(source: Any) -> Source:
     """Return the source if it is one.
 
@@ -320,13 +322,13 @@ def _is_async(source: Any) -> bool:
     return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
 
 
-def _drafts(said: Any) -> Iterable[Draft]:
+def _several(said: Any) -> Iterable[Any]:
     if said is None:
         return ()
     if isinstance(said, (str, Draft)):
-        return (_draft(said),)
+        return (said,)
     if isinstance(said, Iterable):
-        return map(_draft, said)
+        return said
     raise TypeError(f"a source must return or yield str or Draft, not {type(said).__name__}")
 
 

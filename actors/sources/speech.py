@@ -1,9 +1,9 @@
 """What one process says, on its way from chunks of bytes to messages of its agent.
 
 Owns the unfinished line, the parser, and the messages that the agent has not got yet. Must never keep text back for
-longer than `PIECE_AFTER_S`: a line without its newline is shown in pieces, unless it may be an event, which cannot be
-understood in parts. Used on the source's thread, but for `last_words`, which the agent's actor calls when it ends the
-agent: nothing that was read is lost then.
+longer than `PIECE_AFTER_S`: a line without its newline is shown in pieces, and the events in it that are complete are
+heard. What may become an event waits, because it cannot be understood in parts. Used on the source's thread, but for
+`last_words`, which the agent's actor calls when it ends the agent: nothing that was read is lost then.
 """
 
 import threading
@@ -15,10 +15,15 @@ from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.lines import Line, LineSplitter
 from commitcast.actors.sources.parsers import Parser
+from commitcast.actors.sources.parsers.spread import Showable
 
 PIECE_AFTER_S: Final = 0.5
 """How long a line waits for its newline. People notice a pause of a second; a program that prints word by word
 without newlines makes two messages a second of it."""
+
+LOOKED_AT_BYTES: Final = 1024 * 1024
+"""Of an unfinished line, in `PIECE_AFTER_S`: a longer one is looked at less often, which keeps that to a few percent
+of the time."""
 
 
 class Speech:
@@ -35,12 +40,15 @@ class Speech:
         self._now = now
         self._splitter = LineSplitter()
         self._session_id = parser.session_id
+        self._work = (parser, parser.steps)  # that was seen last,
+        self._worked_at = now()  # and when
         self._due_at: float | None = None  # when to show what there is of the unfinished line
-        self._is_kept_whole = False  # the unfinished line, because it may be an event
-        self._was_cut = False  # the unfinished line, because it is too long: its pieces are no events
+        self._is_text = False  # the unfinished line: too long for an event, or damaged; its pieces are none
+        self._has_returned = False  # the unfinished line: its last piece ended with a carriage return
         self._lock = threading.Lock()  # of all that is above, and of:
         self._waiting: list[Draft] = []  # what is being delivered
         self._delivered = 0  # before that
+        self._is_hushed = False
         context.last_words = self.last_words
 
     def feed(self, chunk: bytes) -> None:
@@ -49,17 +57,21 @@ class Speech:
             lines = self._splitter.feed(chunk)
             for line in lines:
                 if line.continues:
-                    self._was_cut = True
+                    self._is_text = True
                 self._say(line)
             if lines:
                 self._due_at = None
-            if self._splitter.is_holding and self._due_at is None and not self._is_kept_whole:
-                self._due_at = self._now() + PIECE_AFTER_S
+            if self._splitter.held_bytes and self._due_at is None:
+                self._due_at = self._now() + PIECE_AFTER_S * max(1, self._splitter.held_bytes / LOOKED_AT_BYTES)
         self._deliver()
 
     def patience_s(self) -> float | None:
         """Return in how many seconds `show_due` has something to do; None: when more has come."""
         return None if self._due_at is None else max(0.0, self._due_at - self._now())
+
+    def idle_s(self) -> float:
+        """Return for how long the program has done nothing, as far as it says; signs of life do not count."""
+        return self._now() - self._worked_at
 
     def show_due(self) -> None:
         """Put what there is of a line that has waited for its newline too long. Blocks like `feed`."""
@@ -67,12 +79,15 @@ class Speech:
             return
         with self._lock:
             self._due_at = None
-            held = self._splitter.held
-            size = len(held) if self._was_cut else self.parser.showable(held)
-            self._is_kept_whole = size is None
-            for piece in self._splitter.give(size or 0):
-                self._say(piece)
+            while pieces := self._splitter.give(self._showable_bytes()):
+                for piece in pieces:
+                    self._say(piece)
         self._deliver()
+
+    def hush(self) -> None:
+        """Understand what is said from now on, and put no more of it: the agent has ended, its account has not."""
+        self._is_hushed = True
+        self._drop()
 
     def end(self) -> None:
         """Put all that is left: the last line if it had no newline, and what may have become an event."""
@@ -92,6 +107,12 @@ class Speech:
             self._say_rest()
             return self._waiting[delivered - self._delivered :]
 
+    def _showable_bytes(self) -> int:
+        held = self._splitter.held
+        shown = Showable(len(held), is_text=True) if self._is_text else self.parser.showable(held)
+        self._is_text = shown.is_text
+        return shown.size
+
     def _say_rest(self) -> None:
         self._due_at = None
         for line in self._splitter.end():
@@ -104,22 +125,28 @@ class Speech:
         else:
             self.parser = self.parser.successor(line.data) or self.parser
             self._waiting += self.parser.feed(line.data)
-            self._is_kept_whole = False
+            self._is_text = False
 
     def _say_pieces(self, line: Line) -> None:
         for step in line.steps() if self.parser.shows_steps else [line]:
-            if step.continues or self._was_cut:
-                self._waiting += self.parser.flush()
-                self._waiting.append(
-                    self.parser.parse_piece(step.data, continues=step.continues, overwrites=step.overwrites)
-                )
+            overwrites = step.overwrites or (self._has_returned and step.data != b"")
+            marks = {"continues": step.continues, "overwrites": overwrites}
+            self._has_returned = step.data.endswith(b"\r")
+            if self._is_text:
+                self._waiting += [*self.parser.flush(), self.parser.parse_piece(step.data, **marks)]
             else:
                 self.parser = self.parser.successor(step.data) or self.parser
-                self._waiting += self.parser.parse_rest(step.data)
+                self._waiting += self.parser.feed_piece(step.data, **marks)
         if not line.continues:
-            self._is_kept_whole = self._was_cut = False
+            self._is_text = self._has_returned = False
+
+    def _drop(self) -> None:
+        with self._lock:
+            self._waiting = []
 
     def _deliver(self) -> None:
+        if self._is_hushed:
+            return self._drop()
         if self.parser.session_id != self._session_id:
             self._session_id = self.parser.session_id
             self._context.patch(configuration={"session_id": self._session_id})
@@ -128,3 +155,6 @@ class Speech:
         with self._lock:
             self._delivered += len(self._waiting)
             self._waiting = []
+        if self._work != (self.parser, self.parser.steps):
+            self._work = (self.parser, self.parser.steps)
+            self._worked_at = self._now()  # how long the agent was at its bound is no idleness

@@ -7,7 +7,7 @@ for that. Any thread; only `join` blocks.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ class SourceTask:
         """Made by `SourceTasks`."""
         self._loop = loop
         self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
 
     def begin(self, work: Coroutine[Any, Any, None], on_end: Callable[["asyncio.Task[None]"], object]) -> None:
         """Begin. On the loop."""
@@ -35,7 +36,15 @@ class SourceTask:
         """Cancel it. Any thread."""
         assert self._task is not None
         with suppress(RuntimeError):  # the loop was closed, and the task with it
-            self._loop.call_soon_threadsafe(self._task.cancel)
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None and not self._is_closing:
+            self._task.cancel()
+
+    def will_close(self) -> None:
+        """Take note that it has seen itself that it is cancelled, and begins to clean up. On the loop."""
+        self._is_closing = True
 
     @property
     def is_on_closed_loop(self) -> bool:
@@ -86,6 +95,14 @@ class SourceTasks:
             self._end_one(task)
             raise
         return task
+
+    def close(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Close a generator that a source has left unfinished; `join` waits for it. On the source's loop."""
+
+        async def close(_: SourceTask) -> None:
+            await generator.aclose()
+
+        self.start(asyncio.get_running_loop(), close, lambda: None)
 
     def _end_one(self, task: SourceTask) -> None:
         with self._lock:

@@ -5,12 +5,16 @@ nothing that is forked meanwhile slips through; else each process by itself. Loo
 that is good for many (see `processes`). One thread at a time.
 """
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
 
 from commitcast.actors.sources.census import Census, Identity, Process
 from commitcast.actors.sources.process import KILL_WAIT_S, is_still, reap_stray, signal_group, signal_process
+
+logger: Final = logging.getLogger(__name__)
 
 
 class Termination:
@@ -20,7 +24,7 @@ class Termination:
         epoch: of the agent.
         kill_at: when what is left is killed, of `time.monotonic()`.
         is_over: nobody is left, or what is left could not be killed.
-        is_complete: nobody is left.
+        left: the numbers of those that live, as far as was seen; once it is over, of those that could not be killed.
         found: how many processes there were, as far as was seen.
     """
 
@@ -43,13 +47,13 @@ class Termination:
         self.epoch = epoch
         self.kill_at = kill_at
         self.is_over = False
-        self.is_complete = False
         self._child = child
         self._then: list[Callable[[], object]] = []
         self._known = set(known)
         self._told: set[int] = set()  # processes, and groups by their negative number, as kill(2) has them
         self._saw_nobody = False
         self._child_had_exited = self._child_has_exited()
+        self.left = self._with_child(pid for pid, _ in self._known)
 
     @property
     def found(self) -> int:
@@ -65,12 +69,16 @@ class Termination:
         """
         nobody_is_left = self._step_blindly(now) if census is None else self._step(census, now)
         if nobody_is_left or now >= self.kill_at + KILL_WAIT_S:
-            self.end(is_complete=nobody_is_left)
+            self.end()
 
-    def end(self, *, is_complete: bool = False) -> None:
-        """Make it over."""
-        self.is_complete = is_complete
+    def end(self) -> None:
+        """Make it over, and log who is left."""
         self.is_over = True
+        if self.left:
+            numbers = ", ".join(map(str, self.left))
+            logger.warning(
+                "processes %s have not ended, and are left behind (epoch of their agent: %s)", numbers, self.epoch
+            )
         for callback in self._then:
             callback()
 
@@ -87,6 +95,7 @@ class Termination:
         self._known.update(process.identity for process in family.values())
         self._reap(family)
         living = {pid: process for pid, process in family.items() if process.is_alive}
+        self.left = self._with_child(living)
         if living or not self._child_had_exited:
             self._saw_nobody = False
             self._signal(census, living, now)
@@ -138,9 +147,14 @@ class Termination:
             self._child = None
             return True
 
+    def _with_child(self, others: Iterable[int]) -> list[int]:
+        child = set() if self._child is None else {self._child}
+        return sorted(set(others) - child if self._child_had_exited else {*others, *child})
+
     def _step_blindly(self, now: float) -> bool:
         """Signal at least the group of the command."""
         self._child_had_exited = self._child_has_exited()
+        self.left = self._with_child(self.left)
         if self._child is not None:
             if now >= self.kill_at:
                 signal_group(self._child, signal.SIGKILL)

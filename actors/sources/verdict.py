@@ -37,7 +37,7 @@ def decide_ending(
         result["stderr_tail"] = stderr_tail
     if hangs:
         result["exit_timed_out"] = True
-    says_nothing = parser.verdict is not None and (hangs or exit_code is None)
+    says_nothing = parser.believed_verdict is not None and (hangs or exit_code is None)
     advice = None if parser.has_events or missing_option is None else missing_option
     error = _why_failed(command, 0 if says_nothing else exit_code, parser, stderr_tail, advice)
     return Ending(result=result) if error is None else failed(error, result)
@@ -51,7 +51,7 @@ def account(parser: Parser) -> dict[str, Any]:
 def _why_failed(
     command: str, exit_code: int | None, parser: Parser, stderr_tail: str, advice: str | None
 ) -> SourceError | None:
-    verdict = parser.verdict
+    verdict = parser.believed_verdict
     how = _exit_text(exit_code, parser)
     tail = f"\n{stderr_tail}" if stderr_tail else ""
     if verdict is not None and not verdict.ok:
@@ -61,11 +61,16 @@ def _why_failed(
     if exit_code != 0:
         though = "" if verdict is None else " although it had reported success"
         return CommandFailedError(f"{command} {how}{though}{_clue(parser, stderr_tail)}{told}{tail}")
-    if verdict is None and parser.needs_verdict and (not parser.is_guess or parser.last_error is not None):
+    if verdict is None and parser.needs_verdict and _is_expected(parser):
         never = "but never said whether it had succeeded"
         clue = "" if advice else _clue(parser, stderr_tail)  # what it printed is the answer
         return VerdictMissingError(f"{command} {how} {never}{clue}{told}{tail}")
     return None
+
+
+def _is_expected(parser: Parser) -> bool:
+    """Tell whether a program of a kind that gives a verdict had to give one."""
+    return not parser.is_guess or (parser.last_error is not None and not parser.is_doubtful)
 
 
 def _clue(parser: Parser, stderr_tail: str) -> str:

@@ -23,6 +23,7 @@ from commitcast.persistence import (
     verify,
 )
 from commitcast.persistence.errors import PrecedingRefusedError, StoreCorruptError
+from commitcast.persistence.sqlite_file import is_locked
 from stores import by_hand
 from waiting import wait_until
 
@@ -276,7 +277,7 @@ class TestRefusals:
 
         assert isinstance(error, StoreUnknownError)
         assert isinstance(runtime.failure, StoreUnknownError)
-        wait_until(lambda: _is_stopped(runtime), "the runtime to stop by itself")
+        wait_until(lambda: _is_stopped(runtime) and not is_locked(path), "the runtime to stop by itself")
         assert [message.content for message in gateway.messages] == ["before"]
         gateway.stop()
         with AgentRuntime(path) as again:

@@ -223,10 +223,13 @@ class TestCommands:
         program = "ulimit -Sn; ulimit -Hn; (ulimit -Sn)"
         command = [*COMMAND, "run", "--db", str(tmp_path / "a.db"), "--json", "--", "sh", "-c", program]
 
-        def lower() -> None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, preexec_fn=lower)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard)),
+        )
 
         said = [json.loads(line).get("content") for line in done.stdout.splitlines()]
         assert said == ["256", str(hard), "256", None], done

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from commitcast.persistence.sqlite import MEMORY, SqliteStore
+from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite_file import MEMORY
 from faulty_disk import FaultyDisk, faulty_disk
 from stores import COMPLETED, INITIALIZING, RUNNING, change, commit, new_agent, of, opened, text
 

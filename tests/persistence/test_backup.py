@@ -80,6 +80,96 @@ def test_nothing_is_left_of_one_that_fails(path: Path, target: Path) -> None:
         assert sorted(found.name for found in path.parent.iterdir()) == ["agents.db", "agents.db.lock"]
 
 
+@pytest.mark.parametrize("where", ["missing/copy.db", "file/copy.db"])
+def test_a_name_that_is_in_no_folder_is_refused_as_such(path: Path, where: str) -> None:
+    path.with_name("file").touch()
+    with opened(path) as store, pytest.raises(StorePathError, match="there is no folder"):
+        store.backup(path.parent / where)
+
+
+@pytest.mark.parametrize(
+    ("leads_to", "why"), [("nothing", "symbolic link to nothing"), ("agents.db", "exists already")]
+)
+def test_a_link_is_refused_and_left_as_it_is(path: Path, target: Path, leads_to: str, why: str) -> None:
+    target.symlink_to(leads_to)
+    with opened(path) as store, pytest.raises(StorePathError, match=why):
+        store.backup(target)
+
+    assert target.readlink() == Path(leads_to)
+    assert not path.with_name("nothing").exists()
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_a_copy_in_memory_is_refused(
+    path: Path, as_path: type[str] | type[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    with opened(path) as store, pytest.raises(StorePathError, match="in memory"):
+        store.backup(as_path(":memory:"))
+
+    assert not Path(":memory:").exists()
+
+
+def test_a_store_in_memory_can_be_copied(target: Path) -> None:
+    with opened(":memory:") as store:
+        commit(store, "a", new_agent("first"))
+
+        store.backup(target)
+
+    assert problems(target) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 247, "ü" * 123])
+def test_a_name_may_be_as_long_as_that_of_a_database(path: Path, name: str) -> None:
+    with opened(path) as store:
+        commit(store, "a", new_agent("first"))
+
+        store.backup(path.with_name(name))
+
+    assert problems(path.with_name(name)) == []
+
+
+def test_of_two_to_one_name_one_is_made_and_the_other_is_told_so(path: Path, target: Path) -> None:
+    both_at_work = threading.Barrier(2)
+    outcomes: list[object] = []
+
+    def copy(store: SqliteStore) -> None:
+        met = False
+
+        def meet(*_: object) -> None:
+            nonlocal met
+            if not met:
+                met = True
+                both_at_work.wait(TIMEOUT_S)
+
+        try:
+            store.backup(target, meet)
+            outcomes.append("made")
+        except StorePathError as error:
+            outcomes.append(error.why)
+
+    with opened(path) as store:
+        commit(store, "a", new_agent("first"))
+        copying = [threading.Thread(target=copy, args=(store,)) for _ in range(2)]
+        for thread in copying:
+            thread.start()
+        for thread in copying:
+            thread.join(TIMEOUT_S)
+
+    assert sorted(map(str, outcomes)) == ["it exists already: choose another name for the copy", "made"]
+    assert problems(target) == []
+    assert not list(path.parent.glob("*.partial*"))
+
+
+def test_what_a_crash_has_left_behind_is_in_nobodys_way(path: Path, target: Path) -> None:
+    left = target.with_name("copy.db.partial")
+    left.write_bytes(b"half")
+    with opened(path) as store:
+        store.backup(target)
+
+    assert left.read_bytes() == b"half"
+
+
 def test_a_closed_store_makes_none(path: Path, target: Path) -> None:
     with pytest.raises(StoreClosedError):
         SqliteStore(path).backup(target)

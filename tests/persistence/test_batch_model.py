@@ -22,7 +22,7 @@ from commitcast.persistence.errors import (
     RowRefusedError,
 )
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord, StatusChange
-from commitcast.persistence.sqlite import MEMORY
+from commitcast.persistence.sqlite_file import MEMORY
 from commitcast.persistence.writes import AgentPatch, AgentWrites, NewAgent, NewMessage, NewStatus, Outcome, Write
 from stores import AT, COMPLETED, INITIALIZING, change, new_agent, of, opened, problems, text
 

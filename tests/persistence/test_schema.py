@@ -15,7 +15,8 @@ from commitcast.actors.lifecycle import TRANSITIONS
 from commitcast.persistence import sqlite_connection, sqlite_file
 from commitcast.persistence.errors import InvalidValueError, StoreSettingError
 from commitcast.persistence.records import CONTENT_TYPES, MESSAGE_TYPES, AgentStatus
-from commitcast.persistence.sqlite import MEMORY, SqliteStore
+from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite_file import MEMORY
 from commitcast.persistence.writes import check_agent_id
 from stores import AT, by_hand, opened, problems
 

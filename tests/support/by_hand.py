@@ -180,6 +180,7 @@ class Office:
             database=database.actor_ref,
             gateway=self.gateway.actor_ref,
             load=self.stored.get if store is None else store.agent,
+            keyed=(lambda agent, key: None) if store is None else store.keyed,
             flow=self.flow,
             home=self.directory,
             committed=lambda _: None,

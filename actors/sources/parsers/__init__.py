@@ -1,6 +1,5 @@
 """What programs print, understood: one parser for each kind of CLI, chosen by the agent's type."""
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any, Final
@@ -10,6 +9,7 @@ from commitcast.actors.sources.parsers.claude_like import AmpParser, CursorParse
 from commitcast.actors.sources.parsers.codex import CodexParser
 from commitcast.actors.sources.parsers.copilot import CopilotParser
 from commitcast.actors.sources.parsers.gemini_cli import GeminiCliParser
+from commitcast.actors.sources.parsers.json_option import is_told_to_print_json
 from commitcast.actors.sources.parsers.jsonl import JsonlParser
 from commitcast.actors.sources.parsers.kimi import KimiParser
 from commitcast.actors.sources.parsers.opencode import OpenCodeParser
@@ -45,19 +45,11 @@ _TYPES: Final = {
     "codex": "codex",
     **{kind: kind for kind in _ALSO_PLAIN},
 }
-_JSON_OPTION: Final = re.compile(
-    r"(?:^|\s)(?:--?[\w-]*(?:format|mode)[=\s]+[\x22']?|-o[=\s]*|--(?:stream-|experimental-)?)(?:stream-)?json\b"
-)
 
 
 def guess_type(argv: Sequence[str]) -> str:
     """Return the agent type for a command by its base name; "text" for one that is not known."""
     return _TYPES.get(PurePath(argv[0]).name, "text") if argv else "text"
-
-
-def is_told_to_print_json(argv: Sequence[str]) -> bool:
-    """Tell whether an option of the program, or of one that a shell starts, asks for JSON."""
-    return _JSON_OPTION.search(" ".join(argv)) is not None
 
 
 def echoes_prompt(kind: str, argv: Sequence[str]) -> bool:
@@ -91,5 +83,5 @@ def _by_shape(event: dict[str, Any]) -> Parser | None:
     if kind is None:
         return None
     parser = PARSERS[kind]()
-    parser.is_guess = True
+    parser.is_guess = parser.is_doubtful = True
     return parser

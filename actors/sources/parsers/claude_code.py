@@ -6,7 +6,8 @@ second is marked, so that a reader can show the text once. What a sub-agent says
 
 A run has turns, each with a `result`. The verdict is the one of the last turn that the user began: a turn that was
 begun and has no result takes it back, and a turn that a notification began (a background command has ended) changes
-nothing. `usage`, `num_turns` and `duration_ms` are of a turn, `total_cost_usd` is of the session so far.
+nothing. Where neither a message nor the result says what began a turn, each notification so far began one. `usage`,
+`num_turns` and `duration_ms` are of a turn, `total_cost_usd` is of the session so far.
 """
 
 from typing import Any, Final
@@ -46,7 +47,8 @@ class ClaudeCodeParser(EventParser):
         self._was_cut = False  # the user's last turn: no result came before another turn began
         self._is_in_turn = False
         self._turn_has_messages = False
-        self._is_notified = False  # a notification began the turn, or will begin the next one
+        self._is_users = True  # the turn
+        self._notifications = 0  # that have begun no turn yet
 
     def _read_event(self, name: str, event: dict[str, Any]) -> list[Draft]:
         match name:
@@ -66,29 +68,42 @@ class ClaudeCodeParser(EventParser):
             if subtype in _BEGINNINGS:
                 self.session_id = as_text(event.get("session_id")) or self.session_id
                 self._begin_turn()
-            elif subtype == "task_notification" and not self._is_in_turn:
-                self._is_notified = True
+            elif subtype == "task_notification":
+                self._notifications += 1
+                self.steps += 1
         return Draft("", "system", metadata={key: value for key, value in event.items() if key != "type"})
 
     def _begin_turn(self) -> None:
-        """Take back the verdict, unless a notification began the turn."""
-        if self._is_in_turn and self._turn_has_messages:  # the one before has no result
-            if not self._is_notified:
-                self._users_verdict, self._was_cut = None, True
-            self._is_notified = False
+        """Begin a turn, unless the one that has begun has said nothing yet."""
+        if self._is_in_turn and not self._turn_has_messages:
+            return
+        if self._is_in_turn and self._is_users:  # and it has no result
+            self._users_verdict, self._was_cut = None, True
         self._is_in_turn, self._turn_has_messages = True, False
-        if not self._is_notified:
-            self.verdict = None
+        self._own_turn(is_users=not self._notifications)
+        self._notifications = max(0, self._notifications - 1)
+
+    def _own_turn(self, *, is_users: bool) -> None:
+        """Say what began the turn: the user, which takes back the verdict, or a notification."""
+        self._is_users = is_users
+        self.verdict = None if is_users else self._users_verdict or self.verdict
 
     def _note_message(self, event: dict[str, Any]) -> None:
         """Take note of a message of a turn, which begins with it if nothing else has begun it."""
-        kind = _origin(event)
-        if not self._turn_has_messages and kind is not None and kind not in _USERS:
-            self._is_notified = True
-            self.verdict = self._users_verdict
+        if event.get("isReplay") is True:  # the CLI says what it was told
+            return
         if not self._is_in_turn:
             self._begin_turn()
+        if not self._turn_has_messages:
+            self._learn_origin(event)
         self._turn_has_messages = True
+
+    def _learn_origin(self, event: dict[str, Any]) -> None:
+        """Take note of what began the turn, if an event says so and it is not what was assumed."""
+        kind = as_object(event.get("origin")).get("kind")
+        if kind is not None and self._is_users != (kind in _USERS):
+            self._notifications += not self._is_users  # the one that was meant has begun no turn yet
+            self._own_turn(is_users=not self._is_users)
 
     def _read_message(self, speaker: str, event: dict[str, Any]) -> list[Draft]:
         content = as_object(event.get("message")).get("content")
@@ -128,7 +143,7 @@ class ClaudeCodeParser(EventParser):
     def _read_stream_event(self, event: dict[str, Any]) -> list[Draft]:
         inner = as_object(event.get("event"))
         metadata: dict[str, Any] = {}
-        if not _stream(event):
+        if not _stream(event) and inner.get("type") != "ping":
             self._note_message(event)
         match inner:
             case {"type": "content_block_delta", "delta": {"type": "text_delta", "text": str(text)}}:
@@ -164,12 +179,12 @@ class ClaudeCodeParser(EventParser):
         return ": ".join(filter(None, hints)) or as_text(event.get("terminal_reason")) or "it gave no reason"
 
     def _end_turn(self, event: dict[str, Any], verdict: Verdict) -> None:
-        kind = _origin(event)
-        if kind in _USERS or (kind is None and not self._is_notified):
+        self._learn_origin(event)
+        if self._is_users:
             self._users_verdict, self._was_cut = verdict, False
         self.verdict = None if self._was_cut else self._users_verdict or verdict
         self.session_id = self.session_id or as_text(event.get("session_id"))
-        self._is_in_turn = self._turn_has_messages = self._is_notified = False
+        self._is_in_turn = self._turn_has_messages = False
 
     def _account(self, event: dict[str, Any]) -> dict[str, Any]:
         """Add what a turn used; return what is known of the run."""
@@ -221,11 +236,6 @@ class _Deltas:
 
 def _stream(event: dict[str, Any]) -> str:
     return as_text(event.get("parent_tool_use_id")) or ""
-
-
-def _origin(event: dict[str, Any]) -> Any:
-    """Return what kind of thing began a turn or said something; None if it is not said."""
-    return as_object(event.get("origin")).get("kind")
 
 
 def _parent(event: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A thread has turns, a turn has items. An item is printed when it starts, changes and is completed; each print
 is a message, but the text of an answer or a thought is shown once, when it is complete. Every turn has a
-verdict of its own.
+verdict of its own, which an error behind it replaces.
 """
 
 from typing import Any, Final
@@ -27,6 +27,7 @@ class CodexParser(EventParser):
     """For `codex`."""
 
     json_option = "exec --json"
+    session_field = "thread_id"
 
     def _read_event(self, name: str, event: dict[str, Any]) -> list[Draft]:
         match name:
@@ -45,6 +46,8 @@ class CodexParser(EventParser):
                 return [_described(name, event, "error", message)]
             case "error":
                 self.last_error = reason_in(event.get("message"), event.get("error")) or compact_json(event)
+                if self.verdict is not None:  # said after it
+                    self.verdict = Verdict(False, self.last_error, dict(self.result) or None)
                 return [_described(name, event, "error", self.last_error)]
             case "item.started" | "item.updated" | "item.completed":
                 item = event.get("item")

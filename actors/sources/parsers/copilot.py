@@ -19,6 +19,7 @@ class CopilotParser(EventParser):
 
     echoes_prompt = True
     json_option = "--output-format json"
+    session_field = "sessionId"
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,14 +28,12 @@ class CopilotParser(EventParser):
 
     def _read_event(self, name: str, event: dict[str, Any]) -> list[Draft]:
         data = as_object(event.get("data"))
-        below = _parent(event, data)
+        below = _parent(event)
         match name:
             case "session.start" | "session.resume":
-                if not below:
-                    self.session_id = as_text(data.get("sessionId")) or as_text(event.get("sessionId"))
+                self.session_id = as_text(data.get("sessionId")) or as_text(event.get("sessionId"))
             case "assistant.turn_start":
-                if not below:
-                    self.verdict = self._fatal = None
+                self.verdict = self._fatal = None
             case "user.message":
                 return [Draft(as_text(data.get("content")) or "", "user", metadata=below or None)]
             case "assistant.message_delta" | "assistant.reasoning_delta":
@@ -57,6 +56,9 @@ class CopilotParser(EventParser):
                 return []
         return [Draft("", "system", metadata={"event": name, **below, **({"data": data} if data else {})})]
 
+    def _is_nested(self, event: dict[str, Any]) -> bool:
+        return bool(_parent(event)) or super()._is_nested({**as_object(event.get("data")), **event})
+
     def _read_delta(self, name: str, data: dict[str, Any], below: dict[str, Any]) -> Draft:
         self._has_deltas = True
         marks = {"delta": True, **({"thinking": True} if "reasoning" in name else {}), **below}
@@ -66,7 +68,7 @@ class CopilotParser(EventParser):
         if is_number(data.get("outputTokens")):
             self.result = add_up(self.result, {"usage": {"output_tokens": data["outputTokens"]}})
         text = as_text(data.get("content")) or ""
-        if text and not below:
+        if text.strip():
             self._fatal = self.verdict = None
         marks = {**({"repeats_deltas": True} if self._has_deltas else {}), **below}
         self._has_deltas = False
@@ -77,10 +79,9 @@ class CopilotParser(EventParser):
     def _read_error(self, name: str, data: dict[str, Any], below: dict[str, Any]) -> Draft:
         message = reason_in(data.get("message"), data.get("error"), data) or "it gave no reason"
         self.last_error = message
-        if not below:
-            self._fatal = message
-            if self.verdict is not None:  # said after it
-                self.verdict = Verdict(False, message, dict(self.result))
+        self._fatal = message
+        if self.verdict is not None:  # said after it
+            self.verdict = Verdict(False, message, dict(self.result))
         return Draft(message, "error", metadata={"event": name, **below, "data": data})
 
     def _read_result(self, event: dict[str, Any]) -> Draft:
@@ -95,8 +96,8 @@ class CopilotParser(EventParser):
         return Draft(message or "", "response", metadata={key: event[key] for key in event if key != "type"})
 
 
-def _parent(event: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    parent = as_text(data.get("parentToolCallId")) or as_text(event.get("parentToolCallId"))
+def _parent(event: dict[str, Any]) -> dict[str, Any]:
+    parent = as_text(as_object(event.get("data")).get("parentToolCallId")) or as_text(event.get("parentToolCallId"))
     return {"parent_tool_use_id": parent} if parent else {}
 
 

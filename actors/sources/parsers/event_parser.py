@@ -6,22 +6,19 @@ message too.
 """
 
 from abc import abstractmethod
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from commitcast.actors.sources.draft import Draft
-from commitcast.actors.sources.parsers.decoding import compact_json, decode_json, text_of
-from commitcast.actors.sources.parsers.objects import Found, Outcome, is_noise, objects_in, without_codes
+from commitcast.actors.sources.parsers.decoding import as_text, compact_json, decode_json, text_of
+from commitcast.actors.sources.parsers.objects import Found, Outcome, is_noise, objects_in
 from commitcast.actors.sources.parsers.parser import Parser
-from commitcast.actors.sources.parsers.shapes import begins_run
-from commitcast.actors.sources.parsers.spread import SpreadObject
+from commitcast.actors.sources.parsers.shapes import begins_run, is_unmistakable
+from commitcast.actors.sources.parsers.spread import Showable, SpreadObject
 
 MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 """Of one object over all its lines: as long as a line may be. Beyond it, its lines are text."""
-
-LAST_TEXT_CHARACTERS: Final = 1_000
-"""Of plain text that is kept to explain a failure."""
 
 
 class ObjectParser(Parser):
@@ -30,13 +27,6 @@ class ObjectParser(Parser):
     def __init__(self) -> None:
         super().__init__()
         self._spread = SpreadObject(MAX_KEPT_BYTES)
-        self._plain_text = ""  # the end of it, since the last event
-
-    @property
-    def last_text(self) -> str | None:
-        """The end of the plain text that it printed after its last event, without terminal codes."""
-        lines = without_codes(self._plain_text).split("\n")
-        return "\n".join(line for line in lines if line.strip("[], \t")).strip() or None
 
     @abstractmethod
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
@@ -65,23 +55,20 @@ class ObjectParser(Parser):
         """Return the messages of an object's lines when it was not completed: each line on its own."""
         return [draft for line in self._spread.take() for draft in self.parse(line)]
 
-    def parse_rest(self, rest: bytes) -> list[Draft]:
-        """Return the messages for the rest of a line of which text was shown in pieces: it may end in an event."""
-        drafts = self.feed(rest)
-        if drafts:
-            metadata = {**(drafts[0].metadata or {}), "partial": True, "continues": False}
-            drafts[0] = msgspec.structs.replace(drafts[0], metadata=metadata)
+    def feed_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> list[Draft]:
+        """Take a piece of a line, of which events may be complete though the line is not."""
+        drafts = self.feed(piece)
+        if continues:  # nothing of it is kept
+            drafts += self.flush()
+        last = max((index for index, draft in enumerate(drafts) if draft.raw is not None), default=None)
+        if last is not None:  # its `raw` ends where the piece does
+            metadata = {**(drafts[last].metadata or {}), "partial": True, "continues": continues}
+            drafts[last] = msgspec.structs.replace(drafts[last], metadata=metadata)
         return drafts
 
-    def showable(self, tail: bytes) -> int | None:
-        """Tell how much of an unfinished line can be shown now: up to where an object begins."""
-        if self._spread.lines:
-            return None
-        open_at = objects_in(tail).open_at
-        shown = tail[:open_at]
-        if is_noise(shown):
-            return 0 if open_at is None else None
-        return len(shown)
+    def showable(self, tail: bytes) -> Showable:
+        """Tell how much of an unfinished line can be shown now: up to where an object begins that is not complete."""
+        return self._spread.showable(tail)
 
     def _go_on(self, line: bytes) -> list[Draft]:
         """Take a line of an object that has begun on an earlier one."""
@@ -131,8 +118,10 @@ class ObjectParser(Parser):
         drafts = self._understand(value) if isinstance(value, dict) else None
         if drafts:
             self.has_events = True
+            self.steps += begins_run(value) or any(draft.type != "system" for draft in drafts)
             self.is_guess = self.is_guess and not begins_run(value)
-            self._plain_text = ""
+            self.is_doubtful = self.is_doubtful and not is_unmistakable(value)
+            self._last_text = ""
         return drafts
 
     def _text_between(self, data: bytes) -> list[Draft]:
@@ -140,22 +129,43 @@ class ObjectParser(Parser):
 
     def _plain(self, text: str) -> Draft:
         """Return the message for what nobody understands: nothing a program says is dropped."""
-        self._plain_text = f"{self._plain_text}\n{text}"[-LAST_TEXT_CHARACTERS:]
-        return Draft(text, "system", metadata={"unparsed": True})
+        self._note_text(text)
+        return Draft(text) if self.is_doubtful else Draft(text, "system", metadata={"unparsed": True})
 
 
 class EventParser(ObjectParser):
     """Reads objects that are told apart by their "type"."""
 
     gives_verdict = True
+    session_field: ClassVar[str | None] = None
+    """Where an event names its session, if that tells apart what sub-agents say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._below: EventParser | None = (
+            None  # reads what sub-agents say, which changes nothing of the run but what it used
+        )
 
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
         name = value.get("type")
-        return self._read_event(name, value) if isinstance(name, str) else None
+        if not isinstance(name, str):
+            return None
+        if not self._is_nested(value):
+            return self._read_event(name, value)
+        self._below = below = self._below or type(self)()
+        below.result = self.result
+        drafts = below._read_event(name, value)
+        self.result = below.result
+        return drafts
+
+    def _is_nested(self, event: dict[str, Any]) -> bool:
+        """Tell whether a sub-agent says it: it names another session than the first."""
+        session = None if self.session_field is None else as_text(event.get(self.session_field))
+        return session is not None and self.session_id not in (None, session)
 
     def _unknown(self, value: Any, text: str) -> Draft:
         name = value.get("type") if isinstance(value, dict) else None
-        if not isinstance(name, str):
+        if not isinstance(name, str) or self.is_doubtful:
             return self._plain(text)
         self.has_events = True
         return Draft(text, "system", metadata={"event": name})

@@ -2,7 +2,7 @@
 
 Events: init, message, tool_use, tool_result, error, result (geminicli.com/docs/cli/headless). It prints
 warnings as plain lines between them, and the prompt as its first message. Its result says "success" also when an
-error has just ended the work: so an error that nothing follows but the result is the verdict. With
+error has just ended the work: so an error that no text and no tool call follows is the verdict. With
 `--output-format json` it prints one object, whose fields are the answer, the statistics and the error.
 """
 
@@ -25,6 +25,7 @@ class GeminiCliParser(EventParser):
 
     echoes_prompt = True
     json_option = "--output-format stream-json"
+    session_field = "session_id"
     exit_codes = _EXIT_CODES
 
     def __init__(self) -> None:
@@ -44,13 +45,14 @@ class GeminiCliParser(EventParser):
                 return [self._read_init(event)]
             case "message":
                 drafts = _read_message(event)
-                self._note_work(event.get("role") == "assistant" and any(draft.content for draft in drafts))
+                self._note_work(
+                    event.get("role") == "assistant" and any(str(draft.content).strip() for draft in drafts)
+                )
                 return drafts
             case "tool_use":
                 self._note_work(True)
                 return [_read_tool_use(event)]
-            case "tool_result":
-                self._note_work(True)
+            case "tool_result":  # of a call that may have begun before an error
                 return [_read_tool_result(event)]
             case "error":
                 return [self._read_error(event)]

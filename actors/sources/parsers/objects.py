@@ -140,6 +140,8 @@ class Found(NamedTuple):
     """Where an object begins that is not complete at the end, or damaged: all that follows may be inside of it."""
     unfinished: Unfinished | None = None
     """An object that is not complete and may go on with another line."""
+    is_damaged: bool = False
+    """Whether what begins at `open_at` cannot become an object any more."""
 
 
 def objects_in(data: bytes) -> Found:
@@ -158,7 +160,7 @@ def objects_in(data: bytes) -> Found:
         if isinstance(value, dict):
             objects.append(Located(start.start(), at, value))
         elif unfinished.has_key:
-            return Found(objects, start.start())
+            return Found(objects, start.start(), is_damaged=True)
         else:
             false_starts += 1
     return Found(objects)

@@ -2,7 +2,8 @@
 
 Events carry the session and a part of a message. A step ends with a reason: "tool-calls" when another one follows.
 Some versions exit before they have printed the end of the last step: then a text is taken for the answer if the exit
-code is 0. An error ends the run, unless another step begins; the exit code of earlier versions is 0 all the same.
+code is 0. An error ends the run, unless a text comes or another step begins; the exit code of earlier versions is 0
+all the same.
 """
 
 from typing import Any, Final
@@ -22,10 +23,12 @@ class OpenCodeParser(EventParser):
     """For `opencode`."""
 
     json_option = "run --format json"
+    session_field = "sessionID"
 
     def __init__(self) -> None:
         super().__init__()
         self._has_spoken = False  # in this step
+        self._has_failed = False  # in this step: what ends now began before the error
 
     def _read_event(self, name: str, event: dict[str, Any]) -> list[Draft]:
         part = as_object(event.get("part"))
@@ -42,11 +45,12 @@ class OpenCodeParser(EventParser):
                 return [Draft(part["text"], "assistant", metadata={"thinking": True} if name == "reasoning" else None)]
             case "tool_use":
                 self._note_session(event)
-                self._note_work(has_spoken=False)
+                if not self._has_failed:
+                    self._note_work(has_spoken=False)
                 return [_read_tool(part)]
             case "error":
                 self.last_error = reason_in(event.get("error"), event.get("message")) or compact_json(event)
-                self.verdict = Verdict(False, self.last_error, dict(self.result))
+                self.verdict, self._has_failed = Verdict(False, self.last_error, dict(self.result)), True
                 return [self._described(name, event, "error", self.last_error)]
             case "done":
                 self.verdict = self.verdict or Verdict(True, None, dict(self.result))
@@ -58,7 +62,9 @@ class OpenCodeParser(EventParser):
         used |= {"usage": part["tokens"]} if isinstance(part.get("tokens"), dict) else {}
         self.result = add_up(self.result, used)
         reason = part.get("reason")
-        if reason == "tool-calls":
+        if self._has_failed:
+            self.verdict = Verdict(False, self.last_error, dict(self.result))
+        elif reason == "tool-calls":
             self._note_work(has_spoken=False)
         else:
             why = self._why_failed(reason)
@@ -66,7 +72,7 @@ class OpenCodeParser(EventParser):
         return self._described(name, event, "response")
 
     def _note_work(self, *, has_spoken: bool) -> None:
-        self.verdict = None
+        self.verdict, self._has_failed = None, False
         self._has_spoken = has_spoken
         self.needs_verdict = not has_spoken
 

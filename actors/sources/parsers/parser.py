@@ -13,10 +13,15 @@ import msgspec
 
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import text_of
+from commitcast.actors.sources.parsers.objects import without_codes
+from commitcast.actors.sources.parsers.spread import Showable
 from commitcast.persistence.writes import MAX_MESSAGE_BYTES
 
 LARGE_LINE_BYTES: Final = 1024 * 1024
 """What is made of a shorter line is at most some thirty times as long, which always fits into a message."""
+
+LAST_TEXT_CHARACTERS: Final = 1_000
+"""Of plain text that is kept to explain a failure."""
 
 _FLAG_BYTES: Final = 64
 """Room for `{"truncated":true}` or its like."""
@@ -41,9 +46,12 @@ class Parser(ABC):
         needs_verdict: whether an end without a verdict is a failure.
         is_guess: whether it was chosen by the shape of what was printed, and no event said that a run begins. That may
             be somebody's copy of a part of a run, so no verdict is needed then, unless an error was said.
+        is_doubtful: whether it was chosen by a shape that other programs print too, and nothing more particular came:
+            what looks like an error is not held against the program then, and plain text is what it says.
         result: what it has said about its work so far, over all turns and whatever the verdict: usage, costs.
         last_error: the text of its last error event: explains a verdict that never came.
         has_events: whether any of its lines was understood as an event.
+        steps: how often it was at work: it said or did something, or began to; not by signs of life and plain text.
     """
 
     gives_verdict: ClassVar[bool] = False
@@ -63,15 +71,23 @@ class Parser(ABC):
         self.session_id: str | None = None
         self.verdict: Verdict | None = None
         self.needs_verdict = self.gives_verdict
-        self.is_guess = False
+        self.is_guess = self.is_doubtful = False
         self.result: dict[str, Any] = {}
         self.last_error: str | None = None
         self.has_events = False
+        self.steps = 0
+        self._last_text = ""
+
+    @property
+    def believed_verdict(self) -> Verdict | None:
+        """The verdict, if it is plain that the program is of this kind."""
+        return None if self.is_doubtful else self.verdict
 
     @property
     def last_text(self) -> str | None:
-        """The end of the plain text that it printed after its last event, where some say why they stop."""
-        return None
+        """The end of the plain text that it printed after its last event, without terminal codes: why some stop."""
+        lines = without_codes(self._last_text).split("\n")
+        return "\n".join(line for line in lines if line.strip("[], \t")).strip() or None
 
     def parse(self, line: bytes) -> list[Draft]:
         """Return the messages that a line makes: at least one, the first with the line as `raw`.
@@ -90,21 +106,16 @@ class Parser(ABC):
         """Return the messages of lines that `feed` has kept, when no further line belongs to them."""
         return []
 
-    def showable(self, tail: bytes) -> int | None:
-        """Tell how much of an unfinished line can be shown now.
-
-        Returns:
-            That many bytes from its start, 0 if there is nothing to see yet; None: it may be an event, which is
-            shown when the line is complete.
-        """
-        return len(tail)
+    def showable(self, tail: bytes) -> Showable:
+        """Tell how much of an unfinished line can be shown now: what may become an event waits until it is one."""
+        return Showable(len(tail))
 
     def successor(self, line: bytes) -> "Parser | None":
         """Return the parser that reads on from this line, if the program turns out to be of another kind."""
         return None
 
     def parse_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> Draft:
-        """Return the message for a piece of a line: of one that is too long, or not finished for a while.
+        """Return the message for a piece of a line that is text, whatever stands in it.
 
         Args:
             piece: a part of the line, kept as `raw`.
@@ -112,16 +123,27 @@ class Parser(ABC):
             overwrites: whether it begins with a carriage return: on a terminal it covers what stood there.
         """
         metadata = {"partial": True, "continues": continues, **({"overwrites": True} if overwrites else {})}
-        shown = piece.lstrip(b"\r") if overwrites else piece
-        return _fitted(Draft(text_of(shown), self.plain_type, metadata=metadata, raw=piece))
+        shown = text_of(piece.lstrip(b"\r") if overwrites else piece)
+        self._note_text(f"\n{shown}" if overwrites else shown, ends=not continues)
+        return _fitted(Draft(shown, self.plain_type, metadata=metadata, raw=piece))
 
-    def parse_rest(self, rest: bytes) -> list[Draft]:
-        """Take the rest of a line of which text was shown in pieces; return the messages that it completes."""
-        return [self.parse_piece(rest, continues=False, overwrites=rest.startswith(b"\r"))]
+    def feed_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> list[Draft]:
+        """Take a piece of a line that was not finished for a while; return the messages that it completes.
+
+        Args:
+            piece: as much as was `showable`, or the rest of the line.
+            continues: whether more of the line may follow.
+            overwrites: as for `parse_piece`.
+        """
+        return [self.parse_piece(piece, continues=continues, overwrites=overwrites)]
 
     @abstractmethod
     def _read(self, line: bytes) -> list[Draft]:
         """Return at least one draft, without `raw`."""
+
+    def _note_text(self, text: str, *, ends: bool = True) -> None:
+        """Remember the end of what was printed as text; `ends` says whether a new line follows."""
+        self._last_text = (self._last_text + text[-LAST_TEXT_CHARACTERS:] + "\n" * ends)[-LAST_TEXT_CHARACTERS:]
 
     def _finished(self, drafts: list[Draft], line: bytes) -> list[Draft]:
         """Give the drafts of a line its `raw`, and make them fit."""

@@ -31,7 +31,7 @@ class PiParser(EventParser):
     def _read_event(self, name: str, event: dict[str, Any]) -> list[Draft]:
         match name:
             case "session":
-                self.session_id = as_text(event.get("id")) or self.session_id
+                self.session_id = self.session_id or as_text(event.get("id"))
             case "agent_start" | "turn_start":
                 self.verdict, self._last_message = None, {}
             case "message_start":

@@ -1,6 +1,7 @@
 """Which program prints an object of this shape: for wrappers, launchers, shells, whose names say nothing. Pure.
 
-Each shape is one that no other of them prints, and a program with another purpose hardly ever.
+Each shape is one that no other of them prints, and a program with another purpose seldom. Some are so particular that
+what they say of an error is believed at once; the others only tell how to read what is printed.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,20 @@ _CODEX_EVENTS: Final = {
     "item.completed": lambda event: _holds_typed(event, "item"),
 }
 
+_COPILOT_EVENTS: Final = (
+    *("session.start", "session.resume", "session.error", "session.info", "session.warning", "session.idle"),
+    *("assistant.turn_start", "assistant.turn_end", "assistant.intent", "assistant.usage", "user.message"),
+    *("assistant.message", "assistant.message_delta", "assistant.reasoning", "assistant.reasoning_delta"),
+    *("tool.execution_start", "tool.execution_complete", "tool.execution_progress"),
+)
+
+_COMMON: Final = {
+    "codex": ("turn.started", "item.started", "item.updated", "item.completed"),
+    "copilot": ("session.error", "session.info", "session.warning", "session.idle"),
+    "gemini-cli": ("error", "message"),
+}
+"""By type of agent, events that a linter, a chat log or a server may print as well."""
+
 _BEGINNINGS: Final = ("thread.started", "init", "step_start", "session", "agent_start", "session.start")
 
 
@@ -25,8 +40,15 @@ def kind_of(event: dict[str, Any]) -> str | None:
 
 
 def begins_run(event: dict[str, Any]) -> bool:
-    """Tell whether an event of a known shape is one that a run begins with."""
-    return event.get("type") in _BEGINNINGS or event.get("subtype") == "init"
+    """Tell whether an event is one that a run begins with."""
+    is_one = event.get("type") in _BEGINNINGS or event.get("subtype") == "init"
+    return is_one and kind_of(event) is not None
+
+
+def is_unmistakable(event: dict[str, Any]) -> bool:
+    """Tell whether an event is so particular to its program that what it says of an error is the program's own."""
+    kind = kind_of(event)
+    return kind is not None and event.get("type") not in _COMMON.get(kind, ())
 
 
 def _is_claude_like(event: dict[str, Any]) -> bool:
@@ -59,11 +81,11 @@ def _is_gemini(event: dict[str, Any]) -> bool:
     match event:
         case {"type": "init", "session_id": str(), "model": _}:
             return True
-        case {"type": "result", "status": str()}:
-            return "stats" in event or "error" in event
+        case {"type": "result", "status": "success" | "error", "timestamp": str()}:
+            return isinstance(event.get("stats"), dict) or isinstance(event.get("error"), dict)
         case {"type": "message", "role": "user" | "assistant", "content": str(), "timestamp": str()}:
             return True
-        case {"type": "error", "severity": str(), "message": str()}:
+        case {"type": "error", "severity": "warning" | "error", "message": str(), "timestamp": str()}:
             return True
         case {"stats": dict(), "response": str() | None} | {"stats": dict(), "error": {"message": str()}}:
             return "type" not in event
@@ -93,7 +115,7 @@ def _is_pi(event: dict[str, Any]) -> bool:
 def _is_copilot(event: dict[str, Any]) -> bool:
     match event:
         case {"type": str(name), "data": dict(), "timestamp": str()}:
-            return name.startswith(("session.", "assistant.", "user.", "tool."))
+            return name in _COPILOT_EVENTS
         case {"type": "result", "sessionId": str(), "exitCode": int()}:
             return True
     return False

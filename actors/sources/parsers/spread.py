@@ -1,6 +1,21 @@
-"""A JSON object that is printed over several lines: its lines until it is complete. Pure, bounded in bytes."""
+"""JSON objects that are not complete: printed over several lines, or on a line without its end.
 
-from commitcast.actors.sources.parsers.objects import Outcome, Unfinished, objects_in
+Pure, bounded in bytes.
+"""
+
+import copy
+from typing import NamedTuple
+
+from commitcast.actors.sources.parsers.objects import Outcome, Unfinished, is_noise, objects_in
+
+
+class Showable(NamedTuple):
+    """How much of an unfinished line can be shown now."""
+
+    size: int
+    """That many bytes from its start: objects in them are complete. What is behind them may be or become an object."""
+    is_text: bool = False
+    """Whether the line is text from here on, whatever comes of it: an object in it is part of a damaged one."""
 
 
 class SpreadObject:
@@ -38,6 +53,19 @@ class SpreadObject:
             self._unfinished = unfinished
             return Outcome.OPEN
         return outcome
+
+    def showable(self, tail: bytes) -> Showable:
+        """Tell how much can be shown of the line that comes next, as far as it has come."""
+        outcome, at = copy.deepcopy(self._unfinished).follow(tail) if self.lines else (Outcome.BROKEN, 0)
+        if outcome in (Outcome.OPEN, Outcome.CUT):
+            return Showable(0)
+        if outcome is Outcome.BROKEN:
+            at = 0
+        found = objects_in(tail[at:])
+        size = len(tail) if found.open_at is None else at + found.open_at
+        if at > 0 or not is_noise(tail[:size]):
+            return Showable(size)
+        return Showable(len(tail), is_text=True) if found.is_damaged else Showable(0)
 
     def take(self) -> list[bytes]:
         """Return the lines, and forget them."""

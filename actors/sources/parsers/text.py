@@ -12,4 +12,6 @@ class TextParser(Parser):
     shows_steps = True
 
     def _read(self, line: bytes) -> list[Draft]:
-        return [Draft(text_of(line))]
+        text = text_of(line)
+        self._note_text(text)
+        return [Draft(text)]

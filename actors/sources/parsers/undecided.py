@@ -11,7 +11,7 @@ from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import as_list, decode_json
 from commitcast.actors.sources.parsers.objects import Outcome, is_noise, objects_in
 from commitcast.actors.sources.parsers.parser import Parser
-from commitcast.actors.sources.parsers.spread import SpreadObject
+from commitcast.actors.sources.parsers.spread import Showable, SpreadObject
 from commitcast.actors.sources.parsers.text import TextParser
 
 _LOOKED_AT_BYTES: Final = 1024 * 1024
@@ -32,10 +32,21 @@ class UndecidedParser(TextParser):
         self._look_at(line)
         return super().feed(line)
 
-    def showable(self, tail: bytes) -> int | None:
-        """Tell how much of an unfinished line can be shown now: all of it, unless it begins like an event."""
-        open_at = objects_in(tail).open_at if b"{" in tail[:_LOOKED_AT_BYTES] else None
-        return None if open_at is not None and is_noise(tail[:open_at]) else len(tail)
+    def feed_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> list[Draft]:
+        """Take a piece of a line; return its message."""
+        self._look_at(piece)
+        return super().feed_piece(piece, continues=continues, overwrites=overwrites)
+
+    def flush(self) -> list[Draft]:
+        """Let go of an event over several lines: a line that belongs to none was shown."""
+        self._spread.take()
+        return []
+
+    def showable(self, tail: bytes) -> Showable:
+        """Tell how much of an unfinished line can be shown now: up to where an event may begin."""
+        if len(tail) > _LOOKED_AT_BYTES:
+            return Showable(len(tail), is_text=True)
+        return self._spread.showable(tail) if self._spread.lines or b"{" in tail else Showable(len(tail))
 
     def successor(self, line: bytes) -> Parser | None:
         """Return the parser that reads on from this line, if it is an event of a known kind."""
@@ -54,7 +65,7 @@ class UndecidedParser(TextParser):
                 return self._believe(b"\n".join(lines))
         if b"{" in line and len(line) <= _LOOKED_AT_BYTES:
             found = objects_in(line)
-            if found.unfinished is not None and is_noise(line[: found.open_at]):
+            if found.unfinished is not None:
                 self._spread.begin(line, found.unfinished)
 
     def _believe(self, whole: bytes) -> None:
@@ -62,16 +73,16 @@ class UndecidedParser(TextParser):
         if heard is not None:
             heard.parse(whole)
             self.verdict, self.result, self.has_events = heard.verdict, heard.result, heard.has_events
+            self.is_doubtful, self.steps = heard.is_doubtful, self.steps + heard.steps
             self.session_id, self.last_error = heard.session_id, heard.last_error
 
 
 def _objects_of(line: bytes) -> list[dict[str, Any]]:
-    """Return the objects that a line consists of; none if it says anything else."""
+    """Return the objects that a line consists of, behind a banner perhaps; none if it says anything behind them."""
     whole = decode_json(line) if line.lstrip()[:1] in (b"{", b"[") else None
     if whole is not None:
         return [value for value in [whole, *as_list(whole)] if isinstance(value, dict)]
     found = objects_in(line).objects
-    ends = [0, *(located.end for located in found)]
-    starts = [*(located.start for located in found), len(line)]
-    is_all = all(is_noise(line[end:start]) for end, start in zip(ends, starts, strict=True))
+    starts = [*(located.start for located in found[1:]), len(line)]
+    is_all = all(is_noise(line[located.end : start]) for located, start in zip(found, starts, strict=False))
     return [located.value for located in found] if is_all else []

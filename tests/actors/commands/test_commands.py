@@ -16,6 +16,7 @@ import pytest
 from commands import COMMAND, Done, running
 from commands import run as run_in_a_process
 from commitcast.actors.cli import main
+from commitcast.actors.sources.parsers import PARSERS
 from commitcast.gateway.client import subscribe
 from commitcast.persistence import SqliteStore
 from waiting import TIMEOUT_S, wait_until
@@ -287,6 +288,11 @@ class TestHelp:
         assert done.returncode == 0
         assert "Usage: " in done.stdout
         assert command in run("--help").stdout
+
+    def test_that_of_run_names_every_type(self, run: Run) -> None:
+        shown = "".join(run("run", "--help").stdout.split())  # it breaks lines at hyphens
+
+        assert [type for type in PARSERS if f"{type}," not in shown] == ["text"]  # the last
 
 
 class TestDemo:

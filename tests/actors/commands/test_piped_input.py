@@ -1,6 +1,7 @@
 """What is piped into `commitcast run` reaches the program, and nothing waits for what says nothing."""
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -85,6 +86,21 @@ def test_it_is_kept_back_on_demand_and_if_there_is_none(db: str, tmp_path: Path)
 
     assert (kept.returncode, kept.stdout) == (0, "")
     assert (closed.returncode, closed.stdout) == (0, "")
+
+
+def test_a_loop_over_the_lines_of_a_file_goes_through_all_when_it_is_kept_back(db: str, tmp_path: Path) -> None:
+    (tmp_path / "names").write_text("one\ntwo\nthree\n")
+    command = f'{shlex.join([*COMMAND, "run", "--db", db])} --no-stdin -- printf %s "$name"'
+
+    done = subprocess.run(
+        ["sh", "-c", f"while read name; do {command}; done < {shlex.quote(str(tmp_path / 'names'))}"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S * 6,
+        check=True,
+    )
+
+    assert [line.split()[-1] for line in done.stdout.splitlines()] == ["one", "two", "three"]
 
 
 def test_a_program_that_does_not_read_is_not_disturbed(db: str) -> None:

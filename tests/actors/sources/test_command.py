@@ -207,9 +207,9 @@ def test_an_agent_that_is_cancelled_while_its_process_is_being_recorded_is_termi
 
 def test_a_new_session_id_is_recorded_in_the_configuration_once(agent: Agent) -> None:
     ids = ["a", "a", "b"]
-    lines = "\n".join(f'{{"type":"thread.started","thread_id":"{id}"}}' for id in ids)
+    lines = "\n".join(f'{{"type":"system","subtype":"init","session_id":"{id}"}}' for id in ids)
 
-    agent.run(printing(lines, type="codex"))
+    agent.run(printing(lines, type="claude-code"))
 
     recorded = [patch[0] for patch in agent.recorder.patches[1:]]
     assert recorded[-1] == {"model": "m", "session_id": "b"}

@@ -12,9 +12,10 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus
-from commitcast.actors.errors import InboxFullError, SourceCancelledError
+from commitcast.actors.errors import InboxFullError, InputRefusedError, SourceCancelledError
 from commitcast.actors.sources.inbox import Inbox
 from commitcast.gateway.operations import refusal_of
+from commitcast.persistence import IdempotencyConflictError, MessageRecord
 from waiting import TIMEOUT_S, wait_until
 
 
@@ -201,12 +202,87 @@ class TestInARuntime:
         assert "is full: send this again" in answers[2]["message"]
 
     def test_a_stop_does_not_wait_for_one_that_waits_for_its_inbox(self, tmp_path: Path) -> None:
-        def source(context: AgentContext) -> str:
-            return context.inbox.get()
+        ended = threading.Event()
 
-        with AgentRuntime(tmp_path / "a.db", stop_timeout_s=100 * TIMEOUT_S) as runtime:
+        def source(context: AgentContext) -> str:
+            try:
+                return context.inbox.get()
+            finally:
+                ended.set()
+
+        runtime = AgentRuntime(tmp_path / "a.db", stop_timeout_s=100 * TIMEOUT_S).start()
+        agent = runtime.launch(source)
+        wait_until(lambda: agent.record().status is AgentStatus.RUNNING, "it to run")
+        stopping = threading.Thread(target=runtime.stop, daemon=True)
+        stopping.start()
+        stopping.join(TIMEOUT_S)
+
+        assert not stopping.is_alive()
+        assert ended.is_set()
+
+
+class TestRepeats:
+    """A text that comes again under its key is stored once, heard once, and answered with the same record."""
+
+    def test_a_source_hears_it_once_in_whatever_way_it_comes_again(self, tmp_path: Path) -> None:
+        heard: list[str] = []
+
+        def source(context: AgentContext) -> None:
+            while (text := context.inbox.get()) != "end":
+                heard.append(text)
+
+        with AgentRuntime(tmp_path / "a.db") as runtime:
             agent = runtime.launch(source)
-            wait_until(lambda: agent.record().status is AgentStatus.RUNNING, "it to run")
+            at_once = [agent.send("one", key="k1") for _ in range(3)]
+            first = at_once[0].get(TIMEOUT_S)
+            asked_later = agent.send("one", key="k1").get(TIMEOUT_S)
+            among_others = [
+                agent.send("two"),
+                agent.send("one", key="k1"),
+                agent.send("three", key="k3"),
+                agent.send("three", key="k3"),
+                agent.send("end"),
+            ]
+            assert agent.wait(TIMEOUT_S).status is AgentStatus.COMPLETED
+            records = [future.get(TIMEOUT_S) for future in (*at_once, *among_others)]
+
+        assert heard == ["one", "two", "three"]
+        assert [record.sequence for record in records] == [1, 1, 1, 2, 1, 3, 3, 4]
+        assert asked_later == first
+
+    @pytest.mark.parametrize("is_async", [False, True], ids=["blocking", "async"])
+    def test_it_is_answered_though_the_inbox_is_full_or_the_agent_has_ended(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_async: bool
+    ) -> None:
+        monkeypatch.setattr(Inbox.__init__, "__kwdefaults__", {"limit_messages": 1, "limit_bytes": 1_000})
+
+        def source(context: AgentContext) -> None:
+            context.cancelled.wait(TIMEOUT_S)
+
+        with AgentRuntime(tmp_path / "a.db") as runtime:
+            agent = runtime.launch(source)
+
+            def send(text: str, key: str) -> MessageRecord:
+                if is_async:
+                    return asyncio.run(send_under_key(runtime, agent.id, text, key))
+                return agent.send(text, key=key).get(TIMEOUT_S)
+
+            first = send("text", "k")
+
+            assert send("text", "k") == first
+            with pytest.raises(IdempotencyConflictError):
+                send("another", "k")
+            with pytest.raises(InboxFullError):
+                send("text", "another")
+            agent.terminate().get(TIMEOUT_S)
+            assert send("text", "k") == first
+            with pytest.raises(InputRefusedError):
+                send("text", "another")
+            assert runtime.stats().unacknowledged_messages == 0
+
+
+async def send_under_key(runtime: AgentRuntime, agent: str, text: str, key: str) -> MessageRecord:
+    return await runtime.agent(agent).asend(text, key=key)
 
 
 async def send_on_a_loop(runtime: AgentRuntime, agent: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from command_agent import Agent
 from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.parsers import PARSERS, is_told_to_print_json
 from commitcast.actors.sources.parsers.shapes import kind_of
@@ -242,6 +243,26 @@ ERRORS: dict[str, tuple[str, list[Any], str]] = {
         [COPILOT_RESULT, copilot("session.error", message="lost")],
         "lost",
     ),
+    "copilot says nothing but white space after an error": (
+        "copilot",
+        [
+            copilot("session.start"),
+            copilot("session.error", message="no quota"),
+            copilot("assistant.message", content=" \n"),
+            COPILOT_RESULT,
+        ],
+        "no quota",
+    ),
+    "opencode ends a tool and its step after an error": (
+        "opencode",
+        [
+            opencode("step_start"),
+            {"type": "error", "sessionID": "s", "error": "too many"},
+            opencode("tool_use", tool="x"),
+            opencode("step_finish", reason="stop"),
+        ],
+        "too many",
+    ),
     "copilot's result is an exit code": ("copilot", [{**COPILOT_RESULT, "exitCode": 3}], "exit code 3"),
     "copilot ends before its result": ("copilot", [copilot("session.start"), copilot("assistant.turn_start")], "never"),
 }
@@ -296,6 +317,64 @@ GOOD: dict[str, tuple[str, list[Any]]] = {
         ],
     ),
 }
+
+
+NESTED: dict[str, tuple[str, list[Any]]] = {
+    "opencode": (
+        "opencode",
+        [
+            opencode("step_start"),
+            opencode("text", text="a"),
+            opencode("step_finish", reason="stop"),
+            {"type": "error", "sessionID": "sub", "error": "no"},
+            {**opencode("step_start"), "sessionID": "sub"},
+        ],
+    ),
+    "copilot by its parent": (
+        "copilot",
+        [
+            copilot("session.start", sessionId="s"),
+            COPILOT_RESULT,
+            {"type": "result", "sessionId": "sub", "exitCode": 1, "parentToolCallId": "k"},
+            copilot("assistant.turn_start", parentToolCallId="k"),
+        ],
+    ),
+    "copilot by its session": (
+        "copilot",
+        [
+            copilot("session.start", sessionId="s"),
+            COPILOT_RESULT,
+            copilot("session.start", sessionId="sub"),
+            {"type": "result", "sessionId": "sub", "exitCode": 1},
+        ],
+    ),
+    "codex": (
+        "codex",
+        [
+            {"type": "thread.started", "thread_id": "s"},
+            {"type": "thread.started", "thread_id": "sub"},
+            {"type": "turn.completed", "usage": {}},
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("by", ["name", "shape"])
+@pytest.mark.parametrize("case", NESTED)
+def test_a_nested_agent_sets_neither_session_nor_verdict(case: str, by: str) -> None:
+    kind, events = NESTED[case]
+
+    heard = hear(encode(*events), kind if by == "name" else "text")
+
+    assert (heard.ending.status, heard.parser.session_id) == (COMPLETED, "s")
+
+
+def test_what_a_nested_agent_used_is_counted() -> None:
+    step = opencode("step_finish", reason="stop", cost=0.5)
+
+    heard = hear(encode(opencode("step_start"), step, {**step, "sessionID": "sub"}), "opencode")
+
+    assert heard.parser.result == {"cost": 1.0}
 
 
 @pytest.mark.parametrize("by", ["name", "shape"])
@@ -358,9 +437,9 @@ def test_a_run_whose_beginning_was_seen_needs_its_end(kind: str) -> None:
         ({"type": "thread.started", "thread_id": "t"}, "codex"),
         ({"type": "turn.failed", "error": {"message": "x"}}, "codex"),
         ({"type": "item.completed", "item": {"type": "reasoning"}}, "codex"),
-        ({"type": "result", "status": "error", "error": {"message": "x"}}, "gemini-cli"),
+        ({"type": "result", "status": "error", "error": {"message": "x"}, "timestamp": "t"}, "gemini-cli"),
         ({"type": "message", "role": "user", "content": "x", "timestamp": "t"}, "gemini-cli"),
-        ({"type": "error", "severity": "error", "message": "x"}, "gemini-cli"),
+        ({"type": "error", "severity": "error", "message": "x", "timestamp": "t"}, "gemini-cli"),
         ({"response": None, "stats": {}, "error": {"message": "x"}}, "gemini-cli"),
         ({"session_id": "g", "error": {"type": "E", "message": "x"}}, "gemini-cli"),
         ({"stats": {}, "error": {"message": "x"}}, "gemini-cli"),
@@ -374,6 +453,9 @@ def test_a_run_whose_beginning_was_seen_needs_its_end(kind: str) -> None:
         ({"type": "thread.started"}, None),
         ({"type": "item.completed", "item": 1}, None),
         ({"type": "session.error", "data": {}}, None),
+        ({"type": "tool.done", "timestamp": "t", "data": {}}, None),
+        ({"type": "result", "status": "ok", "stats": {}, "timestamp": "t"}, None),
+        ({"type": "error", "severity": "low", "message": "x", "timestamp": "t"}, None),
         ({"type": "agent_start", "agent": 1}, None),
         ({"type": []}, None),
     ],
@@ -409,6 +491,56 @@ def test_json_of_another_purpose_stays_text(line: bytes) -> None:
     assert heard.ending.status is COMPLETED
 
 
+COMMON: dict[str, list[dict[str, Any]]] = {
+    "a summary": [{"type": "result", "status": "ok", "stats": {"files": 3}}],
+    "a summary of failures": [{"type": "result", "status": "failed", "error": {"message": "x"}, "timestamp": "t"}],
+    "a linter": [{"type": "error", "severity": "error", "message": "unused variable", "timestamp": "t"}] * 2,
+    "a linter and its summary": [
+        {"type": "error", "severity": "warning", "message": "unused", "timestamp": "t"},
+        {"type": "result", "status": "ok", "stats": {"files": 3}, "timestamp": "t"},
+    ],
+    "a chat log": [
+        {"type": "message", "role": "user", "content": "hi", "timestamp": "t"},
+        {"type": "error", "message": "not delivered, sent again"},
+    ],
+    "a server": [{"type": "session.error", "data": {"message": "retrying"}, "timestamp": "t"}],
+    "a game": [{"type": "turn.started"}, {"type": "error", "message": "no such move"}],
+    "tools": [{"type": "tool.done", "data": {}, "timestamp": "t"}],
+}
+
+
+@pytest.mark.parametrize("case", COMMON)
+def test_what_only_resembles_an_error_is_not_held_against_a_program_of_unknown_name(case: str) -> None:
+    heard = hear([*encode(*COMMON[case]), b"done"])
+
+    assert heard.ending.status is COMPLETED
+    assert heard.shown[-1] == ("assistant", "done")
+
+
+def test_a_common_event_counts_once_the_program_is_plain() -> None:
+    error = {"type": "error", "severity": "error", "message": "too many turns", "timestamp": "t"}
+    result = {"type": "result", "status": "success", "stats": {"output_tokens": 1}, "timestamp": "t"}
+
+    assert "too many turns" in str(hear(encode(error, result)).ending.error_message)
+
+
+BAD_RESULT = b'{"type":"result","subtype":"success","is_error":true,"session_id":"s","result":"overloaded"}'
+
+
+@pytest.mark.parametrize("prefix", [b"agent-1  | ", b"data: ", b"[12:00:01] ", b"\x1b[2mINFO\x1b[0m out: ", b"{} "])
+def test_an_event_behind_a_banner_tells_the_program(prefix: bytes) -> None:
+    heard = hear([b"Starting.", prefix + BAD_RESULT])
+
+    assert "overloaded" in str(heard.ending.error_message)
+    assert heard.raw == [b"Starting.", prefix + BAD_RESULT]
+
+
+def test_an_event_over_several_lines_that_begins_behind_a_banner_is_believed() -> None:
+    lines = BAD_RESULT.replace(b",", b",\n").split(b"\n")
+
+    assert "overloaded" in str(hear([b"Result: " + lines[0], *lines[1:]]).ending.error_message)
+
+
 def test_an_object_over_several_lines_is_shown_as_text_and_believed() -> None:
     lines = b'{\n  "type": "result",\n  "subtype": "success",\n  "is_error": true,\n  "result": "overloaded"\n}'.split(
         b"\n"
@@ -439,6 +571,20 @@ def test_an_object_over_several_lines_is_shown_as_text_and_believed() -> None:
         (["claude", "-p", "write json"], False),
         (["claude", "-p", "--output-format", "text"], False),
         (["codex", "exec", "parse --jsonlines"], False),
+        (["env", "A=1", "bash", "-lc", "cd /x && gemini -o json; echo"], True),
+        (["sh", "-c", "(codex exec --json)"], True),
+        (["sh", "-c", "bash -c 'pi --mode json'"], True),
+        (["sh", "-c", 'pi --mode json -p "what'], True),
+        (["opencode", "run", "explain what --format json does"], False),
+        (["pi", "-p", "convert the tool to --json"], False),
+        (["pi", "-p", "convert\n--json\n"], False),
+        (["claude", "-p", "what does --json do"], False),
+        (["sh", "-c", "claude -p 'what does --output-format json do'"], False),
+        (["sh", "-c", "claude -p 'run sh -c x --json'"], False),
+        (["codex", "-c", "explain --json", "exec"], False),
+        (["python3", "-c", "print('--json')"], False),
+        (["claude", "-p", "--output-format", "json is what I want"], False),
+        (["claude"], False),
     ],
 )
 def test_the_option_for_json_is_known_in_its_forms(argv: list[str], is_told: bool) -> None:
@@ -461,6 +607,18 @@ def test_a_known_program_without_its_option_is_told_which(type: str, option: str
     assert ending.error_message == (
         f"x ended with exit code 0 but never said whether it had succeeded; to have it read, run it with {option}"
     )
+
+
+def test_a_prompt_that_speaks_of_the_option_does_not_make_plain_text_a_failure(agent: Agent, tmp_path: Path) -> None:
+    for name in ("opencode", "claude"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'The answer is 42.'\n")
+        (tmp_path / name).chmod(0o700)
+
+    plain = agent.run(CommandSource([f"{tmp_path}/opencode", "run", "explain what --format json does"]))
+    told = Agent().run(CommandSource([f"{tmp_path}/claude", "-p", "what does --json do"]))
+
+    assert plain.status is COMPLETED
+    assert "run it with --output-format stream-json" in str(told.error_message)
 
 
 @pytest.mark.parametrize("kind", KINDS)

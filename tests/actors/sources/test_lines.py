@@ -137,16 +137,17 @@ def test_pieces_that_are_asked_for_rebuild_the_stream_and_cut_no_character(
     assert all(line.data for line in lines if line.continues)
 
 
-def test_a_piece_waits_for_the_rest_of_its_last_character_and_of_the_lines_end() -> None:
+def test_a_piece_waits_for_the_rest_of_its_last_character_and_for_more_than_the_lines_end() -> None:
     splitter = LineSplitter()
     splitter.feed("a😀".encode()[:-1])
 
     assert [line.data for line in splitter.give(100)] == [b"a"]
     assert splitter.held == "😀".encode()[:-1]
     splitter.feed("😀".encode()[-1:] + b"\r")
-    assert [line.data for line in splitter.give(100)] == ["😀".encode()]
-    assert splitter.held == b"\r"
+    assert [line.data for line in splitter.give(100)] == ["😀\r".encode()]
+    splitter.feed(b"\r")
     assert splitter.give(100) == []
+    assert splitter.held == b"\r"
 
 
 def test_the_steps_of_a_line_rebuild_it_and_the_last_one_ends_it() -> None:

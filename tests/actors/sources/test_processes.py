@@ -180,7 +180,7 @@ def test_a_mistake_in_looking_keeps_nobody_waiting(commands: Commands, monkeypat
         ending = commands.terminate(child.pid, TIMEOUT_S, lambda: None)
         assert failed.wait(TIMEOUT_S)
 
-    assert ending.is_over and not ending.is_complete
+    assert (ending.is_over, ending.left) == (True, [child.pid])
     child.kill()
 
 

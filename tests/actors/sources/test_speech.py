@@ -3,12 +3,14 @@
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from command_agent import Agent, python
 from commitcast.actors.errors import SourceCancelledError
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers import first_parser
-from commitcast.actors.sources.speech import PIECE_AFTER_S, Speech
+from commitcast.actors.sources.speech import LOOKED_AT_BYTES, PIECE_AFTER_S, Speech
 from commitcast.persistence.records import AgentStatus
 from waiting import TIMEOUT_S
 
@@ -42,9 +44,10 @@ class Said(Agent):
     @property
     def stream(self) -> bytes:
         """The bytes that the messages rebuild: a newline behind each line, but not behind a piece that continues."""
-        ends = [b"" if continues else b"\n" for _, _, continues in self.pieces]
         return b"".join(
-            bytes(raw) + end for raw, end in zip(self.recorder.raw, ends, strict=True) if isinstance(raw, bytes)
+            draft.raw + (b"" if (draft.metadata or {}).get("continues") else b"\n")
+            for draft in self.recorder.drafts
+            if isinstance(draft.raw, bytes)
         )
 
 
@@ -79,7 +82,7 @@ def test_it_says_how_long_a_line_may_wait() -> None:
     assert patience == [None, PIECE_AFTER_S / 2, None]
 
 
-def test_half_a_character_and_a_carriage_return_that_may_end_the_line_wait() -> None:
+def test_half_a_character_waits_and_a_carriage_return_is_not_shown() -> None:
     said = Said()
 
     said.feed("é".encode()[:1], after_s=PIECE_AFTER_S)
@@ -88,6 +91,117 @@ def test_half_a_character_and_a_carriage_return_that_may_end_the_line_wait() -> 
 
     assert [piece[0] for piece in said.pieces] == ["éa", ""]
     assert said.stream == "éa\r\n".encode()
+
+
+CLAUDE_INIT = b'{"type":"system","subtype":"init","session_id":"main"}'
+CLAUDE_GOOD = b'{"type":"result","subtype":"success","is_error":false,"session_id":"main","result":"done"}'
+CLAUDE_BAD = CLAUDE_GOOD.replace(b"false", b"true")
+LATE: dict[str, tuple[str, list[bytes], bool]] = {
+    "an event": ("codex", [EVENT], True),
+    "an event of a program that is not known": ("text", [CLAUDE_BAD], False),
+    "an event behind a banner": ("claude-code", [b"\xef\xbb\xbfWelcome " + CLAUDE_GOOD], True),
+    "events on one line": ("claude-code", [CLAUDE_INIT + CLAUDE_BAD], False),
+    "an array, bit by bit": ("claude-code", [b"[" + CLAUDE_INIT, b"," + CLAUDE_GOOD, b"]"], True),
+    "an array that goes on": ("claude-code", [b"[" + CLAUDE_INIT + b"," + CLAUDE_GOOD[:9], CLAUDE_GOOD[9:]], True),
+    "an event in two bits": ("claude-code", [CLAUDE_GOOD[:40], CLAUDE_GOOD[40:]], True),
+    "the last line of an object": ("gemini-cli", [b'{\n "response": "ok",\n "stats": {', b"}\n}"], True),
+    "the last line of one of a program that is not known": (
+        "text",
+        [CLAUDE_BAD.replace(b",", b",\n"), b""],
+        False,
+    ),
+    "an object behind one over several lines": ("claude-code", [b'{\n"type":"x"\n}' + CLAUDE_BAD], False),
+    "an event before a damaged object": ("claude-code", [CLAUDE_BAD + b'{"a": b '], False),
+    "the last line of an object before a damaged one": (
+        "claude-code",
+        [CLAUDE_BAD.replace(b",", b",\n") + b'{"a": b '],
+        False,
+    ),
+    "an event behind an object that was broken off": ("codex", [b'{"type": 1,\n', EVENT], True),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_an_event_is_heard_when_it_is_complete_though_its_newline_is_late(case: str) -> None:
+    type, chunks, is_ok = LATE[case]
+    said = Said(type)
+
+    for chunk in chunks:
+        said.feed(chunk, after_s=PIECE_AFTER_S)
+    verdict = said.speech.parser.verdict
+    said.feed(b"\n")
+    said.speech.end()
+
+    assert verdict is not None
+    assert verdict.ok is is_ok
+    assert said.speech.parser.verdict == verdict
+    assert said.stream == b"".join(chunks) + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("type", "chunks"),
+    [
+        ("claude-code", [CLAUDE_INIT[:-1], b"} Continue? (y/n) "]),
+        ("claude-code", [b'{"type": ', b"word ", b"word "]),
+        ("text", [b'{"a": ', b"word ", b"word "]),
+        ("text", [b'{\n"a": ', b"word ", b"word "]),
+        ("jsonl", [b'{"a"', b", word ", b"word "]),
+    ],
+)
+def test_a_line_that_turns_out_to_hold_text_is_shown_while_it_is_not_finished(type: str, chunks: list[bytes]) -> None:
+    said = Said(type)
+
+    for chunk in chunks:
+        said.feed(chunk, after_s=PIECE_AFTER_S)
+
+    assert said.pieces[-1][0].endswith(chunks[-1].decode()[-5:])
+    assert said.speech.patience_s() is None
+
+
+@pytest.mark.parametrize("type", ["codex", "text"])
+def test_an_event_inside_of_a_damaged_object_is_none_though_it_comes_later(type: str) -> None:
+    said = Said(type)
+
+    said.feed(b'{"said": nothing ', after_s=PIECE_AFTER_S)
+    said.feed(b'{"type":"turn.failed","error":"no"}', after_s=PIECE_AFTER_S)
+    said.feed(b'{"type":"turn.failed","error":"no"}}\n')
+
+    assert said.speech.parser.verdict is None
+    assert len(said.pieces) == 3
+
+
+BITS = [CLAUDE_INIT, CLAUDE_BAD, CLAUDE_BAD.replace(b",", b",\n"), EVENT, b'{"a":', b'{"a": b ', b'{"content":"x"}']
+BITS += [b"\n", b"\r", b"\r\n", b"[", b"]", b",", b"{", b"}", b'"x"', b"text ", b"\x1b[2m", "é".encode(), b"\xff"]
+
+
+@settings(deadline=None)
+@given(
+    type=st.sampled_from(["text", "claude-code", "codex", "gemini-cli", "jsonl", "kimi"]),
+    data=st.lists(st.sampled_from(BITS), min_size=1, max_size=8).map(b"".join),
+    cuts=st.lists(st.tuples(st.integers(1, 200), st.booleans()), max_size=5),
+)
+def test_what_is_said_rebuilds_what_was_printed_however_it_comes(
+    type: str, data: bytes, cuts: list[tuple[int, bool]]
+) -> None:
+    said = Said(type)
+
+    at = 0
+    for size, waits in [*cuts, (len(data), True)]:
+        said.feed(data[at : at + size], after_s=PIECE_AFTER_S * waits)
+        at += size
+    said.speech.end()
+
+    assert said.stream.removesuffix(b"\n") == data.removesuffix(b"\n")
+
+
+def test_a_long_unfinished_line_is_looked_at_less_often() -> None:
+    said = Said("codex")
+
+    said.feed(b'{"type":"' + b"x" * (4 * LOOKED_AT_BYTES))
+
+    patience_s = said.speech.patience_s()
+    assert patience_s is not None
+    assert patience_s > 3.5 * PIECE_AFTER_S
 
 
 def test_an_event_that_waits_for_its_end_is_not_shown_in_pieces() -> None:
@@ -148,12 +262,91 @@ def test_each_step_of_a_progress_bar_is_a_piece_that_says_it_overwrites() -> Non
     assert said.stream == b"10%\r50%\r\r100%\ndone\r\n"
 
 
+def test_a_step_that_ends_with_its_carriage_return_is_overwritten_by_the_next() -> None:
+    said = Said()
+
+    for step in (b"10%\r", b"20%\r", b"100%"):
+        said.feed(step, after_s=PIECE_AFTER_S)
+    said.feed(b"\r\nnext\n")
+
+    assert [piece[0] for piece in said.pieces] == ["10%", "20%", "100%", "", "next"]
+    marks = [bool((draft.metadata or {}).get("overwrites")) for draft in said.recorder.drafts]
+    assert marks == [False, True, True, True, False]
+    assert said.stream == b"10%\r20%\r100%\r\nnext\n"
+
+
+def test_a_carriage_return_at_the_end_makes_no_message_of_its_own() -> None:
+    said = Said()
+
+    said.feed(b"half\r", after_s=PIECE_AFTER_S)
+    said.speech.end()
+
+    assert said.recorder.raw == [b"half\r"]
+
+
 def test_carriage_returns_within_an_event_are_part_of_it() -> None:
     said = Said("codex")
 
     said.feed(b"\r" + EVENT + b"\r\n")
 
     assert said.recorder.raw == [b"\r" + EVENT + b"\r"]
+
+
+# What shows that it is at work.
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        b'{"type":"keep_alive"}\n',
+        b'{"type":"system","subtype":"heartbeat"}\n',
+        b'{"type":"rate_limit_event"}\n',
+        b'{"type":"stream_event","event":{"type":"ping"}}\n',
+        b"Saving.\n",
+        b"\n",
+        b".",
+        b"\x1b[2K",
+        b'{"type":"half',
+    ],
+)
+def test_signs_of_life_and_plain_text_are_idleness(sign: bytes) -> None:
+    said = Said("claude-code")
+    said.feed(CLAUDE_GOOD + b"\n")
+
+    for _ in range(4):
+        said.feed(sign, after_s=1)
+
+    assert said.speech.idle_s() == 4
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        CLAUDE_INIT,
+        b'{"type":"system","subtype":"task_notification"}',
+        b'{"type":"assistant","message":{"content":"more"}}',
+        CLAUDE_GOOD,
+    ],
+)
+def test_a_turn_that_begins_or_goes_on_is_work(event: bytes) -> None:
+    said = Said("claude-code")
+    said.feed(CLAUDE_GOOD + b"\n", after_s=3)
+
+    said.feed(event + b"\n")
+
+    assert said.speech.idle_s() == 0
+
+
+def test_waiting_for_the_agent_is_not_the_programs_idleness() -> None:
+    said = Said("claude-code")
+
+    def wait(_: Draft) -> None:
+        said.time_s += 9
+
+    said.recorder.on_put = wait
+    said.feed(CLAUDE_GOOD + b"\n")
+
+    assert said.speech.idle_s() == 0
 
 
 # Last words.
@@ -215,3 +408,59 @@ def test_words_without_a_newline_are_heard_while_the_program_runs(agent: Agent) 
     assert agent.recorder.contents == ["word "]
     agent.context.cancelled.set()
     assert agent.ending().status is AgentStatus.TERMINATED
+
+
+@pytest.mark.parametrize("more", ["", "\n.", '\n{"type":"keep_alive"}\n'], ids=["silent", "dots", "keep-alives"])
+def test_a_program_that_hangs_behind_its_result_is_ended_whatever_sign_of_life_it_gives(
+    agent: Agent, more: str
+) -> None:
+    script = (
+        "import os, time\n"
+        f"os.write(1, {CLAUDE_GOOD!r})\n"
+        "while not time.sleep(0.05):\n"
+        f"    os.write(1, {more.encode()!r})"
+    )
+    source = python(script, type="claude-code", exit_timeout_s=0.2)
+
+    ending = agent.run(source)
+
+    assert (ending.status, agent.recorder.contents[0]) == (AgentStatus.COMPLETED, "done")
+    assert ending.result is not None
+    assert ending.result["exit_timed_out"]
+
+
+SAYS_ITS_RESULT_WHEN_STOPPED = f"""
+import os, signal, time
+def stop(*_):
+    os.write(1, {CLAUDE_GOOD.replace(b"false", b'false,"usage":{"output_tokens":5},"total_cost_usd":0.5')!r})
+    os._exit(0)
+signal.signal(signal.SIGTERM, stop)
+os.write(1, b"ready\\n")
+time.sleep(60)
+"""
+
+
+def test_what_a_program_says_of_its_work_when_it_is_stopped_is_kept_and_not_shown(agent: Agent) -> None:
+    ready = threading.Event()
+    agent.recorder.on_put = lambda _: ready.set()
+    agent.start(python(SAYS_ITS_RESULT_WHEN_STOPPED, type="claude-code"))
+    assert ready.wait(TIMEOUT_S)
+
+    agent.context.cancelled.set()
+    ending = agent.ending()
+
+    assert (ending.status, agent.recorder.contents) == (AgentStatus.TERMINATED, ["ready"])
+    assert ending.result is not None
+    assert (ending.result["usage"], ending.result["total_cost_usd"]) == ({"output_tokens": 5}, 0.5)
+
+
+def test_what_is_said_behind_the_end_is_understood_and_not_kept() -> None:
+    said = Said("codex")
+
+    said.speech.hush()
+    said.feed(b"word\n" + EVENT)
+    said.speech.end()
+
+    assert said.pieces == []
+    assert said.speech.last_words(0) == []
+    assert said.speech.parser.verdict is not None

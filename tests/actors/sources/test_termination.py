@@ -1,6 +1,7 @@
 """The end of all that one agent has started, on real processes: what is told to end, and when it is over."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def end(child: Child | None, grace_s: float, then: Callable[[], object] = lambda
         return ending.is_over
 
     wait_until(step, "its end")
-    return ending.is_complete
+    return not ending.left
 
 
 def test_the_leader_and_its_background_children_are_ended(children: Children) -> None:
@@ -190,8 +191,8 @@ def test_what_is_gone_is_over_at_once(children: Children) -> None:
 
 
 @pytest.mark.parametrize("error", [ProcessLookupError, PermissionError])
-def test_what_cannot_be_killed_is_given_up_in_the_end(
-    children: Children, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+def test_what_cannot_be_killed_is_given_up_in_the_end_and_logged_once(
+    children: Children, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: type[OSError]
 ) -> None:
     child = children.shell(STUBBORN)
 
@@ -203,6 +204,10 @@ def test_what_cannot_be_killed_is_given_up_in_the_end(
         patch.setattr(os, "killpg", refuse)
 
         assert not end(child, 0)
+
+    (record,) = caplog.records
+    assert re.match(rf"processes (\d+, )*{child.pid}\b.* have not ended, and are left behind", record.getMessage())
+    assert EPOCH in record.getMessage()
 
 
 def test_without_a_census_at_least_the_group_of_the_command_is_stopped(children: Children) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from commitcast.actors.sources.parsers import first_parser
 from commitcast.actors.sources.parsers.reasons import reason_in
 from commitcast.actors.sources.parsers.usage import Counter, add_up
 from commitcast.actors.sources.verdict import decide_ending
@@ -76,6 +77,38 @@ CLAUDE: dict[str, tuple[list[dict[str, Any]], str | None]] = {
         [INIT, text("a"), GOOD, NOTE, INIT, text("n"), INIT, text("b")],
         MISSING,
     ),
+    "each of several notifications begins a turn": (
+        [INIT, BAD, NOTE, NOTE, INIT, text("n"), GOOD, INIT, text("n"), GOOD],
+        "overloaded",
+    ),
+    "the last of several notifications' turns that is cut off spoils nothing": (
+        [INIT, text("a"), GOOD, NOTE, NOTE, INIT, text("n"), GOOD, INIT, text("n")],
+        None,
+    ),
+    "a notification during the user's turn begins the next one": (
+        [INIT, text("a"), NOTE, text("b"), BAD, INIT, text("n"), GOOD],
+        "overloaded",
+    ),
+    "a notification's turn that is announced twice is one": (
+        [INIT, text("a"), GOOD, NOTE, INIT, INIT, text("n"), {**BAD, **OF_NOTE}, INIT, text("b"), BAD],
+        "overloaded",
+    ),
+    "the user's turn comes before a notification's": (
+        [INIT, text("a"), GOOD, NOTE, INIT, asked("human"), text("b"), BAD, INIT, text("n"), GOOD],
+        "overloaded",
+    ),
+    "the user's result comes before a notification's": (
+        [INIT, text("a"), GOOD, NOTE, INIT, text("b"), {**BAD, "origin": {"kind": "human"}}, INIT, text("n"), GOOD],
+        "overloaded",
+    ),
+    "what the CLI says again of the user begins no turn": (
+        [INIT, text("a"), GOOD, {"type": "user", "message": {"content": "Go."}, "isReplay": True}],
+        None,
+    ),
+    "a sign of life begins no turn": (
+        [INIT, text("a"), GOOD, {"type": "stream_event", "event": {"type": "ping"}}],
+        None,
+    ),
     "a run of notifications only has their verdict": ([INIT, text("n"), result(**OF_NOTE)], None),
 }
 
@@ -109,6 +142,19 @@ CODEX: dict[str, tuple[list[dict[str, Any]], str | None]] = {
     ),
     "an error that it got over is none": (
         [codex("turn.started"), codex("error", message="again 1/5"), codex("turn.completed", usage={})],
+        None,
+    ),
+    "an error behind the verdict replaces it": (
+        [codex("turn.started"), codex("turn.completed", usage={}), codex("error", message="stream closed")],
+        "stream closed",
+    ),
+    "another thread's failure is not the run's": (
+        [
+            codex("thread.started", thread_id="main"),
+            codex("turn.completed", usage={}, thread_id="main"),
+            codex("thread.started", thread_id="sub"),
+            codex("turn.failed", error="no", thread_id="sub"),
+        ],
         None,
     ),
     "an error with no turn is why it never said": ([codex("error", message="no key")], "no key"),
@@ -145,6 +191,16 @@ GEMINI: dict[str, tuple[list[dict[str, Any]], str | None]] = {
     "an error after the result": ([GEMINI_INIT, SAID, SUCCESS, GEMINI_ERROR], "too many turns"),
     "an error that work followed": ([GEMINI_INIT, GEMINI_ERROR, SAID, SUCCESS], None),
     "an error that a tool followed": ([GEMINI_INIT, GEMINI_ERROR, gemini("tool_use", tool_name="x"), SUCCESS], None),
+    "an error that only white space followed": (
+        [GEMINI_INIT, GEMINI_ERROR, {**SAID, "content": "\n "}, SUCCESS],
+        "many",
+    ),
+    "an error during a tool call": (
+        [GEMINI_INIT, gemini("tool_use", tool_name="x"), GEMINI_ERROR, gemini("tool_result"), SUCCESS],
+        "too many turns",
+    ),
+    "a tool's late answer": ([GEMINI_INIT, SAID, SUCCESS, gemini("tool_result", output="x")], None),
+    "the end of another session": ([GEMINI_INIT, SAID, SUCCESS, {**GEMINI_ERROR, "session_id": "sub"}], None),
     "a warning": ([GEMINI_INIT, SAID, {**GEMINI_ERROR, "severity": "warning"}, SUCCESS], None),
     "work after the result": ([GEMINI_INIT, SAID, SUCCESS, SAID], MISSING),
     "success, and nothing said or done": (
@@ -206,6 +262,38 @@ def test_text_behind_the_last_event_is_why_a_run_was_cut_off() -> None:
     message = hear(lines, "claude-code", exit_code=7).ending.error_message
 
     assert message == "x ended with exit code 7; it printed: Fatal: out of memory"
+
+
+@pytest.mark.parametrize("type", ["text", "kimi", "pi", "claude-code", "jsonl"])
+def test_plain_text_is_why_a_program_failed_that_prints_nothing_else(type: str) -> None:
+    heard = hear([b"Loading.", b"LLM provider error: 401 unauthorized"], type, argv=(type,), exit_code=1)
+
+    message = str(heard.ending.error_message)
+
+    assert "x ended with exit code 1; it printed: Loading.\nLLM provider error: 401 unauthorized" in message
+
+
+def test_what_a_program_says_on_standard_error_is_why_rather_than_its_output() -> None:
+    heard = hear([b"Loading."], exit_code=1)
+
+    assert decide_ending("x", 1, heard.parser, "no key").error_message == "x ended with exit code 1\nno key"
+
+
+def test_pieces_of_a_line_are_put_together_to_a_reason() -> None:
+    parser = first_parser("text", ["x"], is_guess=True)
+    parser.feed_piece(b"10%", continues=True)
+    parser.feed_piece(b"\r20%", continues=True, overwrites=True)
+    parser.feed_piece(b" no ", continues=True)
+    parser.feed_piece(b"space", continues=False)
+
+    assert parser.last_text == "10%\n20% no space"
+
+
+def test_of_a_long_text_the_end_is_the_reason() -> None:
+    parser = hear([b"x" * 5_000, b"no space"]).parser
+
+    assert str(parser.last_text).endswith("xx\nno space")
+    assert len(str(parser.last_text)) < 1_001
 
 
 @pytest.mark.parametrize(
