@@ -47,8 +47,8 @@ lowest:          ## the tests where versions matter, with the lowest versions th
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(PYTHON) tests/tools/lowest_versions.py setup.cfg auth http > build/lowest.txt
 	$(LOWEST)/bin/pip install -q -c build/lowest.txt -e ".[auth,http]" \
-		fastapi==0.115.2 httpx hypothesis jsonschema pytest pytest-timeout
-	$(LOWEST)/bin/pytest -q -m 'not newest' -W ignore::DeprecationWarning $(OF_LOWEST)
+		fastapi==0.115.2 httpx hypothesis jsonschema pytest pytest-timeout pytest-xdist
+	$(LOWEST)/bin/pytest -q -n 4 -m 'not newest' -W ignore::DeprecationWarning $(OF_LOWEST)
 
 pykka-suite:     ## Pykka's own tests against our actors, but for the differences that are meant
 	@mkdir -p build/pykka

@@ -14,6 +14,7 @@ from processes import children
 from waiting import wait_until
 
 SEED = int(os.environ.get("COMMITCAST_SEED") or random.SystemRandom().randrange(2**32))
+os.environ["COMMITCAST_SEED"] = str(SEED)  # for those who run a part of the tests each: the order is theirs too
 
 
 def pytest_configure() -> None:

@@ -63,7 +63,11 @@ class Speech:
                 self._due_at = None
             if self._splitter.held_bytes and self._due_at is None:
                 self._due_at = self._now() + PIECE_AFTER_S * max(1, self._splitter.held_bytes / LOOKED_AT_BYTES)
+        began = self._now()
         self._deliver()
+        with self._lock:
+            if self._due_at is not None:
+                self._due_at += self._now() - began  # for how long that blocked, the program was not heard
 
     def patience_s(self) -> float | None:
         """Return in how many seconds `show_due` has something to do; None: when more has come."""

@@ -432,10 +432,10 @@ class TestSilentPeer:
 
         async def scenario(runtime: AgentRuntime) -> None:
             async with opened(runtime) as listener:
-                for _ in range(6):
+                for _ in range(4):
                     await listener.until("heartbeat")
 
-        play(tmp_path, scenario, heartbeat_s=0.03)
+        play(tmp_path, scenario, heartbeat_s=0.3)
 
 
 class TestSlowReader:

@@ -71,6 +71,21 @@ def test_a_line_that_is_finished_in_time_is_one_message() -> None:
     assert said.pieces == [("word by word", False, False)]
 
 
+def test_how_long_the_agent_was_at_its_bound_is_not_the_programs_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Said()
+    put = said.context.put
+
+    def blocks(draft: Draft) -> None:
+        said.time_s += 10 * PIECE_AFTER_S
+        put(draft)
+
+    monkeypatch.setattr(said.context, "put", blocks)
+    said.feed(b"one\ntw")
+    said.feed(b"o\n")
+
+    assert said.pieces == [("one", False, False), ("two", False, False)]
+
+
 def test_it_says_how_long_a_line_may_wait() -> None:
     said = Said()
     patience = [said.speech.patience_s()]
