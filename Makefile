@@ -7,11 +7,11 @@ TYPING   = build/typing/commitcast
 
 # Where versions matter: what talks to a library of others, in each of its ways. The fastapi of `lowest` is the newest for the
 # lowest starlette. Deprecations are ignored there: old libraries use what newer ones of others mean to remove.
-OF_LOWEST = tests/gateway/test_older_websockets.py tests/gateway/test_connections.py tests/gateway/test_http.py tests/gateway/test_server.py \
-	tests/gateway/test_client.py tests/gateway/test_client_blocking.py tests/gateway/test_requests.py \
-	tests/gateway/test_delivery.py tests/gateway/test_drain.py tests/gateway/test_tls.py tests/gateway/test_schema.py \
-	tests/gateway/test_auth_jwt.py tests/gateway/test_asgi.py tests/actors/commands tests/actors/test_sources_in_runtime.py \
-	tests/persistence/test_opening.py tests/persistence/test_schema.py
+OF_LOWEST = tests/gateway/server/sockets/test_older_websockets.py tests/gateway/server/test_connections.py tests/gateway/server/http/test_http.py tests/gateway/server/test_server.py \
+	tests/gateway/client/test_asyncio.py tests/gateway/client/test_blocking.py tests/gateway/client/test_requests.py \
+	tests/gateway/server/test_delivery.py tests/gateway/server/test_drain.py tests/gateway/server/sockets/test_tls.py tests/gateway/protocol/test_schema.py \
+	tests/gateway/server/access/test_jwt.py tests/gateway/server/http/test_asgi.py tests/actors/commands tests/actors/test_sources_in_runtime.py \
+	tests/persistence/sqlite/test_opening.py tests/persistence/sqlite/test_schema.py
 
 .PHONY: help all install links format lint types test lowest pykka-suite coverage faults hub bench protocol build clean
 
@@ -64,10 +64,10 @@ faults:          ## only the tests that break disks and processes
 	$(BIN)/pytest -m fault
 
 hub:             ## 5,000 orders of everything that can happen to the hub
-	COMMITCAST_EXAMPLES=5000 $(BIN)/pytest -q tests/gateway/test_hub.py --timeout=1200
+	COMMITCAST_EXAMPLES=5000 $(BIN)/pytest -q tests/gateway/hub/test_hub.py --timeout=1200
 
 protocol:        ## write what is made from the frame types: schemas, and the tables of docs/protocol.md
-	$(BIN)/python -m commitcast.gateway.documents docs
+	$(BIN)/python -m commitcast.gateway.protocol.documents docs
 
 bench:           ## measure it against bare SQLite, with a plot; some ten minutes
 	@mkdir -p build

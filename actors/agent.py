@@ -12,30 +12,15 @@ from typing import Any, ClassVar, Final, assert_never
 
 import pykka
 
-from commitcast.actors.agent_commands import (
-    AgentCommand,
-    Complete,
-    Created,
-    Emit,
-    EndingDue,
-    Fail,
-    Patch,
-    RestartDue,
-    RuntimeStopping,
-    SourceEnded,
-    Start,
-    Terminate,
-)
+from commitcast.actors import messages
 from commitcast.actors.agent_services import AgentServices
-from commitcast.actors.agent_source import NOT_KNOWN, AgentSource, HeldEnd, restart_notice
-from commitcast.actors.database import Acknowledged, Append, ChangeStatus, UpdateAgent
-from commitcast.actors.dispatch import TURN_MESSAGES, PooledActor
 from commitcast.actors.errors import AgentEndedError, InputRefusedError, MailboxFullError, RuntimeStoppedError
-from commitcast.actors.gateway import Notice
 from commitcast.actors.in_flight import InFlight
+from commitcast.actors.kernel.dispatch import TURN_MESSAGES, PooledActor
+from commitcast.actors.kernel.mailbox import Envelope
 from commitcast.actors.last_words import ENDS, LastWords
 from commitcast.actors.lifecycle import check_transition
-from commitcast.actors.mailbox import Envelope
+from commitcast.actors.source_state import NOT_KNOWN, AgentSource, HeldEnd, restart_notice
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, StatusChange
@@ -59,7 +44,7 @@ class AgentActor(PooledActor):
     _is_last_chance = False  # the runtime stops
     _has_given_up = False  # to come to an end: the database has refused it then
 
-    def __init__(self, agent: str, services: AgentServices, created: Created | None) -> None:
+    def __init__(self, agent: str, services: AgentServices, created: messages.Created | None) -> None:
         """Make the actor of an agent that was just created, or with None of one that may be in the store."""
         super().__init__(agent, services.dispatcher)
         self.agent = agent
@@ -92,7 +77,7 @@ class AgentActor(PooledActor):
         """Handle one message; the one that comes for every token goes the short way."""
         command, asker = envelope.message, envelope.reply_to
         if (
-            type(command) is Emit
+            type(command) is messages.Emit
             and self._is_loaded
             and not command.for_source
             and not (command.from_source and self._status.is_terminal)
@@ -102,38 +87,38 @@ class AgentActor(PooledActor):
         else:
             super().handle(envelope)
 
-    def on_receive(self, command: AgentCommand) -> Any:
+    def on_receive(self, command: messages.AgentCommand) -> Any:
         """Handle one command."""
         if not self._is_loaded:
             self._load(command)
         if type(command) in ENDS and self._last_words.come_before(command, self._source, self.reply_later):
             return None
-        if type(command) is not Emit and self._in_flight is not None and self._in_flight.outgoing:
+        if type(command) is not messages.Emit and self._in_flight is not None and self._in_flight.outgoing:
             self._send_outgoing()  # what was said before the command is stored before it
         match command:
-            case Emit():
+            case messages.Emit():
                 return self._on_emit(command)
-            case Acknowledged():
+            case messages.Acknowledged():
                 return self._on_acknowledged(command)
-            case Start():
+            case messages.Start():
                 return self._change(AgentStatus.RUNNING)
-            case Complete(result_json):
+            case messages.Complete(result_json):
                 return self._end(AgentStatus.COMPLETED, result_json=result_json)
-            case Fail(name, message, result_json):
+            case messages.Fail(name, message, result_json):
                 return self._end(AgentStatus.FAILED, error_name=name, error_message=message, result_json=result_json)
-            case Terminate(reason):
+            case messages.Terminate(reason):
                 return self._end(AgentStatus.TERMINATED, reason=reason)
-            case Created():
+            case messages.Created():
                 return self._on_created(command)
-            case Patch(patch):
+            case messages.Patch(patch):
                 return self._on_patch(patch)
-            case SourceEnded(ending):
+            case messages.SourceEnded(ending):
                 return self._on_source_ended(ending)
-            case RestartDue():
+            case messages.RestartDue():
                 return self._on_restart_due()
-            case EndingDue():
+            case messages.EndingDue():
                 return self._end_if_due()
-            case RuntimeStopping(ending):
+            case messages.RuntimeStopping(ending):
                 return self._on_runtime_stopping(ending)
             case _:
                 assert_never(command)
@@ -152,7 +137,7 @@ class AgentActor(PooledActor):
         else:
             self._retire_if_done()
 
-    def _load(self, command: AgentCommand) -> None:
+    def _load(self, command: messages.AgentCommand) -> None:
         try:
             record = self._services.load(self.agent)
         except BaseException:
@@ -164,7 +149,7 @@ class AgentActor(PooledActor):
 
     def on_dropped(self, message: Any) -> None:
         """Give back the place of a message that will not be stored."""
-        if isinstance(message, Emit):
+        if isinstance(message, messages.Emit):
             self._services.flow.release(self.agent, 1, message.message.size)
 
     def on_stop(self) -> None:
@@ -183,13 +168,13 @@ class AgentActor(PooledActor):
         if self._source is not None:
             self._source.cancel()
             if not self._source.is_running:  # nobody else will tell the next actor of this agent to end it
-                self._services.home.tell(self.agent, SourceEnded(Ending(status=AgentStatus.FAILED)))
+                self._services.home.tell(self.agent, messages.SourceEnded(Ending(status=AgentStatus.FAILED)))
 
     def answer_late(self) -> None:
         """Hand what came after the end to the next actor of this agent."""
         self._services.home.redeliver(self)
 
-    def _on_created(self, created: Created) -> None:
+    def _on_created(self, created: messages.Created) -> None:
         if self._stored_status is None:  # else somebody was faster, and this actor knows more than the creation
             self._stored_status = self._status = created.record.status
         self._is_loaded = True
@@ -209,7 +194,7 @@ class AgentActor(PooledActor):
 
     # On the way down: to the database.
 
-    def _on_emit(self, emit: Emit) -> None:
+    def _on_emit(self, emit: messages.Emit) -> None:
         if (refusal := self._refusal_of(emit)) is None:
             (self._in_flight or self._take_off()).add_message(emit.message, Envelope(emit, self.reply_later()))
             return
@@ -224,10 +209,10 @@ class AgentActor(PooledActor):
 
     def _send_outgoing(self) -> None:
         assert self._in_flight is not None
-        messages, size = self._in_flight.take_outgoing()
-        self._services.database.tell(Append(self.agent, self.number, self._generation, messages, size))
+        batch, size = self._in_flight.take_outgoing()
+        self._services.database.tell(messages.Append(self.agent, self.number, self._generation, batch, size))
 
-    def _refusal_of(self, emit: Emit) -> CommitcastError | None:
+    def _refusal_of(self, emit: messages.Emit) -> CommitcastError | None:
         """Return why a message is not taken; for a text that is, a place in the inbox is kept."""
         if emit.from_source and self._status.is_terminal:
             self.discarded += 1
@@ -238,7 +223,7 @@ class AgentActor(PooledActor):
         return None if asked is None else asked.keep_place(self.agent, emit.message.size)
 
     def _on_patch(self, patch: AgentPatch) -> None:
-        self._services.database.tell(UpdateAgent(self.agent, self.number, self._generation, patch))
+        self._services.database.tell(messages.UpdateAgent(self.agent, self.number, self._generation, patch))
         (self._in_flight or self._take_off()).add(Envelope(None, self.reply_later()))
 
     def _end(self, status: AgentStatus, **facts: str | None) -> None:
@@ -266,11 +251,11 @@ class AgentActor(PooledActor):
             wants_record=self.is_asked,
             **facts,
         )
-        self._services.database.tell(ChangeStatus(self.agent, self.number, self._generation, change))
+        self._services.database.tell(messages.ChangeStatus(self.agent, self.number, self._generation, change))
         self._status = status  # from now on, so that of two changes on their way the second is refused
         (self._in_flight or self._take_off()).add(Envelope(None, self.reply_later()))
 
-    def _on_runtime_stopping(self, ending: Terminate | Fail) -> None:
+    def _on_runtime_stopping(self, ending: messages.Terminate | messages.Fail) -> None:
         self._is_last_chance = True
         if self._stored_status is not None and not self._status.is_terminal:
             self.on_receive(ending)
@@ -278,7 +263,7 @@ class AgentActor(PooledActor):
     def _refuse_unknown(self, status: AgentStatus) -> None:
         error = AgentNotFoundError(self.agent)
         logger.warning("cannot make it %s: %s", status, error)
-        self._tell_gateway(Notice(self.agent, error.code, str(error)))
+        self._tell_gateway(messages.Notice(self.agent, error.code, str(error)))
         if status is AgentStatus.TERMINATED:
             raise error
 
@@ -291,8 +276,8 @@ class AgentActor(PooledActor):
         elif (delay_s := source.ended(ending, dispatcher.now())) is not None:
             message = restart_notice(ending, source.restarts, delay_s, self._services.now())
             self._services.flow.count_in(self.agent, message.size)
-            self._on_emit(Emit(message))
-            source.restart_timer = dispatcher.call_later(delay_s, lambda: home.tell(self.agent, RestartDue()))
+            self._on_emit(messages.Emit(message))
+            source.restart_timer = dispatcher.call_later(delay_s, lambda: home.tell(self.agent, messages.RestartDue()))
         else:
             self._end_if_due()
 
@@ -318,7 +303,7 @@ class AgentActor(PooledActor):
         if source is None or source.ending is None or source.has_processes or self._status.is_terminal:
             return
         if not source.may_try_ending():
-            self._services.dispatcher.call_later(ENDING_PAUSE_S, lambda: home.tell(self.agent, EndingDue()))
+            self._services.dispatcher.call_later(ENDING_PAUSE_S, lambda: home.tell(self.agent, messages.EndingDue()))
             return
         ending = source.ending
         result = None if ending.result is None else encode_json(ending.result, "result")
@@ -330,7 +315,7 @@ class AgentActor(PooledActor):
 
     # On the way up: committed, so it may be told.
 
-    def _on_acknowledged(self, acknowledged: Acknowledged) -> None:
+    def _on_acknowledged(self, acknowledged: messages.Acknowledged) -> None:
         if acknowledged.actor == self.number:
             self._answer(acknowledged)
         # Else it is of an actor that was here before: whoever waited for it was answered when it died.
@@ -340,7 +325,7 @@ class AgentActor(PooledActor):
         if self._source is not None and self._source.ending is not None:
             self._end_if_due()
 
-    def _answer(self, acknowledged: Acknowledged) -> None:
+    def _answer(self, acknowledged: messages.Acknowledged) -> None:
         messages = size = 0
         in_flight = self._in_flight
         assert in_flight is not None
@@ -376,11 +361,11 @@ class AgentActor(PooledActor):
         else:
             self._generation = next(_generations)
             code, retry = (error.code, error.retryable) if isinstance(error, CommitcastError) else ("internal", False)
-            self._tell_gateway(Notice(self.agent, code, str(error), retry))
+            self._tell_gateway(messages.Notice(self.agent, code, str(error), retry))
         if self._source is not None:
             self._source.lost(error)
 
-    def _tell_gateway(self, message: Committed | Notice) -> None:
+    def _tell_gateway(self, message: Committed | messages.Notice) -> None:
         try:
             self._services.gateway.tell(message)
         except (pykka.ActorDeadError, MailboxFullError) as error:

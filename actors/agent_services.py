@@ -6,9 +6,9 @@ from typing import Any, Protocol
 import msgspec
 import pykka
 
-from commitcast.actors.dispatch import Dispatcher
-from commitcast.actors.flow import Flow
-from commitcast.actors.future import Future
+from commitcast.actors.backpressure import Flow
+from commitcast.actors.kernel.dispatch import Dispatcher
+from commitcast.actors.kernel.future import Future
 from commitcast.persistence.records import AgentRecord, MessageRecord
 from commitcast.persistence.writes import NewMessage, repeated
 

@@ -3,8 +3,8 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
-from commitcast.actors.future import Future
 from commitcast.actors.handle import AgentHandle, Content
+from commitcast.actors.kernel.future import Future
 from commitcast.persistence.records import AgentRecord, MessageRecord
 
 

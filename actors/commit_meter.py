@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from commitcast.gateway.metrics import Histogram
+from commitcast.gateway.server.metrics import Histogram
 from commitcast.persistence.errors import StoreUnavailableError
 from commitcast.persistence.store import Store
 from commitcast.persistence.writes import AgentWrites, Outcome

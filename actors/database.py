@@ -15,18 +15,18 @@ from typing import Any, Final, Protocol, assert_never
 import msgspec
 
 from commitcast.actors.commit_meter import CommitMeter
-from commitcast.actors.deadletters import DeadLetters
-from commitcast.actors.dispatch import Dispatcher, PinnedActor
 from commitcast.actors.errors import RuntimeStoppedError
-from commitcast.actors.future import Future
-from commitcast.actors.mailbox import Envelope
+from commitcast.actors.kernel.deadletters import DeadLetters
+from commitcast.actors.kernel.dispatch import Dispatcher, PinnedActor
+from commitcast.actors.kernel.future import Future
+from commitcast.actors.kernel.mailbox import Envelope
+from commitcast.actors.messages import Acknowledged, Append, ChangeStatus, CreateAgents, DatabaseCommand, UpdateAgent
 from commitcast.persistence.errors import (
     NotStoredError,
     PrecedingRefusedError,
     StoreUnavailableError,
     StoreUnknownError,
 )
-from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Store
 from commitcast.persistence.writes import (
     AgentPatch,
@@ -51,56 +51,6 @@ NO_ACTOR: Final = 0
 """The number that no actor has: who creates agents is no actor."""
 RETRY_S: Final = 0.5
 REMEMBERED_REFUSALS: Final = 65_536
-
-
-class Append(msgspec.Struct, frozen=True, gc=False):
-    """Store messages of one agent, in order."""
-
-    agent: str
-    actor: int
-    """Number of the AgentActor that sent it and is told."""
-    generation: int
-    """Rises when the agent has learnt of a refusal: what it sent before that is refused too."""
-    messages: list[NewMessage]
-    size: int
-    """Bytes of all of them."""
-
-
-class ChangeStatus(msgspec.Struct, frozen=True, gc=False):
-    """Apply a change of status, if the agent still has the status that it starts from."""
-
-    agent: str
-    actor: int
-    generation: int
-    change: NewStatus
-
-
-class UpdateAgent(msgspec.Struct, frozen=True, gc=False):
-    """Store facts learnt about an agent."""
-
-    agent: str
-    actor: int
-    generation: int
-    patch: AgentPatch
-
-
-class CreateAgents(msgspec.Struct, frozen=True):
-    """Insert agents. To be asked: the reply is one `Outcome` for each."""
-
-    agents: tuple[tuple[str, NewAgent], ...]
-
-
-DatabaseCommand = Append | ChangeStatus | UpdateAgent | CreateAgents
-
-
-class Acknowledged(msgspec.Struct, frozen=True, gc=False):
-    """What became of an agent's oldest unanswered writes, as many as there are replies. Sent to its AgentActor."""
-
-    committed: Committed | None
-    replies: list[Any]
-    """One for each write: the record as stored, or why it was refused."""
-    actor: int
-    """Who sent them. An actor that was made later for the same agent has not waited for them."""
 
 
 class Acknowledge(Protocol):

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from commitcast.actors.agent import MAILBOX_LIMIT_MESSAGES, AgentActor
-from commitcast.actors.agent_commands import AgentCommand, Created, Emit, Fail, RuntimeStopping, SourceEnded, Terminate
-from commitcast.actors.blocking import Signal
-from commitcast.actors.deadletters import DeadLetters
+from commitcast.actors.backpressure import Flow
 from commitcast.actors.errors import FutureTimeoutError, MailboxFullError, RuntimeStoppedError
-from commitcast.actors.flow import Flow
-from commitcast.actors.future import Future, remaining
-from commitcast.actors.mailbox import Empty, Envelope
+from commitcast.actors.kernel.deadletters import DeadLetters
+from commitcast.actors.kernel.future import Future, remaining
+from commitcast.actors.kernel.mailbox import Empty, Envelope
+from commitcast.actors.kernel.waiting import Signal
+from commitcast.actors.messages import AgentCommand, Created, Emit, Fail, RuntimeStopping, SourceEnded, Terminate
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.fork import GONE
 from commitcast.persistence.records import AgentStatus, MessageRecord

@@ -6,26 +6,12 @@ a `Committed`, which only a store can make, or a `Notice`, which becomes an `err
 
 from typing import ClassVar, Final, Protocol, assert_never
 
-import msgspec
-
-from commitcast.actors.dispatch import Dispatcher, PooledActor
+from commitcast.actors.kernel.dispatch import Dispatcher, PooledActor
+from commitcast.actors.messages import GatewayCommand, Notice
 from commitcast.persistence.records import Committed
 
 MAILBOX_LIMIT_MESSAGES: Final = 65_536
 """Sixteen full batches of as many agents; handing one on takes a microsecond and waits for nothing."""
-
-
-class Notice(msgspec.Struct, frozen=True):
-    """Something could not be done for an agent. Nothing was stored, so this is no message."""
-
-    agent: str
-    code: str
-    """One of the protocol's error codes."""
-    message: str
-    retry: bool = False
-
-
-GatewayCommand = Committed | Notice
 
 
 class Audience(Protocol):

@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol
 
 import pykka
 
-from commitcast.actors.actor import ActorRef, ActorStopped
 from commitcast.actors.errors import GatewayStoppedError
+from commitcast.actors.kernel.actor import ActorRef, ActorStopped
 from commitcast.persistence.errors import InvalidValueError
 
 logger: Final = logging.getLogger(__name__)

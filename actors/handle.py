@@ -12,14 +12,14 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from commitcast.actors.agent_commands import AgentCommand, Complete, Emit, Fail, Start, Terminate
-from commitcast.actors.blocking import is_in_turn
+from commitcast.actors.backpressure import Flow
 from commitcast.actors.directory import Directory
 from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
-from commitcast.actors.flow import Flow
-from commitcast.actors.future import Future
+from commitcast.actors.kernel.future import Future
+from commitcast.actors.kernel.waiting import is_in_turn
 from commitcast.actors.loop import running_loop
-from commitcast.actors.watch import RECHECK_S, Watches
+from commitcast.actors.messages import AgentCommand, Complete, Emit, Fail, Start, Terminate
+from commitcast.actors.signals import RECHECK_S, Watches
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, StoreClosedError
 from commitcast.persistence.patience import left_s, read_within

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from commitcast.actors.mailbox import Envelope
+from commitcast.actors.kernel.mailbox import Envelope
 from commitcast.persistence.writes import NewMessage
 
 

@@ -6,11 +6,11 @@ Used from the agent's turns only. Decides nothing; puts into the mailbox what co
 from collections.abc import Callable
 from typing import Any, Final
 
-from commitcast.actors.agent_commands import AgentCommand, Complete, Emit, Fail, SourceEnded, Terminate
-from commitcast.actors.agent_source import AgentSource
-from commitcast.actors.flow import Flow
-from commitcast.actors.future import Future
-from commitcast.actors.mailbox import Envelope, Mailbox
+from commitcast.actors.backpressure import Flow
+from commitcast.actors.kernel.future import Future
+from commitcast.actors.kernel.mailbox import Envelope, Mailbox
+from commitcast.actors.messages import AgentCommand, Complete, Emit, Fail, SourceEnded, Terminate
+from commitcast.actors.source_state import AgentSource
 
 ENDS: Final = (Complete, Fail, Terminate, SourceEnded)
 """Commands that end an agent. Before the end of its source, it has said everything; unless another end made it stop."""

@@ -8,17 +8,17 @@ from typing import Any
 
 import pykka
 
-from commitcast.actors.agent_commands import Created
-from commitcast.actors.agent_source import AgentSource
-from commitcast.actors.database import BATCH_ROWS, CreateAgents, DatabaseActor
+from commitcast.actors.backpressure import Flow
+from commitcast.actors.database import BATCH_ROWS, DatabaseActor
 from commitcast.actors.directory import Directory
 from commitcast.actors.errors import RuntimeStoppedError
-from commitcast.actors.flow import Flow
-from commitcast.actors.future import Future
+from commitcast.actors.kernel.future import Future
+from commitcast.actors.kernel.supervision import RestartPolicy
+from commitcast.actors.messages import CreateAgents, Created
+from commitcast.actors.source_state import AgentSource
 from commitcast.actors.sources.runner import Source, SourceRunner, check_source
 from commitcast.actors.sources.tasks import SourceTasks
 from commitcast.actors.sources.threads import SourceThreads
-from commitcast.actors.supervision import RestartPolicy
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, Committed

@@ -7,8 +7,8 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from commitcast.actors.blocking import is_in_turn
 from commitcast.actors.errors import WouldBlockError
+from commitcast.actors.kernel.waiting import is_in_turn
 from commitcast.persistence.store import Store
 from commitcast.persistence.verify import Report
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from commitcast.actors.lifecycle import INTERRUPTED
-from commitcast.actors.sources.orphans import AtWork, stop_orphans
+from commitcast.actors.sources.processes.orphans import AtWork, stop_orphans
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import StoreCorruptError
 from commitcast.persistence.records import AgentRecord, AgentStatus

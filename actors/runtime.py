@@ -17,34 +17,34 @@ from typing import Any, Final, Literal, Self
 import pykka
 from msgspec.structs import force_setattr
 
-from commitcast.actors.agent_commands import Fail, Terminate
-from commitcast.actors.blocking import is_in_turn
+from commitcast.actors.backpressure import AGENT_BYTES, AGENT_MESSAGES, Flow
 from commitcast.actors.by_id import AgentsById
-from commitcast.actors.dispatch import Dispatcher
+from commitcast.actors.control import RuntimeOperations
 from commitcast.actors.errors import RuntimeStoppedError, WouldBlockError
-from commitcast.actors.flow import AGENT_BYTES, AGENT_MESSAGES, Flow
 from commitcast.actors.given_gateway import GivenGateway, HasRef
 from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle, HandleServices
+from commitcast.actors.kernel.dispatch import Dispatcher
+from commitcast.actors.kernel.supervision import RestartPolicy
+from commitcast.actors.kernel.waiting import is_in_turn
 from commitcast.actors.launching import Launch, Launcher
 from commitcast.actors.maintenance import Maintained
 from commitcast.actors.managed import Managed
+from commitcast.actors.messages import Fail, Terminate
 from commitcast.actors.metrics import RuntimeCollector
-from commitcast.actors.operations import RuntimeOperations
 from commitcast.actors.recovery import recover
 from commitcast.actors.sources.runner import Source
 from commitcast.actors.sources.threads import MAX_RUNNING_SOURCES
-from commitcast.actors.supervision import RestartPolicy
 from commitcast.actors.system import ActorSystem, RuntimeStats
 from commitcast.actors.templates import Template
-from commitcast.gateway.auth import StaticTokens, Verifier
-from commitcast.gateway.core import HEARTBEAT_S
-from commitcast.gateway.errors import ListenError
-from commitcast.gateway.limits import Limits
-from commitcast.gateway.server import GatewayServer
+from commitcast.gateway.protocol.errors import ListenError
+from commitcast.gateway.server.access.auth import StaticTokens, Verifier
+from commitcast.gateway.server.access.limits import Limits
+from commitcast.gateway.server.gateway import HEARTBEAT_S
+from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence import fork
 from commitcast.persistence.errors import AgentNotFoundError, ForkedRuntimeError
 from commitcast.persistence.records import AgentRecord, AgentStatus
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import PAGE_ROWS, Store
 
 logger: Final = logging.getLogger(__name__)

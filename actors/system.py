@@ -12,27 +12,27 @@ from typing import Any, Final
 
 import msgspec
 
-from commitcast.actors.actor import ActorRef
 from commitcast.actors.agent import AgentActor
-from commitcast.actors.agent_commands import Created, Fail, Terminate
 from commitcast.actors.agent_services import AgentServices, Told
+from commitcast.actors.backpressure import Flow
 from commitcast.actors.commit_meter import CommitMeter
 from commitcast.actors.database import DatabaseActor
-from commitcast.actors.deadletters import DeadLetter, DeadLetters
 from commitcast.actors.directory import Directory
-from commitcast.actors.dispatch import Dispatcher, ThreadDispatcher, stop_actor
-from commitcast.actors.flow import Flow
-from commitcast.actors.future import remaining
 from commitcast.actors.gateway import Audience, GatewayActor
 from commitcast.actors.given_gateway import GivenGateway
+from commitcast.actors.kernel.actor import ActorRef
+from commitcast.actors.kernel.deadletters import DeadLetter, DeadLetters
+from commitcast.actors.kernel.dispatch import Dispatcher, ThreadDispatcher, stop_actor
+from commitcast.actors.kernel.future import remaining
+from commitcast.actors.kernel.supervision import ChildSpec, RestartPolicy, Supervisor
 from commitcast.actors.launching import Launcher
 from commitcast.actors.loop import LoopThread
+from commitcast.actors.messages import Created, Fail, Terminate
+from commitcast.actors.signals import Watches
 from commitcast.actors.sources.tasks import SourceTasks
 from commitcast.actors.sources.threads import SourceThreads
-from commitcast.actors.supervision import ChildSpec, RestartPolicy, Supervisor
-from commitcast.actors.watch import Watches
 from commitcast.persistence.clock import now
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import Store
 
 logger: Final = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from commitcast.actors.kernel.supervision import RestartPolicy
 from commitcast.actors.sources.command import EXIT_TIMEOUT_S, PROMPT_PLACEHOLDER, CommandSource
 from commitcast.actors.sources.runner import Source, check_source
-from commitcast.actors.supervision import RestartPolicy
 from commitcast.persistence.errors import InvalidValueError
 
 MAX_RUNNING: Final = 8

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import pykka
 
-from commitcast.actors.dispatch import Dispatcher, PinnedActor
-from commitcast.actors.gateway import GatewayCommand, Notice
-from commitcast.actors.probe import Probe
-from commitcast.actors.seeded import DeadlockError, SeededDispatcher
+from commitcast.actors.kernel.dispatch import Dispatcher, PinnedActor
+from commitcast.actors.kernel.probe import Probe
+from commitcast.actors.kernel.seeded import DeadlockError, SeededDispatcher
+from commitcast.actors.messages import GatewayCommand, Notice
 from commitcast.persistence.records import Committed, MessageRecord, StatusChange
 
 __all__ = ["DeadlockError", "MockGateway", "MockGatewayError", "Probe", "SeededDispatcher"]

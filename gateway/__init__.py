@@ -3,13 +3,21 @@
 The middle floor: it imports records and errors of persistence, and nothing of actors.
 """
 
-from commitcast.gateway.auth import Capability, Grant, MissingExtraError, Operation, StaticTokens, TokenError, Verifier
-from commitcast.gateway.client import Subscription, subscribe
-from commitcast.gateway.client_blocking import BlockingSubscription, subscribe_blocking
-from commitcast.gateway.errors import CloseCode, ErrorCode, ListenError, SubscriptionError
-from commitcast.gateway.limits import Limits
-from commitcast.gateway.requests import BlockingClient, Client, RequestError
-from commitcast.gateway.server import GatewayServer
+from commitcast.gateway.client.asyncio import Subscription, subscribe
+from commitcast.gateway.client.blocking import BlockingSubscription, subscribe_blocking
+from commitcast.gateway.client.requests import BlockingClient, Client, RequestError
+from commitcast.gateway.protocol.errors import CloseCode, ErrorCode, ListenError, SubscriptionError
+from commitcast.gateway.server.access.auth import (
+    Capability,
+    Grant,
+    MissingExtraError,
+    Operation,
+    StaticTokens,
+    TokenError,
+    Verifier,
+)
+from commitcast.gateway.server.access.limits import Limits
+from commitcast.gateway.server.server import GatewayServer
 
 __all__ = [
     "BlockingClient",

@@ -17,7 +17,7 @@ from commitcast.persistence.errors import (
     StoreUnknownError,
 )
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord, StatusChange
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import Store
 from commitcast.persistence.verify import Report, verify
 

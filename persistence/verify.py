@@ -16,10 +16,11 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from commitcast.persistence import fork, sqlite_connection, sqlite_file
+from commitcast.persistence import fork
 from commitcast.persistence.errors import StoreOpenError
 from commitcast.persistence.records import AgentStatus
-from commitcast.persistence.sqlite_rows import CHECKED_COLUMNS, Row, checked_message
+from commitcast.persistence.sqlite import connections, opening
+from commitcast.persistence.sqlite.rows import CHECKED_COLUMNS, Row, checked_message
 
 MAX_HOLD_S: Final = 0.01
 """How long commits are kept waiting before one is let through."""
@@ -109,16 +110,16 @@ def verify(path: str | Path, *, deep: bool = False, progress: Progress = lambda 
     found = Path(os.path.realpath(path))  # the lock lies beside the file, not beside a link to it
     report = Report(str(found))
     try:
-        sqlite_file.inspect(found, write=False)
-        is_live = sqlite_file.is_locked(found)
-        with fork.using(), closing(sqlite_connection.connect(str(found), read_only=is_live)) as connection:
+        opening.inspect(found, write=False)
+        is_live = opening.is_locked(found)
+        with fork.using(), closing(connections.connect(str(found), read_only=is_live)) as connection:
             connection.pragma("query_only", "on")
-            is_taken = (lambda: False) if deep else partial(sqlite_file.is_locked, found)
+            is_taken = (lambda: False) if deep else partial(opening.is_locked, found)
             _Verification(connection, report, progress, is_taken).run(structure=deep or not is_live, is_live=is_live)
     except (apsw.Error, OSError) as error:
         if isinstance(error, StoreOpenError):
             raise
-        raise sqlite_file.explain(error, str(found)) from error
+        raise opening.explain(error, str(found)) from error
     return report
 
 

@@ -12,11 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
-from commitcast.persistence import sqlite_connection, sqlite_file
 from commitcast.persistence.clock import now
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
-from commitcast.persistence.sqlite_plan import INSERT_MESSAGE, SET_HEAD, SET_POSITION, Plan
-from commitcast.persistence.sqlite_rows import agent_row, message_row
+from commitcast.persistence.sqlite import connections, opening
+from commitcast.persistence.sqlite.plan import INSERT_MESSAGE, SET_HEAD, SET_POSITION, Plan
+from commitcast.persistence.sqlite.rows import agent_row, message_row
 from commitcast.persistence.writes import NewStatus
 
 CEILING_ROWS: Final = 4_096
@@ -38,9 +38,9 @@ class BareWriter:
             agents: their ids.
             content: of each message.
         """
-        sqlite_file.create_if_missing(path)
-        self._connection = sqlite_connection.connect(str(path), create=True)
-        sqlite_file.migrate(self._connection, str(path))
+        opening.create_if_missing(path)
+        self._connection = connections.connect(str(path), create=True)
+        opening.migrate(self._connection, str(path))
         self._agents = [(key, agent) for key, agent in enumerate(agents, start=1)]
         self._content = content
         self._made = 0

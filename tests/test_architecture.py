@@ -13,33 +13,33 @@ MAY_IMPORT = {
     "gateway": {"gateway", "persistence"},
     "actors": {"actors", "gateway", "persistence"},
 }
+ROOMS = {
+    "actors/kernel": {"actors/kernel", "actors/errors.py", "persistence"},
+    "gateway/protocol": {"gateway/protocol", "persistence"},
+    "gateway/hub": {"gateway/hub", "gateway/protocol", "persistence"},
+    "gateway/server": {"gateway/server", "gateway/hub", "gateway/protocol", "gateway/web", "persistence"},
+    "gateway/client": {"gateway/client", "gateway/protocol", "persistence"},
+}
+"""What each inner room may import of ours: client and server do not see each other, the hub sees neither."""
 PURE = {
-    "gateway/hub.py",
-    "gateway/ring.py",
-    "gateway/frames.py",
-    "gateway/decoding.py",
-    "gateway/access.py",
-    "gateway/auth.py",
-    "gateway/comeback.py",
-    "gateway/compose.py",
-    "gateway/following.py",
-    "gateway/http.py",
-    "gateway/inflow.py",
-    "gateway/limits.py",
-    "gateway/numbers.py",
-    "gateway/pacer.py",
-    "gateway/pages.py",
-    "gateway/prepared.py",
-    "gateway/pulse.py",
-    "gateway/sse.py",
-    "gateway/strict_protocol.py",
-    "gateway/subscription.py",
-    "gateway/texts.py",
-    "gateway/views.py",
+    *(str(path.relative_to(ROOT)) for path in (ROOT / "gateway/hub").glob("*.py")),
+    *(str(path.relative_to(ROOT)) for path in (ROOT / "gateway/protocol").glob("*.py")),
+    "gateway/server/access/auth.py",
+    "gateway/server/access/limits.py",
+    "gateway/server/access/origins.py",
+    "gateway/server/access/rates.py",
+    "gateway/server/http/request.py",
+    "gateway/server/http/sse.py",
+    "gateway/server/sockets/strict_protocol.py",
+    "gateway/server/liveness.py",
+    "gateway/server/pacer.py",
+    "gateway/server/pages.py",
+    "gateway/client/protocol.py",
+    "gateway/client/reconnect.py",
     "actors/lifecycle.py",
     "persistence/records.py",
     "persistence/writes.py",
-    "persistence/sqlite_rows.py",
+    "persistence/sqlite/rows.py",
     *(str(path.relative_to(ROOT)) for path in (ROOT / "actors/sources/parsers").glob("*.py")),
     "actors/sources/lines.py",
     "actors/sources/draft.py",
@@ -81,6 +81,10 @@ def dependencies(module: Path) -> Iterator[str]:
                 yield node.module
 
 
+def is_ours(name: str) -> bool:
+    return name.startswith("commitcast.")
+
+
 @pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 class TestEveryModule:
     def test_imports_point_down(self, module: Path) -> None:
@@ -89,6 +93,17 @@ class TestEveryModule:
         ours = {name.split(".")[1] for name, _ in imports(module) if name.startswith("commitcast.")}
 
         assert ours <= MAY_IMPORT[floor]
+
+    def test_imports_only_what_its_room_may_see(self, module: Path) -> None:
+        here = str(module.relative_to(ROOT))
+        room = next((name for name in ROOMS if here.startswith(f"{name}/")), None)
+        if room is None:
+            return
+
+        seen = {name.removeprefix("commitcast.").replace(".", "/") for name in dependencies(module) if is_ours(name)}
+
+        hidden = {name for name in seen if not any(f"{name}.py".startswith(allowed) for allowed in ROOMS[room])}
+        assert hidden == set()
 
     def test_imports_stand_at_the_top(self, module: Path) -> None:
         assert [name for name, is_late in imports(module) if is_late] == []
@@ -145,7 +160,7 @@ def test_sql_stands_in_persistence_only() -> None:
 
 def test_nothing_begins_a_deferred_write_transaction() -> None:
     """A read transaction that becomes a write one can fail at once, whatever the busy timeout says."""
-    writer = (ROOT / "persistence/sqlite.py").read_text("utf-8")
+    writer = (ROOT / "persistence/sqlite/store.py").read_text("utf-8")
 
     assert writer.count('"BEGIN IMMEDIATE"') == 1
     assert '"BEGIN"' not in writer

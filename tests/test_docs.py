@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from commitcast.actors.cli import app
-from commitcast.gateway.errors import CloseCode, ErrorCode
-from commitcast.gateway.frames import ClientFrame, ServerFrame
+from commitcast.gateway.protocol.errors import CloseCode, ErrorCode
+from commitcast.gateway.protocol.frames import ClientFrame, ServerFrame
 
 ROOT = Path(__file__).parent.parent
 PROTOCOL = (ROOT / "docs/protocol.md").read_text("utf-8")

@@ -45,7 +45,7 @@ def test_no_module_is_loaded_under_its_bare_folder_name() -> None:
 
 
 def test_data_files_are_reachable_as_resources() -> None:
-    assert "CREATE TABLE agents" in resources.files("commitcast.persistence.schema").joinpath(
+    assert "CREATE TABLE agents" in resources.files("commitcast.persistence.sqlite.schema").joinpath(
         "0001_initial.sql"
     ).read_text("utf-8")
     assert resources.files("commitcast.actors.commands").joinpath("demo_texts.txt").is_file()

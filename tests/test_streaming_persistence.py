@@ -19,7 +19,7 @@ from commitcast.persistence.errors import (
     StoreReadOnlyError,
 )
 from commitcast.persistence.records import Committed
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite.store import SqliteStore
 from waiting import wait_until
 
 SECONDS = 10.0

@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection, broadcast, serve
 from commitcast.actors.bench.child import Report, listen_for_orders, report, run_child
 from commitcast.actors.bench.light_client import allow_files
 from commitcast.actors.bench.stream import agent_name, content_of
-from commitcast.gateway import frames
+from commitcast.gateway.protocol import frames
 
 BACKLOG: Final = 1_024
 

@@ -8,10 +8,10 @@ from typing import Final
 from commitcast.actors.bench.child import Child
 from commitcast.actors.bench.errors import BenchmarkError
 from commitcast.actors.bench.stream import agent_name
-from commitcast.actors.future import Future
 from commitcast.actors.handle import AgentHandle
+from commitcast.actors.kernel.future import Future
 from commitcast.actors.runtime import AgentRuntime
-from commitcast.gateway import frames
+from commitcast.gateway.protocol import frames
 from commitcast.persistence.errors import CommitcastError
 from commitcast.persistence.records import AgentRecord, MessageRecord
 

@@ -21,7 +21,7 @@ from commitcast.actors.bench.errors import BenchmarkError
 from commitcast.actors.bench.light_client import LightClient, allow_files
 from commitcast.actors.bench.results import percentile_ms
 from commitcast.actors.bench.stream import SharedCheck, joined
-from commitcast.gateway import decoding, frames
+from commitcast.gateway.protocol import decoding, frames
 
 CONNECTING_AT_ONCE: Final = 50
 """Fewer than a listening socket keeps waiting."""

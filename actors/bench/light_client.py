@@ -18,7 +18,7 @@ from websockets.frames import Frame, Opcode
 from websockets.utils import accept_key
 
 from commitcast.actors.bench.errors import BenchmarkError
-from commitcast.gateway import frames
+from commitcast.gateway.protocol import frames
 
 OPEN_TIMEOUT_S: Final = 60.0
 """A server that a thousand connect to at once answers the last of them late."""

@@ -14,8 +14,8 @@ from typing import Final
 from commitcast.actors.bench.chain import FUTURE_TIMEOUT_S, check_message
 from commitcast.actors.bench.errors import BenchmarkError
 from commitcast.actors.bench.stream import content_of
-from commitcast.actors.future import Future
 from commitcast.actors.handle import AgentHandle
+from commitcast.actors.kernel.future import Future
 from commitcast.persistence.records import MessageRecord
 
 SAMPLED: Final = 64
@@ -95,7 +95,7 @@ class Pipeline:
 
 
 def on_a_thread(work: Callable[[], object]) -> None:
-    """Do it as most hosts do, not on the main thread, where no turn of an actor is taken (see `actors/dispatch.py`)."""
+    """Do it as most hosts do, not on the main thread, where no turn of an actor is taken (see `kernel/dispatch.py`)."""
     with ThreadPoolExecutor(1, thread_name_prefix="host") as pool:
         pool.submit(work).result()
 

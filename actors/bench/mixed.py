@@ -14,8 +14,8 @@ from commitcast.actors.bench.chain import Chain, check_status
 from commitcast.actors.bench.errors import BenchmarkError
 from commitcast.actors.bench.load import SAMPLED, Emitted
 from commitcast.actors.bench.stream import agent_name, content_of
-from commitcast.actors.future import Future
 from commitcast.actors.handle import AgentHandle
+from commitcast.actors.kernel.future import Future
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.persistence.records import AgentRecord
 

@@ -15,8 +15,8 @@ from commitcast.actors.bench.child import Report, listen_for_orders, report, run
 from commitcast.actors.bench.errors import WrongDataError
 from commitcast.actors.bench.light_client import LightClient, allow_files
 from commitcast.actors.bench.stream import SharedCheck, agent_name, joined
-from commitcast.gateway import decoding, frames
-from commitcast.gateway.comeback import Comeback, Lost, closed
+from commitcast.gateway.client.reconnect import Comeback, Lost, closed
+from commitcast.gateway.protocol import decoding, frames
 
 CONNECTING_AT_ONCE: Final = 50
 """Until it was subscribed once. Later each comes when its rule says."""

@@ -19,7 +19,7 @@ from commitcast.actors.bench.load import Emitted
 from commitcast.actors.bench.machine import resident_bytes
 from commitcast.actors.bench.stream import agent_name, content_of
 from commitcast.actors.runtime import AgentRuntime
-from commitcast.gateway.limits import Limits
+from commitcast.gateway.server.access.limits import Limits
 
 
 class Speech(msgspec.Struct, kw_only=True):

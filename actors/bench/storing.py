@@ -13,7 +13,7 @@ from commitcast.actors.bench.stream import agent_name, content_of
 from commitcast.actors.bench.workshop import Workshop
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.persistence.clock import now
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.writes import AgentWrites, new_message
 from commitcast.persistence.yardsticks import CEILING_ROWS, BareWriter
 

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from commitcast.actors.bench.errors import WrongDataError
-from commitcast.gateway import decoding, frames
+from commitcast.gateway.protocol import decoding, frames
 
 
 def agent_name(index: int) -> str:

@@ -15,7 +15,7 @@ from websockets.typing import Subprotocol
 from commitcast.actors.bench.child import Report, listen_for_orders, report, run_child
 from commitcast.actors.bench.errors import BenchmarkError
 from commitcast.actors.bench.stream import StreamCheck
-from commitcast.gateway import decoding, frames
+from commitcast.gateway.protocol import decoding, frames
 from commitcast.persistence.records import AgentStatus
 
 

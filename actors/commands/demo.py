@@ -21,7 +21,7 @@ from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft
-from commitcast.gateway.client import subscribe
+from commitcast.gateway.client.asyncio import subscribe
 from commitcast.persistence.verify import verify
 
 PACES_S: Final = {"tortoise": 0.2, "walker": 0.09, "hare": 0.04}

@@ -4,8 +4,8 @@ Only the commands raise the limit: a host's process is its own. Programs that ag
 """
 
 from commitcast.actors.commands.output import note
-from commitcast.gateway import descriptors
-from commitcast.gateway.limits import Limits
+from commitcast.gateway.server.access.limits import Limits
+from commitcast.gateway.server.sockets import descriptors
 
 
 def raise_limit(*, listens: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from commitcast.gateway.auth import StaticTokens, Verifier
+from commitcast.gateway.server.access.auth import StaticTokens, Verifier
 from commitcast.persistence.errors import InvalidValueError
 
 DEFAULT_DATABASE: Final = Path("commitcast.db")
@@ -67,7 +67,7 @@ def verifier(
     if token_file is not None:
         raise InvalidValueError("give --token-file or --jwt-key, not both: a server has one kind of token")
     # By name, because it needs packages that only this option needs.
-    auth_jwt: Any = importlib.import_module("commitcast.gateway.auth_jwt")
+    auth_jwt: Any = importlib.import_module("commitcast.gateway.server.access.jwt")
     found: Verifier = auth_jwt.JwtVerifier.from_file(
         jwt_key, algorithm=algorithm.value, audience=audience, issuer=issuer
     )

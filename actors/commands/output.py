@@ -11,7 +11,7 @@ from typing import Any, Final, TextIO
 import msgspec
 from rich.console import Console
 
-from commitcast.gateway import views
+from commitcast.gateway.hub import views
 from commitcast.persistence.records import AgentRecord
 
 

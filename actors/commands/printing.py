@@ -11,8 +11,9 @@ from typing import Any, Final
 import msgspec
 
 from commitcast.actors.commands.output import COLOURS, console, print_json, printable
-from commitcast.gateway import frames, views
-from commitcast.gateway.texts import READING_MARKS, Place, Texts
+from commitcast.gateway.hub import views
+from commitcast.gateway.protocol import frames
+from commitcast.gateway.protocol.texts import READING_MARKS, Place, Texts
 from commitcast.persistence.records import MessageRecord
 
 _AGENT_COLOURS: Final = ("cyan", "yellow", "green", "magenta", "blue", "bright_black")

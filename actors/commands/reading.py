@@ -13,7 +13,7 @@ from commitcast.actors.commands.output import console, note, notes, print_agent,
 from commitcast.actors.commands.printing import Printer
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError
 from commitcast.persistence.records import AgentStatus
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import PAGE_ROWS
 from commitcast.persistence.verify import Report
 from commitcast.persistence.verify import verify as verify_file

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from commitcast.actors.commands.output import note
 from commitcast.actors.commands.unread import NUDGE, leave_unread
-from commitcast.actors.sources.processes import kill_at_once
+from commitcast.actors.sources.processes.registry import kill_at_once
 
 EXIT_CODES: Final = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGQUIT: 131, signal.SIGTERM: 143}
 """128 and the signal's number, as shells have it."""

@@ -10,8 +10,8 @@ from commitcast.actors.commands import options
 from commitcast.actors.commands.output import note, note_ending, reader_left
 from commitcast.actors.commands.printing import Printer
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
-from commitcast.gateway.client import Subscription, subscribe
-from commitcast.gateway.frames import ALL
+from commitcast.gateway.client.asyncio import Subscription, subscribe
+from commitcast.gateway.protocol.frames import ALL
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
 

@@ -18,11 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from commitcast.actors.commands.uvicorn_websocket import SeldomWarnings, websocket_options
 from commitcast.actors.runtime import AgentRuntime
-from commitcast.gateway import asgi
-from commitcast.gateway.accepted import AcceptedSockets
-from commitcast.gateway.connection import CLOSE_TIMEOUT_S
-from commitcast.gateway.errors import ListenError
-from commitcast.gateway.listening import BACKLOG, ListeningLoop, bind
+from commitcast.gateway.protocol.errors import ListenError
+from commitcast.gateway.server.http import asgi
+from commitcast.gateway.server.sockets.accepted import AcceptedSockets
+from commitcast.gateway.server.sockets.listening import BACKLOG, ListeningLoop, bind
+from commitcast.gateway.server.sockets.websocket import CLOSE_TIMEOUT_S
 
 logger: Final = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from commitcast.gateway.connection import CLOSE_TIMEOUT_S
-from commitcast.gateway.frames import MAX_FRAME_BYTES
-from commitcast.gateway.limits import Bucket, Limits
-from commitcast.gateway.small_reads import SmallReads
-from commitcast.gateway.strict_protocol import StrictProtocol
+from commitcast.gateway.protocol.frames import MAX_FRAME_BYTES
+from commitcast.gateway.server.access.limits import Bucket, Limits
+from commitcast.gateway.server.sockets.small_reads import SmallReads
+from commitcast.gateway.server.sockets.strict_protocol import StrictProtocol
+from commitcast.gateway.server.sockets.websocket import CLOSE_TIMEOUT_S
 
 INTERNALS: Final = ("data_received", "pause_writing", "resume_writing", "handle_parser_exception", "receive")
 """Methods of uvicorn's class that this one builds on; tested with uvicorn 0.54."""

@@ -27,8 +27,8 @@ from commitcast.actors.sources.parsers import (
     is_told_to_print_json,
 )
 from commitcast.actors.sources.parsers.decoding import clean_text
-from commitcast.actors.sources.pipes import ChildPipes
-from commitcast.actors.sources.process import process_started
+from commitcast.actors.sources.processes.pipes import ChildPipes
+from commitcast.actors.sources.processes.process import process_started
 from commitcast.actors.sources.speech import Speech
 from commitcast.actors.sources.verdict import account, decide_ending, failed
 from commitcast.persistence.errors import InvalidValueError

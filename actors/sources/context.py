@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from commitcast.actors.future import Future
+from commitcast.actors.kernel.future import Future
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.inbox import Inbox
-from commitcast.actors.sources.processes import Processes
+from commitcast.actors.sources.processes.registry import Processes
 from commitcast.persistence import fork
 from commitcast.persistence.records import AgentRecord, MessageRecord
 

@@ -10,8 +10,8 @@ import time
 from collections import deque
 from typing import Final
 
-from commitcast.actors.blocking import Signal
 from commitcast.actors.errors import LoopWouldBlockError, SourceCancelledError
+from commitcast.actors.kernel.waiting import Signal
 from commitcast.actors.loop import running_loop
 from commitcast.persistence.errors import CommitcastError, ForkedRuntimeError
 

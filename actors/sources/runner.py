@@ -11,11 +11,11 @@ import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
-from commitcast.actors.agent_commands import AgentCommand, Emit, Patch, SourceEnded, Start
+from commitcast.actors.backpressure import Flow
 from commitcast.actors.errors import BackpressureError, SourceCancelledError
-from commitcast.actors.flow import Flow
-from commitcast.actors.future import Future
+from commitcast.actors.kernel.future import Future
 from commitcast.actors.loop import running_loop
+from commitcast.actors.messages import AgentCommand, Emit, Patch, SourceEnded, Start
 from commitcast.actors.sources.closing import aclosed, close_unfinished_by, closed
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft, Ending

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
-from commitcast.actors.blocking import Signal
+from commitcast.actors.kernel.waiting import Signal
 from commitcast.actors.loop import running_loop
 
 CHECK_S: Final = 0.05

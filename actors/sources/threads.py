@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from commitcast.actors.blocking import Signal
-from commitcast.actors.sources.processes import Processes
+from commitcast.actors.kernel.waiting import Signal
+from commitcast.actors.sources.processes.registry import Processes
 
 MAX_RUNNING_SOURCES: Final = 256
 """Threads for blocking sources; further ones wait for a free one."""

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from commitcast.gateway.conformance.cases import Case, Fields
 from commitcast.gateway.conformance.matching import Captures, Mismatch, fill, match, shown, written_out
 from commitcast.gateway.conformance.scripted import UNASKED, Heard, ScriptedServer
-from commitcast.gateway.frames import SUBPROTOCOL
+from commitcast.gateway.protocol.frames import SUBPROTOCOL
 
 TIMEOUT_S: Final = 5.0
 """For each thing that is to come. A client that passes needs milliseconds."""

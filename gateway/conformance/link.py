@@ -14,7 +14,7 @@ from websockets.typing import Subprotocol
 from commitcast.gateway.conformance.cases import Fields
 from commitcast.gateway.conformance.lanes import Lanes, Stream
 from commitcast.gateway.conformance.matching import Captures, Mismatch, match, matches, shown
-from commitcast.gateway.frames import SUBPROTOCOL
+from commitcast.gateway.protocol.frames import SUBPROTOCOL
 
 QUIET_S: Final = 0.02
 """Between the pings that show that nothing more comes: a server may still be reading when it answers the first. A

@@ -16,7 +16,7 @@ from websockets.typing import Subprotocol
 
 from commitcast.gateway.conformance.cases import Fields
 from commitcast.gateway.conformance.matching import Mismatch, shown
-from commitcast.gateway.frames import SUBPROTOCOL
+from commitcast.gateway.protocol.frames import SUBPROTOCOL
 
 UNASKED: Final = frozenset({"ack", "ping", "unsubscribe"})
 """What a client may say at any time: passed over unless a case expects it."""

@@ -1,7 +1,7 @@
 /**
  * Which messages make one text, which say again what was said, and which are only the bookkeeping of a stream. Pure.
  *
- * The marks are described in docs/protocol.md; gateway/texts.py is the same rule for the terminal.
+ * The marks are described in docs/protocol.md; gateway/protocol/texts.py is the same rule for the terminal.
  */
 
 /** @typedef {import("./client.js").Message} Message */

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from commitcast.actors import AgentContext, AgentHandle, AgentRuntime, AgentStatus, CommandSource
-from commitcast.actors.agent_commands import RestartDue
-from commitcast.actors.supervision import RestartPolicy
+from commitcast.actors.kernel.supervision import RestartPolicy
+from commitcast.actors.messages import RestartDue
 from commitcast.actors.testing import MockGateway
 from commitcast.persistence import InvalidValueError, NotStoredError, verify
 from waiting import TIMEOUT_S, wait_until

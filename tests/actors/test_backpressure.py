@@ -14,8 +14,8 @@ import pytest
 
 import pushing
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus, BackpressureError
-from commitcast.actors.flow import AGENT_MESSAGES
-from commitcast.actors.future import Future
+from commitcast.actors.backpressure import AGENT_MESSAGES
+from commitcast.actors.kernel.future import Future
 from waiting import SLOWNESS, TIMEOUT_S, wait_until
 
 MEMORY_MIB = 64

@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from by_hand import Office
-from commitcast.actors.agent_commands import Complete, Fail, Start, Terminate
-from commitcast.actors.database import BATCH_BYTES, BATCH_ROWS, Append, ChangeStatus
-from commitcast.actors.future import Future
+from commitcast.actors.database import BATCH_BYTES, BATCH_ROWS
+from commitcast.actors.kernel.future import Future
+from commitcast.actors.messages import Append, ChangeStatus, Complete, Fail, Start, Terminate
 from commitcast.persistence import AgentNotFoundError, AgentStatus
 from commitcast.persistence.errors import PrecedingRefusedError
 from commitcast.persistence.records import MessageRecord

@@ -9,10 +9,10 @@ import pytest
 
 from by_hand import Office
 from commitcast.actors import AgentHandle, AgentRuntime, AgentStatus, BackpressureError, RuntimeStoppedError
-from commitcast.actors.agent_commands import Complete, Emit, Start, Terminate
 from commitcast.actors.errors import FutureCancelledError
-from commitcast.actors.future import Future
-from commitcast.actors.mailbox import Envelope
+from commitcast.actors.kernel.future import Future
+from commitcast.actors.kernel.mailbox import Envelope
+from commitcast.actors.messages import Complete, Emit, Start, Terminate
 from commitcast.persistence import verify
 from commitcast.persistence.records import MessageRecord
 from stores import text

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from commitcast.actors.backpressure import Flow
 from commitcast.actors.errors import BackpressureError
-from commitcast.actors.flow import Flow
 from waiting import TIMEOUT_S, wait_until
 
 

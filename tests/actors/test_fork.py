@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus
-from commitcast.actors.future import Future
+from commitcast.actors.kernel.future import Future
 from commitcast.persistence.verify import verify
 from forking import forked, refused
 from waiting import TIMEOUT_S

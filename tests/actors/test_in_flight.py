@@ -3,7 +3,7 @@
 import pytest
 
 from commitcast.actors.in_flight import InFlight
-from commitcast.actors.mailbox import Envelope
+from commitcast.actors.kernel.mailbox import Envelope
 
 
 def test_answers_belong_to_the_oldest_writes_in_order() -> None:

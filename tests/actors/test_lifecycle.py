@@ -28,7 +28,7 @@ def test_nothing_follows_a_terminal_status_and_every_other_can_fail() -> None:
 
 
 def test_the_schema_allows_the_same_steps() -> None:
-    schema = resources.files("commitcast.persistence.schema").joinpath("0001_initial.sql").read_text("utf-8")
+    schema = resources.files("commitcast.persistence.sqlite.schema").joinpath("0001_initial.sql").read_text("utf-8")
 
     in_schema = set(re.findall(r"'(\w+)>(\w+)'", schema))
 

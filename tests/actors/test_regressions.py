@@ -12,13 +12,12 @@ import pytest
 
 from by_hand import HandDispatcher, Listener, Office
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus
-from commitcast.actors.actor import ActorStopped
-from commitcast.actors.agent_commands import Complete, Terminate
-from commitcast.actors.database import Append
-from commitcast.actors.dispatch import PooledActor
-from commitcast.actors.future import Future
+from commitcast.actors.kernel.actor import ActorStopped
+from commitcast.actors.kernel.dispatch import PooledActor
+from commitcast.actors.kernel.future import Future
+from commitcast.actors.kernel.supervision import ChildSpec, RestartPolicy, Restarts, Supervisor
 from commitcast.actors.launching import Launch
-from commitcast.actors.supervision import ChildSpec, RestartPolicy, Restarts, Supervisor
+from commitcast.actors.messages import Append, Complete, Terminate
 from commitcast.persistence import AgentExistsError, InvalidValueError, SqliteStore, verify
 from commitcast.persistence.errors import CommitcastError
 from commitcast.persistence.records import MessageRecord

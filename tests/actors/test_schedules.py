@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commitcast.actors import AgentRuntime
-from commitcast.actors.future import Future
+from commitcast.actors.kernel.future import Future
+from commitcast.actors.kernel.supervision import RestartPolicy
 from commitcast.actors.lifecycle import TRANSITIONS
 from commitcast.actors.sources.context import AgentContext
-from commitcast.actors.supervision import RestartPolicy
 from commitcast.actors.testing import MockGateway, SeededDispatcher
 from commitcast.persistence.errors import CommitcastError
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite.store import SqliteStore
 
 
 def examples(ordinary: int) -> int:

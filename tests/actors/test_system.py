@@ -10,14 +10,14 @@ import pytest
 
 from by_hand import Listener
 from commitcast.actors import AgentRuntime, AgentStatus, RuntimeStoppedError
-from commitcast.actors.actor import ActorStopped
-from commitcast.actors.agent_commands import Terminate
+from commitcast.actors.backpressure import Flow
 from commitcast.actors.database import BATCH_ROWS
-from commitcast.actors.dispatch import ThreadDispatcher
 from commitcast.actors.errors import MailboxFullError
-from commitcast.actors.flow import Flow
-from commitcast.actors.gateway import MAILBOX_LIMIT_MESSAGES, GatewayActor, Notice
-from commitcast.actors.supervision import MAX_BACKOFF_S
+from commitcast.actors.gateway import MAILBOX_LIMIT_MESSAGES, GatewayActor
+from commitcast.actors.kernel.actor import ActorStopped
+from commitcast.actors.kernel.dispatch import ThreadDispatcher
+from commitcast.actors.kernel.supervision import MAX_BACKOFF_S
+from commitcast.actors.messages import Notice, Terminate
 from commitcast.actors.system import ActorSystem
 from commitcast.actors.testing import MockGateway
 from commitcast.persistence import AgentExistsError, Committed, InvalidValueError, SqliteStore, verify

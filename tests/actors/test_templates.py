@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from commitcast.actors import AgentContext, AgentRuntime, Template
+from commitcast.actors.control import RuntimeOperations
 from commitcast.actors.errors import TemplateFullError, TemplateNotFoundError
-from commitcast.actors.operations import RuntimeOperations
 from commitcast.actors.templates import load_templates
 from commitcast.persistence.errors import AgentNotFoundError, IdempotencyConflictError, InvalidValueError
 from commitcast.persistence.records import AgentStatus

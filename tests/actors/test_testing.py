@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from commitcast.actors import AgentRuntime
-from commitcast.actors.gateway import Notice
+from commitcast.actors.messages import Notice
 from commitcast.actors.testing import MockGateway
 from commitcast.persistence import Committed
 

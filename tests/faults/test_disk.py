@@ -11,7 +11,6 @@ import pytest
 
 from commitcast.actors import AgentRuntime, database
 from commitcast.actors.testing import MockGateway
-from commitcast.persistence import sqlite_file
 from commitcast.persistence.errors import (
     CommitcastError,
     NotStoredError,
@@ -21,7 +20,8 @@ from commitcast.persistence.errors import (
     StoreFullError,
     StoreUnknownError,
 )
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite import opening
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.writes import Outcome
 from faulty_disk import DATABASE, EVER, JOURNAL, Fault, FaultyDisk, faulty_disk
 from stores import by_hand, commit, contents, new_agent, opened, problems, proof, text
@@ -176,7 +176,7 @@ class TestHalfWay:
         with pytest.raises(StoreUnknownError):
             commit(store, "a", text("fourth"))
         store.close()
-        assert not sqlite_file.is_locked(path)
+        assert not opening.is_locked(path)
         assert after_a_restart(path) in (["first"], ["first", "second", "third"])
 
     def test_a_message_whose_commit_was_not_synced_can_be_seen_in_the_file_so_reads_must_be_refused(
@@ -419,7 +419,7 @@ class TestRuntime:
         disk.arm(fault, file, times=EVER)
 
         error = agent.emit("unknown").exception(TIMEOUT_S)
-        wait_until(lambda: not sqlite_file.is_locked(path), "the runtime to stop by itself")
+        wait_until(lambda: not opening.is_locked(path), "the runtime to stop by itself")
         disk.disarm()
 
         assert isinstance(error, StoreUnknownError)
@@ -434,7 +434,7 @@ class TestRuntime:
         path.unlink()
 
         error = agent.emit("lost").exception(TIMEOUT_S)
-        wait_until(lambda: not sqlite_file.is_locked(path), "the runtime to stop by itself")
+        wait_until(lambda: not opening.is_locked(path), "the runtime to stop by itself")
 
         assert isinstance(error, StoreUnknownError)
         assert gateway.messages == ()

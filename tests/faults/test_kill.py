@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from commands import is_alive, running
-from commitcast.gateway.client import subscribe
+from commitcast.gateway.client.asyncio import subscribe
 from commitcast.persistence.records import AgentStatus
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.verify import verify
 from waiting import TIMEOUT_S, wait_until
 

@@ -9,7 +9,7 @@ import pytest
 
 from commitcast.actors import AgentRuntime, database
 from commitcast.persistence.errors import NotStoredError, StoreUnavailableError, StoreUnknownError
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite.store import SqliteStore
 from faulty_disk import DATABASE, JOURNAL, FaultyDisk, faulty_disk
 from stores import commit, contents, new_agent, opened, problems, proof, text
 from waiting import TIMEOUT_S, wait_until

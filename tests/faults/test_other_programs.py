@@ -17,12 +17,12 @@ import pytest
 
 from commitcast.actors import AgentRuntime, database
 from commitcast.actors.errors import FutureTimeoutError
-from commitcast.gateway import routes
-from commitcast.persistence import closings, sqlite_connection, sqlite_watch
+from commitcast.gateway.server.http import routes
 from commitcast.persistence.errors import StoreLockedError, StoreUnknownError
-from commitcast.persistence.folder import Folder
-from commitcast.persistence.sqlite import SqliteStore
-from commitcast.persistence.sqlite_batch import Batch
+from commitcast.persistence.sqlite import closings, connections, watch
+from commitcast.persistence.sqlite.batch import Batch
+from commitcast.persistence.sqlite.folder import Folder
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.verify import Report, verify
 from stores import by_hand, commit, contents, new_agent, opened, problems, text
 from waiting import TIMEOUT_S, wait_until
@@ -169,7 +169,7 @@ class TestChangesInPlace:
             return Report("")
 
         clock = [1_000.0]
-        monkeypatch.setattr(sqlite_watch, "verify", check)
+        monkeypatch.setattr(watch, "verify", check)
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
             monkeypatch.setattr(time, "monotonic", lambda: clock[0])
@@ -370,7 +370,7 @@ class TestHeld:
         self, path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(database, "RETRY_S", 0.01)
-        monkeypatch.setattr(sqlite_connection, "BUSY_TIMEOUT_S", 0.02)
+        monkeypatch.setattr(connections, "BUSY_TIMEOUT_S", 0.02)
         monkeypatch.setattr(routes, "READ_TIMEOUT_S", 0.1)
         with AgentRuntime(path, listen="127.0.0.1:0") as runtime:
             agent = runtime.launch(id="a")
@@ -409,7 +409,7 @@ class TestHeld:
                     began = time.monotonic()
                     with pytest.raises(FutureTimeoutError, match=r"within 0\.2 seconds"):
                         wait()
-                    assert time.monotonic() - began < sqlite_connection.BUSY_TIMEOUT_S / 2
+                    assert time.monotonic() - began < connections.BUSY_TIMEOUT_S / 2
                 holder.communicate("")
 
     @pytest.mark.parametrize("kind", HOLD)
@@ -423,7 +423,7 @@ class TestHeld:
 
             runtime.stop()
 
-            assert time.monotonic() - began < sqlite_connection.BUSY_TIMEOUT_S / 2
+            assert time.monotonic() - began < connections.BUSY_TIMEOUT_S / 2
             holder.communicate("")
         with AgentRuntime(path) as again:
             assert again.interrupted == 1

@@ -12,15 +12,8 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from commitcast.gateway import (
-    BlockingSubscription,
-    Subscription,
-    SubscriptionError,
-    comeback,
-    frames,
-    subscribe,
-    subscribe_blocking,
-)
+from commitcast.gateway import BlockingSubscription, Subscription, SubscriptionError, subscribe, subscribe_blocking
+from commitcast.gateway.client import reconnect
 from commitcast.gateway.conformance import (
     Case,
     ClientFailed,
@@ -36,6 +29,7 @@ from commitcast.gateway.conformance import (
 )
 from commitcast.gateway.conformance.lanes import Lanes
 from commitcast.gateway.conformance.matching import fill, match
+from commitcast.gateway.protocol import frames
 from our_server import OurServer
 from stores import AT
 from waiting import SLOWNESS
@@ -67,8 +61,8 @@ def test_our_server_passes(tmp_path: Path, case: Case, request: pytest.FixtureRe
 
 @pytest.fixture
 def comes_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comeback, "BACKOFF_S", (0.005, 0.02))
-    monkeypatch.setattr(comeback, "QUICK_S", 0.005)
+    monkeypatch.setattr(reconnect, "BACKOFF_S", (0.005, 0.02))
+    monkeypatch.setattr(reconnect, "QUICK_S", 0.005)
 
 
 def options_of(given: Fields) -> Fields:

@@ -26,7 +26,7 @@ from commitcast.gateway.conformance import (
 from commitcast.gateway.conformance.__main__ import main
 from commitcast.gateway.conformance.kept import check_kept
 from commitcast.gateway.conformance.lanes import Lanes, Stream
-from commitcast.gateway.frames import SUBPROTOCOL
+from commitcast.gateway.protocol.frames import SUBPROTOCOL
 from our_server import OurServer
 from stores import AT
 from waiting import TIMEOUT_S, wait_until

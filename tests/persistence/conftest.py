@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from commitcast.persistence.sqlite import SqliteStore
-from commitcast.persistence.sqlite_file import MEMORY
+from commitcast.persistence.sqlite.opening import MEMORY
+from commitcast.persistence.sqlite.store import SqliteStore
 from faulty_disk import FaultyDisk, faulty_disk
 from stores import COMPLETED, INITIALIZING, RUNNING, change, commit, new_agent, of, opened, text
 

@@ -9,8 +9,8 @@ import pytest
 
 from commitcast.persistence import fork
 from commitcast.persistence.errors import StoreLockedError
-from commitcast.persistence.sqlite import SqliteStore
-from commitcast.persistence.sqlite_file import FileLock
+from commitcast.persistence.sqlite.opening import FileLock
+from commitcast.persistence.sqlite.store import SqliteStore
 from forking import forked, refused
 from repeating import repeating
 from stores import commit, contents, new_agent, opened, problems, text

@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
-from commitcast.actors.dispatch import PooledActor, ThreadDispatcher
-from commitcast.actors.future import Future
+from commitcast.actors.kernel.dispatch import PooledActor, ThreadDispatcher
+from commitcast.actors.kernel.future import Future
 
 __all__ = ["Future", "SuiteActor"]
 

@@ -11,17 +11,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from commitcast.actors.agent import AgentActor
-from commitcast.actors.agent_commands import Created, Emit
 from commitcast.actors.agent_services import AgentServices
-from commitcast.actors.database import Acknowledged, Append, DatabaseActor
-from commitcast.actors.deadletters import DeadLetters
+from commitcast.actors.backpressure import Flow
+from commitcast.actors.database import DatabaseActor
 from commitcast.actors.directory import Directory
-from commitcast.actors.dispatch import PooledActor
-from commitcast.actors.flow import Flow
-from commitcast.actors.future import Future
-from commitcast.actors.timers import Timer
+from commitcast.actors.kernel.deadletters import DeadLetters
+from commitcast.actors.kernel.dispatch import PooledActor
+from commitcast.actors.kernel.future import Future
+from commitcast.actors.kernel.timers import Timer
+from commitcast.actors.messages import Acknowledged, Append, Created, Emit
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.writes import NewMessage
 from stores import AT, text
 

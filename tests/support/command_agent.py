@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from commitcast.actors.future import Future
+from commitcast.actors.kernel.future import Future
 from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft, Ending

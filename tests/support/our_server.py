@@ -21,9 +21,9 @@ import apsw
 from commitcast.actors import AgentRuntime, Template
 from commitcast.actors.sources.context import AgentContext
 from commitcast.gateway import Limits
-from commitcast.gateway.auth import Grant, Operation
 from commitcast.gateway.conformance import Fields
 from commitcast.gateway.conformance.matching import fill
+from commitcast.gateway.server.access.auth import Grant, Operation
 from hostile import Passes, allowed
 from stores import AT
 

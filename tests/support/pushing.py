@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.writes import AgentWrites, Outcome
 
 AGENTS = 8

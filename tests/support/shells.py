@@ -6,7 +6,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from commitcast.actors.sources.process import process_started, start_process
+from commitcast.actors.sources.processes.process import process_started, start_process
 from waiting import wait_until
 
 EPOCH = "epoch-of-this-test"

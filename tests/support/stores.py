@@ -8,7 +8,7 @@ from typing import Any, Final
 import apsw
 
 from commitcast.persistence.records import AgentStatus, Committed
-from commitcast.persistence.sqlite import SqliteStore
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.verify import verify
 from commitcast.persistence.writes import AgentWrites, NewAgent, NewMessage, NewStatus, Outcome, Write, new_message
 

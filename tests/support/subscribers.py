@@ -10,7 +10,7 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from commitcast.gateway import decoding, frames
+from commitcast.gateway.protocol import decoding, frames
 from waiting import TIMEOUT_S
 
 Fields = dict[str, Any]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from commitcast.gateway.frames import Item
+from commitcast.gateway.protocol.frames import Item
 
 
 class Case(NamedTuple):

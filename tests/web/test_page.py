@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from commitcast.actors import AgentRuntime
-from commitcast.gateway.frames import Item
+from commitcast.gateway.protocol.frames import Item
 from texts import CASES
 from waiting import TIMEOUT_S, wait_until
 

@@ -6,7 +6,7 @@ import pytest
 
 from commitcast.actors.bench.errors import WrongDataError
 from commitcast.actors.bench.stream import SharedCheck, Span, StreamCheck, content_of, joined
-from commitcast.gateway import frames
+from commitcast.gateway.protocol import frames
 
 
 def item(agent: str, sequence: int, **changed: Any) -> frames.Item:

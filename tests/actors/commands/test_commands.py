@@ -17,7 +17,7 @@ from commands import COMMAND, Done, running
 from commands import run as run_in_a_process
 from commitcast.actors.cli import main
 from commitcast.actors.sources.parsers import PARSERS
-from commitcast.gateway.client import subscribe
+from commitcast.gateway.client.asyncio import subscribe
 from commitcast.persistence import SqliteStore
 from waiting import TIMEOUT_S, wait_until
 

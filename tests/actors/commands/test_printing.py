@@ -9,7 +9,7 @@ import pytest
 
 from commands import run, running
 from commitcast.actors.commands.printing import Printer
-from commitcast.gateway.frames import Item
+from commitcast.gateway.protocol.frames import Item
 from stores import commit, new_agent, opened
 from texts import CASES, Case
 from transcripts import encode

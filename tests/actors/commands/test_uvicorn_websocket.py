@@ -18,7 +18,7 @@ from commitcast.actors import AgentRuntime
 from commitcast.actors.commands import uvicorn_websocket
 from commitcast.actors.commands.uvicorn_server import serving
 from commitcast.actors.commands.uvicorn_websocket import BoundedWebSocket, SeldomWarnings
-from commitcast.gateway.limits import Limits
+from commitcast.gateway.server.access.limits import Limits
 from hostile import BINARY, CONT, FIN, PING, TEXT, UPGRADE, Wire, masked, opened, request, wire
 from hosting import hosted
 from waiting import TIMEOUT_S, wait_until

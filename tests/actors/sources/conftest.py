@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from command_agent import Agent
-from commitcast.actors.sources import pipes
+from commitcast.actors.sources.processes import pipes
 from processes import children as children_of_this_process
 from shells import Children
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from command_agent import FILL_THE_PIPE, LINES, PIPE_BYTES, Agent, printing, python, shell
-from commitcast.actors.future import Future
+from commitcast.actors.kernel.future import Future
 from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.draft import Draft, Ending
 from commitcast.actors.sources.parsers import PARSERS
-from commitcast.actors.sources.process import process_started
+from commitcast.actors.sources.processes.process import process_started
 from commitcast.persistence.records import AgentStatus
 from transcripts import TRANSCRIPTS
 from waiting import TIMEOUT_S

@@ -10,12 +10,12 @@ import pytest
 
 from command_agent import Agent, printing, python, shell
 from commitcast.actors.errors import SourceCancelledError
-from commitcast.actors.future import Future
-from commitcast.actors.sources import pipes
+from commitcast.actors.kernel.future import Future
 from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.draft import Draft, Ending
 from commitcast.actors.sources.parsers import PARSERS, Parser, Verdict
-from commitcast.actors.sources.process import has_exited, process_started
+from commitcast.actors.sources.processes import pipes
+from commitcast.actors.sources.processes.process import has_exited, process_started
 from commitcast.actors.sources.verdict import decide_ending
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus

@@ -1,0 +1,200 @@
+"""The bound on what is on its way to the disk: counted when it is queued, given back when it is acknowledged.
+
+One count for each agent that has something on its way, and one for the whole runtime, under one lock. Whoever would
+pass a bound waits, is refused, or awaits; nothing is dropped. Whoever waits is woken when half of the bound is free, so
+that a busy agent does not switch threads for every message. Any thread; on an event loop only what does not block.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from commitcast.actors.errors import BackpressureError
+from commitcast.actors.kernel.waiting import Signal
+from commitcast.persistence.fork import GONE
+
+AGENT_MESSAGES: Final = 1_024
+AGENT_BYTES: Final = 8 * 1024 * 1024
+"""For one agent: about a quarter of a full batch, so a few busy agents keep the writer busy."""
+RUNTIME_MESSAGES: Final = 65_536
+RUNTIME_BYTES: Final = 64 * 1024 * 1024
+"""For all agents together: sixteen full batches, about 30 MB. What a runtime holds while the disk stands still."""
+
+Call = Callable[[], object]
+
+
+class _Count:
+    """What one agent has on its way, and who waits for it to become less."""
+
+    __slots__ = ("messages", "size", "waiting")
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.size = 0
+        self.waiting: list[Call] | None = None
+
+
+class Flow:
+    """Counts messages and bytes under the bounds of one runtime."""
+
+    def __init__(
+        self,
+        *,
+        agent_messages: int = AGENT_MESSAGES,
+        agent_bytes: int = AGENT_BYTES,
+        all_messages: int = RUNTIME_MESSAGES,
+        all_bytes: int = RUNTIME_BYTES,
+    ) -> None:
+        """Set the bounds.
+
+        Args:
+            agent_messages: how many messages of one agent may be on their way.
+            agent_bytes: how many bytes of one agent; one message larger than this passes when it is alone.
+            all_messages: how many messages of all agents together.
+            all_bytes: how many bytes; here too a larger message passes when it is alone.
+        """
+        self._agent_messages = agent_messages
+        self._agent_bytes = agent_bytes
+        self._all_messages = all_messages
+        self._all_bytes = all_bytes
+        self._lock = threading.Lock()
+        self._messages = 0
+        self._size = 0
+        self._counts: dict[str, _Count] = {}  # of the agents that have something on its way
+        self._waiting: list[Call] = []  # for the bound over all agents
+
+    @property
+    def messages(self) -> int:
+        """How many messages of all agents are on their way."""
+        return self._messages
+
+    @property
+    def size(self) -> int:
+        """How many bytes of all agents are on their way."""
+        return self._size
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether anybody waits at a bound."""
+        with self._lock:
+            return bool(self._waiting) or any(count.waiting for count in self._counts.values())
+
+    def is_idle(self, agent: str) -> bool:
+        """Whether an agent has nothing on its way."""
+        return agent not in self._counts
+
+    def try_acquire(self, agent: str, size: int) -> bool:
+        """Count one message of `size` bytes if the bounds allow it."""
+        with self._lock:
+            return self._count(agent, size, None)
+
+    def count_in(self, agent: str, size: int) -> None:
+        """Count one message whatever the bounds: one that the runtime itself adds, of which there are few."""
+        with self._lock:
+            count = self._counts.get(agent) or self._counts.setdefault(agent, _Count())
+            self._add(count, size)
+
+    def _count(self, agent: str, size: int, call: Call | None) -> bool:
+        """Count a message, or have `call` called when it may be tried again."""
+        count = self._counts.get(agent)
+        if count is not None and (count.messages >= self._agent_messages or count.size + size > self._agent_bytes):
+            if call is not None:
+                count.waiting = [*(count.waiting or ()), call]
+            return False
+        if self._messages and (self._messages >= self._all_messages or self._size + size > self._all_bytes):
+            if call is not None:
+                self._waiting.append(call)
+            return False
+        if count is None:
+            count = self._counts[agent] = _Count()
+        self._add(count, size)
+        return True
+
+    def _add(self, count: _Count, size: int) -> None:
+        count.messages += 1
+        count.size += size
+        self._messages += 1
+        self._size += size
+
+    def acquire(self, agent: str, size: int, timeout_s: float | None) -> None:
+        """Count one message, waiting until the bounds allow it. Blocks.
+
+        Raises:
+            BackpressureError: they did not allow it within `timeout_s`; nothing was counted.
+        """
+        if timeout_s == 0:
+            if not self.try_acquire(agent, size):
+                raise BackpressureError(agent)
+            return
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            freed = Signal()
+            call = freed.give
+            with self._lock:
+                if self._count(agent, size, call):
+                    return
+            try:
+                is_freed = freed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except BaseException:
+                self._forget(agent, call)
+                raise
+            if not is_freed:
+                self._forget(agent, call)
+                raise BackpressureError(agent)
+
+    async def acquire_async(self, agent: str, size: int) -> None:
+        """Count one message, awaiting until the bounds allow it. Cancelling is safe: nothing was counted."""
+        loop = asyncio.get_running_loop()
+        while True:
+            freed = asyncio.Event()
+
+            def call(freed: asyncio.Event = freed) -> None:
+                try:
+                    loop.call_soon_threadsafe(freed.set)
+                except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
+                    pass
+
+            with self._lock:
+                if self._count(agent, size, call):
+                    return
+            try:
+                await freed.wait()
+            except BaseException:
+                self._forget(agent, call)
+                raise
+
+    def release(self, agent: str, messages: int, size: int) -> None:
+        """Give back what was counted."""
+        with self._lock:
+            count = self._counts[agent]
+            count.messages -= messages
+            count.size -= size
+            self._messages -= messages
+            self._size -= size
+            assert count.messages >= 0 and count.size >= 0
+            calls: list[Call] = []
+            if count.waiting is not None and (
+                count.messages <= self._agent_messages // 2 and count.size <= self._agent_bytes // 2
+            ):
+                calls, count.waiting = count.waiting, None
+            if not count.messages:
+                assert not count.size
+                del self._counts[agent]
+            if self._waiting and self._messages <= self._all_messages // 2 and self._size <= self._all_bytes // 2:
+                calls += self._waiting
+                self._waiting = []
+        for call in calls:
+            call()
+
+    def _drop_in_child(self) -> None:
+        self._lock = GONE
+
+    def _forget(self, agent: str, call: Call) -> None:
+        with self._lock:
+            count = self._counts.get(agent)
+            if count is not None and count.waiting is not None and call in count.waiting:
+                count.waiting.remove(call)
+            if call in self._waiting:
+                self._waiting.remove(call)

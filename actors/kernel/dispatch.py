@@ -1,0 +1,268 @@
+"""How actors are run: many on a few threads, or one on a thread of its own.
+
+All are Pykka actors on Pykka's hooks for new actor types, with a loop of their own: an exception of any kind in a
+handler ends at most that actor, every ask is answered, and nothing is global to the process. An actor's messages are
+handled one at a time and in order; an actor that waits for messages costs its mailbox and nothing else.
+
+A *turn* is what a thread does for one actor before another gets the thread. An actor may collect during its turn and
+act at the end of it (`on_turn_end`), which is how many small messages become one large one.
+"""
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar, Final, Protocol
+
+import pykka
+
+from commitcast.actors.kernel import waiting
+from commitcast.actors.kernel.actor import Actor
+from commitcast.actors.kernel.deadletters import DeadLetters
+from commitcast.actors.kernel.future import remaining
+from commitcast.actors.kernel.timers import Timer, Timers
+from commitcast.persistence import fork
+
+logger: Final = logging.getLogger(__name__)
+
+WORKERS: Final = 2
+"""Threads for pooled actors. Their handlers hold the interpreter's lock, so more would only wait for it; a second one
+serves the others while the first loads an agent from the disk."""
+_main_thread = threading.main_thread().ident
+TURN_MESSAGES: Final = 64
+"""What one actor handles before another gets the thread."""
+
+
+class Dispatcher(Protocol):
+    """Who gives turns to actors, and calls them later."""
+
+    dead_letters: DeadLetters
+
+    def schedule(self, actor: "PooledActor") -> None:
+        """Give an actor a turn soon. Any thread; never blocks."""
+
+    def run_or_schedule(self, actor: "PooledActor") -> None:
+        """Let an actor handle one message on this thread if that can be done, else give it a turn soon."""
+
+    def turns_here(self) -> AbstractContextManager[None]:
+        """Collect the actors that this thread wakes while it is inside, and give them their turns when it leaves."""
+
+    def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
+        """Call `callback` after `delay_s` seconds. It must not block."""
+
+    def spawn(self, name: str, work: Callable[[], object]) -> None:
+        """Call `work`, which may block, beside everything else."""
+
+    def now(self) -> float:
+        """Return the seconds of a clock that only goes forward."""
+
+    def stop(self) -> None:
+        """End the threads once the turns that are scheduled are over. Blocks, but not for the thread that calls."""
+
+
+class ThreadDispatcher:
+    """A few threads that give turns to any number of pooled actors."""
+
+    def __init__(
+        self,
+        name: str,
+        workers: int = WORKERS,
+        dead_letters: DeadLetters | None = None,
+        *,
+        may_block: bool = False,
+    ) -> None:
+        """Start the threads.
+
+        Args:
+            name: of the threads: `<name>-<number>`, or just `<name>` if there is one.
+            workers: how many.
+            dead_letters: where what reached nobody is counted; one of its own if None.
+            may_block: whether its actors' handlers may wait for other actors.
+        """
+        self._may_block = may_block
+        self.dead_letters = dead_letters or DeadLetters()
+        self._ready: queue.SimpleQueue[PooledActor | None] = queue.SimpleQueue()
+        self._woken = threading.local()
+        self._timers = Timers(name)
+        # Daemons: a host that forgets to stop its runtime must still be able to exit, and what is not committed was
+        # never promised to anybody.
+        self._threads = [
+            threading.Thread(target=self._work, name=name if workers == 1 else f"{name}-{number}", daemon=True)
+            for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+        fork.register(self)
+
+    def _drop_in_child(self) -> None:
+        """Let a thread of its own end that has forked, in a callback, and comes back here in the child."""
+        self._ready = queue.SimpleQueue()
+        self._ready.put(None)
+
+    def schedule(self, actor: "PooledActor") -> None:
+        """Give an actor a turn soon."""
+        here: list[PooledActor] | None = getattr(self._woken, "here", None)
+        if here is None:
+            self._ready.put(actor)
+        else:
+            here.append(actor)
+
+    def run_or_schedule(self, actor: "PooledActor") -> None:
+        """Let an actor handle one message on this thread, unless this thread is in a turn already.
+
+        Never on the main thread: Ctrl-C could interrupt the turn between any two steps, and the actor would not wake.
+        """
+        if waiting.is_in_turn() or threading.get_ident() == _main_thread:
+            self._ready.put(actor)
+            return
+        waiting.enter_turn()
+        try:
+            actor.take_turn(1)
+        finally:
+            waiting.leave_turn()
+
+    @contextmanager
+    def turns_here(self) -> Iterator[None]:
+        """Collect the actors that this thread wakes while it is inside, and give them their turns when it leaves."""
+        woken: list[PooledActor] = []
+        self._woken.here = woken
+        try:
+            yield
+        finally:
+            self._woken.here = None
+            self._take_turns(woken)
+
+    def _take_turns(self, actors: list["PooledActor"]) -> None:
+        waiting.enter_turn()
+        try:
+            for actor in actors:
+                _take_turn(actor)
+        finally:
+            waiting.leave_turn()
+
+    def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
+        """Call `callback` after `delay_s` seconds, on the timers' thread."""
+        return self._timers.call_later(delay_s, callback)
+
+    def spawn(self, name: str, work: Callable[[], object]) -> None:
+        """Call `work` on a thread of its own."""
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+    def now(self) -> float:
+        """Return `time.monotonic()`."""
+        return time.monotonic()
+
+    def stop(self) -> None:
+        """End the threads once the turns that are scheduled are over."""
+        fork.forget(self)
+        self._timers.stop()
+        for _ in self._threads:
+            self._ready.put(None)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _work(self) -> None:
+        if not self._may_block:
+            waiting.enter_turn()
+        while (actor := self._ready.get()) is not None:
+            _take_turn(actor)
+            del actor  # or an idle worker would keep a dead actor
+
+
+class PooledActor(Actor):
+    """An actor that shares the threads of a dispatcher. Its handlers must not block."""
+
+    turn_messages: ClassVar[int] = TURN_MESSAGES
+
+    def __init__(self, name: str, dispatcher: Dispatcher) -> None:
+        """Make the actor.
+
+        Args:
+            name: what to call it in logs and errors.
+            dispatcher: who gives it turns.
+        """
+        super().__init__(name, dispatcher.dead_letters)
+        self._dispatcher = dispatcher
+
+    def _start_actor_loop(self) -> None:
+        self.on_start()
+        self.actor_inbox.open(self)
+
+    def wake(self) -> None:
+        """Have a turn scheduled."""
+        self._dispatcher.schedule(self)
+
+    def wake_here(self) -> None:
+        """Take a turn on this thread if that can be done."""
+        self._dispatcher.run_or_schedule(self)
+
+
+class PinnedActor(PooledActor):
+    """An actor with a thread of its own, named `<Actor>-<name>`. Its handlers may block."""
+
+    turn_messages: ClassVar[int] = 4_096
+
+    def __init__(
+        self, name: str, dispatcher: Dispatcher | None = None, dead_letters: DeadLetters | None = None
+    ) -> None:
+        """Make the actor; its thread begins with it.
+
+        Args:
+            name: what to call it; its thread has it too.
+            dispatcher: who gives it turns instead of a thread of its own (for tests on one thread).
+            dead_letters: where what reaches nobody is counted, if it has a thread of its own.
+        """
+        self._own = None if dispatcher is not None else _own_thread(f"{type(self).__name__}-{name}", dead_letters)
+        super().__init__(name, dispatcher or self._own)  # type: ignore[arg-type]  # one of the two is there
+
+    def _start_actor_loop(self) -> None:
+        try:
+            super()._start_actor_loop()
+        except BaseException:
+            self.on_end()
+            raise
+
+    def take_over(self, failed: Actor) -> None:
+        """Take the place of an actor that failed. See `Actor.take_over`."""
+        try:
+            super().take_over(failed)
+        except BaseException:
+            self.on_end()
+            raise
+
+    def on_end(self) -> None:
+        """End the thread. It may be the one that calls."""
+        if self._own is not None:
+            self._own.stop()
+
+
+def _take_turn(actor: PooledActor) -> None:
+    try:
+        actor.take_turn(actor.turn_messages)
+    except BaseException:  # a defect of ours: a turn raises nothing, and the other actors need the thread
+        logger.critical("the turn of %s failed", actor, exc_info=True)
+
+
+def _own_thread(name: str, dead_letters: DeadLetters | None) -> ThreadDispatcher:
+    return ThreadDispatcher(name, 1, dead_letters, may_block=True)
+
+
+def stop_actor(ref: pykka.ActorRef[Any] | None, deadline: float) -> None:
+    """Stop an actor after what it was sent before; wait until a `time.monotonic()` deadline, half a second at least."""
+    try:
+        if ref is not None:
+            ref.stop(block=True, timeout=max(0.5, remaining(deadline) or 0.0))
+    except pykka.Timeout:
+        logger.warning("%s did not stop in time", ref)
+
+
+def _in_child() -> None:
+    global _main_thread
+    _main_thread = threading.main_thread().ident  # the one that has forked
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,159 @@
+"""A dispatcher without threads: actors run on the caller's thread, in an order that a seed decides, by a virtual clock.
+
+The same seed gives the same order, and `trace` says what it was. What may happen at the same time in production happens
+here in one of its possible orders; another seed gives another. Public as part of `actors.testing`.
+"""
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Final, Self
+
+from commitcast.actors.kernel import waiting
+from commitcast.actors.kernel.deadletters import DeadLetters
+from commitcast.actors.kernel.dispatch import PooledActor
+from commitcast.actors.kernel.timers import Timer
+from commitcast.actors.kernel.waiting import Signal, driven_by
+
+MOST_STEPS: Final = 1_000_000
+"""A world that has not come to rest after so many steps never will."""
+
+
+class DeadlockError(AssertionError):
+    """The test waits for what cannot happen: no actor has work, and no timer is left."""
+
+
+class SeededDispatcher:
+    """Gives turns in an order that a seed decides. Used by one thread, inside `with`.
+
+    While it is entered, whatever blocks on this thread (`future.get`, `handle.wait`, `emit` at its bound) runs actors
+    instead; time passes only when nobody has anything to do.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Begin at time 0 with nothing to do."""
+        self.dead_letters = DeadLetters()
+        self.trace: list[str] = []
+        """What ran, in order: the time, and the actor with the number of messages that it might handle."""
+        self._random = random.Random(seed)
+        self._ready: list[PooledActor | _Task] = []
+        self._timers: list[Timer] = []
+        self._numbers = itertools.count()
+        self._now = 0.0
+        self._driving: AbstractContextManager[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._driving = driven_by(self)
+        self._driving.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._driving is not None
+        self._driving.__exit__(kind, error, traceback)
+
+    # What actors ask of a dispatcher.
+
+    def schedule(self, actor: PooledActor) -> None:
+        """Give an actor a turn, some time."""
+        self._ready.append(actor)
+
+    def run_or_schedule(self, actor: PooledActor) -> None:
+        """Let an actor handle one message now or later, as the seed says."""
+        if waiting.is_in_turn() or self._random.random() < 0.5:
+            self._ready.append(actor)
+        else:
+            self._run(actor, 1)
+
+    def spawn(self, name: str, work: Callable[[], object]) -> None:
+        """Call `work` some time; what blocks in it lets others run."""
+        self._ready.append(_Task(name, work))
+
+    def turns_here(self) -> AbstractContextManager[None]:
+        """Do nothing: every turn is taken on the one thread there is."""
+        return nullcontext()
+
+    def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
+        """Call `callback` when the clock has gone on by `delay_s`."""
+        timer = Timer(self._now + delay_s, next(self._numbers), callback)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def now(self) -> float:
+        """Return the seconds of the virtual clock."""
+        return self._now
+
+    def stop(self) -> None:
+        """Do nothing: there are no threads."""
+
+    # What a test does.
+
+    def step(self, until: float | None = None) -> bool:
+        """Let one of those who have something to do have a turn, or else the next timer fire.
+
+        Args:
+            until: the time beyond which no timer fires.
+
+        Returns:
+            Whether there was anything to do.
+        """
+        if self._ready:
+            chosen = self._ready.pop(self._random.randrange(len(self._ready)))
+            if isinstance(chosen, _Task):
+                self._note(chosen.name)
+                chosen.work()
+            else:
+                self._run(chosen, self._random.choice((1, 2, chosen.turn_messages)))
+            return True
+        if self._timers and (until is None or self._timers[0].due <= until):
+            timer = heapq.heappop(self._timers)
+            self._now = max(self._now, timer.due)
+            timer.fire()
+            return True
+        return False
+
+    def run(self) -> None:
+        """Go on until nobody has anything to do and no timer is left."""
+        for _ in range(MOST_STEPS):
+            if not self.step():
+                return
+        raise DeadlockError(f"it does not come to rest: {MOST_STEPS} steps, the last {self.trace[-5:]}")
+
+    def pause(self) -> None:
+        """Let some others run, as many as the seed says. For sources, between what they say."""
+        for _ in range(self._random.randrange(4)):
+            self.step(until=self._now)
+
+    def drive(self, signal: Signal, timeout_s: float | None) -> bool:
+        """Run until a signal is given. See `waiting.Driver`."""
+        until = None if timeout_s is None else self._now + timeout_s
+        while not signal.is_given:
+            if not self.step(until):
+                if until is None:
+                    raise DeadlockError(f"nobody can do what is waited for; the last steps were {self.trace[-5:]}")
+                self._now = max(self._now, until)
+                return False
+        return True
+
+    def _run(self, actor: PooledActor, most: int) -> None:
+        self._note(f"{type(actor).__name__}-{actor.name} {most}")
+        waiting.enter_turn()
+        try:
+            actor.take_turn(most)
+        finally:
+            waiting.leave_turn()
+
+    def _note(self, what: str) -> None:
+        self.trace.append(f"{self._now:.6f} {what}")
+
+
+class _Task:
+    """A call that has not been made yet."""
+
+    def __init__(self, name: str, work: Callable[[], object]) -> None:
+        self.name = name
+        self.work = work

@@ -1,0 +1,181 @@
+"""Supervision as data: what is started again after a failure, how often, and what happens when that does not help.
+
+The policy is a value and the decision is pure. `Supervisor` acts on it for actors: a failed one is replaced by a new
+object behind the same ref, with the same mailbox and what waits in it. Sources of agents are restarted by their agent,
+by the same policy.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import msgspec
+
+from commitcast.actors.kernel.actor import Actor, ActorRef
+from commitcast.actors.kernel.dispatch import Dispatcher
+from commitcast.actors.kernel.timers import Timer
+from commitcast.persistence.errors import InvalidValueError
+
+logger: Final = logging.getLogger(__name__)
+
+INTENSITY: Final = 5
+PERIOD_S: Final = 30.0
+"""Five restarts in thirty seconds, then it is somebody else's problem: what OTP's supervisors count, with a period that
+suits programs which take seconds to fail."""
+BACKOFF_S: Final = 0.1
+MAX_BACKOFF_S: Final = 5.0
+MAX_DOUBLINGS: Final = 30
+"""Enough for any maximum; more would overflow."""
+
+
+class RestartPolicy(msgspec.Struct, frozen=True):
+    """When something that failed is started again."""
+
+    kind: Literal["never", "on_failure"] = "on_failure"
+    intensity: int = INTENSITY
+    """How many restarts there may be within `period_s`; one more failure is not answered by a restart."""
+    period_s: float = PERIOD_S
+    backoff_s: float = BACKOFF_S
+    """Before the first restart; twice as long before each further one within the period."""
+    max_backoff_s: float = MAX_BACKOFF_S
+
+    @classmethod
+    def of(cls, value: "RestartPolicy | str") -> "RestartPolicy":
+        """Return the policy that a value stands for: itself, or its kind by name.
+
+        Raises:
+            InvalidValueError: it is none.
+        """
+        if isinstance(value, RestartPolicy):
+            policy = value
+        elif value == "never":
+            policy = cls(kind="never")
+        elif value == "on_failure":
+            policy = cls()
+        else:
+            raise InvalidValueError(f'restart must be "never", "on_failure" or a RestartPolicy, not {value!r:.80}')
+        numbers = (policy.intensity, policy.period_s, policy.backoff_s, policy.max_backoff_s)
+        if policy.kind not in ("never", "on_failure") or not all(map(_is_usable, numbers)):
+            raise InvalidValueError(f"{policy!r:.200} is no restart policy: its numbers must be finite and 0 or more")
+        return policy
+
+
+def _is_usable(number: object) -> bool:
+    return isinstance(number, (int, float)) and math.isfinite(number) and number >= 0
+
+
+class Restarts:
+    """The restarts of one thing, counted under a policy. Pure: the time is given."""
+
+    def __init__(self, policy: RestartPolicy) -> None:
+        self.policy = policy
+        self.count = 0
+        """How many restarts there have been in all."""
+        self._recent: list[float] = []
+
+    def after_failure(self, now: float) -> float | None:
+        """Return after how many seconds it is started again, and count that; None if it is not.
+
+        Args:
+            now: seconds of a clock that only goes forward.
+        """
+        policy = self.policy
+        self._recent = [at for at in self._recent if now - at < policy.period_s]
+        if policy.kind == "never" or len(self._recent) >= policy.intensity:
+            return None
+        delay_s: float = min(policy.max_backoff_s, policy.backoff_s * 2.0 ** min(len(self._recent), MAX_DOUBLINGS))
+        self._recent.append(now)
+        self.count += 1
+        return delay_s
+
+
+class ChildSpec(msgspec.Struct, frozen=True):
+    """An actor that is kept alive."""
+
+    name: str
+    make: Callable[[], Actor]
+    """Makes the actor and does not start it; called again for each restart."""
+    restart: RestartPolicy = RestartPolicy()
+
+
+class Supervisor:
+    """Keeps actors alive. Any thread."""
+
+    def __init__(self, dispatcher: Dispatcher, escalate: Callable[[str, BaseException], object]) -> None:
+        """Make a supervisor.
+
+        Args:
+            dispatcher: whose clock and timers it uses.
+            escalate: called with the child's name and error when a failure is not answered by a restart.
+        """
+        self._dispatcher = dispatcher
+        self._escalate = escalate
+        self._children: dict[str, _Child] = {}
+
+    def start(self, spec: ChildSpec) -> ActorRef[Any]:
+        """Start a child; raises what its `on_start` raises the first time. Its ref stays valid over restarts."""
+        child = self._children[spec.name] = _Child(spec, self._dispatcher, self._escalate)
+        return child.start()
+
+    def hurry(self) -> None:
+        """Start again now whatever waits for its restart: there is no time left to wait."""
+        for child in self._children.values():
+            child.restart()
+
+    def restarts(self, name: str) -> int:
+        """Return how often a child was restarted."""
+        return self._children[name].restarts.count
+
+
+class _Child:
+    """One supervised actor. Implements the actor's `Supervising`."""
+
+    def __init__(
+        self, spec: ChildSpec, dispatcher: Dispatcher, escalate: Callable[[str, BaseException], object]
+    ) -> None:
+        self._spec = spec
+        self._dispatcher = dispatcher
+        self._escalate = escalate
+        self.restarts = Restarts(spec.restart)
+        self._lock = threading.Lock()
+        self._failed: Actor | None = None  # while its restart is waited for
+        self._timer: Timer | None = None
+
+    def start(self) -> ActorRef[Any]:
+        actor = self._spec.make()
+        actor.supervisor = self
+        actor._start_actor_loop()
+        return actor.actor_ref
+
+    def replaces(self, actor: Actor, error: BaseException) -> bool:
+        """Decide on a failure; called by the actor that failed, on the thread of its turn."""
+        delay_s = self.restarts.after_failure(self._dispatcher.now())
+        if delay_s is None:
+            return False
+        logger.warning("%s failed and is started again in %g s", self._spec.name, delay_s)
+        self._failed = actor
+        self._timer = self._dispatcher.call_later(delay_s, self.restart)
+        return True
+
+    def lost(self, actor: Actor, error: BaseException) -> None:
+        """Hand a failure on that no restart has answered; everybody who waited for the actor has been answered."""
+        logger.critical("%s failed too often and is given up: %s", self._spec.name, error)
+        self._escalate(self._spec.name, error)
+
+    def restart(self) -> None:
+        """Start it again now, if it is waiting for that. Idempotent."""
+        with self._lock:
+            failed, self._failed = self._failed, None
+        if failed is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            successor = self._spec.make()
+            successor.supervisor = self
+            successor.take_over(failed)
+        except BaseException as error:  # whatever kept it from starting counts as one more failure
+            if not self.replaces(failed, error):
+                failed.give_up(error)

@@ -1,0 +1,197 @@
+"""The commands of one runtime: those at work, and those that are being stopped with all that they have started.
+
+One thread, there while anything is being stopped, looks through /proc once for all of them and signals whom it must, so
+that five hundred are stopped in the time of one and no source's thread can keep a process alive by being busy. After
+`stop` nothing is started any more.
+"""
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from commitcast.actors.errors import SourceCancelledError
+from commitcast.actors.sources.processes.census import Census
+from commitcast.actors.sources.processes.process import reap, reap_stray, start_process
+from commitcast.actors.sources.processes.termination import Termination
+
+FIRST_PAUSE_S: Final = 0.002
+LONGEST_PAUSE_S: Final = 0.1
+"""Between two looks, doubling: most end at once, and a group gives nothing to wait on."""
+
+STRAYS_PAUSE_S: Final = 5.0
+"""How often process 1 looks for zombies while commands run: each costs a little memory of the kernel, and a number."""
+
+_at_work: Final[dict[int, str]] = {}
+"""The epoch of each command that this process has started and not reaped, by its number, which stays its own so long.
+Of the process and not of a runtime, because children are."""
+
+
+class Processes:
+    """The commands of one runtime."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running: dict[int, str] = {}
+        self._ending: dict[int, Termination] = {}
+        self._is_looking = False
+        self._kill_by: float | None = None
+
+    def __len__(self) -> int:
+        """Return how many commands were started and not reaped."""
+        return len(self._running)
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        agent: str,
+        epoch: str,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bool = False,
+    ) -> subprocess.Popen[bytes]:
+        """Start a command. See `process.start_process`.
+
+        Raises:
+            SourceCancelledError: the runtime stops.
+        """
+        if self._kill_by is not None:
+            raise SourceCancelledError(agent)
+        process = start_process(argv, agent=agent, epoch=epoch, cwd=cwd, env=env, stdin=stdin)
+        with self._changed:
+            self._running[process.pid] = _at_work[process.pid] = epoch
+            if self._kill_by is not None:  # it was stopped meanwhile, and could not know of this one
+                self._terminate(process.pid, self._kill_by)
+            is_to_be_looked_at = bool(self._ending) or os.getpid() == 1
+        if is_to_be_looked_at:
+            self._look()
+        return process
+
+    def terminate(self, pid: int, grace_s: float, then: Callable[[], object]) -> Termination:
+        """Begin to stop a command and all that its agent has started: SIGTERM, and SIGKILL after the grace.
+
+        Args:
+            pid: of the command, which was not reaped.
+            grace_s: seconds between the two.
+            then: called once nobody is left, or given up; on any thread.
+        """
+        with self._changed:
+            ending = self._terminate(pid, time.monotonic() + grace_s)
+            ending.call_when_over(then)
+        self._look()
+        return ending
+
+    def reap(self, process: "subprocess.Popen[bytes]") -> int | None:
+        """Reap a command that has exited; see `process.reap`. It is not signalled any more from here on."""
+        with self._changed:
+            self._ending.pop(process.pid, None)
+        exit_code = reap(process)
+        with self._changed:
+            self._running.pop(process.pid, None)
+            _at_work.pop(process.pid, None)
+            self._ending.pop(process.pid, None)  # `stop` may have begun another
+            self._changed.notify_all()
+        return exit_code
+
+    def stop(self, kill_by: float) -> None:
+        """Stop everything, now, and kill what is left at `kill_by`, of `time.monotonic()`. Does not wait for it.
+
+        Idempotent; a later call may only bring the end nearer.
+        """
+        with self._changed:
+            self._kill_by = kill_by if self._kill_by is None else min(self._kill_by, kill_by)
+            for pid in self._running:
+                self._terminate(pid, self._kill_by)
+        self._look()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until nothing is being stopped; return whether that came true in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._unfinished(), max(0.0, timeout_s))
+
+    def _unfinished(self) -> list[Termination]:
+        return [ending for ending in self._ending.values() if not ending.is_over]
+
+    def _terminate(self, pid: int, kill_at: float) -> Termination:
+        ending = self._ending.get(pid)
+        if ending is None:
+            ending = self._ending[pid] = Termination(self._running[pid], kill_at, child=pid)
+        ending.kill_at = min(ending.kill_at, kill_at, kill_at if self._kill_by is None else self._kill_by)
+        return ending
+
+    def _look(self) -> None:
+        """See to it that a thread looks until all is over."""
+        with self._changed:
+            self._changed.notify_all()
+            if self._is_looking:
+                return
+            self._is_looking = True
+        try:
+            threading.Thread(
+                target=self._look_until_over, args=(os.getpid() == 1,), name="processes", daemon=True
+            ).start()
+        except RuntimeError:  # there is no thread to be had: then on this one, which is about to wait for it anyway
+            self._look_until_over(reaps=False)
+
+    def _look_until_over(self, reaps: bool) -> None:
+        """Look until nothing is being stopped; as process 1, which reaps what it never started, while any runs."""
+        try:
+            pause_s, before = FIRST_PAUSE_S, -1
+            while (left := self._look_once(reaps)) is not None:
+                pause_s = FIRST_PAUSE_S if left != before else min(2 * pause_s, LONGEST_PAUSE_S)
+                before = left
+                if left or reaps:
+                    with self._changed:
+                        self._changed.wait(pause_s if left else STRAYS_PAUSE_S)
+        except BaseException:  # nobody may wait for ever for what nobody looks for
+            with self._changed:
+                self._is_looking = False
+                for ending in self._unfinished():
+                    ending.end()
+                self._changed.notify_all()
+            raise
+
+    def _look_once(self, reaps: bool) -> int | None:
+        """Take a census, and a step with each that was being stopped before; return how many are left, None to end."""
+        with self._changed:
+            before = self._unfinished()
+            if not before and not (reaps and self._running):
+                self._is_looking = False
+                return None
+        began = time.monotonic()
+        census = Census.try_take()
+        if census is not None and reaps:
+            for stray in census.strays(_at_work):
+                reap_stray(stray.pid)
+        with self._changed:
+            now = time.monotonic()
+            for ending in set(before) & set(self._unfinished()):  # what was reaped meanwhile is not to be signalled
+                ending.step(census, now)
+            left = len(self._unfinished())
+            self._changed.notify_all()
+        if left:  # half of a processor at most: the writer needs one too
+            time.sleep(min(time.monotonic() - began, LONGEST_PAUSE_S))
+        return left
+
+
+def is_at_work(epoch: str) -> bool:
+    """Tell whether this process has a command of that agent that was not reaped."""
+    return epoch in _at_work.values()
+
+
+def kill_at_once() -> None:
+    """Kill every command of this process and all that they have started, because it is about to exit.
+
+    May be called in a signal handler: takes no lock and waits for nothing.
+    """
+    endings = [Termination(epoch, kill_at=0, child=pid) for pid, epoch in list(_at_work.items())]
+    for _ in range(2 if endings else 0):  # the second time what was forked while the first was looked for
+        census = Census.try_take()
+        for ending in endings:
+            ending.step(census, now=0)
+
+
+os.register_at_fork(after_in_child=_at_work.clear)

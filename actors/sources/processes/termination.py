@@ -1,0 +1,176 @@
+"""The end of all that one agent has started: SIGTERM to all of it at once, SIGKILL to what is left when its time is up.
+
+Decides what to signal, and when that is over. A whole group is signalled where all of it is the agent's, so that
+nothing that is forked meanwhile slips through; else each process by itself. Looks for nothing: it is given a census
+that is good for many (see `processes`). One thread at a time.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+from commitcast.actors.sources.processes.census import Census, Identity, Process
+from commitcast.actors.sources.processes.process import KILL_WAIT_S, is_still, reap_stray, signal_group, signal_process
+
+logger: Final = logging.getLogger(__name__)
+
+
+class Termination:
+    """One agent's processes, while they are brought to their end.
+
+    Attributes:
+        epoch: of the agent.
+        kill_at: when what is left is killed, of `time.monotonic()`.
+        is_over: nobody is left, or what is left could not be killed.
+        left: the numbers of those that live, as far as was seen; once it is over, of those that could not be killed.
+        found: how many processes there were, as far as was seen.
+    """
+
+    def __init__(
+        self,
+        epoch: str,
+        kill_at: float,
+        *,
+        child: int | None = None,
+        known: Iterable[Identity] = (),
+    ) -> None:
+        """Begin; nothing is signalled before `step`.
+
+        Args:
+            epoch: of the agent.
+            kill_at: of `time.monotonic()`.
+            child: its command, if that is a child of this process that was not reaped.
+            known: processes that are the agent's though nothing about them says so.
+        """
+        self.epoch = epoch
+        self.kill_at = kill_at
+        self.is_over = False
+        self._child = child
+        self._then: list[Callable[[], object]] = []
+        self._known = set(known)
+        self._told: set[int] = set()  # processes, and groups by their negative number, as kill(2) has them
+        self._saw_nobody = False
+        self._child_had_exited = self._child_has_exited()
+        self.left = self._with_child(pid for pid, _ in self._known)
+
+    @property
+    def found(self) -> int:
+        """How many processes there were, as far as was seen."""
+        return len(self._known)
+
+    def step(self, census: Census | None, now: float) -> None:
+        """Signal those who are to be signalled now, and find out whether it is over.
+
+        Args:
+            census: begun after the call before; None if none can be taken now.
+            now: of `time.monotonic()`.
+        """
+        nobody_is_left = self._step_blindly(now) if census is None else self._step(census, now)
+        if nobody_is_left or now >= self.kill_at + KILL_WAIT_S:
+            self.end()
+
+    def end(self) -> None:
+        """Make it over, and log who is left."""
+        self.is_over = True
+        if self.left:
+            numbers = ", ".join(map(str, self.left))
+            logger.warning(
+                "processes %s have not ended, and are left behind (epoch of their agent: %s)", numbers, self.epoch
+            )
+        for callback in self._then:
+            callback()
+
+    def call_when_over(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once when it is over; at once if it is."""
+        if self.is_over:
+            callback()
+        else:
+            self._then.append(callback)
+
+    def _step(self, census: Census, now: float) -> bool:
+        had_exited, self._child_had_exited = self._child_had_exited, self._child_has_exited()
+        family = census.family(self.epoch, self._child, self._known)
+        self._known.update(process.identity for process in family.values())
+        self._reap(family)
+        living = {pid: process for pid, process in family.items() if process.is_alive}
+        self.left = self._with_child(living)
+        if living or not self._child_had_exited:
+            self._saw_nobody = False
+            self._signal(census, living, now)
+            return False
+        # What ended while the census was taken may have left a child behind that was not listed yet: look again.
+        is_plain = had_exited and census.is_settled and family.keys() <= {self._child}
+        saw_nobody, self._saw_nobody = self._saw_nobody, True
+        return is_plain or saw_nobody
+
+    def _signal(self, census: Census, living: Mapping[int, Process], now: float) -> None:
+        if now >= self.kill_at:
+            for target, witness in _targets(census, living):
+                self._send(target, witness, signal.SIGKILL)
+            return
+        # SIGTERM only once: to many programs a second one means "at once, and do not tidy up". And what a group does
+        # to tidy up is not told to end.
+        listening = {pid: process for pid, process in living.items() if not self._is_looked_after(process, living)}
+        for target, witness in _targets(census, listening):
+            if target not in self._told and self._send(target, witness, signal.SIGTERM):
+                self._told.add(target)
+                self._send(target, witness, signal.SIGCONT)  # one that is stopped hears nothing else
+
+    def _send(self, target: int, witness: Process, signum: signal.Signals) -> bool:
+        if target > 0:
+            return signal_process(target, witness.started, signum)
+        if -target != self._child and not is_still(witness.pid, witness.started):
+            return False
+        signal_group(-target, signum)
+        return True
+
+    def _is_looked_after(self, process: Process, living: Mapping[int, Process]) -> bool:
+        """Whether it is the command of a runtime that itself runs for this agent, has been told, and will stop it."""
+        mark = process.mark
+        return mark is not None and mark.owners[0].epoch != self.epoch and mark.runtime_pid in living
+
+    def _reap(self, family: Mapping[int, Process]) -> None:
+        """Reap what was left to process 1, if this is it: of the agent, and not its command, which others wait for."""
+        if os.getpid() == 1:
+            for process in family.values():
+                if process.parent == 1 and not process.is_alive and process.pid != self._child:
+                    reap_stray(process.pid)
+
+    def _child_has_exited(self) -> bool:
+        if self._child is None:
+            return True
+        try:
+            return os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # somebody else in this program reaped it: the number may be another's by now
+            self._child = None
+            return True
+
+    def _with_child(self, others: Iterable[int]) -> list[int]:
+        child = set() if self._child is None else {self._child}
+        return sorted(set(others) - child if self._child_had_exited else {*others, *child})
+
+    def _step_blindly(self, now: float) -> bool:
+        """Signal at least the group of the command."""
+        self._child_had_exited = self._child_has_exited()
+        self.left = self._with_child(self.left)
+        if self._child is not None:
+            if now >= self.kill_at:
+                signal_group(self._child, signal.SIGKILL)
+            elif -self._child not in self._told:
+                self._told.add(-self._child)
+                signal_group(self._child, signal.SIGTERM)
+        return False
+
+
+def _targets(census: Census, processes: Mapping[int, Process]) -> Iterator[tuple[int, Process]]:
+    """Yield each group that is made of these processes, as a negative number, else each process; with one of them."""
+    groups: dict[int, list[Process]] = {}
+    for process in processes.values():
+        groups.setdefault(process.group, []).append(process)
+    for group, inside in groups.items():
+        if group > 1 and all(process.pid in processes for process in census.in_group(group)):
+            yield -group, inside[0]
+        else:  # 0 is a group that this namespace has no number for
+            yield from ((process.pid, process) for process in inside)

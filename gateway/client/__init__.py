@@ -1,0 +1,1 @@
+"""The client's half: the protocol without I/O, reconnecting, and two faces, asyncio and blocking."""

@@ -1,0 +1,241 @@
+"""The recent entries of a log, bounded in bytes: what a live subscriber is given without a read from the store.
+
+Pure; used from the hub's thread. Entries are the records that were committed; frames made of them are kept beside them
+while they last, so that subscribers at the same cursor share one encoding. Those may take as much again.
+"""
+
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from typing import Final
+
+from commitcast.gateway.hub.prepared import PreparedFrame
+from commitcast.persistence.records import AgentRecord, Committed, Entry, MessageRecord, StatusChange
+
+RING_BYTES: Final = 256 * 1024
+"""For one agent: more than a socket's buffers, so that only subscribers that fell behind read the store."""
+ALL_RINGS_BYTES: Final = 64 * 1024 * 1024
+FEED_BYTES: Final = 8 * 1024 * 1024
+"""For the log of all agents: about one full batch."""
+ENTRY_BYTES: Final = 512
+"""What an entry costs beside its text."""
+
+FORMS: Final = 3
+"""What a kept frame is kept as: JSON, a WebSocket frame, and a compressed one that may be as long."""
+
+FrameKey = tuple[int, int, bool, int]
+"""Position, cursor, whether raw is wanted, and how many messages fit: what makes two subscribers' next frames equal."""
+Made = tuple[PreparedFrame | None, int]
+"""A frame, None if the entries need none, and how many entries it covers."""
+
+
+class Ring:
+    """Consecutive entries of one log. Every entry with a position after `start` is inside."""
+
+    def __init__(self, start: int, epoch: str, max_bytes: int) -> None:
+        self.start = start
+        self.epoch = epoch
+        self.entries: list[Entry] = []
+        self.frames: dict[FrameKey, Made] = {}
+        self.size = 0
+        self.last_sequence: int | None = None
+        """Of the agent whose entries were appended last."""
+        self.frames_size = 0
+        self._positions: list[int] = []
+        self._chunks: deque[tuple[int, int]] = deque()  # of each commit: how many entries, how many bytes
+        self._max_bytes = max_bytes
+
+    @property
+    def end(self) -> int:
+        """The position of the last entry."""
+        return self._positions[-1] if self._positions else self.start
+
+    def index_after(self, position: int) -> int:
+        """Return the index of the first entry after a position."""
+        if self._positions and position == self._positions[-1]:
+            return len(self._positions)
+        return bisect_right(self._positions, position)
+
+    def extend(self, committed: Committed) -> None:
+        """Append what was committed, and drop the oldest beyond the bound."""
+        size = committed_size(committed)
+        self.entries += committed.entries
+        self._positions += range(committed.entries[0].position, committed.last_position + 1)  # consecutive
+        self._chunks.append((len(committed.entries), size))
+        self.last_sequence = committed.last
+        self.size += size
+        self.forget_frames()
+        if self.size > self._max_bytes:
+            self._trim()
+
+    def keep(self, key: FrameKey, made: Made) -> None:
+        """Keep a frame for others at the same cursor, until something is appended or too many are kept."""
+        size = ENTRY_BYTES + (0 if made[0] is None else FORMS * len(made[0].json))
+        if self.frames_size + size > self._max_bytes:
+            self.forget_frames()
+        self.frames[key] = made
+        self.frames_size += size
+
+    def forget_frames(self) -> None:
+        """Forget the frames that are kept; they can be made again."""
+        self.frames.clear()
+        self.frames_size = 0
+
+    def _trim(self) -> None:
+        drop = 0
+        while self.size > self._max_bytes // 2:
+            count, size = self._chunks.popleft()
+            drop += count
+            self.size -= size
+        self.start = self._positions[drop - 1]
+        del self.entries[:drop]
+        del self._positions[:drop]
+
+
+def entry_size(entry: Entry) -> int:
+    """Return the bytes that an entry counts for."""
+    if isinstance(entry, MessageRecord):
+        content = len(entry.content) if entry.content.isascii() else len(entry.content.encode())
+        return ENTRY_BYTES + content + len(entry.raw or b"") + len(entry.metadata_json or "")
+    if isinstance(entry, StatusChange):
+        return ENTRY_BYTES + len(entry.result_json or "") + len(entry.error_message or "")
+    return ENTRY_BYTES + (len(entry.configuration_json) + len(entry.prompt) if isinstance(entry, AgentRecord) else 0)
+
+
+def committed_size(committed: Committed) -> int:
+    """Return the sum over its entries; the store has added the messages up already."""
+    size = ENTRY_BYTES * len(committed.entries) + committed.size
+    if len(committed.entries) > committed.last - committed.previous:  # others beside messages
+        size += sum(entry_size(entry) - ENTRY_BYTES for entry in committed.entries if type(entry) is not MessageRecord)
+    return size
+
+
+class Rings:
+    """The rings of the agents that somebody subscribes to, bounded together."""
+
+    def __init__(self, ring_bytes: int = RING_BYTES, all_bytes: int = ALL_RINGS_BYTES) -> None:
+        self._rings: OrderedDict[str, Ring] = OrderedDict()
+        self._ring_bytes = ring_bytes
+        self._all_bytes = all_bytes
+        self.size = 0
+        """Bytes in all of them."""
+        self.frames_size = 0
+        """Bytes of the frames that are kept beside them."""
+
+    def get(self, agent: str) -> Ring | None:
+        """Return an agent's ring, if it has one."""
+        return self._rings.get(agent)
+
+    def extend(self, committed: Committed) -> list[tuple[str, int]]:
+        """Append to the agent's ring; begin a new one if something before it is missing.
+
+        Returns:
+            The agents whose rings had to go, each with the position where its ring ended.
+        """
+        ring = self._rings.get(committed.agent)
+        if ring is None or ring.epoch != committed.epoch or ring.end < committed.follows:
+            self.drop(committed.agent)
+            ring = self._rings[committed.agent] = Ring(committed.follows, committed.epoch, self._ring_bytes)
+        elif committed.last_position <= ring.end:
+            return []  # known already
+        self.size -= ring.size
+        self.frames_size -= ring.frames_size
+        ring.extend(committed)
+        self.size += ring.size
+        self._rings.move_to_end(committed.agent)
+        gone = []
+        while self.size > self._all_bytes and len(self._rings) > 1:
+            agent, oldest = self._rings.popitem(last=False)
+            self.size -= oldest.size
+            self.frames_size -= oldest.frames_size
+            gone.append((agent, oldest.end))
+        return gone
+
+    def drop(self, agent: str) -> None:
+        """Forget an agent's ring."""
+        ring = self._rings.pop(agent, None)
+        if ring is not None:
+            self.size -= ring.size
+            self.frames_size -= ring.frames_size
+
+    def keep(self, agent: str, key: FrameKey, made: Made) -> None:
+        """Keep a frame beside an agent's ring; when there are too many over all, forget them all."""
+        ring = self._rings[agent]
+        self.frames_size -= ring.frames_size
+        ring.keep(key, made)
+        self.frames_size += ring.frames_size
+        if self.frames_size > self._all_bytes:
+            for each in self._rings.values():
+                each.forget_frames()
+            self.frames_size = 0
+
+
+class Feed:
+    """The ring of the log of all agents. Commits arrive in any order of agents and leave in that of positions."""
+
+    def __init__(self, max_bytes: int = FEED_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self.ring: Ring | None = None
+        self._early: dict[int, Committed] = {}
+        self._early_bytes = 0
+        self._stuck_at: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait or are kept."""
+        return self._early_bytes + (0 if self.ring is None else self.ring.size)
+
+    def begin(self, position: int) -> None:
+        """Begin to collect after a position that is in the store, unless it has begun."""
+        if self.ring is None:
+            self.ring = Ring(position, "", self._max_bytes)
+
+    def end(self) -> None:
+        """Forget everything: nobody is interested any more."""
+        self.ring = self._stuck_at = None
+        self._early.clear()
+        self._early_bytes = 0
+
+    def add(self, committed: Committed) -> bool:
+        """Take a commit; return whether entries were released."""
+        ring = self.ring
+        if ring is None or committed.last_position <= ring.end:
+            return False
+        self._early[committed.previous_position] = committed
+        self._early_bytes += committed_size(committed)
+        if self._early_bytes > self._max_bytes:
+            return self._restart(min(self._early))
+        return self._release(ring)
+
+    def reach(self, position: int) -> bool:
+        """Begin there instead, if nothing was collected yet: the store had nothing beyond when it was last read.
+
+        Whoever begins in the past is given that past from the store; what is committed meanwhile joins its end.
+        """
+        if self.ring is None or self.ring.entries or self.ring.end >= position:
+            return False
+        return self._restart(position)
+
+    def skip_gap(self) -> bool:
+        """Go on behind a gap that has not moved since the last call; return whether it did."""
+        if self.ring is None or not self._early:
+            self._stuck_at = None
+            return False
+        if self._stuck_at != self.ring.end:
+            self._stuck_at = self.ring.end
+            return False
+        return self._restart(min(self._early))
+
+    def _release(self, ring: Ring) -> bool:
+        released = False
+        while (committed := self._early.pop(ring.end, None)) is not None:
+            self._early_bytes -= committed_size(committed)
+            ring.extend(committed)
+            released = True
+        return released
+
+    def _restart(self, position: int) -> bool:
+        self.ring = Ring(position, "", self._max_bytes)
+        for previous in [previous for previous in self._early if previous < position]:
+            self._early_bytes -= committed_size(self._early.pop(previous))
+        self._release(self.ring)
+        return True

@@ -1,0 +1,1 @@
+"""The wire: frames and errors as types. Imports nothing of the other rooms."""

@@ -1,0 +1,1 @@
+"""Sessions and what carries them: sockets, HTTP, rights and limits."""

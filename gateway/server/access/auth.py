@@ -1,0 +1,269 @@
+"""Who may do what: operations, capabilities, grants, and the plain tokens that stand for them.
+
+A verifier turns a token into a grant; whoever acts for a client asks the grant, for each request anew. A token must
+never get into a grant, an error's text or a log. Only reading a token file touches the disk; the rest is pure and may
+be called from any thread.
+"""
+
+import hashlib
+import hmac
+import logging
+import os
+import stat
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+import msgspec
+
+from commitcast.gateway.protocol.errors import ErrorCode
+from commitcast.persistence.errors import CommitcastError, InvalidValueError
+from commitcast.persistence.writes import check_agent_id
+
+logger: Final = logging.getLogger(__name__)
+
+MAX_TOKEN_BYTES: Final = 8 * 1024
+"""Of one token: about what HTTP servers take as one header. It also bounds the work of reading one."""
+MAX_TOKENS: Final = 1000
+"""In one file. Every one is compared each time, on the event loop: this many take a fraction of a millisecond."""
+_ANY: Final = "*"
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+"""The rights of a file that are not its owner's."""
+
+
+class Operation(StrEnum):
+    """What can be allowed."""
+
+    READ = "read"
+    """See agents and their messages."""
+    SEND = "send"
+    """Send messages to agents."""
+    LAUNCH = "launch"
+    """Launch agents, whose ids then begin with the prefix that this is allowed on."""
+    TERMINATE = "terminate"
+    """End agents."""
+    ADMIN = "admin"
+    """See how the server itself is doing: `/metrics`."""
+
+
+class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"operations": "ops"}):
+    """Some operations on some agents. Decoding refuses unknown fields, for one of them may be a limit.
+
+    Raises:
+        InvalidValueError: `agent` is no id and no prefix, or there is no operation.
+    """
+
+    agent: str
+    """An id, a prefix that ends with `*`, or `*`."""
+    operations: frozenset[Operation]
+
+    def __post_init__(self) -> None:
+        if self.agent != _ANY:
+            check_agent_id(self.agent.removesuffix(_ANY))
+        if not self.operations:
+            raise InvalidValueError("a capability needs an operation: leave it out if nothing is to be allowed")
+
+    def covers(self, agent: str) -> bool:
+        """Whether it is about this agent."""
+        return agent == self.agent or (self.is_prefix and agent.startswith(self.prefix))
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether it is about every agent whose id begins with `prefix`."""
+        return self.agent.endswith(_ANY)
+
+    @property
+    def prefix(self) -> str:
+        """What the ids begin with; empty for all agents."""
+        return self.agent.removesuffix(_ANY)
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What somebody may do, and until when."""
+
+    subject: str
+    """Who: goes into the log and into idempotency keys. Never a secret."""
+    capabilities: tuple[Capability, ...]
+    expires_at: float | None = None
+    """Unix seconds; None is never."""
+
+    def allows(self, operation: Operation, agent: str) -> bool:
+        """Whether the operation may be done to this agent."""
+        return any(operation in held.operations and held.covers(agent) for held in self.capabilities)
+
+    def allows_everywhere(self, operation: Operation) -> bool:
+        """Whether the operation may be done to all agents, and to the server."""
+        return any(operation in held.operations and held.agent == _ANY for held in self.capabilities)
+
+    def readable(self) -> list[Capability]:
+        """Return the capabilities that allow reading."""
+        return [held for held in self.capabilities if Operation.READ in held.operations]
+
+    def launch_prefix(self) -> str | None:
+        """Return what the ids of agents that the holder launches begin with; None if it may not launch."""
+        held = (held for held in self.capabilities if Operation.LAUNCH in held.operations and held.is_prefix)
+        first = next(held, None)
+        return None if first is None else first.prefix
+
+    def has_expired(self, now: float) -> bool:
+        """Whether it is over at a time in Unix seconds."""
+        return self.expires_at is not None and now >= self.expires_at
+
+
+EVERYTHING: Final = Capability(_ANY, frozenset(Operation))
+"""Of a token without limits."""
+ANYBODY: Final = Grant("anybody", (Capability(_ANY, frozenset({Operation.READ, Operation.ADMIN})),))
+"""Of every client of a server that demands no token, which is on loopback only."""
+
+
+class TokenError(CommitcastError, PermissionError):
+    """A token is not accepted. The text never holds the token."""
+
+    code = "unauthenticated"
+
+    def __init__(self, message: str, *, error_code: ErrorCode = ErrorCode.UNAUTHENTICATED) -> None:
+        super().__init__(message)
+        self.error_code = error_code
+
+
+class MissingExtraError(CommitcastError, ImportError):
+    """An optional part was asked for whose libraries are not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(what, extra)
+        self.what = what
+        self.extra = extra
+
+    def __str__(self) -> str:
+        return f'{self.what} needs libraries that are not installed: pip install "commitcast[{self.extra}]"'
+
+
+class Verifier(Protocol):
+    """Says what the holder of a token may do."""
+
+    def verify(self, token: str) -> Grant:
+        """Return what a token grants.
+
+        Raises:
+            TokenError: it is not accepted, or has expired.
+
+        Threads: may be called on the gateway's event loop, so it never blocks for long.
+        """
+
+
+class StaticTokens:
+    """Tokens from a file, one a line. Made by `single` or `from_file`.
+
+    ```
+    # empty lines and lines like this one are passed over
+    TOKEN
+    TOKEN read,send org1:*
+    TOKEN read * launch,terminate org1:*
+    ```
+
+    The first token may do everything; the second may read agents whose id begins with `org1:` and send to them; after
+    a token stand as many pairs of operations and agents as are needed. The nth token's subject is `token-n`, so add
+    new ones at the end. A token in a file is printable ASCII without spaces. Only digests of tokens are kept.
+    """
+
+    def __init__(self) -> None:
+        self._grants: dict[bytes, Grant] = {}
+
+    @classmethod
+    def single(cls, token: str) -> Self:
+        """Accept one token, which may do everything.
+
+        Raises:
+            InvalidValueError: no client could present it.
+        """
+        tokens = cls()
+        tokens._add(token, (EVERYTHING,))
+        return tokens
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> Self:
+        """Accept the tokens in a file.
+
+        Raises:
+            InvalidValueError: it cannot be read, holds no token, or a line is wrong; the error says which.
+        """
+        tokens = cls()
+        for number, line in enumerate(read_key_file(path).split(b"\n"), 1):
+            words = [word.decode("ascii", "replace") for word in line.split()]
+            if not words or words[0].startswith("#"):
+                continue
+            try:
+                tokens._add(words[0], _capabilities(words[1:]))
+            except InvalidValueError as error:
+                raise InvalidValueError(f"line {number} of the token file {path} is wrong: {error}") from None
+        if not tokens._grants:
+            raise InvalidValueError(f"the token file {path} holds no token: write one line of ASCII characters into it")
+        return tokens
+
+    def _add(self, token: str, capabilities: tuple[Capability, ...]) -> None:
+        if not (token.isascii() and token.isprintable() and 0 < len(token) <= MAX_TOKEN_BYTES):
+            raise InvalidValueError(f"a token is 1 to {MAX_TOKEN_BYTES:,} printable ASCII characters")
+        digest = _digest(token)
+        if digest in self._grants:
+            raise InvalidValueError(f"this is {self._grants[digest].subject} again: every token stands once")
+        if len(self._grants) == MAX_TOKENS:
+            raise InvalidValueError(f"there may be {MAX_TOKENS:,} tokens: let an issuer sign tokens for more users")
+        self._grants[digest] = Grant(f"token-{len(self._grants) + 1}", capabilities)
+
+    def verify(self, token: str) -> Grant:
+        """Return what a token grants.
+
+        Raises:
+            TokenError: it is none of these.
+        """
+        presented = _digest(token)
+        found: Grant | None = None
+        for digest, grant in self._grants.items():  # always to the end: the time must not tell which one it was
+            if hmac.compare_digest(digest, presented):
+                found = grant
+        if found is None:
+            raise TokenError("this token is not accepted: ask for a new one")
+        return found
+
+
+def _digest(token: str) -> bytes:
+    """Return what is compared in place of a token: of one length whatever the token's, and no secret."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _capabilities(words: list[str]) -> tuple[Capability, ...]:
+    if not words:
+        return (EVERYTHING,)
+    if len(words) % 2:
+        raise InvalidValueError("after the token stand pairs of operations and agents, as in `read,send org1:*`")
+    return tuple(_capability(*pair) for pair in zip(words[::2], words[1::2], strict=True))
+
+
+def _capability(operations: str, agent: str) -> Capability:
+    """Return what two words allow. No error quotes them: in a file gone wrong they may be part of a token."""
+    names = frozenset(operations.split(","))
+    if not names <= frozenset(Operation):
+        raise InvalidValueError(f"operations are {', '.join(Operation)}, parted by commas without spaces")
+    try:
+        return Capability(agent, frozenset(map(Operation, names)))
+    except InvalidValueError:
+        raise InvalidValueError(
+            "agents are an id of 1 to 128 of the characters A-Z a-z 0-9 . _ : -, the beginning of one and `*`, or `*`"
+        ) from None
+
+
+def read_key_file(path: Path | str, *, is_secret: bool = True) -> bytes:
+    """Return what is in a file; log a warning if it is secret and other users of the machine may use it.
+
+    Raises:
+        InvalidValueError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read()
+    except OSError as error:
+        raise InvalidValueError(f"the file {path} cannot be read: {error.strerror}") from error
+    if is_secret and mode & _OTHERS:
+        logger.warning("%s is secret, and other users of this machine may use it: chmod 600 %s", path, path)
+    return content

@@ -1,0 +1,1 @@
+"""HTTP: requests and responses, routes, server-sent events, and the ASGI app."""

@@ -1,0 +1,267 @@
+"""Between two event loops: the gateway's, where sessions live, and a host's, whose ASGI server holds the sockets.
+
+Owns what is on its way between them: calls, frames to a client up to a bound in bytes, and frames from it up to a bound
+in number. Must never let one loop wait for the other, which may be slow, stopped or closed. Each method says on which
+loop it runs. A number that both need is written on one of them only.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from commitcast.gateway.hub.prepared import PreparedFrame
+from commitcast.gateway.hub.subscription import Subscriber
+from commitcast.gateway.protocol import frames
+from commitcast.gateway.server.access.limits import Bucket
+from commitcast.gateway.server.gateway import GatewayCore
+from commitcast.gateway.server.sockets.websocket import CLOSE_TIMEOUT_S, WRITE_LIMIT_BYTES
+
+T = TypeVar("T")
+
+RESUME_BYTES: Final = WRITE_LIMIT_BYTES // 4
+"""A paused connection takes more again once no more than this waits: as asyncio has it for sockets."""
+RECEIVED_LIMIT_FRAMES: Final = 16
+"""From one client, that wait for its session; then no more is read from it. The gateway's own port has the same."""
+CHECK_S: Final = 5.0
+"""How often a call is checked for a gateway that ended in the moment in which it was made, and will never answer."""
+TOO_LARGE: Final = 1009
+"""The close code for a frame that is too large: RFC 6455 section 7.4.1."""
+
+
+class NotServingError(ConnectionError):
+    """The gateway does not run: not yet, or no longer."""
+
+
+async def call(core: GatewayCore, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Do some work on the gateway's loop. On the host's loop; cancelling it cancels the work.
+
+    Raises:
+        NotServingError: the gateway does not run, or ended before the work did.
+    """
+    loop = core.loop
+    if loop is None:
+        raise NotServingError
+    working = work()
+    try:
+        called = asyncio.run_coroutine_threadsafe(working, loop)
+    except RuntimeError as error:  # it is closed
+        working.close()
+        raise NotServingError from error
+    outcome = asyncio.wrap_future(called)
+    try:
+        while not outcome.done():
+            await asyncio.wait({outcome}, timeout=CHECK_S)
+            if loop.is_closed() and not called.done():
+                raise NotServingError
+        if outcome.cancelled():
+            raise NotServingError
+        return outcome.result()
+    finally:
+        outcome.cancel()
+
+
+class AsgiPeer:
+    """A connection that an ASGI server holds, as the gateway's sessions see it."""
+
+    def __init__(self, core: GatewayCore, *, address: str, token: str | None) -> None:
+        """Make a peer for the running loop, which is its host's.
+
+        Args:
+            core: of the gateway.
+            address: where it comes from, without the port.
+            token: that came with the request.
+        """
+        self.subscriber = Subscriber(self)
+        self.token = token
+        self.was_heard = True
+        self.bucket = Bucket.of_stranger(time.monotonic())
+        self.peer_address = address
+        self.ending: tuple[int, str] | None = None
+        """Code and reason, once nothing more is written."""
+        self._core = core
+        self._host = asyncio.get_running_loop()
+        # To the client: written on the gateway's loop, taken on the host's.
+        self._outbox: deque[bytes] = deque()
+        self._written_bytes = 0
+        self._taken_bytes = 0
+        self._is_awake = False
+        self._wake = asyncio.Event()
+        # From the client: received on the host's loop, read on the gateway's.
+        self._is_deaf = False
+        self._places = asyncio.Semaphore(RECEIVED_LIMIT_FRAMES)
+        self._inbox: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+        # Of the gateway's loop alone.
+        self._room = asyncio.Event()
+        self._room.set()
+        self._lost = asyncio.Event()
+
+    # On the host's loop.
+
+    async def outgoing(self) -> AsyncGenerator[bytes, None]:
+        """Yield each frame that is written, until the connection is to be closed. Say `took` of what was sent."""
+        while True:
+            is_ending = self.ending is not None  # looked at before the outbox, which gets nothing after it
+            while self._outbox:
+                yield self._outbox.popleft()
+                await asyncio.sleep(0)  # an ASGI `send` need not give way, and the host has others to serve
+            if is_ending:
+                return
+            self._is_awake = False
+            if not self._outbox and self.ending is None:
+                await self._wake.wait()
+            self._wake.clear()
+
+    def took(self, size: int) -> None:
+        """Note that the ASGI server took so many bytes."""
+        self._taken_bytes += size
+        if self.subscriber.is_paused and self._is_drained:
+            self._core.call(self._resume)
+
+    async def put(self, data: str | bytes) -> None:
+        """Hand over a frame of the client; waits while the session has enough. After one too large none is taken."""
+        await self._places.acquire()
+        if len(data if isinstance(data, bytes) else data.encode(errors="replace")) > frames.MAX_FRAME_BYTES:
+            self._is_deaf = True
+            self._core.call(self._refuse_too_large)
+        elif not self._is_deaf:
+            self._core.call(partial(self._inbox.put_nowait, data))
+
+    # On the gateway's loop.
+
+    async def receive(self) -> AsyncIterator[str | bytes]:
+        """Yield what the client sends, until the connection is gone."""
+        while (data := await self._inbox.get()) is not None:
+            self.was_heard = True
+            self._tell_host(self._places.release)
+            yield data
+        self._inbox.put_nowait(None)  # it stays gone, for whoever asks again
+
+    def write(self, frame: PreparedFrame) -> int:
+        """Send a frame without waiting, and return its bytes; does nothing if the connection is not open."""
+        if self.ending is not None or self._lost.is_set():
+            return 0
+        data = frame.json
+        self._outbox.append(data)
+        self._written_bytes += len(data)
+        if self.unsent_bytes > WRITE_LIMIT_BYTES and not self.subscriber.is_paused:
+            self._room.clear()
+            self._core.pause(self.subscriber)
+            if self._is_drained:  # by the host, before it could see that this was paused
+                self._core.call(self._resume)
+        self._wake_host()
+        return len(data)
+
+    def send_ping(self) -> None:
+        """Take the peer as heard, unless its host is gone with all its connections.
+
+        The ASGI server is who pings, and it closes the connection of a peer that is silent; its pongs are not shown to
+        an app, and an `EventSource` says nothing at all. So silence cannot be seen from here, and proves nothing.
+        """
+        self.was_heard = True
+        if self._host.is_closed():
+            self.lose()
+
+    async def wait_until_it_takes_more(self) -> None:
+        """Wait while too much waits for the host, and let other connections have their turn.
+
+        Raises:
+            ConnectionResetError: the connection was lost meanwhile.
+        """
+        await asyncio.sleep(0)
+        if not self._room.is_set():
+            await self._room.wait()
+            if self._lost.is_set():
+                raise ConnectionResetError
+
+    async def finish(self, code: int, reason: str) -> None:
+        """Have the host send what is left and close the connection, whether the peer helps or not."""
+        if self.ending is None:
+            self.ending = code, reason
+        self._wake_host()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._lost.wait()
+        except TimeoutError:
+            self.abort()
+
+    def abort(self) -> None:
+        """Drop the connection without a word: its session ends, and then the host lets go of it."""
+        self.lose()
+
+    def lose(self) -> None:
+        """Note that the connection is gone; what came before that is still read. Idempotent."""
+        if not self._lost.is_set():
+            self._lost.set()
+            self._room.set()
+            self._inbox.put_nowait(None)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that the ASGI server has not taken. Any loop."""
+        return self._written_bytes - self._taken_bytes
+
+    @property
+    def _is_drained(self) -> bool:
+        return self.unsent_bytes <= RESUME_BYTES
+
+    def _resume(self) -> None:
+        if self.subscriber.is_paused and self._is_drained:
+            self._room.set()
+            self._core.resume(self.subscriber)
+
+    def _refuse_too_large(self) -> None:
+        reason = f"a frame may have {frames.MAX_FRAME_BYTES:,} bytes"
+        self.write(PreparedFrame(frames.Goodbye(code=TOO_LARGE, reason=reason)))
+        self._core.pump.spawn(self.finish(TOO_LARGE, reason))
+
+    def _wake_host(self) -> None:
+        if not self._is_awake:
+            self._is_awake = True
+            self._tell_host(self._wake.set)
+
+    def _tell_host(self, function: Callable[[], object]) -> None:
+        try:
+            self._host.call_soon_threadsafe(function)
+        except RuntimeError:  # it was closed with everything that it held
+            self.lose()
+
+
+async def converse(
+    core: GatewayCore, peer: AsgiPeer, sending: Coroutine[Any, Any, None], receiving: Coroutine[Any, Any, None]
+) -> None:
+    """Run a connection until either side has ended it, and leave nothing of it. On the host's loop.
+
+    Args:
+        core: of the gateway.
+        peer: the connection.
+        sending: ends when everything was sent, or cannot be.
+        receiving: ends when the client is gone.
+    """
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(_serving(core, peer))
+        own = {group.create_task(sending), group.create_task(receiving)}
+        try:
+            await asyncio.wait({serving, *own}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            core.call(peer.lose)
+            for task in own:
+                task.cancel()
+
+
+async def _serving(core: GatewayCore, peer: AsgiPeer) -> None:
+    try:
+        await call(core, lambda: _serve(core, peer))
+    except NotServingError:
+        pass
+
+
+async def _serve(core: GatewayCore, peer: AsgiPeer) -> None:
+    """Serve a connection until it is closed, counted by its address like those of the gateway's own port."""
+    try:
+        if core.enter(peer.peer_address):
+            await core.serve(peer)
+    finally:
+        core.leave(peer.peer_address)

@@ -1,0 +1,165 @@
+"""What HTTP readers get from the store: agents and messages in pages, each only for who may read it.
+
+Runs on reader threads, because it reads the store.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote
+
+import msgspec
+
+from commitcast.gateway.hub import views
+from commitcast.gateway.protocol import frames
+from commitcast.gateway.server.access.auth import Capability, Grant, Operation
+from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, SequenceAheadError
+from commitcast.persistence.records import AgentRecord, AgentStatus
+from commitcast.persistence.store import MAX_PAGE_BYTES, PAGE_ROWS, IdRange, Store, agent_size
+
+MAX_LIMIT: Final = 1_000
+_AFTER_AGENT: Final = "@"
+"""Before an agent's id, in which it cannot be, where a page begins after that agent."""
+
+_FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
+
+Query = dict[str, list[str]]
+
+
+class AgentList(msgspec.Struct):
+    """The answer to `/v1/agents`."""
+
+    epoch: str
+    """That `next` belongs to: give it with it."""
+    agents: list[frames.AgentView]
+    """Those that the caller may read: of a page there may be fewer than were asked for, or none."""
+    next: int | str | None
+    """What to give as `after` for the next page; null at the end. A position for who may read all agents; else the last
+    agent of the page, since from positions one could tell how much is said by agents that one may not know of."""
+
+
+class MessageList(msgspec.Struct):
+    """The answer to `/v1/agents/{id}/messages`."""
+
+    agent: str
+    epoch: str
+    """That `next` belongs to: give it with it."""
+    head: int
+    status: str
+    items: list[frames.Item]
+    next: int
+    """What to give as `after` for the next page."""
+    up_to_date: bool
+
+
+def read(store: Store, grant: Grant, path: str, query: str) -> AgentList | frames.AgentView | MessageList | None:
+    """Return what is to be read at a path; None if there is nothing.
+
+    Raises:
+        InvalidValueError: the query asks for something that cannot be.
+        CommitcastError: as the store has it.
+    """
+    for pattern, answer in _ROUTES:
+        if match := pattern.fullmatch(path):
+            parts = [unquote(part) for part in match.groups()]
+            return answer(store, grant, parse_qs(query), *parts)  # type: ignore[no-any-return]
+    return None
+
+
+def _agents(store: Store, grant: Grant, query: Query) -> AgentList:
+    status = query.get("status", [None])[0]
+    if status is not None and status not in list(AgentStatus):
+        raise InvalidValueError(f"{status[:40]!r} is no status: use one of {', '.join(AgentStatus)}")
+    limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
+    wanted = None if status is None else AgentStatus(status)
+    order = query.get("order", ["oldest"])[0]
+    if order not in ("oldest", "newest"):
+        raise InvalidValueError(f"{order[:40]!r} is no order: use oldest or newest")
+    sees_all = grant.allows_everywhere(Operation.READ)
+    after = _number(query, "after", 0) if sees_all else _position_after(store, grant, query)
+    _, epoch = store.position(after, _epoch(query))
+    records = store.agents(
+        wanted,
+        after,
+        limit + 1,  # whether there is another one, of those that the caller may know of
+        newest=order == "newest",
+        within=None if sees_all else list(map(_range, grant.readable())),
+    )
+    shown = records[:limit]
+    is_cut = len(records) > limit or sum(map(agent_size, records)) >= MAX_PAGE_BYTES
+    following = None if not is_cut else shown[-1].position if sees_all else f"{_AFTER_AGENT}{shown[-1].id}"
+    return AgentList(epoch, list(map(views.agent_view, shown)), following)
+
+
+def _position_after(store: Store, grant: Grant, query: Query) -> int:
+    """Return where a page begins for who may not know of all agents: nothing is to be learnt by trying positions."""
+    after = query.get("after", ["0"])[0]
+    if after == "0":
+        return 0
+    if not after.startswith(_AFTER_AGENT):
+        raise InvalidValueError(f"after must be 0 or the `next` of the page before, not {after[:40]!r}")
+    return _record(store, grant, after.removeprefix(_AFTER_AGENT)).position
+
+
+def _range(capability: Capability) -> IdRange:
+    """Return the ids that a capability is about; none has a character beyond those of ASCII."""
+    return capability.prefix, capability.prefix + ("\x7f" if capability.is_prefix else "\x00")
+
+
+def _agent(store: Store, grant: Grant, query: Query, agent: str) -> frames.AgentView:
+    return views.agent_view(_record(store, grant, agent))
+
+
+def _messages(store: Store, grant: Grant, query: Query, agent: str) -> MessageList:
+    after = _number(query, "after", 0)
+    limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
+    raw = flag(query, "raw")
+    record = _record(
+        store, grant, agent
+    )  # before the messages, so that it takes as long as for an agent that is not there
+    epoch = store.standing(agent, after, _epoch(query)).epoch
+    messages = store.messages(agent, after, limit)
+    last = messages[-1].sequence if messages else after
+    if not messages and after > record.head:
+        raise SequenceAheadError(after, record.head)
+    head = max(record.head, last)
+    items = [views.item(message, raw=raw, with_agent=False) for message in messages]
+    return MessageList(agent, epoch, head, record.status.value, items, last, last >= head)
+
+
+def _record(store: Store, grant: Grant, agent: str) -> AgentRecord:
+    record = store.agent(agent)
+    if record is None or not grant.allows(Operation.READ, agent):
+        raise AgentNotFoundError(agent)
+    return record
+
+
+def _epoch(query: Query) -> str | None:
+    """Return the epoch that `after` was given out with; None if it is not said, and nothing is checked."""
+    return query.get("epoch", [None])[0]
+
+
+def flag(query: Query, name: str) -> bool:
+    """Return what a query says of something that is so or not; not, if it says nothing.
+
+    Raises:
+        InvalidValueError: it is neither.
+    """
+    text = query.get(name, ["false"])[0]
+    if text not in _FLAGS:
+        raise InvalidValueError(f"{name} must be true or false, not {text[:40]!r}")
+    return _FLAGS[text]
+
+
+def _number(query: Query, name: str, default: int, *, least: int = 0, most: int = frames.MAX_NUMBER) -> int:
+    text = query.get(name, [str(default)])[0]
+    if not text.isascii() or not text.isdecimal() or len(text) > 16 or not least <= int(text) <= most:
+        raise InvalidValueError(f"{name} must be a whole number from {least} to {most}, not {text[:40]!r}")
+    return int(text)
+
+
+_ROUTES: Final[tuple[tuple[re.Pattern[str], Callable[..., Any]], ...]] = (
+    (re.compile(r"/v1/agents"), _agents),
+    (re.compile(r"/v1/agents/([^/]+)"), _agent),
+    (re.compile(r"/v1/agents/([^/]+)/messages"), _messages),
+)

@@ -1,0 +1,1 @@
+"""Sockets: listening, accepting within bounds, WebSocket connections, TLS."""

@@ -1,1 +1,0 @@
-"""The numbered SQL migrations, as package data. Holds no code; `sqlite_file` runs them in order."""

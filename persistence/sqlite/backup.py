@@ -1,0 +1,117 @@
+"""Copying a database that is being written to, in steps between its commits.
+
+Runs on the writer's own connection, so that what is committed between two steps is in the copy as well and the copy
+never has to begin again. Must never leave a half-made copy under the name that was asked for.
+"""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from commitcast.persistence import fork
+from commitcast.persistence.errors import StorePathError
+from commitcast.persistence.sqlite import opening
+
+STEP_PAGES: Final = 256
+"""Of 4 KiB: what is copied at once, in one to three milliseconds, while a commit waits."""
+REST_S: Final = 0.001
+"""Between two steps, so that a commit that waits comes first."""
+KEPT_NAME_BYTES: Final = 200
+"""Of the copy's name in that of the file in the making, which is longer, and whose journal's is longer still."""
+
+Progress = Callable[[int, int], object]
+
+
+def target_of(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a copy that can be made.
+
+    Raises:
+        StorePathError: the file exists, is not in a folder, or cannot be one.
+    """
+    if str(path) == opening.MEMORY:
+        raise StorePathError(str(path), "a copy in memory would be kept nowhere: choose the name of a file")
+    target = Path(path).absolute()
+    opening.check_name(target)
+    if not target.parent.is_dir():
+        raise StorePathError(str(target), f"there is no folder {target.parent}: create it first")
+    if target.is_symlink() and not target.exists():
+        raise StorePathError(str(target), "it is a symbolic link to nothing: remove it, or choose another name")
+    if target.exists():
+        raise _exists(target)
+    return target
+
+
+def back_up(
+    writer: apsw.Connection,
+    target: Path,
+    between_commits: Callable[[], AbstractContextManager[object]],
+    progress: Progress,
+) -> None:
+    """Copy a database into a new file of mode 0600. Others may be made in the same folder, or under the same name.
+
+    What a crash leaves behind is named after the copy, and ends in `.partial`.
+
+    Args:
+        writer: the connection that writes to it.
+        target: as `target_of` returns it.
+        between_commits: while it is entered, nothing is committed.
+        progress: called with pages done and pages in all.
+
+    Raises:
+        StorePathError: the target exists by now.
+        OSError: it cannot be written.
+        apsw.Error: the database cannot be read.
+
+    Durability: on return the copy is on disk, under its name.
+    """
+    file, name = tempfile.mkstemp(
+        ".partial", f"{target.name.encode()[:KEPT_NAME_BYTES].decode(errors='ignore')}.", target.parent
+    )
+    os.close(file)
+    partial = Path(name)
+    try:
+        with fork.using(), closing(apsw.Connection(str(partial), flags=apsw.SQLITE_OPEN_READWRITE)) as copy:
+            copy.pragma("synchronous", "off")  # it is synced once, at the end
+            with between_commits():
+                backup = copy.backup("main", writer, "main")
+            try:
+                while not backup.done:
+                    with between_commits():
+                        backup.step(STEP_PAGES)
+                    progress(backup.page_count - backup.remaining, backup.page_count)
+                    time.sleep(REST_S)
+            finally:
+                with between_commits():
+                    backup.close()
+        _sync(partial)
+        _give_name(partial, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+    _sync(target.parent)
+
+
+def _give_name(partial: Path, target: Path) -> None:
+    try:
+        os.link(partial, target)  # which, unlike a rename, replaces nothing
+    except FileExistsError as error:  # it was made meanwhile, by another copy say
+        raise _exists(target) from error
+
+
+def _exists(target: Path) -> StorePathError:
+    return StorePathError(str(target), "it exists already: choose another name for the copy")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

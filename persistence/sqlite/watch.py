@@ -1,0 +1,223 @@
+"""Noticing what others do to a store's file: deleted, replaced, changed in place, switched to another journal mode.
+
+The numbers that a store gives rest on what it keeps in memory, so whatever touches the file behind its back must be
+seen before anything is acknowledged. Must never repair: it turns the journal mode back, and stops for all else. The
+writer's thread only.
+"""
+
+import logging
+import os
+import struct
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import apsw
+
+from commitcast.persistence.errors import StoreBusyError, StoreError, StoreUnknownError
+from commitcast.persistence.sqlite import connections, opening
+from commitcast.persistence.sqlite.batch import Batch
+from commitcast.persistence.sqlite.closings import Closings
+from commitcast.persistence.verify import verify
+
+logger: Final = logging.getLogger(__name__)
+
+CHECK_SHARE: Final = 0.1
+"""Of the time, at most, for reading a file whose times have changed: some network file systems set them late."""
+CHECK_CREDIT_S: Final = 20.0
+"""How far back time that was not used for it counts: so many reads may follow one another at once."""
+CHECK_OPENED_BYTES: Final = 4 * 1024 * 1024
+"""Up to this size a file is read whenever another program has had it open for writing, which may have been to read."""
+_COUNTERS: Final = struct.Struct(">II")
+_COUNTERS_AT: Final = 24
+"""Where a file says how often it was changed, and its size in pages (SQLite, Database File Format, 1.3)."""
+
+
+class _Seen(NamedTuple):
+    """A file as the system sees it."""
+
+    device: int
+    inode: int
+    size: int
+    changed_ns: int
+
+
+class FileWatch:
+    """What the file was like after the last commit."""
+
+    def __init__(
+        self,
+        path: Path,
+        writer: apsw.Connection,
+        *,
+        alone: Callable[[], AbstractContextManager[None]],
+        stop: Callable[[str], StoreUnknownError],
+    ) -> None:
+        """Begin to watch a file that was just opened.
+
+        Args:
+            path: of the file.
+            writer: its one writer.
+            alone: while it is entered, no other connection of the store is open.
+            stop: makes the store refuse everything from now on, and returns the error that says why.
+        """
+        self._path = path
+        self._writer = writer
+        self._alone = alone
+        self._stop = stop
+        self._version: int | None = _version(writer)
+        self._page_bytes: int = writer.pragma("page_size")
+        self._changes = 0
+        self._seen = self._look()
+        self._closings = Closings(path)
+        self._is_touched = False
+        """It may have been written to without SQLite, and was not read since."""
+        self._accepted: set[str] = set()
+        """Problems that another program has made by SQLite."""
+        self._check_at = 0.0
+        """When it may be read next, of `time.monotonic()`."""
+
+    def begin(self, batch: Batch) -> None:
+        """Begin a transaction, once it is certain that the file is as it was committed.
+
+        Raises:
+            StoreUnknownError: it is not.
+            StoreBusyError: another program keeps the file in another journal mode.
+            apsw.Error: the transaction cannot be begun.
+        """
+        seen = self._look()
+        self._is_touched |= self._was_opened(seen) or seen != self._seen
+        is_due = self._is_due()
+        if is_due:
+            self._writer.release_memory()  # what is kept in memory is what the file was
+        while True:
+            self._writer.execute("BEGIN IMMEDIATE")
+            version = _version(self._writer)
+            if version == self._version and not is_due:
+                break
+            if self._writer.pragma("journal_mode") == connections.JOURNAL_MODE:
+                self._check(batch, version, seen)
+                break
+            self._writer.execute("ROLLBACK")
+            self._turn_back()
+        self._seen = seen
+        self._changes, _ = self._counters()
+
+    def _check(self, batch: Batch, version: int, seen: _Seen) -> None:
+        different = batch.find_difference()
+        is_foreign = self._version not in (None, version)
+        if different is None and (is_foreign or self._is_touched):
+            damage = self._find_damage(seen.size)
+            if is_foreign:  # what numbers do not rest on is only warned of
+                self._accepted |= damage
+            else:
+                different = min(damage, default=None)
+        if different is not None:
+            raise self._changed(different)
+        if is_foreign:
+            logger.warning("another program has written into %s: nothing else may, while it is open", self._path)
+        batch.forget()
+        self._version = version
+
+    def is_untouched(self) -> bool:
+        """Whether nobody has written to the file since `begin`: until COMMIT the transaction itself does not."""
+        self._is_touched |= self._look() != self._seen
+        return not self._is_due()
+
+    def committed(self) -> None:
+        """Take the file as it is now for what was committed.
+
+        Raises:
+            StoreUnknownError: it was deleted, replaced, or changed meanwhile.
+        """
+        self._seen = self._look()
+        self._is_touched |= self._was_opened(self._seen)
+        changes, pages = self._counters()
+        different = None
+        if (changes - self._changes) % 2**32 > 1 or pages * self._page_bytes != self._seen.size:
+            different = f"it has {self._seen.size:,} bytes and says {pages * self._page_bytes:,}"
+        elif self._is_due():
+            different = min(self._find_damage(self._seen.size), default=None)
+        if different is not None:
+            raise self._changed(different)
+
+    def close(self) -> None:
+        """Watch no longer. Idempotent."""
+        self._closings.close()
+
+    def _changed(self, how: str) -> StoreUnknownError:
+        return self._stop(
+            f"another program has changed {self._path} while it was open ({how}): let nothing else write to it, check "
+            "it with `commitcast verify`, and start again"
+        )
+
+    def _was_opened(self, seen: _Seen) -> bool:
+        """Whether another program has had a small file open for writing. Mostly it has read: SQLite opens it so."""
+        return self._closings.any() and seen.size <= CHECK_OPENED_BYTES
+
+    def _is_due(self) -> bool:
+        """Whether the file is to be read now. What waits for it cannot wait until that is allowed again."""
+        return self._is_touched and time.monotonic() >= self._check_at
+
+    def _counters(self) -> tuple[int, int]:
+        """Return how often the file was changed, and its size in pages, as it says itself."""
+        _, header = self._writer.read("main", 0, _COUNTERS_AT, _COUNTERS.size)
+        changes, pages = _COUNTERS.unpack(header)
+        return changes, pages
+
+    def undone(self) -> None:
+        """Forget what the file was like: what is undone was written too."""
+        self._version = None
+        self._seen = self._look()
+
+    def _look(self) -> _Seen:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            found = None
+        seen = found and _Seen(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        if seen is None or seen[:2] != getattr(self, "_seen", seen)[:2]:
+            # SQLite would go on writing into the file that no longer has a name.
+            raise self._stop(
+                f"{self._path} was deleted or replaced while it was open: put it back, or start again with another file"
+            )
+        return seen
+
+    def _find_damage(self, size: int) -> set[str]:
+        """Look for what was written without SQLite: in all of a small file."""
+        self._is_touched = False
+        if size > opening.CHECK_WHOLE_FILE_BYTES:
+            return set()
+        began = time.monotonic()
+        try:
+            problems = verify(self._path, deep=True).problems
+        except StoreError as error:
+            problems = [str(error)]
+        ended = time.monotonic()
+        self._check_at = max(self._check_at, began - CHECK_CREDIT_S) + (ended - began) / CHECK_SHARE
+        return set(problems) - self._accepted
+
+    def _turn_back(self) -> None:
+        """Leave the journal mode that another program has switched to.
+
+        Raises:
+            StoreBusyError: it has the file open, so the mode cannot be changed.
+        """
+        with self._alone():  # in that mode an open connection keeps it from being left
+            try:
+                mode = self._writer.pragma("journal_mode", connections.JOURNAL_MODE)
+            except apsw.BusyError:
+                mode = "locked"
+        if mode != connections.JOURNAL_MODE:
+            raise StoreBusyError(
+                f"another program has switched {self._path} to another journal mode and has it open: close that one"
+            )
+        logger.warning("another program had switched %s to another journal mode: it was switched back", self._path)
+
+
+def _version(connection: apsw.Connection) -> int:
+    """Return a number that changes when another connection has committed to the file."""
+    version: int = connection.execute("PRAGMA data_version").get
+    return version

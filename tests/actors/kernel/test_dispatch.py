@@ -1,0 +1,206 @@
+"""Actors on few threads: one at a time, in order, each on its own when it fails, and every ask is answered."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pykka
+import pytest
+
+from commitcast.actors.kernel.dispatch import TURN_MESSAGES, Dispatcher, PinnedActor, PooledActor, ThreadDispatcher
+from waiting import wait_until
+
+SECONDS = 10.0
+
+
+class Says:
+    """What the actors of these tests do with a message."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.heard: list[Any] = []
+        self.busy = False
+        self.overlaps = 0
+        self.ended: list[str] = []
+
+    def on_receive(self, message: Any) -> Any:
+        self.overlaps += self.busy
+        self.busy = True
+        try:
+            if isinstance(message, BaseException):
+                raise message
+            if callable(message):
+                return message()
+            self.heard.append(message)
+            return message
+        finally:
+            self.busy = False
+
+    def on_stop(self) -> None:
+        self.ended.append("stop")
+
+    def on_failure(self, *_: object) -> None:
+        self.ended.append("failure")
+
+
+class Pooled(Says, PooledActor):
+    pass
+
+
+class Pinned(Says, PinnedActor):
+    pass
+
+
+@pytest.fixture
+def dispatcher() -> Iterator[Dispatcher]:
+    dispatcher = ThreadDispatcher("test", workers=2)
+    yield dispatcher
+    dispatcher.stop()
+
+
+@pytest.fixture(params=["pooled", "pinned"])
+def actor(request: pytest.FixtureRequest, dispatcher: Dispatcher) -> Iterator[Any]:
+    made = Pooled("a", dispatcher) if request.param == "pooled" else Pinned("a")
+    made._start_actor_loop()
+    yield made
+    made.actor_ref.stop(block=True, timeout=SECONDS)
+
+
+def test_messages_of_one_sender_are_handled_in_order_and_one_at_a_time(actor: Any) -> None:
+    for number in range(5 * TURN_MESSAGES):
+        actor.actor_ref.tell(number)
+
+    assert actor.actor_ref.ask("last", timeout=SECONDS) == "last"
+    assert actor.heard == [*range(5 * TURN_MESSAGES), "last"]
+
+
+def test_many_senders_lose_nothing_and_never_overlap(actor: Any) -> None:
+    def send(sender: int) -> None:
+        for number in range(500):
+            actor.actor_ref.tell((sender, number))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(send, range(8)))
+    actor.actor_ref.ask("last", timeout=SECONDS)
+
+    assert len(actor.heard) == 4_001
+    assert actor.overlaps == 0
+    for sender in range(8):
+        assert [number for who, number in actor.heard[:-1] if who == sender] == list(range(500))
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyError("no")])
+def test_an_error_in_an_ask_goes_to_the_asker_and_the_actor_lives(actor: Any, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        actor.actor_ref.ask(error, timeout=SECONDS)
+
+    assert actor.actor_ref.ask("still here", timeout=SECONDS) == "still here"
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+def test_what_would_end_a_thread_ends_one_actor_and_the_asker_is_told(
+    actor: Any, dispatcher: Dispatcher, error: BaseException
+) -> None:
+    other = Pooled.start("other", dispatcher)
+
+    with pytest.raises(type(error)):
+        actor.actor_ref.ask(error, timeout=SECONDS)
+
+    wait_until(lambda: not actor.actor_ref.is_alive(), "the actor to be stopped")
+    assert actor.ended == ["failure"]
+    assert other.ask("still here", timeout=SECONDS) == "still here"
+    other.stop(block=True, timeout=SECONDS)
+
+
+def test_an_error_in_a_tell_stops_the_actor_and_whoever_waits_is_told(actor: Any) -> None:
+    entered, gone_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        gone_on.wait(SECONDS)
+
+    actor.actor_ref.tell(hold)
+    entered.wait(SECONDS)
+    actor.actor_ref.tell(ValueError("a defect"))
+    waiting = actor.actor_ref.ask("too late", block=False)
+    gone_on.set()
+
+    with pytest.raises(pykka.ActorDeadError):
+        waiting.get(timeout=SECONDS)
+    assert actor.ended == ["failure"]
+
+
+def test_stop_comes_after_what_was_sent_before_it_and_is_answered_every_time(actor: Any) -> None:
+    for number in range(100):
+        actor.actor_ref.tell(number)
+
+    assert actor.actor_ref.stop(block=True, timeout=SECONDS) is True
+    assert actor.actor_ref.stop(block=True, timeout=SECONDS) is False
+    assert actor.heard == list(range(100))
+    assert actor.ended == ["stop"]
+    with pytest.raises(pykka.ActorDeadError):
+        actor.actor_ref.tell("too late")
+
+
+def test_asks_that_race_with_the_stop_are_all_answered(dispatcher: Dispatcher) -> None:
+    """Pykka's own threading actor leaves a few of them waiting for ever."""
+    for _ in range(50):
+        ref = Pooled.start("a", dispatcher)
+        barrier = threading.Barrier(4)
+
+        def ask(ref: Any = ref, barrier: threading.Barrier = barrier) -> list[Any]:
+            barrier.wait(SECONDS)
+            return [ref.ask(number, block=False) for number in range(50)]
+
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(ask) for _ in range(3)]
+            pool.submit(lambda ref=ref, barrier=barrier: (barrier.wait(SECONDS), ref.stop(block=False)))  # type: ignore[misc]
+            futures = [future for asked in asking for future in asked.result(SECONDS)]
+
+        for future in futures:
+            try:
+                future.get(timeout=SECONDS)
+            except pykka.ActorDeadError:
+                pass
+
+
+def test_start_raises_what_on_start_raises(dispatcher: Dispatcher) -> None:
+    class Broken(PooledActor):
+        def on_start(self) -> None:
+            raise OSError("no such device")
+
+    with pytest.raises(OSError, match="no such device"):
+        Broken.start("broken", dispatcher)
+
+
+def test_a_busy_actor_lets_the_others_have_their_turn(dispatcher: Dispatcher) -> None:
+    single = ThreadDispatcher("single", workers=1)
+    order: list[str] = []
+    busy, quiet = Pooled.start("busy", single), Pooled.start("quiet", single)
+    entered, gone_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        gone_on.wait(SECONDS)
+
+    busy.tell(hold)
+    entered.wait(SECONDS)
+    for _ in range(10 * TURN_MESSAGES):
+        busy.tell(lambda: order.append("busy"))
+    quiet.tell(lambda: order.append("quiet"))
+    gone_on.set()
+    busy.ask("last", timeout=SECONDS)
+    single.stop()
+
+    assert order.index("quiet") <= TURN_MESSAGES
+
+
+def test_a_thousand_idle_actors_need_no_threads(dispatcher: Dispatcher) -> None:
+    before = threading.active_count()
+
+    actors = [Pooled.start(str(number), dispatcher) for number in range(1_000)]
+
+    assert [actor.ask(number, timeout=SECONDS) for number, actor in enumerate(actors)] == list(range(1_000))
+    assert threading.active_count() == before

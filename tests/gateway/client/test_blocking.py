@@ -1,0 +1,360 @@
+"""The blocking client: the same promises on a plain thread, which other threads and Ctrl-C can wake."""
+
+import json
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.sync.server import ServerConnection
+
+from blocking_server import blocking_server
+from commitcast.actors import AgentRuntime
+from commitcast.gateway import SubscriptionError
+from commitcast.gateway.client import reconnect
+from commitcast.gateway.client.blocking import BlockingSubscription, subscribe_blocking
+from waiting import TIMEOUT_S, wait_until
+
+Speak = Callable[[ServerConnection, dict[str, Any]], None]
+
+
+@pytest.fixture(autouse=True)
+def comes_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnect, "BACKOFF_S", (0.005, 0.02))
+    monkeypatch.setattr(reconnect, "QUICK_S", 0.005)
+
+
+def messages(prev: int, last: int) -> dict[str, Any]:
+    fields = {"type": "assistant", "role": None, "content_type": "text", "metadata": None, "created_at": "x"}
+    items = [{"sequence": n, "content": str(n)} | fields for n in range(prev + 1, last + 1)]
+    return {"type": "messages", "agent": "a1", "prev": prev, "last": last, "items": items}
+
+
+def end(sequence: int) -> dict[str, Any]:
+    change = {"type": "status", "agent": "a1", "status": "completed", "previous": "running", "at": "x"}
+    return change | {"sequence": sequence}
+
+
+def say_everything(connection: ServerConnection, frame: dict[str, Any]) -> None:
+    """Six messages and the end."""
+    connection.send(json.dumps(messages(frame["after"], 6)))
+    connection.send(json.dumps(end(6)))
+
+
+def say_nothing(connection: ServerConnection, frame: dict[str, Any]) -> None:
+    """Nothing but that it is subscribed."""
+
+
+@contextmanager
+def scripted(speak: Speak, accepted: set[str] | None = None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that says what the test wants; its URL, and what it was told."""
+    told: list[dict[str, Any]] = []
+
+    def handle(connection: ServerConnection) -> None:
+        welcome = {
+            "type": "welcome",
+            "protocol": "p",
+            "server": "test",
+            "session": "s",
+            "heartbeat_s": 15,
+            "limits": {},
+        }
+        try:
+            connection.send(json.dumps(welcome))
+            for data in connection:
+                frame = json.loads(data)
+                told.append(frame)
+                if frame["type"] == "subscribe":
+                    reply = {"type": "subscribed", "id": frame["id"], "agent": "a1", "after": frame["after"]}
+                    state = {"epoch": "e", "head": 6, "first": 1, "status": "running", "record": None}
+                    connection.send(json.dumps(reply | state))
+                    speak(connection, frame)
+        except ConnectionClosed:
+            pass
+
+    def check(connection: ServerConnection, request: Request) -> Response | None:
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        return None if accepted is None or token in accepted else connection.respond(HTTPStatus.UNAUTHORIZED, "no")
+
+    with blocking_server(handle, process_request=check) as url:
+        yield url, told
+
+
+class Iterating(threading.Thread):
+    """A thread that takes everything from a subscription."""
+
+    def __init__(self, subscription: BlockingSubscription) -> None:
+        super().__init__(daemon=True)
+        self.seen: list[int] = []
+        self.error: Exception | None = None
+        self._subscription = subscription
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.seen.extend(message.sequence for message in self._subscription)
+        except Exception as error:
+            self.error = error
+
+    def ends_within(self, timeout_s: float) -> bool:
+        self.join(timeout_s)
+        return not self.is_alive()
+
+
+def test_cut_again_and_again_it_gives_every_message_once(tmp_path: Path) -> None:
+    with AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0") as runtime:
+        agent = runtime.launch(lambda context: map(str, range(400)), id="a1")
+        seen: list[int] = []
+        with subscribe_blocking(str(runtime.url), "a1") as subscription:
+            for message in subscription:
+                seen.append(message.sequence)
+                if message.sequence % 37 == 0:
+                    subscription.cut()
+        assert seen == list(range(1, 401))
+        assert subscription.status == agent.wait(TIMEOUT_S).status == "completed"
+
+
+def test_it_goes_on_after_a_restart_of_the_server_on_the_same_port(tmp_path: Path) -> None:
+    with AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0") as first:
+        first.launch(id="a1").emit("before").get(TIMEOUT_S)
+        port = str(first.url).rsplit(":", 1)[1].split("/")[0]
+        iterating = Iterating(subscribe_blocking(str(first.url), "a1"))
+        wait_until(lambda: iterating.seen == [1], "the first message")
+        is_over = iterating.ends_within(0)
+
+    with AgentRuntime(tmp_path / "a.db", listen=f"127.0.0.1:{port}"):
+        assert iterating.ends_within(TIMEOUT_S)
+    assert not is_over
+    assert (iterating.seen, iterating.error) == ([1], None)
+
+
+def test_the_windows_and_the_cursor_work_as_in_the_asynchronous_client(tmp_path: Path) -> None:
+    told: list[tuple[int, str | None]] = []
+    with AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0") as runtime:
+        runtime.launch(lambda context: map(str, range(300)), id="a1").wait(TIMEOUT_S)
+        tell = lambda cursor, epoch: told.append((cursor, epoch))  # noqa: E731
+        subscription = subscribe_blocking(str(runtime.url), "a1", after=100, window=70, on_cursor=tell)
+        assert [message.sequence for message in subscription] == list(range(101, 301))
+    assert told == sorted(told)
+    assert told[-1] == (300, subscription.epoch)
+    assert subscription.reconnects == 0
+
+
+def test_an_unknown_agent_is_final(tmp_path: Path) -> None:
+    with AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0") as runtime, pytest.raises(SubscriptionError) as refused:
+        next(iter(subscribe_blocking(str(runtime.url), "nobody")))
+    assert refused.value.error_code == "not_found"
+
+
+def test_what_was_taken_is_acknowledged_when_nothing_comes() -> None:
+    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
+        connection.send(json.dumps(messages(0, 1)))
+        ack = json.loads(connection.recv(TIMEOUT_S))
+        assert ack["agent"] == {"a1": 1}
+        connection.send(json.dumps(messages(1, 6)))
+        connection.send(json.dumps(end(6)))
+
+    with scripted(speak) as (url, _):
+        subscription = subscribe_blocking(url, "a1", window=100)
+        assert [message.sequence for message in subscription] == [1, 2, 3, 4, 5, 6]
+        assert subscription.reconnects == 0
+
+
+def test_a_function_is_asked_for_a_token_and_again_when_the_server_refuses_it() -> None:
+    given = iter(["old", "new", "never"])
+    with scripted(say_everything, accepted={"new"}) as (url, _):
+        subscription = subscribe_blocking(url, "a1", token=lambda: next(given))
+        assert [message.sequence for message in subscription] == [1, 2, 3, 4, 5, 6]
+    assert next(given) == "never"
+
+
+def test_an_asynchronous_function_for_the_token_is_a_mistake_that_is_told() -> None:
+    later: Any = object()  # as a coroutine, but nobody minds that it is not awaited
+
+    with pytest.raises(TypeError):
+        next(subscribe_blocking("ws://127.0.0.1:9/", "a1", token=lambda: later))
+
+
+def test_the_token_is_in_no_log_record_even_if_everything_logs_debug(caplog: pytest.LogCaptureFixture) -> None:
+    with scripted(say_everything, accepted={"s3cr3t"}) as (url, _):
+        for name in ("", *logging.root.manager.loggerDict):
+            caplog.set_level(logging.DEBUG, logger=name)
+        logging.getLogger("websockets.client").debug("and this is recorded")
+        assert len(list(subscribe_blocking(url, "a1", token="s3cr3t"))) == 6
+
+    said = " ".join(f"{record.getMessage()} {record.args}" for record in caplog.records if record.name != "scripted")
+    assert "and this is recorded" in said
+    assert "s3cr3t" not in said
+
+
+# Waking.
+
+
+def test_close_from_another_thread_ends_the_waiting_at_once() -> None:
+    with scripted(say_nothing) as (url, told):
+        subscription = subscribe_blocking(url, "a1")
+        iterating = Iterating(subscription)
+        wait_until(lambda: told, "the subscribing")
+
+        subscription.close()
+
+        assert iterating.ends_within(1.0)
+        assert (iterating.seen, iterating.error, subscription.reconnects) == ([], None, 0)
+
+
+@contextmanager
+def answering_nothing() -> Iterator[str]:
+    """The kernel takes a connection, and then nothing happens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/v1/ws"
+
+
+@contextmanager
+def taking_nobody() -> Iterator[str]:
+    """More wait already than the backlog takes, so connecting hangs."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        crowd = [socket.socket() for _ in range(8)]
+        for member in crowd:
+            member.setblocking(False)
+            member.connect_ex(listener.getsockname())
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/v1/ws"
+        for member in crowd:
+            member.close()
+
+
+@pytest.mark.parametrize("server", [answering_nothing, taking_nobody])
+def test_close_ends_the_waiting_for_a_connection_too(server: Callable[[], AbstractContextManager[str]]) -> None:
+    with server() as url:
+        subscription = subscribe_blocking(url, "a1")
+        iterating = Iterating(subscription)
+        wait_until(lambda: subscription._line._held is not None, "the dialling")
+        assert not iterating.ends_within(0.1)
+
+        subscription.close()
+
+        assert iterating.ends_within(1.0)
+        assert iterating.error is None
+
+
+def test_close_ends_the_wait_between_two_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnect, "BACKOFF_S", (1e6, 1e6))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    subscription = subscribe_blocking(f"ws://127.0.0.1:{port}/", "a1")
+    iterating = Iterating(subscription)
+    wait_until(lambda: subscription.reconnects, "the first refusal")
+
+    subscription.close()
+
+    assert iterating.ends_within(1.0)
+
+
+def test_close_before_the_first_and_after_the_last_and_twice() -> None:
+    with scripted(say_everything) as (url, told):
+        early = subscribe_blocking(url, "a1")
+        early.close()
+        assert (list(early), told) == ([], [])
+        late = subscribe_blocking(url, "a1")
+        assert len(list(late)) == 6
+        late.close()
+        late.close()
+        assert list(late) == []
+
+
+def test_close_out_of_the_subscriptions_own_hook_ends_it() -> None:
+    def close(*_: Any) -> None:
+        subscription.close()
+
+    with scripted(say_everything) as (url, _):
+        subscription = subscribe_blocking(url, "a1", on_cursor=close)
+        assert list(subscription) == []
+
+
+def test_close_before_dialling_makes_no_connection() -> None:
+    def close() -> str:
+        subscription.close()
+        return "t"
+
+    with taking_nobody() as url:
+        subscription = subscribe_blocking(url, "a1", token=close)
+        assert Iterating(subscription).ends_within(1.0)
+
+
+def test_close_under_the_iteration_as_from_a_signal_handler_gives_out_nothing_more() -> None:
+    class Closing(BlockingSubscription):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "cursor" and value == 2:
+                self.close()
+
+    with scripted(say_everything) as (url, _):
+        assert [message.sequence for message in Closing(url, "a1")] == [1, 2]
+
+
+def test_leaving_in_the_middle_of_much_does_not_wait_for_the_rest() -> None:
+    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
+        for n in range(100_000):
+            connection.send(json.dumps(messages(n, n + 1)))
+
+    with scripted(speak) as (url, _):
+        with subscribe_blocking(url, "a1") as subscription:
+            assert next(subscription).sequence == 1
+            began = time.monotonic()
+        assert time.monotonic() - began < 1.0
+
+
+def test_what_the_applications_own_functions_raise_is_not_taken_for_a_lost_connection() -> None:
+    def fail(*_: Any) -> str:
+        raise OSError("no disk")
+
+    with scripted(say_everything) as (url, _):
+        for subscription in (subscribe_blocking(url, "a1", token=fail), subscribe_blocking(url, "a1", on_cursor=fail)):
+            with pytest.raises(OSError, match="no disk"):
+                next(subscription)
+            assert subscription.reconnects == 0
+
+
+def test_waiting_costs_no_processor_time() -> None:
+    with scripted(say_nothing) as (url, told):
+        subscription = subscribe_blocking(url, "a1")
+        closing = threading.Timer(0.7, subscription.close)
+        closing.start()
+        began = time.thread_time()
+        assert list(subscription) == []
+        assert time.thread_time() - began < 0.1
+        closing.join()
+    assert [frame["type"] for frame in told] == ["subscribe"]
+
+
+CTRL_C = """
+import sys
+from commitcast.gateway.client.blocking import subscribe_blocking
+with subscribe_blocking(sys.argv[1], "a1", on_cursor=lambda *_: print("waiting", flush=True)) as subscription:
+    try:
+        next(subscription)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_ctrl_c_ends_the_waiting() -> None:
+    with scripted(say_nothing) as (url, _):
+        child = subprocess.Popen([sys.executable, "-c", CTRL_C, url], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "waiting\n"
+
+        child.send_signal(signal.SIGINT)
+
+        rest, _ = child.communicate(timeout=TIMEOUT_S)
+        assert (rest, child.returncode) == ("interrupted\n", 0)

@@ -1,0 +1,115 @@
+"""What of a configuration is shown: nothing that is named like a secret or looks like one, wherever it stands."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from commitcast.gateway.hub.redaction import HIDDEN, without_secrets
+
+SECRET = "hunter-2-s3cr3t"
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {"api_key": SECRET},
+        {"outer": [{"inner": {"AUTH": SECRET}}]},
+        {"argv": ["claude", "--api-key", SECRET, "-p"]},
+        {"argv": ["claude", f"--api-key={SECRET}"]},
+        {"argv": ["claude", f"-token={SECRET}"]},
+        {"argv": ["env", f"OPENAI_API_KEY={SECRET}", "claude"]},
+        {"argv": ["curl", "-u", f"bob:{SECRET}"]},
+        {"argv": ["curl", "--user", f"bob:{SECRET}"]},
+        {"argv": ["curl", "-H", f"Authorization: Bearer {SECRET}"]},
+        {"argv": ["curl", "-H", f"X-Api-Key:{SECRET}"]},
+        {"argv": ["curl", "-H", f"Authorization: {SECRET}"]},
+        {"argv": ["sh", "-c", f"PASSWORD='{SECRET}' run && curl -H 'Authorization: Basic {SECRET}' x"]},
+        {"argv": ["--token", 4711], "shown": True},
+        {"argv": ["--token", [SECRET]]},
+        {"headers": [["Authorization", f"Bearer {SECRET}"]]},
+        {"headers": [["X-Api-Key", SECRET], ["Accept", "text/html"]]},
+        {"headers": ["Authorization", f"Bearer {SECRET}", "Accept", "text/html"]},
+        {"headers": [{"name": "Authorization", "value": SECRET}]},
+        {"headers": [{"key": "Cookie", "value": SECRET, "enabled": True}]},
+        {"variables": [{"Name": "DB_PASSWORD", "Value": SECRET}]},
+        {"scheme": f"Bearer {SECRET}"},
+        {"scheme": f"basic {SECRET}"},
+        {"url": f"https://user:{SECRET}@host/"},
+        {"url": f"https://{SECRET}@host:80/path"},
+        {"url": f"postgresql://u:{SECRET}@host/db?sslmode=require"},
+        {"url": f"https://host/path?a=1&access_token={SECRET}&b=2"},
+        {"url": f"https://host/path#token={SECRET}"},
+        {"urls": [f"see wss://a:{SECRET}@host and http://b:{SECRET}@host"]},
+        {"connection": f"host=db;user=x;password={SECRET}"},
+        {"json": json.dumps({"password": SECRET, "user": "x"})},
+        {"nested": f"x=token={SECRET}"},
+        {"yaml": f"user: x\npassword: {SECRET}\n"},
+    ],
+    ids=json.dumps,
+)
+def test_a_secret_that_has_a_name_is_hidden(configuration: dict[str, Any]) -> None:
+    shown = json.dumps(without_secrets(configuration))
+
+    assert SECRET not in shown and "4711" not in shown
+
+
+@pytest.mark.parametrize(
+    ("prefix", "rest"),
+    [
+        ("sk-", "ant-api03-" + "x" * 20),
+        ("sk-", "proj-" + "x" * 20),
+        ("sk_", "live_" + "x" * 20),
+        ("ghp_", "x" * 36),
+        ("github_pat_", "x" * 30),
+        ("xoxb-", "1" * 12 + "-" + "x" * 12),
+        ("AKIA", "X" * 16),
+        ("eyJ", "hbGciOiJI.eyJzdWIiOiIx.dozjgNryP4"),
+        ("jwt-eyJ", "hbGciOiJI.eyJzdWIiOiIx.dozjgNryP4"),
+        ("x-eyJ-eyJ", "hbGciOiJI.eyJzdWIiOiIx.dozjgNryP4"),
+        ("-----BEGIN ", "PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0\n-----END PRIVATE KEY-----"),
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden_without_a_name(prefix: str, rest: str) -> None:
+    assert without_secrets({"note": f"use {prefix}{rest}"})["note"] == f"use {HIDDEN}"
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {"argv": ["claude", "-p", "--output-format", "stream-json", "--verbose"], "model": "claude-opus-4-1"},
+        {"url": "https://host:8080/path?page=2&sort=name", "ratio": 0.5, "flags": [True, None, 1]},
+        {"headers": [["Accept", "text/html"], {"name": "Accept", "value": "text/html"}]},
+        {"folder": "/srv/repository", "session_id": "0190abcd-1234-7abc-8def-0123456789ab"},
+        {"note": "Basic understanding of token economics: see https://example.com/sk-learn"},
+        {"times": ["12:30", "a: b", "x=1"], "mail": "bob@example.com"},
+    ],
+    ids=json.dumps,
+)
+def test_what_is_no_secret_is_shown_as_it_is(configuration: dict[str, Any]) -> None:
+    assert without_secrets(configuration) == configuration
+
+
+def test_the_place_of_what_is_hidden_in_a_list_stays() -> None:
+    assert without_secrets(["--api-key", "x", "--verbose"]) == ["--api-key", HIDDEN, "--verbose"]
+    assert without_secrets(["--no-auth", "--verbose", "x"]) == ["--no-auth", "--verbose", "x"]
+    assert without_secrets(["https://a:b@c/d?token=e"]) == [f"https://{HIDDEN}@c/d?token={HIDDEN}"]
+
+
+PARTS = (
+    *("a", " ", "=", ":", "'", "-", ".", "@", "/", "://", "\n", "a" * 20, "sk-", "ghp_", "AKIA", "eyJ", "eyJabcdefgh."),
+    *("key=", "key: ", "bearer ", "-----BEGIN ", "PRIVATE KEY", "-----BEGIN PRIVATE KEY-----", "-----END "),
+)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_long_text_takes_time_in_proportion(part: str) -> None:
+    def seconds(text: str) -> float:
+        begun = time.process_time()
+        without_secrets(text)
+        return time.process_time() - begun
+
+    for other in PARTS:
+        for text in (f"{part}{other}" * (30_000 // len(part + other)), part + other * (30_000 // len(other))):
+            assert seconds(text) < 0.25, other
