@@ -13,7 +13,7 @@ from commitcast.actors.launching import Launch, Launcher
 from commitcast.actors.templates import Template, checked_templates
 from commitcast.persistence.errors import IdempotencyConflictError, IllegalTransitionError
 from commitcast.persistence.records import AgentRecord, MessageRecord
-from commitcast.persistence.store import Store
+from commitcast.persistence.store import Reader
 
 _RANDOM_BYTES: Final = 8
 """At the end of an agent's id, twice as many characters."""
@@ -25,7 +25,7 @@ class RuntimeOperations:
     def __init__(
         self,
         templates: Mapping[str, Template],
-        store: Store,
+        store: Reader,
         launcher: Callable[[], Launcher],
         directory: Directory,
         handle: Callable[[str], AgentHandle],

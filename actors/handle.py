@@ -24,7 +24,7 @@ from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, StoreClosedError
 from commitcast.persistence.patience import left_s, read_within
 from commitcast.persistence.records import AgentRecord, MessageRecord
-from commitcast.persistence.store import PAGE_ROWS, Store
+from commitcast.persistence.store import PAGE_ROWS, Reader
 from commitcast.persistence.writes import NewMessage, encode_json, encode_text, new_message
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class HandleServices(msgspec.Struct, frozen=True):
 
     directory: Directory
     flow: Flow
-    store: Store
+    store: Reader
     watches: Watches
     emit_timeout_s: float
 

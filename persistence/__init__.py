@@ -18,7 +18,7 @@ from commitcast.persistence.errors import (
 )
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord, StatusChange
 from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.store import Store
+from commitcast.persistence.store import Reader, Store
 from commitcast.persistence.verify import Report, verify
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "InvalidValueError",
     "MessageRecord",
     "NotStoredError",
+    "Reader",
     "Report",
     "SqliteStore",
     "StatusChange",

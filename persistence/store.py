@@ -1,4 +1,4 @@
-"""What every store can do. The DatabaseActor calls `commit`; anybody may read.
+"""What every store can do: `Reader`, which anybody may have, and `Store`, whose `commit` the DatabaseActor alone calls.
 
 `SqliteStore` is the one in the box. A store owns its file or server, gives sequences and positions, and is the only
 maker of `Committed`. It must never report as stored what a crash can take back.
@@ -79,67 +79,16 @@ def entry_size(entry: Entry) -> int:
     return 0
 
 
-class Store(Protocol):
-    """Durable agents and messages."""
+class Reader(Protocol):
+    """Reads what is committed. The gateway and the handles are given this much of a store: they cannot write."""
 
     @property
     def name(self) -> str:
-        """What to call it in a sentence: the path of its file."""
+        """Display name for logs and errors, e.g. the path of the file."""
 
     @property
     def waits_for(self) -> str | None:
         """Why the last commit is kept waiting (a full disk, another program's lock); None if it is not."""
-
-    def open(self) -> None:
-        """Open for writing and take the lock. Raises `StoreOpenError` and touches nothing if it cannot."""
-
-    def close(self) -> None:
-        """Close everything and give the lock back. Idempotent."""
-
-    def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
-        """Write everything in one transaction and return once it is on disk.
-
-        Args:
-            work: at most one `AgentWrites` for each agent; at least one write in each.
-
-        Returns:
-            One outcome for each, in order. A refused write fails alone, with its error in place of its reply.
-
-        Raises:
-            NotStoredError: nothing of it is on disk; try again or give up.
-            StoreUnknownError: it may be on disk. Say nothing of it to anybody, and stop.
-
-        Durability: what the outcomes call committed survives a power cut.
-        Threads: one thread only.
-        """
-
-    def backup(self, path: str | os.PathLike[str], progress: Callable[[int, int], object] = ...) -> None:
-        """Copy everything that is committed into a new file, while the store is in use.
-
-        Args:
-            path: of the copy, which must not exist.
-            progress: called now and then with what is done and what there is in all.
-
-        Raises:
-            StorePathError: the copy exists already, its folder does not, or SQLite cannot use its name.
-            StoreError: it could not be made; nothing is left of it.
-
-        Durability: on return the copy is on disk.
-        Threads: any but the writer's; blocks until it is done. Commits come between its steps.
-        """
-
-    def verify(self, *, deep: bool = False, progress: Callable[[int, int], object] = ...) -> Report:
-        """Prove what is stored, also while the store is in use.
-
-        Args:
-            deep: check also what makes commits wait.
-            progress: called now and then with what is done and what there is in all.
-
-        Raises:
-            StoreOpenError: it cannot be read.
-
-        Threads: any but the writer's; blocks until it is done. Commits come between its steps.
-        """
 
     def agent(self, agent: str) -> AgentRecord | None:
         """Return one agent's record, or None if there is none."""
@@ -198,4 +147,59 @@ class Store(Protocol):
 
         Raises:
             StaleEpochError: `after`, which was given out with `epoch`, is a position of another history.
+        """
+
+
+class Store(Reader, Protocol):
+    """Durable agents and messages."""
+
+    def open(self) -> None:
+        """Open for writing and take the lock. Raises `StoreOpenError` and touches nothing if it cannot."""
+
+    def close(self) -> None:
+        """Close everything and give the lock back. Idempotent."""
+
+    def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
+        """Write everything in one transaction and return once it is on disk.
+
+        Args:
+            work: at most one `AgentWrites` for each agent; at least one write in each.
+
+        Returns:
+            One outcome for each, in order. A refused write fails alone, with its error in place of its reply.
+
+        Raises:
+            NotStoredError: nothing of it is on disk; try again or give up.
+            StoreUnknownError: it may be on disk. Say nothing of it to anybody, and stop.
+
+        Durability: what the outcomes call committed survives a power cut.
+        Threads: one thread only.
+        """
+
+    def backup(self, path: str | os.PathLike[str], progress: Callable[[int, int], object] = ...) -> None:
+        """Copy everything that is committed into a new file, while the store is in use.
+
+        Args:
+            path: of the copy, which must not exist.
+            progress: called now and then with what is done and what there is in all.
+
+        Raises:
+            StorePathError: the copy exists already, its folder does not, or SQLite cannot use its name.
+            StoreError: it could not be made; nothing is left of it.
+
+        Durability: on return the copy is on disk.
+        Threads: any but the writer's; blocks until it is done. Commits come between its steps.
+        """
+
+    def verify(self, *, deep: bool = False, progress: Callable[[int, int], object] = ...) -> Report:
+        """Prove what is stored, also while the store is in use.
+
+        Args:
+            deep: check also what makes commits wait.
+            progress: called now and then with what is done and what there is in all.
+
+        Raises:
+            StoreOpenError: it cannot be read.
+
+        Threads: any but the writer's; blocks until it is done. Commits come between its steps.
         """

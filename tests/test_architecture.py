@@ -147,6 +147,18 @@ def test_no_module_imports_itself_by_a_detour() -> None:
     assert len(order) == len(names)
 
 
+def test_the_gateway_sees_readers_and_never_a_store() -> None:
+    """What cannot name a store cannot write: the type checker proves the rest."""
+    seen = set()
+    for module in (ROOT / "gateway").rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module is not None and is_ours(node.module):
+                seen |= {f"{node.module}.{alias.name}" for alias in node.names}
+
+    assert "commitcast.persistence.store.Reader" in seen
+    assert not {name for name in seen if name.endswith(".Store") or name.startswith("commitcast.persistence.sqlite")}
+
+
 def test_sql_stands_in_persistence_only() -> None:
     found = []
     for module in modules():

@@ -29,7 +29,7 @@ from commitcast.gateway.server.pump import Pump
 from commitcast.gateway.server.session import Session
 from commitcast.gateway.server.sockets import descriptors
 from commitcast.persistence.records import Committed
-from commitcast.persistence.store import Store
+from commitcast.persistence.store import Reader
 
 HEARTBEAT_S: Final = 15.0
 """Under the thirty seconds after which proxies close what is silent."""
@@ -46,7 +46,7 @@ class GatewayCore:
 
     def __init__(
         self,
-        store: Store,
+        store: Reader,
         *,
         verifier: Verifier | None = None,
         operations: Operations | None = None,

@@ -20,7 +20,7 @@ from commitcast.gateway.server.metrics import Traffic
 from commitcast.gateway.server.pacer import MAX_DEBT_S, QUIET_S, Pacer
 from commitcast.gateway.server.pages import PageCache, PageKey, SharedPage
 from commitcast.persistence.errors import AgentNotFoundError
-from commitcast.persistence.store import AgentPage, FeedPage, Head, Store
+from commitcast.persistence.store import AgentPage, FeedPage, Head, Reader
 
 logger: Final = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ PUMP_STEPS: Final = 256
 class Pump:
     """The hub's hands."""
 
-    def __init__(self, store: Store, traffic: Traffic, drop: Callable[[Subscription], object]) -> None:
+    def __init__(self, store: Reader, traffic: Traffic, drop: Callable[[Subscription], object]) -> None:
         """Make a pump.
 
         Args:

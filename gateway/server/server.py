@@ -43,7 +43,7 @@ from commitcast.gateway.server.sockets.websocket import (
 from commitcast.persistence import fork
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import Committed
-from commitcast.persistence.store import Store
+from commitcast.persistence.store import Reader
 
 logger: Final = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class GatewayServer:
 
     def __init__(
         self,
-        store: Store,
+        store: Reader,
         listen: str,
         *,
         verifier: Verifier | None = None,

@@ -15,7 +15,7 @@ from commitcast.gateway.protocol import frames
 from commitcast.gateway.server.access.auth import Capability, Grant, Operation
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, SequenceAheadError
 from commitcast.persistence.records import AgentRecord, AgentStatus
-from commitcast.persistence.store import MAX_PAGE_BYTES, PAGE_ROWS, IdRange, Store, agent_size
+from commitcast.persistence.store import MAX_PAGE_BYTES, PAGE_ROWS, IdRange, Reader, agent_size
 
 MAX_LIMIT: Final = 1_000
 _AFTER_AGENT: Final = "@"
@@ -52,7 +52,7 @@ class MessageList(msgspec.Struct):
     up_to_date: bool
 
 
-def read(store: Store, grant: Grant, path: str, query: str) -> AgentList | frames.AgentView | MessageList | None:
+def read(store: Reader, grant: Grant, path: str, query: str) -> AgentList | frames.AgentView | MessageList | None:
     """Return what is to be read at a path; None if there is nothing.
 
     Raises:
@@ -66,7 +66,7 @@ def read(store: Store, grant: Grant, path: str, query: str) -> AgentList | frame
     return None
 
 
-def _agents(store: Store, grant: Grant, query: Query) -> AgentList:
+def _agents(store: Reader, grant: Grant, query: Query) -> AgentList:
     status = query.get("status", [None])[0]
     if status is not None and status not in list(AgentStatus):
         raise InvalidValueError(f"{status[:40]!r} is no status: use one of {', '.join(AgentStatus)}")
@@ -91,7 +91,7 @@ def _agents(store: Store, grant: Grant, query: Query) -> AgentList:
     return AgentList(epoch, list(map(views.agent_view, shown)), following)
 
 
-def _position_after(store: Store, grant: Grant, query: Query) -> int:
+def _position_after(store: Reader, grant: Grant, query: Query) -> int:
     """Return where a page begins for who may not know of all agents: nothing is to be learnt by trying positions."""
     after = query.get("after", ["0"])[0]
     if after == "0":
@@ -106,11 +106,11 @@ def _range(capability: Capability) -> IdRange:
     return capability.prefix, capability.prefix + ("\x7f" if capability.is_prefix else "\x00")
 
 
-def _agent(store: Store, grant: Grant, query: Query, agent: str) -> frames.AgentView:
+def _agent(store: Reader, grant: Grant, query: Query, agent: str) -> frames.AgentView:
     return views.agent_view(_record(store, grant, agent))
 
 
-def _messages(store: Store, grant: Grant, query: Query, agent: str) -> MessageList:
+def _messages(store: Reader, grant: Grant, query: Query, agent: str) -> MessageList:
     after = _number(query, "after", 0)
     limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
     raw = flag(query, "raw")
@@ -127,7 +127,7 @@ def _messages(store: Store, grant: Grant, query: Query, agent: str) -> MessageLi
     return MessageList(agent, epoch, head, record.status.value, items, last, last >= head)
 
 
-def _record(store: Store, grant: Grant, agent: str) -> AgentRecord:
+def _record(store: Reader, grant: Grant, agent: str) -> AgentRecord:
     record = store.agent(agent)
     if record is None or not grant.allows(Operation.READ, agent):
         raise AgentNotFoundError(agent)

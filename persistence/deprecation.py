@@ -1,0 +1,37 @@
+"""Old names of arguments, which go on working and warn."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def renamed_argument(old: str, new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function take a keyword argument by its old name too, with a `DeprecationWarning`.
+
+    Args:
+        old: the name that callers may still use.
+        new: the name that the function has for it.
+
+    Raises:
+        TypeError: from the function, when a call has both.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if old in kwargs:
+                if new in kwargs:
+                    raise TypeError(f"{function.__name__}() got both {new!r} and {old!r}, its old name")
+                message = f"the argument {old!r} of {function.__name__}() is now called {new!r}"
+                warnings.warn(message, DeprecationWarning, stacklevel=2)
+                values: dict[str, Any] = kwargs
+                values[new] = values.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
