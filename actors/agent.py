@@ -66,10 +66,10 @@ class AgentActor(PooledActor):
             self._on_created(self._created)
             self._created = None
 
-    def wake_here(self) -> None:
+    def run_inline(self) -> None:
         """Take a turn on the sender's thread when nothing is on its way, else on a worker, for many at once."""
         if self._is_loaded and self._in_flight is None:
-            super().wake_here()
+            super().run_inline()
         else:
             self.wake()
 
@@ -91,7 +91,7 @@ class AgentActor(PooledActor):
         """Handle one command."""
         if not self._is_loaded:
             self._load(command)
-        if type(command) in ENDS and self._last_words.come_before(command, self._source, self.reply_later):
+        if type(command) in ENDS and self._last_words.come_before(command, self._source, self.defer_reply):
             return None
         if type(command) is not messages.Emit and self._in_flight is not None and self._in_flight.outgoing:
             self._send_outgoing()  # what was said before the command is stored before it
@@ -170,7 +170,7 @@ class AgentActor(PooledActor):
             if not self._source.is_running:  # nobody else will tell the next actor of this agent to end it
                 self._services.home.tell(self.agent, messages.SourceEnded(Ending(status=AgentStatus.FAILED)))
 
-    def answer_late(self) -> None:
+    def drain_closed_mailbox(self) -> None:
         """Hand what came after the end to the next actor of this agent."""
         self._services.home.redeliver(self)
 
@@ -196,10 +196,10 @@ class AgentActor(PooledActor):
 
     def _on_emit(self, emit: messages.Emit) -> None:
         if (refusal := self._refusal_of(emit)) is None:
-            (self._in_flight or self._take_off()).add_message(emit.message, Envelope(emit, self.reply_later()))
+            (self._in_flight or self._take_off()).add_message(emit.message, Envelope(emit, self.defer_reply()))
             return
         self.on_dropped(emit)
-        if (asker := self.reply_later()) is not None:
+        if (asker := self.defer_reply()) is not None:
             self._services.refuse(self.agent, emit.message, refusal, asker)
 
     def _take_off(self) -> InFlight:
@@ -224,7 +224,7 @@ class AgentActor(PooledActor):
 
     def _on_patch(self, patch: AgentPatch) -> None:
         self._services.database.tell(messages.UpdateAgent(self.agent, self.number, self._generation, patch))
-        (self._in_flight or self._take_off()).add(Envelope(None, self.reply_later()))
+        (self._in_flight or self._take_off()).add(Envelope(None, self.defer_reply()))
 
     def _end(self, status: AgentStatus, **facts: str | None) -> None:
         if self._stored_status is None:
@@ -235,7 +235,7 @@ class AgentActor(PooledActor):
             status, facts = source.truth(status, facts)
         check_transition(self.agent, self._status, status)
         if source is not None and source.cancel():  # its processes are gone before its end is told
-            source.held = HeldEnd(self._status, status, facts, self.reply_later())
+            source.held = HeldEnd(self._status, status, facts, self.defer_reply())
             self._status = status
         else:
             self._change(status, **facts)
@@ -253,7 +253,7 @@ class AgentActor(PooledActor):
         )
         self._services.database.tell(messages.ChangeStatus(self.agent, self.number, self._generation, change))
         self._status = status  # from now on, so that of two changes on their way the second is refused
-        (self._in_flight or self._take_off()).add(Envelope(None, self.reply_later()))
+        (self._in_flight or self._take_off()).add(Envelope(None, self.defer_reply()))
 
     def _on_runtime_stopping(self, ending: messages.Terminate | messages.Fail) -> None:
         self._is_last_chance = True

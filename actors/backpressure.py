@@ -131,7 +131,7 @@ class Flow:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             freed = Signal()
-            call = freed.give
+            call = freed.set
             with self._lock:
                 if self._count(agent, size, call):
                     return

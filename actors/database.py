@@ -110,7 +110,7 @@ class DatabaseActor(PinnedActor):
         acknowledge: Acknowledge,
         on_fatal: Callable[[Exception], object],
         give_up: threading.Event,
-        turns_here: Callable[[], AbstractContextManager[None]],
+        inline_turns: Callable[[], AbstractContextManager[None]],
         dispatcher: Dispatcher | None = None,
         dead_letters: DeadLetters | None = None,
         commits: CommitMeter | None = None,
@@ -122,7 +122,7 @@ class DatabaseActor(PinnedActor):
             acknowledge: takes the answers to an agent's writes.
             on_fatal: called once when the outcome of a commit is unknown; nothing is written after that.
             give_up: once set, a full disk, a lock and the like are no longer waited for.
-            turns_here: while it is entered, the agents' turns become due on this thread; taken when it is left.
+            inline_turns: while it is entered, the agents' turns become due on this thread; taken when it is left.
             dispatcher: who gives it turns instead of a thread of its own.
             dead_letters: where what reaches nobody is counted.
             commits: counts commits.
@@ -132,7 +132,7 @@ class DatabaseActor(PinnedActor):
         self._acknowledge = acknowledge
         self._on_fatal = on_fatal
         self._give_up = give_up
-        self._turns_here = turns_here
+        self._inline_turns = inline_turns
         self._groups: dict[str, _Group] = {}
         self._rows = 0
         self._bytes = 0
@@ -163,7 +163,7 @@ class DatabaseActor(PinnedActor):
         self._fatal = self._fatal or self._failed(failure[1])
         self._commit()
 
-    def refuse(self, envelope: Envelope) -> None:
+    def reject(self, envelope: Envelope) -> None:
         """Answer what came after the end."""
         why = self._fatal or RuntimeStoppedError()
         command = envelope.message
@@ -174,7 +174,7 @@ class DatabaseActor(PinnedActor):
         elif isinstance(command, CreateAgents) and envelope.reply_to is not None:
             envelope.reply_to.fail(why)
         else:
-            super().refuse(envelope)
+            super().reject(envelope)
 
     def _group(self, command: Append | ChangeStatus | UpdateAgent) -> _Group:
         group = self._groups.get(command.agent)
@@ -224,7 +224,7 @@ class DatabaseActor(PinnedActor):
             return []
         if self._rows + len(agents) > BATCH_ROWS or any(agent in self._groups for agent, _ in agents):
             self._commit()
-        creation = _Creation(agents, self.reply_later())
+        creation = _Creation(agents, self.defer_reply())
         for agent, new in agents:
             group = self._groups[agent] = _Group(NO_ACTOR)
             group.creation = creation
@@ -242,7 +242,7 @@ class DatabaseActor(PinnedActor):
         self._rows = self._bytes = 0
         work = [AgentWrites(agent, group.writes) for agent, group in groups.items() if group.writes]
         outcomes = iter(self._store_all(work))
-        with self._turns_here() if len(groups) <= SMALL_BATCH_AGENTS else nullcontext():
+        with self._inline_turns() if len(groups) <= SMALL_BATCH_AGENTS else nullcontext():
             self._answer(groups, outcomes)
 
     def _answer(self, groups: dict[str, _Group], outcomes: Iterator[Outcome]) -> None:

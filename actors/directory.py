@@ -134,7 +134,7 @@ class Directory:
         if actor is None or not self._open:
             return self.ask(agent, command)
         future: Future[Any] = Future()
-        actor.actor_inbox.put(Envelope(command, future), here=True)
+        actor.actor_inbox.put(Envelope(command, future), inline=True)
         return future
 
     def tell(self, agent: str, command: AgentCommand) -> bool:
@@ -173,7 +173,7 @@ class Directory:
     def _remove(self, agent: str) -> None:
         del self._actors[agent]
         if not self._actors and self._emptied is not None:
-            self._emptied.give()
+            self._emptied.set()
             self._emptied = None
 
     def redeliver(self, actor: AgentActor) -> None:

@@ -1,4 +1,6 @@
-"""What can go wrong above the store: an agent at its bound, a runtime that stopped, a source that failed.
+"""The errors above the store: an agent at its bound, a stopped runtime, a source that failed.
+
+Those of the actor library (`kernel/errors.py`) are exported here too.
 
 CommitcastError
 ├── BackpressureError (TimeoutError)      the agent is at its bound; try again
@@ -6,7 +8,7 @@ CommitcastError
 ├── WouldBlockError (RuntimeError)        a callback wanted to wait on a thread that runs actors
 │   └── LoopWouldBlockError               a source was about to block its event loop
 ├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
-├── FutureCancelledError                  the request was taken back
+├── FutureCancelledError                  the request was cancelled before it was begun
 ├── RuntimeStoppedError (RuntimeError)    the runtime is not running
 ├── GatewayStoppedError (RuntimeError)    the actor that the host gave as the gateway is not alive
 ├── InputRefusedError (RuntimeError)      the agent takes no (further) messages of a user
@@ -21,38 +23,35 @@ CommitcastError
     └── VerdictMissingError
 """
 
-import pykka
-
+from commitcast.actors.kernel.errors import (
+    BackpressureError,
+    FutureCancelledError,
+    FutureTimeoutError,
+    MailboxFullError,
+    WouldBlockError,
+)
 from commitcast.persistence.errors import CommitcastError
 
-
-class BackpressureError(CommitcastError, TimeoutError):
-    """The agent has as many unacknowledged messages as it may have."""
-
-    code = "unavailable"
-    retryable = True
-
-    def __init__(self, agent: str) -> None:
-        super().__init__(agent)
-        self.agent = agent
-
-    def __str__(self) -> str:
-        return (
-            f"agent {self.agent!r} has as many unacknowledged messages as it may have: "
-            "wait for the futures of earlier ones, or use `await handle.aemit(...)`"
-        )
-
-
-class WouldBlockError(CommitcastError, RuntimeError):
-    """A thread that runs actors was asked to wait for one: it could wait for itself."""
-
-    code = "internal"
-
-    def __str__(self) -> str:
-        return (
-            "this would wait inside an actor's turn, or a future's callback, on a thread that runs actors: "
-            "use add_done_callback, or hand the work to a thread of your own"
-        )
+__all__ = [
+    "AgentEndedError",
+    "BackpressureError",
+    "CommandFailedError",
+    "CommandNotFoundError",
+    "FutureCancelledError",
+    "FutureTimeoutError",
+    "GatewayStoppedError",
+    "InboxFullError",
+    "InputRefusedError",
+    "LoopWouldBlockError",
+    "MailboxFullError",
+    "RuntimeStoppedError",
+    "SourceCancelledError",
+    "SourceError",
+    "TemplateFullError",
+    "TemplateNotFoundError",
+    "VerdictMissingError",
+    "WouldBlockError",
+]
 
 
 class LoopWouldBlockError(WouldBlockError):
@@ -60,41 +59,6 @@ class LoopWouldBlockError(WouldBlockError):
 
     def __str__(self) -> str:
         return "this would block the event loop that it is called on: `await asyncio.to_thread(context.inbox.get)`"
-
-
-class MailboxFullError(BackpressureError):
-    """As many messages wait for an actor as may wait."""
-
-    def __init__(self, actor: str, limit_messages: int) -> None:
-        super().__init__(actor)
-        self.limit_messages = limit_messages
-
-    def __str__(self) -> str:
-        return f"{self.agent} has {self.limit_messages} messages waiting, as many as it may have: send it less at once"
-
-
-class FutureTimeoutError(CommitcastError, pykka.Timeout, TimeoutError):
-    """A future had no answer within the time given. What was asked for goes on."""
-
-    code = "unavailable"
-    retryable = True
-
-    def __init__(self, timeout: float) -> None:
-        super().__init__(timeout)
-        self.timeout = timeout
-
-    def __str__(self) -> str:
-        return f"no answer within {self.timeout:g} seconds: it may still come, so wait again before you repeat it"
-
-
-class FutureCancelledError(CommitcastError):
-    """The request was taken back before its actor had begun with it; nothing was done."""
-
-    code = "unavailable"
-    retryable = True
-
-    def __str__(self) -> str:
-        return "the request was cancelled before it was begun: nothing was done"
 
 
 class RuntimeStoppedError(CommitcastError, RuntimeError):

@@ -1,7 +1,7 @@
-"""A host's own actor in the gateway's place: checked before anything is opened, and missed when it is gone.
+"""A host's own actor in the gateway's place: checked before anything is opened, and watched until the runtime stops.
 
-It may be any Pykka actor. When it ends before the runtime does, agents go on and lose nothing, but nobody is told of
-what they say any more; so that is said once, and each thing that was meant for it is a dead letter.
+It may be any Pykka actor. When it ends before the runtime does, agents go on and lose nothing, but no gateway receives
+their messages any more: that is logged once, and each command that was meant for it is a dead letter.
 """
 
 import logging
@@ -11,16 +11,18 @@ from typing import Any, Final, Protocol
 import pykka
 
 from commitcast.actors.errors import GatewayStoppedError
-from commitcast.actors.kernel.actor import ActorRef, ActorStopped
+from commitcast.actors.kernel.ref import ActorRef, ActorStopped
 from commitcast.persistence.errors import InvalidValueError
 
 logger: Final = logging.getLogger(__name__)
 
 
 class HasRef(Protocol):
-    """A double that stands for an actor."""
+    """A double that stands for an actor: `MockGateway`, or any `Probe`."""
 
-    ref: pykka.ActorRef[Any]
+    @property
+    def ref(self) -> pykka.ActorRef[Any]:
+        """Of the actor."""
 
 
 class GivenGateway:
@@ -36,17 +38,18 @@ class GivenGateway:
         ref = given if isinstance(given, pykka.ActorRef) else getattr(given, "ref", None)
         if not isinstance(ref, pykka.ActorRef):
             raise InvalidValueError(
-                f"gateway must be the ref of an actor, as `start()` returns it, not {type(given).__name__}"
+                "gateway must be an actor's ref (what its `start()` returns) or a MockGateway, "
+                f"not {type(given).__name__}"
             )
         self._ref: pykka.ActorRef[Any] = ref
-        self._tells = isinstance(ref, ActorRef)  # itself when it has ended, and why
+        self._is_watched = isinstance(ref, ActorRef)  # an ordinary Pykka actor has to be looked at
         self._lock = threading.Lock()
         self._is_over = False
         self._failure: Exception | None = None
         self.check()
 
     def check(self) -> None:
-        """Check that there is somebody.
+        """Check that the actor is alive.
 
         Raises:
             GatewayStoppedError: its actor is not alive.
@@ -55,12 +58,12 @@ class GivenGateway:
             raise GatewayStoppedError(str(self._ref))
 
     def begin(self) -> None:
-        """Be told when it ends, if it is an actor that tells."""
+        """Watch the actor, if it can be watched."""
         if isinstance(self._ref, ActorRef):
             self._ref.watch(self._on_stopped)
 
     def end(self) -> None:
-        """Miss it no longer, after a last look: the runtime has told it everything."""
+        """Stop watching, after a last look: the runtime has sent it everything."""
         self.look()
         self._is_over = True
 
@@ -73,8 +76,8 @@ class GivenGateway:
             raise
 
     def look(self) -> Exception | None:
-        """Return why nobody is told any more; None while the actor is alive."""
-        if not self._tells and not self._is_over and not self._ref.is_alive():
+        """Return why its actor receives nothing any more; None while that is alive."""
+        if not self._is_watched and not self._is_over and not self._ref.is_alive():
             self._on_lost(GatewayStoppedError(str(self._ref)))
         return self._failure
 
@@ -88,4 +91,6 @@ class GivenGateway:
             if self._failure is not None:
                 return
             self._failure = error
-        logger.critical("the gateway's actor %s has ended, and nobody is told of what is stored: %s", self._ref, error)
+        logger.critical(
+            "the gateway's actor %s has ended, and no gateway receives what is stored: %s", self._ref, error
+        )

@@ -118,7 +118,7 @@ class Launcher:
 
     def launch(self, launch: Launch, loop: asyncio.AbstractEventLoop | None = None) -> Future[str]:
         """Create one agent and begin with it whatever becomes of the caller; the future is of its id. See `begin`."""
-        return self.create([launch]).map_result(lambda outcomes: self.begin([launch], outcomes, loop)[0])
+        return self.create([launch]).map(lambda outcomes: self.begin([launch], outcomes, loop)[0])
 
     def launch_many(self, count: int, type: str, ids: Sequence[str] | None) -> list[str]:
         """Create agents without a source, many to a commit, and begin with them; return their ids. Blocks.

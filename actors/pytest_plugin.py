@@ -11,7 +11,7 @@ from commitcast.actors.testing import MockGateway
 
 @pytest.fixture
 def mock_gateway() -> Iterator[MockGateway]:
-    """A gateway actor that remembers what it is told."""
+    """A gateway actor that keeps what it receives."""
     gateway = MockGateway()
     yield gateway
     gateway.stop()
@@ -20,5 +20,5 @@ def mock_gateway() -> Iterator[MockGateway]:
 @pytest.fixture
 def agent_runtime(tmp_path: Path, mock_gateway: MockGateway) -> Iterator[AgentRuntime]:
     """A running runtime on a real database in a temporary folder, with `mock_gateway` as its gateway."""
-    with AgentRuntime(tmp_path / "agents.db", gateway=mock_gateway.ref) as runtime:
+    with AgentRuntime(tmp_path / "agents.db", gateway=mock_gateway) as runtime:
         yield runtime

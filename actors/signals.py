@@ -39,8 +39,8 @@ class Watch:
     def wait(self, version: int, timeout_s: float) -> None:
         """Block until there is a newer version, for `timeout_s` at most."""
         changed = Signal()
-        if self._register(version, changed.give) and not changed.wait(timeout_s):
-            self._forget(changed.give)
+        if self._register(version, changed.set) and not changed.wait(timeout_s):
+            self._forget(changed.set)
 
     async def wait_async(self, version: int, timeout_s: float) -> None:
         """Await a newer version, for `timeout_s` at most."""

@@ -20,10 +20,10 @@ from commitcast.actors.database import DatabaseActor
 from commitcast.actors.directory import Directory
 from commitcast.actors.gateway import Audience, GatewayActor
 from commitcast.actors.given_gateway import GivenGateway
-from commitcast.actors.kernel.actor import ActorRef
 from commitcast.actors.kernel.deadletters import DeadLetter, DeadLetters
 from commitcast.actors.kernel.dispatch import Dispatcher, ThreadDispatcher, stop_actor
 from commitcast.actors.kernel.future import remaining
+from commitcast.actors.kernel.ref import ActorRef
 from commitcast.actors.kernel.supervision import ChildSpec, RestartPolicy, Supervisor
 from commitcast.actors.launching import Launcher
 from commitcast.actors.loop import LoopThread
@@ -148,7 +148,7 @@ class ActorSystem:
             acknowledge=self.directory.tell,
             on_fatal=self._on_fatal,
             give_up=self._give_up,
-            turns_here=self._dispatcher.turns_here,
+            inline_turns=self._dispatcher.inline_turns,
             dispatcher=self._given_dispatcher,
             dead_letters=self.dead_letters,
             commits=self.commits,
@@ -163,7 +163,7 @@ class ActorSystem:
     def _make_agent(self, agent: str, created: Created | None) -> AgentActor:
         assert self._services is not None
         actor = AgentActor(agent, self._services, created)
-        actor._start_actor_loop()
+        actor.begin()
         return actor
 
     def _escalate(self, name: str, error: BaseException) -> None:
@@ -208,7 +208,7 @@ class ActorSystem:
         stop_actor(self._database, deadline)
         self.directory.stop_all(deadline)
         if self._supervisor is not None:
-            self._supervisor.hurry()
+            self._supervisor.restart_now()
         stop_actor(self._gateway, deadline)
         if self._given_gateway is not None:
             self._given_gateway.end()

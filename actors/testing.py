@@ -1,35 +1,79 @@
 """Doubles for tests of programs that embed the runtime. Public and documented like the rest.
 
-`MockGateway` is a real actor that takes the gateway's place and keeps what it is told, so that a test can assert what
-would have been cast, in which order, and after which commit. `Probe` stands for any other actor. `SeededDispatcher`
-runs a whole runtime on the test's own thread, in an order that a seed decides. The fixtures are in `pytest_plugin`.
+`MockGateway` is a real actor that takes the gateway's place and keeps what it receives, so that a test can assert which
+messages would have been cast, in which order, and after which commit. `Probe` stands for any other actor.
+`SeededDispatcher` runs a whole runtime on the test's own thread, in an order that a seed decides. `HeldStore` and
+`FailingStore` wrap a store, and hold or fail its commits. The fixtures are in `pytest_plugin`.
 """
 
 import threading
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
-import pykka
-
-from commitcast.actors.kernel.dispatch import Dispatcher, PinnedActor
-from commitcast.actors.kernel.probe import Probe
-from commitcast.actors.kernel.seeded import DeadlockError, SeededDispatcher
+from commitcast.actors.kernel import probe
+from commitcast.actors.kernel.dispatch import Dispatcher
+from commitcast.actors.kernel.errors import DeadlockError
+from commitcast.actors.kernel.probe import TIMEOUT_S
+from commitcast.actors.kernel.seeded import SeededDispatcher
 from commitcast.actors.messages import GatewayCommand, Notice
+from commitcast.persistence.deprecation import renamed_argument
+from commitcast.persistence.errors import NotStoredError
 from commitcast.persistence.records import Committed, MessageRecord, StatusChange
+from commitcast.persistence.store import Store
+from commitcast.persistence.writes import AgentWrites, Outcome
 
-__all__ = ["DeadlockError", "MockGateway", "MockGatewayError", "Probe", "SeededDispatcher"]
+__all__ = [
+    "DeadlockError",
+    "FailingStore",
+    "HeldStore",
+    "MockGateway",
+    "MockGatewayError",
+    "Probe",
+    "SeededDispatcher",
+]
 
-WAIT_S: Final = 5.0
+T = TypeVar("T")
+Work = Sequence[AgentWrites]
+
+HOLD_S: Final = 60.0
+"""How long a commit is held at most: a test that forgets to release it fails, and does not hang."""
+
+
+class Probe(probe.Probe):
+    """Stands for any actor that others send messages to. Any thread.
+
+    Its `ref` is what the others are given. It keeps every message in `received`, and answers every ask with `answer`.
+    `expect` goes through the messages one by one, in order:
+
+        probe = Probe(answer=42)
+        assert probe.ref.ask("how many?") == 42
+        assert probe.expect(str) == "how many?"
+        probe.stop()
+    """
+
+    @renamed_argument("timeout_s", "timeout")
+    def expect(self, kind: type[T], timeout: float = TIMEOUT_S) -> T:
+        """Return the next message, which must be of a kind. Blocks until there is one.
+
+        Args:
+            kind: its class.
+            timeout: seconds.
+
+        Raises:
+            AssertionError: it is of another kind, or none came in time.
+        """
+        return super().expect(kind, timeout)
 
 
 class MockGatewayError(Exception):
-    """What `MockGateway.fail_on` raises inside the gateway's actor."""
+    """Raised by a `MockGateway` that was told to fail, inside the gateway's actor."""
 
 
-class MockGateway:
-    """A gateway that nobody subscribes to and that remembers everything. Any thread.
+class MockGateway(Probe):
+    """A probe in the gateway's place, with views of what it receives: `Committed` and `Notice`. Any thread.
 
-    Give its `ref` to `AgentRuntime(gateway=...)`. What it receives are `Committed` and `Notice`, nothing else.
+    with AgentRuntime(":memory:", gateway=gateway) as runtime: ...
+    assert [message.content for message in gateway.wait_for_messages(2)] == ["Hel", "lo"]
     """
 
     def __init__(
@@ -43,100 +87,214 @@ class MockGateway:
             on_receive: called with each message before it is kept, on the actor's thread.
             dispatcher: gives the actor its turns in place of a thread of its own.
         """
-        self._changed = threading.Condition(threading.RLock())
-        self._received: list[GatewayCommand] = []
         self._on_receive = on_receive
         self._fail_on: int | None = None
-        self.ref: pykka.ActorRef[Any] = _MockGatewayActor.start(self._receive, dispatcher)
-
-    @property
-    def received(self) -> tuple[GatewayCommand, ...]:
-        """Everything received until now, in order. One `Committed` covers a whole batch of its agent."""
-        with self._changed:
-            return tuple(self._received)
+        super().__init__("mock-gateway", dispatcher=dispatcher)
 
     @property
     def messages(self) -> tuple[MessageRecord, ...]:
-        """The messages in what was received, in order."""
-        return tuple(message for told in self.received if isinstance(told, Committed) for message in told.messages)
+        """The messages of agents in what was received, in order. One `Committed` holds a whole batch of its agent."""
+        return tuple(record for batch in self._committed() for record in batch.messages)
 
     @property
     def changes(self) -> tuple[StatusChange, ...]:
         """The changes of status in what was received, in order."""
-        return tuple(change for told in self.received if isinstance(told, Committed) for change in told.changes)
+        return tuple(change for batch in self._committed() for change in batch.changes)
 
     @property
     def notices(self) -> tuple[Notice, ...]:
         """The notices in what was received, in order."""
-        return tuple(told for told in self.received if isinstance(told, Notice))
+        return tuple(command for command in self.received if isinstance(command, Notice))
 
-    def wait_for(self, n: int, timeout_s: float = WAIT_S) -> tuple[GatewayCommand, ...]:
+    def _committed(self) -> list[Committed]:
+        return [command for command in self.received if isinstance(command, Committed)]
+
+    @renamed_argument("timeout_s", "timeout")
+    def wait_for(self, n: int, timeout: float = TIMEOUT_S) -> tuple[GatewayCommand, ...]:
         """Block until `n` things were received, and return all of them. Counts `Committed` and `Notice`.
 
         Raises:
             TimeoutError: there were fewer; the error shows them.
         """
-        self.wait_until(lambda: len(self._received) >= n, f"{n} things", timeout_s)
+        self.wait_until(lambda: len(self.received) >= n, f"{n} things", timeout)
         return self.received
 
-    def wait_for_messages(self, n: int, timeout_s: float = WAIT_S) -> tuple[MessageRecord, ...]:
+    @renamed_argument("timeout_s", "timeout")
+    def wait_for_messages(self, n: int, timeout: float = TIMEOUT_S) -> tuple[MessageRecord, ...]:
         """Block until `n` messages were received, in however many batches, and return all of them.
 
         Raises:
             TimeoutError: there were fewer; the error shows what was received.
         """
-        self.wait_until(lambda: len(self.messages) >= n, f"{n} messages", timeout_s)
+        self.wait_until(lambda: len(self.messages) >= n, f"{n} messages", timeout)
         return self.messages
 
-    def wait_for_status(self, agent: str, status: str, timeout_s: float = WAIT_S) -> StatusChange:
-        """Block until it was told that an agent has a status, and return that change.
+    @renamed_argument("timeout_s", "timeout")
+    def wait_for_status(self, agent: str, status: str, timeout: float = TIMEOUT_S) -> StatusChange:
+        """Block until a change of an agent to a status was received, and return that change.
 
         Raises:
             TimeoutError: it was not; the error shows what was received.
         """
 
-        def found() -> StatusChange | None:
-            return next((c for c in self.changes if c.agent == agent and c.status == status), None)
+        def matching() -> list[StatusChange]:
+            return [change for change in self.changes if change.agent == agent and change.status == status]
 
-        self.wait_until(lambda: found() is not None, f"agent {agent!r} to be {status}", timeout_s)
-        change = found()
-        assert change is not None
-        return change
+        self.wait_until(lambda: bool(matching()), f"agent {agent!r} to be {status}", timeout)
+        return matching()[0]
 
-    def wait_until(self, predicate: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
+    @renamed_argument("timeout_s", "timeout")
+    def wait_until(self, predicate: Callable[[], bool], what: str, timeout: float = TIMEOUT_S) -> None:
         """Block until `predicate` is true; it is asked again after each thing received.
 
         Raises:
             TimeoutError: it stayed false; the error says `what` was waited for and shows what was received.
         """
-        with self._changed:
-            if not self._changed.wait_for(predicate, timeout_s):
-                raise TimeoutError(f"waited {timeout_s:g} s for {what}; received {self._received!r}")
+        super().wait_until(predicate, what, timeout)
 
     def fail_on(self, n: int) -> None:
         """Make the actor raise `MockGatewayError` on the `n`-th thing it receives, counted from 1; it is not kept."""
         self._fail_on = n
 
-    def stop(self) -> None:
-        """Stop the actor. Idempotent."""
-        self.ref.stop(block=True, timeout=WAIT_S)
-
-    def _receive(self, message: GatewayCommand) -> None:
-        with self._changed:
-            if self._fail_on == len(self._received) + 1:
-                raise MockGatewayError(f"the mock gateway was told to fail on number {self._fail_on}")
+    def _receive(self, message: GatewayCommand) -> Any:
+        if self._fail_on == len(self.received) + 1:
+            raise MockGatewayError(f"the mock gateway was told to fail on number {self._fail_on}")
         if self._on_receive is not None:
             self._on_receive(message)
+        return super()._receive(message)
+
+    def _show(self, message: GatewayCommand) -> str:
+        if not isinstance(message, Committed):
+            return repr(message)
+        parts = [f"{record.sequence} {record.content!r:.200}" for record in message.messages]
+        parts += [f"{change.previous} -> {change.status}" for change in message.changes]
+        return f"Committed({message.agent!r}: {', '.join(parts) or 'created'})"
+
+
+_Delegates: Any = object
+"""For type checkers: what is not defined here is the wrapped store's, whichever store that is."""
+
+
+class _WrappedStore(_Delegates):  # type: ignore[misc]  # Any, so that it is a Store
+    """A store whose `commit` a test decides about. Everything else is done by the store inside."""
+
+    def __init__(self, store: Store) -> None:
+        """Wrap a store that is not open yet.
+
+        Args:
+            store: any; the wrapper takes its place, also as `AgentRuntime(wrapper)`.
+        """
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+class HeldStore(_WrappedStore):
+    """A store whose commits can be held: they wait until they are released. Any thread.
+
+        store = HeldStore(SqliteStore("agents.db"))
+        with AgentRuntime(store) as runtime:
+            agent = runtime.launch()
+            store.hold()
+            future = agent.emit("on its way")
+            store.wait_until_held()
+            assert not future.done() and agent.messages() == []
+            store.release()
+
+    Not for a `SeededDispatcher`, whose only thread would wait for itself.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Wrap a store. See `FailingStore`, which may be the one inside, to let a held commit fail."""
+        super().__init__(store)
+        self._changed = threading.Condition()
+        self._holds: Callable[[Work], bool] | None = None
+        self._held = 0
+
+    def hold(self, when: Callable[[Work], bool] = lambda _: True) -> None:
+        """Hold every commit that begins from now on.
+
+        Args:
+            when: holds only those for whose writes it returns True.
+        """
         with self._changed:
-            self._received.append(message)
+            self._holds = when
+
+    def release(self) -> None:
+        """Let the held commit, and all later ones, go on. Idempotent."""
+        with self._changed:
+            self._holds = None
             self._changed.notify_all()
 
+    def wait_until_held(self, timeout: float = TIMEOUT_S) -> None:
+        """Block until a commit is held.
 
-class _MockGatewayActor(PinnedActor):
-    def __init__(self, receive: Callable[[GatewayCommand], None], dispatcher: Dispatcher | None) -> None:
-        super().__init__("mock-gateway", dispatcher)
-        self._receive = receive
+        Raises:
+            TimeoutError: none was.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._held, timeout):
+                raise TimeoutError(f"waited {timeout:g} s for a commit to be held, and none was begun")
 
-    def on_receive(self, message: GatewayCommand) -> None:
-        """Hand it to the test's side."""
-        self._receive(message)
+    def commit(self, work: Work) -> list[Outcome]:
+        """Commit when it is not held any more. Raises `NotStoredError` if it is never released."""
+        with self._changed:
+            if self._holds is not None and self._holds(work):
+                self._held += 1
+                self._changed.notify_all()
+                is_released = self._changed.wait_for(lambda: self._holds is None, HOLD_S)
+                self._held -= 1
+                if not is_released:
+                    raise NotStoredError(f"the commit was held for {HOLD_S:g} s: the test did not call `release`")
+        return self._store.commit(work)
+
+
+class FailingStore(_WrappedStore):
+    """A store whose commits fail on order. Any thread.
+
+    store = FailingStore(SqliteStore("agents.db"))
+    with AgentRuntime(store) as runtime:
+        agent = runtime.launch()
+        store.fail(NotStoredError("the disk said no"))
+        assert isinstance(agent.emit("lost").exception(timeout=5), NotStoredError)
+        assert agent.emit("kept").get(timeout=5).sequence == 1
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Wrap a store; nothing fails yet."""
+        super().__init__(store)
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._left: int | None = 0
+        self._when: Callable[[Work], bool] = lambda _: True
+        self._commits: list[Work] = []
+
+    @property
+    def commits(self) -> tuple[Work, ...]:
+        """The writes of every commit that was tried, in order, failed or not."""
+        with self._lock:
+            return tuple(self._commits)
+
+    def fail(
+        self, error: BaseException, *, times: int | None = 1, when: Callable[[Work], bool] = lambda _: True
+    ) -> None:
+        """Make commits raise an error, before anything of them is written. Replaces what was ordered before.
+
+        Args:
+            error: `NotStoredError` for a transaction that was rolled back, `StoreUnknownError` for one that may be on
+                disk, or a defect.
+            times: how many commits fail; None for all from now on.
+            when: fails only those for whose writes it returns True.
+        """
+        with self._lock:
+            self._error, self._left, self._when = error, times, when
+
+    def commit(self, work: Work) -> list[Outcome]:
+        """Commit, or raise what `fail` has ordered."""
+        with self._lock:
+            self._commits.append(work)
+            if self._error is not None and self._left != 0 and self._when(work):
+                self._left = None if self._left is None else self._left - 1
+                raise self._error
+        return self._store.commit(work)

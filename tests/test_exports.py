@@ -10,7 +10,12 @@ import pytest
 from commitcast.persistence import CommitcastError
 
 PACKAGES = ("commitcast.actors", "commitcast.gateway", "commitcast.persistence")
-ERRORS = ("commitcast.actors.errors", "commitcast.gateway.protocol.errors", "commitcast.persistence.errors")
+ERRORS = (
+    "commitcast.actors.errors",
+    "commitcast.actors.kernel.errors",
+    "commitcast.gateway.protocol.errors",
+    "commitcast.persistence.errors",
+)
 
 
 def package(name: str) -> ModuleType:
@@ -41,6 +46,19 @@ def test_every_error_has_a_place_in_the_tree_of_its_package() -> None:
         for public, value in inspect.getmembers(errors, inspect.isclass):
             if issubclass(value, Exception) and value.__module__ == errors.__name__:
                 assert public in tree, f"{public} is missing from the tree in {errors.__name__}"
+
+
+def test_the_errors_of_the_actor_library_are_exported_with_those_of_the_actors() -> None:
+    ours, kernels = (importlib.import_module(name) for name in ERRORS[:2])
+
+    assert set(ours.__all__) >= {
+        name
+        for name, value in inspect.getmembers(kernels, inspect.isclass)
+        if issubclass(value, CommitcastError) and value.__module__ == kernels.__name__
+    }
+    for name in ours.__all__:
+        assert getattr(ours, name) is getattr(kernels, name, getattr(ours, name)), name
+        assert name in (ours.__doc__ or "")
 
 
 def test_every_error_has_a_stable_code_and_says_whether_to_retry() -> None:

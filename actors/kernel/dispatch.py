@@ -1,8 +1,8 @@
 """How actors are run: many on a few threads, or one on a thread of its own.
 
 All are Pykka actors on Pykka's hooks for new actor types, with a loop of their own: an exception of any kind in a
-handler ends at most that actor, every ask is answered, and nothing is global to the process. An actor's messages are
-handled one at a time and in order; an actor that waits for messages costs its mailbox and nothing else.
+handler ends at most that actor, every ask is answered, and no registry of the process knows them. An actor's messages
+are handled one at a time and in order; an actor that waits for messages costs its mailbox and nothing else.
 
 A *turn* is what a thread does for one actor before another gets the thread. An actor may collect during its turn and
 act at the end of it (`on_turn_end`), which is how many small messages become one large one.
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, Final, Protocol
+from weakref import WeakSet
 
 import pykka
 
@@ -24,7 +25,6 @@ from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.deadletters import DeadLetters
 from commitcast.actors.kernel.future import remaining
 from commitcast.actors.kernel.timers import Timer, Timers
-from commitcast.persistence import fork
 
 logger: Final = logging.getLogger(__name__)
 
@@ -37,18 +37,18 @@ TURN_MESSAGES: Final = 64
 
 
 class Dispatcher(Protocol):
-    """Who gives turns to actors, and calls them later."""
+    """Gives turns to actors, and calls functions later."""
 
     dead_letters: DeadLetters
 
     def schedule(self, actor: "PooledActor") -> None:
         """Give an actor a turn soon. Any thread; never blocks."""
 
-    def run_or_schedule(self, actor: "PooledActor") -> None:
+    def try_run_inline(self, actor: "PooledActor") -> None:
         """Let an actor handle one message on this thread if that can be done, else give it a turn soon."""
 
-    def turns_here(self) -> AbstractContextManager[None]:
-        """Collect the actors that this thread wakes while it is inside, and give them their turns when it leaves."""
+    def inline_turns(self) -> AbstractContextManager[None]:
+        """Collect the actors that this thread wakes inside the context, and give them turns on it at the end."""
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after `delay_s` seconds. It must not block."""
@@ -79,7 +79,7 @@ class ThreadDispatcher:
         Args:
             name: of the threads: `<name>-<number>`, or just `<name>` if there is one.
             workers: how many.
-            dead_letters: where what reached nobody is counted; one of its own if None.
+            dead_letters: counts messages that reach no actor; None makes a counter of its own.
             may_block: whether its actors' handlers may wait for other actors.
         """
         self._may_block = may_block
@@ -95,7 +95,7 @@ class ThreadDispatcher:
         ]
         for thread in self._threads:
             thread.start()
-        fork.register(self)
+        _dispatchers.add(self)
 
     def _drop_in_child(self) -> None:
         """Let a thread of its own end that has forked, in a callback, and comes back here in the child."""
@@ -104,13 +104,13 @@ class ThreadDispatcher:
 
     def schedule(self, actor: "PooledActor") -> None:
         """Give an actor a turn soon."""
-        here: list[PooledActor] | None = getattr(self._woken, "here", None)
-        if here is None:
+        woken: list[PooledActor] | None = getattr(self._woken, "actors", None)
+        if woken is None:
             self._ready.put(actor)
         else:
-            here.append(actor)
+            woken.append(actor)
 
-    def run_or_schedule(self, actor: "PooledActor") -> None:
+    def try_run_inline(self, actor: "PooledActor") -> None:
         """Let an actor handle one message on this thread, unless this thread is in a turn already.
 
         Never on the main thread: Ctrl-C could interrupt the turn between any two steps, and the actor would not wake.
@@ -125,14 +125,14 @@ class ThreadDispatcher:
             waiting.leave_turn()
 
     @contextmanager
-    def turns_here(self) -> Iterator[None]:
-        """Collect the actors that this thread wakes while it is inside, and give them their turns when it leaves."""
+    def inline_turns(self) -> Iterator[None]:
+        """Collect the actors that this thread wakes inside the context, and give them turns on it at the end."""
         woken: list[PooledActor] = []
-        self._woken.here = woken
+        self._woken.actors = woken
         try:
             yield
         finally:
-            self._woken.here = None
+            self._woken.actors = None
             self._take_turns(woken)
 
     def _take_turns(self, actors: list["PooledActor"]) -> None:
@@ -157,7 +157,7 @@ class ThreadDispatcher:
 
     def stop(self) -> None:
         """End the threads once the turns that are scheduled are over."""
-        fork.forget(self)
+        _dispatchers.discard(self)
         self._timers.stop()
         for _ in self._threads:
             self._ready.put(None)
@@ -174,7 +174,7 @@ class ThreadDispatcher:
 
 
 class PooledActor(Actor):
-    """An actor that shares the threads of a dispatcher. Its handlers must not block."""
+    """An actor that shares the threads of a dispatcher. Its handlers must not block. See `Actor` for an example."""
 
     turn_messages: ClassVar[int] = TURN_MESSAGES
 
@@ -188,17 +188,13 @@ class PooledActor(Actor):
         super().__init__(name, dispatcher.dead_letters)
         self._dispatcher = dispatcher
 
-    def _start_actor_loop(self) -> None:
-        self.on_start()
-        self.actor_inbox.open(self)
-
     def wake(self) -> None:
         """Have a turn scheduled."""
         self._dispatcher.schedule(self)
 
-    def wake_here(self) -> None:
+    def run_inline(self) -> None:
         """Take a turn on this thread if that can be done."""
-        self._dispatcher.run_or_schedule(self)
+        self._dispatcher.try_run_inline(self)
 
 
 class PinnedActor(PooledActor):
@@ -214,22 +210,18 @@ class PinnedActor(PooledActor):
         Args:
             name: what to call it; its thread has it too.
             dispatcher: who gives it turns instead of a thread of its own (for tests on one thread).
-            dead_letters: where what reaches nobody is counted, if it has a thread of its own.
+            dead_letters: counts messages that reach no actor, if it has a thread of its own.
         """
-        self._own = None if dispatcher is not None else _own_thread(f"{type(self).__name__}-{name}", dead_letters)
-        super().__init__(name, dispatcher or self._own)  # type: ignore[arg-type]  # one of the two is there
+        self._own: ThreadDispatcher | None = None
+        if dispatcher is None:
+            thread_name = f"{type(self).__name__}-{name}"
+            dispatcher = self._own = ThreadDispatcher(thread_name, 1, dead_letters, may_block=True)
+        super().__init__(name, dispatcher)
 
-    def _start_actor_loop(self) -> None:
+    def begin(self) -> None:
+        """Start it; its thread ends if that fails. See `Actor.begin`."""
         try:
-            super()._start_actor_loop()
-        except BaseException:
-            self.on_end()
-            raise
-
-    def take_over(self, failed: Actor) -> None:
-        """Take the place of an actor that failed. See `Actor.take_over`."""
-        try:
-            super().take_over(failed)
+            super().begin()
         except BaseException:
             self.on_end()
             raise
@@ -247,10 +239,6 @@ def _take_turn(actor: PooledActor) -> None:
         logger.critical("the turn of %s failed", actor, exc_info=True)
 
 
-def _own_thread(name: str, dead_letters: DeadLetters | None) -> ThreadDispatcher:
-    return ThreadDispatcher(name, 1, dead_letters, may_block=True)
-
-
 def stop_actor(ref: pykka.ActorRef[Any] | None, deadline: float) -> None:
     """Stop an actor after what it was sent before; wait until a `time.monotonic()` deadline, half a second at least."""
     try:
@@ -260,9 +248,15 @@ def stop_actor(ref: pykka.ActorRef[Any] | None, deadline: float) -> None:
         logger.warning("%s did not stop in time", ref)
 
 
+_dispatchers: Final[WeakSet[ThreadDispatcher]] = WeakSet()
+
+
 def _in_child() -> None:
     global _main_thread
     _main_thread = threading.main_thread().ident  # the one that has forked
+    for dispatcher in list(_dispatchers):
+        dispatcher._drop_in_child()
+    _dispatchers.clear()
 
 
 os.register_at_fork(after_in_child=_in_child)

@@ -3,51 +3,51 @@
 A Pykka future with callbacks, cancelling, an `await` that does not block the loop, and a deadline that is total.
 Completed once, by the actor that was asked; read by any number of threads and loops.
 
-One is made for every message, so it has no lock and no dict of its own until it needs them. `_done` is set last, and
-each callback runs because one thread took it out of the list, which is a single step of the interpreter.
+One is made for every message, so it has no lock: `_done` is set last, and each callback runs because one thread took it
+out of the list, which is a single step of the interpreter.
 """
 
 import asyncio
+import functools
+import itertools
 import logging
 import os
 import queue
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, Never, TypeVar
 
 import pykka
 
-from commitcast.actors.errors import FutureCancelledError, FutureTimeoutError
+from commitcast.actors.kernel.errors import FutureCancelledError, FutureTimeoutError
 from commitcast.actors.kernel.waiting import Signal
-from commitcast.persistence import fork
 from commitcast.persistence.errors import ForkedRuntimeError
 
 logger: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
+J = TypeVar("J")
+M = TypeVar("M")
 ExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
+
+_generation = 0  # how many forks lie between the first process and this one
 
 
 class Future(pykka.Future[T]):
     """The answer to one request."""
 
-    if not TYPE_CHECKING:  # it would lose the type
-        __init__ = object.__init__  # Pykka's own only sets what the class has below
-
-    _get_hook: "Callable[[float | None], Any] | None" = None
-    _get_hook_result: Any = pykka.Future()._get_hook_result
-    _hook_lock: "threading.RLock | None" = None
     _done = False
     _value: Any = None
     _error: BaseException | None = None
     is_unwanted = False
-    """Somebody has cancelled it; set at any time."""
-    _callbacks: "list[Callable[[Future[T]], object]] | None" = None
-    _generation = 0
-    """Of the process that made it: an answer that is on its way when a process forks reaches the parent alone."""
+    """It was cancelled. Set by any thread, at any time."""
+
+    def __init__(self) -> None:
+        # Pykka's own only prepares for `set_get_hook`.
+        self._callbacks: list[Callable[[Future[T]], object]] = []
+        self._generation = _generation  # an answer that is on its way when a process forks reaches the parent alone
 
     def done(self) -> bool:
         """Whether the answer is here."""
@@ -64,10 +64,6 @@ class Future(pykka.Future[T]):
             FutureCancelledError: it was cancelled.
             ForkedRuntimeError: it was made before this process was forked, and had no answer then.
         """
-        if self._get_hook is not None:
-            assert self._hook_lock is not None
-            with self._hook_lock:
-                return super().get(timeout=timeout)
         if not self._done:
             self._wait(timeout)
         if self._error is not None:
@@ -78,40 +74,29 @@ class Future(pykka.Future[T]):
         answer: T = self._value
         return answer
 
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the error that is the answer, or None if the answer is a value. Blocks like `get`."""
+        if not self._done:
+            self._wait(timeout)
+        return self._error
+
     def _wait(self, timeout: float | None) -> None:
         self._check_generation()
         arrived = Signal()
-        self.add_done_callback(lambda _: arrived.give())
+        self.add_done_callback(lambda _: arrived.set())
         if not arrived.wait(timeout):
             assert timeout is not None
             raise FutureTimeoutError(timeout)
 
     def _check_generation(self) -> None:
-        if self._generation != fork.generation():
+        if self._generation != _generation:
             raise ForkedRuntimeError
 
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the error that is the answer, or None if the answer is a value. Blocks like `get`."""
-        if self._get_hook is not None:
-            try:
-                self.get(timeout)
-            except FutureTimeoutError:
-                raise
-            except BaseException as error:
-                return error
-            return None
-        if not self._done:
-            self._wait(timeout)
-        return self._error
+    # Completing.
 
     def set(self, value: Any = None) -> None:
         """Complete it with a value. Raises `queue.Full` if it is complete, as Pykka's own does."""
-        if self._done or self._get_hook is not None:
-            raise queue.Full
-        self._value = value
-        self._done = True
-        if self._callbacks is not None:
-            self._run_callbacks(self._callbacks)
+        self._complete(value, None)
 
     def set_exception(self, exc_info: ExcInfo | None = None) -> None:
         """Complete it with an error: that of `exc_info`, or the one being handled."""
@@ -127,25 +112,30 @@ class Future(pykka.Future[T]):
         self._complete(None, error)
 
     def _complete(self, value: Any, error: BaseException | None) -> None:
-        if self._done or self._get_hook is not None:
+        if self._done:
             raise queue.Full
         self._value = value
         self._error = error
         self._done = True
-        if self._callbacks is not None:
-            self._run_callbacks(self._callbacks)
+        if self._callbacks:
+            self._run_callbacks()
 
-    def set_get_hook(self, func: "Callable[[float | None], Any]") -> None:
-        """Have `get` call a function in place of waiting. For Pykka's `map`, `filter`, `join` and `reduce`."""
-        if self._done:
-            raise queue.Full
-        self._hook_lock = threading.RLock()
-        self._get_hook = func
+    def _complete_by(self, function: Callable[[], T]) -> None:
+        try:
+            value = function()
+        except BaseException as error:  # whatever went wrong belongs to the reader of this future
+            self._complete(None, error)
+        else:
+            self._complete(value, None)
+
+    def set_get_hook(self, func: Callable[[float | None], Any]) -> Never:
+        """Not supported: a callback could not be told of an answer that only `get` computes. Use `map`."""
+        raise NotImplementedError("this future has no get hook: complete it with `set`, or derive one with `map`")
 
     # Cancelling.
 
     def cancel(self) -> bool:
-        """Ask that the request is not carried out. What the actor has begun with goes on.
+        """Ask that the request is not carried out. A request that its actor has begun with goes on.
 
         Returns:
             Whether it may have come in time. The answer tells: `FutureCancelledError` if it did, else as ever.
@@ -163,16 +153,16 @@ class Future(pykka.Future[T]):
     # Being told.
 
     def add_done_callback(self, callback: Callable[["Future[T]"], object]) -> None:
-        """Call `callback(self)` once it is complete, on the thread that completes it; at once if it is.
+        """Call `callback(self)` once it is complete, on the thread that completes it; at once if it is complete.
 
         That thread runs actors: a callback must not block.
         """
-        callbacks: list[Callable[[Future[T]], object]] = self.__dict__.setdefault("_callbacks", [])
-        callbacks.append(callback)
+        self._callbacks.append(callback)
         if self._done:
-            self._run_callbacks(callbacks)
+            self._run_callbacks()
 
-    def _run_callbacks(self, callbacks: "list[Callable[[Future[T]], object]]") -> None:
+    def _run_callbacks(self) -> None:
+        callbacks = self._callbacks
         while callbacks:
             try:
                 callback = callbacks.pop(0)
@@ -185,9 +175,7 @@ class Future(pykka.Future[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait on the running event loop without blocking it. Cancelling the wait leaves the request as it is."""
-        if self._get_hook is not None:
-            yield from asyncio.get_running_loop().run_in_executor(None, self.get)
-        elif not self._done:
+        if not self._done:
             self._check_generation()
             loop = asyncio.get_running_loop()
             arrived: asyncio.Future[None] = loop.create_future()
@@ -199,7 +187,7 @@ class Future(pykka.Future[T]):
             def completed(_: Future[T]) -> None:
                 try:
                     loop.call_soon_threadsafe(wake)
-                except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
+                except RuntimeError:  # the loop was closed meanwhile: its waiter is gone
                     pass
 
             self.add_done_callback(completed)
@@ -208,6 +196,8 @@ class Future(pykka.Future[T]):
             return self.get()
         finally:
             del self  # as in `get`
+
+    # Making one of others. Computed on the thread that completes the last of them: the functions must not block.
 
     @classmethod
     def of(cls, value: T) -> "Future[T]":
@@ -223,18 +213,33 @@ class Future(pykka.Future[T]):
         future._complete(None, error)
         return future
 
-    def map_result(self, function: Callable[[T], Any]) -> "Future[Any]":
-        """Return a future of `function(answer)`, computed on the thread that completes this one; errors pass."""
-        mapped: Future[Any] = Future()
-
-        def completed(done: Future[T]) -> None:
-            try:
-                mapped._complete(function(done.get()), None)
-            except BaseException as error:  # whatever went wrong belongs to the one who waits
-                mapped._complete(None, error)
-
-        self.add_done_callback(completed)
+    def map(self, func: Callable[[T], M]) -> "Future[M]":
+        """Return a future of `func(answer)`, computed once, when the answer is here; errors pass."""
+        mapped: Future[M] = Future()
+        self.add_done_callback(lambda done: mapped._complete_by(lambda: func(done.get())))
         return mapped
+
+    def filter(self: "Future[Iterable[J]]", func: Callable[[J], bool]) -> "Future[Iterable[J]]":
+        """Return a future of the list of those items of the answer for which `func(item)` is true."""
+        return self.map(lambda items: list(filter(func, items)))
+
+    def reduce(self: "Future[Iterable[J]]", func: Callable[[M, J], M], *args: M) -> "Future[M]":
+        """Return a future of `functools.reduce(func, answer, *args)`."""
+        return self.map(lambda items: functools.reduce(func, items, *args))
+
+    def join(self: "Future[Any]", *futures: "Future[Any]") -> "Future[Iterable[Any]]":  # type: ignore[override]  # ours
+        """Return a future of the list of all answers, complete when all are; the first error in order passes."""
+        parts = (self, *futures)
+        joined: Future[Iterable[Any]] = Future()
+        left = itertools.count(len(parts) - 1, -1)  # its `next` is atomic
+
+        def completed(_: Future[Any]) -> None:
+            if next(left) == 0:
+                joined._complete_by(lambda: [part.get() for part in parts])
+
+        for part in parts:
+            part.add_done_callback(completed)
+        return joined
 
 
 def remaining(deadline: float | None) -> float | None:
@@ -242,13 +247,9 @@ def remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _note_generation(future: Future[Any]) -> None:
-    future._generation = fork.generation()
-
-
 def _in_child() -> None:
-    """Note from now on which process makes a future; one that was never forked need not pay for that."""
-    Future.__init__ = _note_generation  # type: ignore[method-assign, assignment]
+    global _generation
+    _generation += 1
 
 
 os.register_at_fork(after_in_child=_in_child)

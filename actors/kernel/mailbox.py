@@ -1,100 +1,164 @@
 """An actor's mailbox: first in, first out, any number of senders, a bound, and nothing lost at the end.
 
-Lock-free on the way in: the queue is the interpreter's own, and one lock is only ever tried, as the token that says
-whether the actor is waiting for work. Closing leaves no gap: who puts into a closed mailbox sees to it that what it
-holds is answered.
+**Wake-up is edge-triggered.** One turn at a time handles the messages, and a turn is scheduled only when the first
+message comes to an idle actor: whichever thread takes the mailbox's *token* wakes the owner, every later sender only
+appends. At its end a turn gives the token back, looks once more, and takes it again for a message that came in between;
+so no message is left behind, and no sender ever waits for a lock: the queue is the interpreter's own.
 
-Overflow rule: a mailbox with a limit refuses ordinary messages at the limit, and the sender is told. Control messages
-(stop, watch, acknowledgements) are never refused; they keep their place in the line, so that what was said before a
-stop is handled before it.
+The states, and who leads from one to the next:
+
+    state      token  put() by any thread              the next state
+    DETACHED   taken  appends                          SCHEDULED by attach(): an actor starts, or replaces a failed one
+                                                       STOPPING by stop(): nothing will replace the failed one
+    IDLE       free   appends, takes the token, wakes  SCHEDULED by put(): of the sender that took the token
+    SCHEDULED  taken  appends                          IDLE by turn_ended(): no message waits
+                                                       DETACHED by detach(): the actor failed in its turn
+                                                       STOPPING by stop(): it was told to stop
+    STOPPING   taken  appends                          CLOSED by close(): the same turn, after `on_stop`
+    CLOSED     taken  appends, has the owner drain it  none
+
+IDLE and SCHEDULED are told apart by the token alone, because every message passes there; the rare changes are looked
+up in `TRANSITIONS`, and one that is not in it is a defect.
+
+**Overflow.** A mailbox with a limit refuses ordinary messages at the limit, and the sender is told. Control messages
+(stop, watch, acknowledgements) are never refused; they keep their place in the line, so that a stop comes after every
+message that was sent before it.
+
+Prior art: Akka's `Mailbox` (one status word, scheduled by the sender that sets its bit) and Pykka's queue per actor.
+Refused: a condition variable, which costs a lock for each message and a waiting thread for each actor.
 """
 
+import enum
 import queue
 import threading
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from commitcast.actors.kernel.future import Future
 
+if TYPE_CHECKING:
+    from commitcast.actors.kernel.actor import Actor
+
 Empty: Final = queue.Empty
 _append: Final = queue.SimpleQueue.put
 
 
+class State(enum.Enum):
+    """What a mailbox does with a message. See the table above."""
+
+    DETACHED = "detached"
+    IDLE = "idle"
+    SCHEDULED = "scheduled"
+    STOPPING = "stopping"
+    CLOSED = "closed"
+
+
+DETACHED, IDLE, SCHEDULED, STOPPING, CLOSED = State
+
+TRANSITIONS: Final = {
+    ("attach", DETACHED): SCHEDULED,
+    ("detach", SCHEDULED): DETACHED,
+    ("stop", SCHEDULED): STOPPING,
+    ("stop", DETACHED): STOPPING,
+    ("close", STOPPING): CLOSED,
+}
+"""The changes that an actor makes. Those between IDLE and SCHEDULED are the token's."""
+
+
 class Envelope(msgspec.Struct, gc=False):
-    """A message on its way to an actor, and whom to answer."""
+    """A message on its way to an actor, and the future of its answer."""
 
     message: Any
     reply_to: Future[Any] | None = None
 
 
-class Owner(Protocol):
-    """The actor whose mailbox it is."""
-
-    def wake(self) -> None:
-        """There is work, and no turn is scheduled or under way. Must not block."""
-
-    def wake_here(self) -> None:
-        """Like `wake`; the turn may be taken on the calling thread."""
-
-    def answer_late(self) -> None:
-        """Something was put into the mailbox after it was closed."""
-
-
 class Mailbox(queue.SimpleQueue[Envelope]):
-    """The messages that wait for one actor. `get(block)` takes the oldest or raises `Empty`; `empty()` tells."""
+    """The messages that wait for one actor. `get(False)` takes the oldest or raises `Empty`."""
 
-    __slots__ = ("_idle", "is_closed", "is_stopped", "limit_messages", "owner")
+    __slots__ = ("_drained_by", "_state", "_token", "limit_messages", "owner")
 
     def __init__(self, limit_messages: int | None = None) -> None:
-        """Make a mailbox; nobody is woken before `open`.
+        """Make a mailbox without an owner.
 
         Args:
-            limit_messages: how many ordinary messages may wait; passed by no more than the number of threads that
-                send at the same instant. None: the senders keep the bound (`flow.py`).
+            limit_messages: how many ordinary messages may wait; exceeded by at most the number of threads that send at
+                the same instant. None: the senders keep the bound.
         """
-        self._idle = threading.Lock()  # free: the actor waits for work, and whoever takes it schedules a turn
-        self._idle.acquire()
+        self._token = threading.Lock()  # free in IDLE only; never waited for
+        self._token.acquire()
+        self._state = DETACHED
         self.limit_messages = limit_messages
-        self.owner: Owner | None = None
-        self.is_stopped = False
-        """The actor takes no more turns."""
-        self.is_closed = False
-        """What is put here is answered by `Owner.answer_late`."""
+        self.owner: Actor | None = None
+        """The actor that takes the turns; None in DETACHED, STOPPING and CLOSED."""
+        self._drained_by: Actor | None = None  # in CLOSED
 
-    def open(self, owner: Owner) -> None:
-        """Begin to wake the owner."""
-        self.owner = owner
-        self.turn_ended()
+    @property
+    def state(self) -> State:
+        """What it does with the next message."""
+        return IDLE if self._state is SCHEDULED and not self._token.locked() else self._state
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether its actor takes no further turn."""
+        return self._state is STOPPING or self._state is CLOSED
+
+    # Senders, on any thread.
 
     def offer(self, envelope: Envelope) -> bool:
-        """Add an ordinary message; return False, and add nothing, at the limit. Any thread; never blocks."""
+        """Add an ordinary message; return False, and add nothing, at the limit. Never blocks."""
         if self.limit_messages is not None and self.qsize() >= self.limit_messages:
             return False
         self.put(envelope)
         return True
 
-    def put(self, envelope: Envelope, *, here: bool = False) -> None:  # type: ignore[override]  # it never blocks
-        """Add a message whatever the limit. Any thread; never blocks.
+    def put(self, envelope: Envelope, *, inline: bool = False) -> None:  # type: ignore[override]  # it never blocks
+        """Add a message whatever the limit. Never blocks.
 
         Args:
             envelope: the message.
-            here: let the owner handle it on this thread, if it has nothing else to do.
+            inline: let an idle owner handle it on this thread.
         """
         _append(self, envelope)
-        if self.is_closed:
+        if self._state is CLOSED:
+            assert self._drained_by is not None
+            self._drained_by.drain_closed_mailbox()
+        elif self._token.acquire(False):
             assert self.owner is not None
-            self.owner.answer_late()
-        elif self._idle.acquire(False):
-            assert self.owner is not None
-            if here:
-                self.owner.wake_here()
+            if inline:
+                self.owner.run_inline()
             else:
                 self.owner.wake()
 
+    # The owner, on the thread of its start or of its turn.
+
+    def attach(self, owner: "Actor") -> None:
+        """Begin to wake an owner, at once if messages wait."""
+        self.owner = owner
+        self._change("attach")
+        self.turn_ended()
+
     def turn_ended(self) -> None:
-        """Wait for work again; wake the owner at once if there is some already."""
-        self._idle.release()
-        if not self.empty() and self._idle.acquire(False):
+        """Become idle; wake the owner again for a message that came during the last moment of its turn."""
+        self._token.release()
+        if not self.empty() and self._token.acquire(False):
             assert self.owner is not None
             self.owner.wake()
+
+    def detach(self) -> None:
+        """Keep what waits and what comes for the actor that replaces the owner."""
+        self.owner = None
+        self._change("detach")
+
+    def stop(self) -> None:
+        """Give its owner, or the failed one that nothing will replace, no further turn."""
+        self.owner = None
+        self._change("stop")
+
+    def close(self, owner: "Actor") -> None:
+        """Have the last owner drain what comes from now on; it drains what waits already by itself."""
+        self._drained_by = owner
+        self._change("close")
+
+    def _change(self, event: str) -> None:
+        self._state = TRANSITIONS[event, self._state]

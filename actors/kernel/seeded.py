@@ -15,22 +15,21 @@ from typing import Final, Self
 from commitcast.actors.kernel import waiting
 from commitcast.actors.kernel.deadletters import DeadLetters
 from commitcast.actors.kernel.dispatch import PooledActor
+from commitcast.actors.kernel.errors import DeadlockError
 from commitcast.actors.kernel.timers import Timer
-from commitcast.actors.kernel.waiting import Signal, driven_by
+from commitcast.actors.kernel.waiting import Signal, scheduled_by
 
-MOST_STEPS: Final = 1_000_000
-"""A world that has not come to rest after so many steps never will."""
-
-
-class DeadlockError(AssertionError):
-    """The test waits for what cannot happen: no actor has work, and no timer is left."""
+MAX_STEPS: Final = 1_000_000
+"""A runtime that is not at rest after that many steps never will be."""
 
 
 class SeededDispatcher:
     """Gives turns in an order that a seed decides. Used by one thread, inside `with`.
 
-    While it is entered, whatever blocks on this thread (`future.get`, `handle.wait`, `emit` at its bound) runs actors
-    instead; time passes only when nobody has anything to do.
+    While it is entered, every call that blocks on this thread (`future.get`, `handle.wait`, `emit` at its bound) runs
+    actors instead; time passes only when no actor has work.
+
+        with SeededDispatcher(seed=1) as dispatcher, AgentRuntime(":memory:", dispatcher=dispatcher) as runtime: ...
     """
 
     def __init__(self, seed: int) -> None:
@@ -43,18 +42,18 @@ class SeededDispatcher:
         self._timers: list[Timer] = []
         self._numbers = itertools.count()
         self._now = 0.0
-        self._driving: AbstractContextManager[None] | None = None
+        self._scheduling: AbstractContextManager[None] | None = None
 
     def __enter__(self) -> Self:
-        self._driving = driven_by(self)
-        self._driving.__enter__()
+        self._scheduling = scheduled_by(self)
+        self._scheduling.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._driving is not None
-        self._driving.__exit__(kind, error, traceback)
+        assert self._scheduling is not None
+        self._scheduling.__exit__(kind, error, traceback)
 
     # What actors ask of a dispatcher.
 
@@ -62,7 +61,7 @@ class SeededDispatcher:
         """Give an actor a turn, some time."""
         self._ready.append(actor)
 
-    def run_or_schedule(self, actor: PooledActor) -> None:
+    def try_run_inline(self, actor: PooledActor) -> None:
         """Let an actor handle one message now or later, as the seed says."""
         if waiting.is_in_turn() or self._random.random() < 0.5:
             self._ready.append(actor)
@@ -73,7 +72,7 @@ class SeededDispatcher:
         """Call `work` some time; what blocks in it lets others run."""
         self._ready.append(_Task(name, work))
 
-    def turns_here(self) -> AbstractContextManager[None]:
+    def inline_turns(self) -> AbstractContextManager[None]:
         """Do nothing: every turn is taken on the one thread there is."""
         return nullcontext()
 
@@ -93,13 +92,13 @@ class SeededDispatcher:
     # What a test does.
 
     def step(self, until: float | None = None) -> bool:
-        """Let one of those who have something to do have a turn, or else the next timer fire.
+        """Give a turn to one of the actors that have work, or else let the next timer fire.
 
         Args:
             until: the time beyond which no timer fires.
 
         Returns:
-            Whether there was anything to do.
+            Whether there was work, or a timer.
         """
         if self._ready:
             chosen = self._ready.pop(self._random.randrange(len(self._ready)))
@@ -117,33 +116,33 @@ class SeededDispatcher:
         return False
 
     def run(self) -> None:
-        """Go on until nobody has anything to do and no timer is left."""
-        for _ in range(MOST_STEPS):
+        """Go on until no actor has work and no timer is left."""
+        for _ in range(MAX_STEPS):
             if not self.step():
                 return
-        raise DeadlockError(f"it does not come to rest: {MOST_STEPS} steps, the last {self.trace[-5:]}")
+        raise DeadlockError(f"the runtime does not come to rest: {MAX_STEPS} steps, the last {self.trace[-5:]}")
 
     def pause(self) -> None:
-        """Let some others run, as many as the seed says. For sources, between what they say."""
+        """Let other actors run for up to three steps, as the seed says. For sources, between two messages."""
         for _ in range(self._random.randrange(4)):
             self.step(until=self._now)
 
-    def drive(self, signal: Signal, timeout_s: float | None) -> bool:
-        """Run until a signal is given. See `waiting.Driver`."""
-        until = None if timeout_s is None else self._now + timeout_s
-        while not signal.is_given:
+    def run_until(self, signal: Signal, timeout: float | None) -> bool:
+        """Run until a signal is set, or the clock has gone on by `timeout` seconds. See `waiting.Scheduler`."""
+        until = None if timeout is None else self._now + timeout
+        while not signal.is_set:
             if not self.step(until):
                 if until is None:
-                    raise DeadlockError(f"nobody can do what is waited for; the last steps were {self.trace[-5:]}")
+                    raise DeadlockError(f"no actor can do what is waited for; the last steps were {self.trace[-5:]}")
                 self._now = max(self._now, until)
                 return False
         return True
 
-    def _run(self, actor: PooledActor, most: int) -> None:
-        self._note(f"{type(actor).__name__}-{actor.name} {most}")
+    def _run(self, actor: PooledActor, limit: int) -> None:
+        self._note(f"{type(actor).__name__}-{actor.name} {limit}")
         waiting.enter_turn()
         try:
-            actor.take_turn(most)
+            actor.take_turn(limit)
         finally:
             waiting.leave_turn()
 

@@ -1,4 +1,4 @@
-"""Supervision as data: what is started again after a failure, how often, and what happens when that does not help.
+"""Supervision as data: which failures are answered by a restart, how often, and what happens when that does not help.
 
 The policy is a value and the decision is pure. `Supervisor` acts on it for actors: a failed one is replaced by a new
 object behind the same ref, with the same mailbox and what waits in it. Sources of agents are restarted by their agent,
@@ -13,8 +13,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from commitcast.actors.kernel.actor import Actor, ActorRef
+from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.dispatch import Dispatcher
+from commitcast.actors.kernel.ref import ActorRef
 from commitcast.actors.kernel.timers import Timer
 from commitcast.persistence.errors import InvalidValueError
 
@@ -22,8 +23,8 @@ logger: Final = logging.getLogger(__name__)
 
 INTENSITY: Final = 5
 PERIOD_S: Final = 30.0
-"""Five restarts in thirty seconds, then it is somebody else's problem: what OTP's supervisors count, with a period that
-suits programs which take seconds to fail."""
+"""Five restarts in thirty seconds, then the failure is escalated: the intensity is that of OTP's supervisors, with a
+period that suits programs which take seconds to fail."""
 BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 5.0
 MAX_DOUBLINGS: Final = 30
@@ -31,7 +32,7 @@ MAX_DOUBLINGS: Final = 30
 
 
 class RestartPolicy(msgspec.Struct, frozen=True):
-    """When something that failed is started again."""
+    """When a failed actor or source is started again."""
 
     kind: Literal["never", "on_failure"] = "on_failure"
     intensity: int = INTENSITY
@@ -46,7 +47,7 @@ class RestartPolicy(msgspec.Struct, frozen=True):
         """Return the policy that a value stands for: itself, or its kind by name.
 
         Raises:
-            InvalidValueError: it is none.
+            InvalidValueError: it does not stand for a usable policy.
         """
         if isinstance(value, RestartPolicy):
             policy = value
@@ -58,7 +59,9 @@ class RestartPolicy(msgspec.Struct, frozen=True):
             raise InvalidValueError(f'restart must be "never", "on_failure" or a RestartPolicy, not {value!r:.80}')
         numbers = (policy.intensity, policy.period_s, policy.backoff_s, policy.max_backoff_s)
         if policy.kind not in ("never", "on_failure") or not all(map(_is_usable, numbers)):
-            raise InvalidValueError(f"{policy!r:.200} is no restart policy: its numbers must be finite and 0 or more")
+            raise InvalidValueError(
+                f"{policy!r:.200} is not a usable restart policy: its numbers must be finite and 0 or more"
+            )
         return policy
 
 
@@ -112,25 +115,25 @@ class Supervisor:
         """
         self._dispatcher = dispatcher
         self._escalate = escalate
-        self._children: dict[str, _Child] = {}
+        self._children: dict[str, Child] = {}
 
     def start(self, spec: ChildSpec) -> ActorRef[Any]:
         """Start a child; raises what its `on_start` raises the first time. Its ref stays valid over restarts."""
-        child = self._children[spec.name] = _Child(spec, self._dispatcher, self._escalate)
+        child = self._children[spec.name] = Child(spec, self._dispatcher, self._escalate)
         return child.start()
 
-    def hurry(self) -> None:
-        """Start again now whatever waits for its restart: there is no time left to wait."""
+    def restart_now(self) -> None:
+        """Restart every child that waits for its restart, without its delay: there is no time left to wait."""
         for child in self._children.values():
-            child.restart()
+            child.restart_now()
 
     def restarts(self, name: str) -> int:
         """Return how often a child was restarted."""
         return self._children[name].restarts.count
 
 
-class _Child:
-    """One supervised actor. Implements the actor's `Supervising`."""
+class Child:
+    """One supervised actor, over all its restarts. What `Actor.supervisor` is."""
 
     def __init__(
         self, spec: ChildSpec, dispatcher: Dispatcher, escalate: Callable[[str, BaseException], object]
@@ -144,28 +147,32 @@ class _Child:
         self._timer: Timer | None = None
 
     def start(self) -> ActorRef[Any]:
+        """Make and start the actor; raises what its `on_start` raises."""
         actor = self._spec.make()
         actor.supervisor = self
-        actor._start_actor_loop()
+        actor.begin()
         return actor.actor_ref
 
-    def replaces(self, actor: Actor, error: BaseException) -> bool:
-        """Decide on a failure; called by the actor that failed, on the thread of its turn."""
+    def on_failure(self, actor: Actor, error: BaseException) -> bool:
+        """Decide on a failure; return whether the actor will be replaced, so that its mailbox stays open.
+
+        Called by the actor that failed, on the thread of its turn.
+        """
         delay_s = self.restarts.after_failure(self._dispatcher.now())
         if delay_s is None:
             return False
         logger.warning("%s failed and is started again in %g s", self._spec.name, delay_s)
         self._failed = actor
-        self._timer = self._dispatcher.call_later(delay_s, self.restart)
+        self._timer = self._dispatcher.call_later(delay_s, self.restart_now)
         return True
 
-    def lost(self, actor: Actor, error: BaseException) -> None:
-        """Hand a failure on that no restart has answered; everybody who waited for the actor has been answered."""
+    def on_given_up(self, error: BaseException) -> None:
+        """Escalate a failure without a restart; every ask that waited for the actor has been answered."""
         logger.critical("%s failed too often and is given up: %s", self._spec.name, error)
         self._escalate(self._spec.name, error)
 
-    def restart(self) -> None:
-        """Start it again now, if it is waiting for that. Idempotent."""
+    def restart_now(self) -> None:
+        """Restart the actor if it waits for that. Idempotent."""
         with self._lock:
             failed, self._failed = self._failed, None
         if failed is None:
@@ -177,5 +184,5 @@ class _Child:
             successor.supervisor = self
             successor.take_over(failed)
         except BaseException as error:  # whatever kept it from starting counts as one more failure
-            if not self.replaces(failed, error):
-                failed.give_up(error)
+            if not self.on_failure(failed, error):
+                failed.abandon(error)

@@ -1,7 +1,7 @@
 """The one place where a thread of the host waits for actors: for an answer, for room, for a commit.
 
-Whoever waits holds a lock that the other side releases. A test that runs every actor on its own thread has nobody else
-to release it, so it may name a driver for its thread, which runs actors until it is released.
+The waiting thread blocks on a `Signal`, which another thread sets. A test that runs every actor on its own thread has
+no other thread, so it may name a `Scheduler` for its thread, which runs actors until the signal is set.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from commitcast.actors.errors import WouldBlockError
+from commitcast.actors.kernel.errors import WouldBlockError
 
 _thread = threading.local()
 
@@ -30,11 +30,11 @@ def leave_turn() -> None:
     _thread.in_turn = False
 
 
-os.register_at_fork(after_in_child=leave_turn)  # a child that was forked in a callback is in no actor's turn
+os.register_at_fork(after_in_child=leave_turn)  # a child that was forked in a callback is not in an actor's turn
 
 
 class Signal:
-    """Given once, by any thread; waited for by one."""
+    """A one-shot event: set once, by any thread, and waited for by one. Smaller than an `Event`: one lock."""
 
     __slots__ = ("_lock",)
 
@@ -42,42 +42,45 @@ class Signal:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def give(self) -> None:
-        """Let the one who waits go on. Once."""
+    def set(self) -> None:
+        """Release the thread that waits. Once."""
         self._lock.release()
 
     @property
-    def is_given(self) -> bool:
-        """Whether it was given and nobody has gone on yet."""
+    def is_set(self) -> bool:
+        """Whether it is set and its waiter has not gone on yet."""
         return not self._lock.locked()
 
-    def wait(self, timeout_s: float | None) -> bool:
-        """Block until it is given, for `timeout_s` seconds at most (None: for ever); return whether it was.
+    def wait(self, timeout: float | None) -> bool:
+        """Block until it is set; return whether it was.
+
+        Args:
+            timeout: seconds; None waits for ever.
 
         Raises:
-            WouldBlockError: the thread is in an actor's turn, and what it waits for may need that very thread.
+            WouldBlockError: the thread is in an actor's turn, and setting the signal may need that very thread.
         """
         if is_in_turn():
             raise WouldBlockError
-        driver: Driver | None = getattr(_thread, "driver", None)
-        if driver is not None:
-            return driver.drive(self, timeout_s)
-        return self._lock.acquire(timeout=-1 if timeout_s is None else min(max(0.0, timeout_s), threading.TIMEOUT_MAX))
+        scheduler: Scheduler | None = getattr(_thread, "scheduler", None)
+        if scheduler is not None:
+            return scheduler.run_until(self, timeout)
+        return self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
 
-class Driver(Protocol):
-    """What makes things happen when the only thread there is waits for them."""
+class Scheduler(Protocol):
+    """Runs actors on the only thread there is, while that thread waits."""
 
-    def drive(self, signal: Signal, timeout_s: float | None) -> bool:
-        """Run actors until a signal is given; return False if it was not within `timeout_s` of their clock."""
+    def run_until(self, signal: Signal, timeout: float | None) -> bool:
+        """Run actors until a signal is set; return False if it was not within `timeout` seconds of their clock."""
 
 
 @contextmanager
-def driven_by(driver: Driver) -> Iterator[None]:
-    """Let a driver run whenever this thread waits."""
-    before = getattr(_thread, "driver", None)
-    _thread.driver = driver
+def scheduled_by(scheduler: Scheduler) -> Iterator[None]:
+    """Have a scheduler run actors whenever this thread waits."""
+    before = getattr(_thread, "scheduler", None)
+    _thread.scheduler = scheduler
     try:
         yield
     finally:
-        _thread.driver = before
+        _thread.scheduler = before

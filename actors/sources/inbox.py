@@ -145,7 +145,7 @@ class Inbox:
 
     def _wake_one(self) -> None:
         if self._waiting:
-            self._waiting.popleft().give()
+            self._waiting.popleft().set()
 
     def _drop_in_child(self) -> None:
         self._lock = threading.Lock()

@@ -109,7 +109,7 @@ class SourceTasks:
             self._running.discard(task)
             joining, self._joining = self._joining, []
         for signal in joining:
-            signal.give()
+            signal.set()
 
     def join(self, timeout_s: float) -> bool:
         """Wait until no task runs that could end meanwhile; return whether that came true in time."""

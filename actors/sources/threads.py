@@ -59,7 +59,7 @@ class SourceThreads:
             self._running -= 1
             joining, self._joining = (self._joining, []) if self._running == 0 else ([], self._joining)
         for signal in joining:
-            signal.give()
+            signal.set()
         return None
 
     def _drop_in_child(self) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from commitcast.actors import AgentRuntime
 from commitcast.actors.errors import GatewayStoppedError
-from commitcast.actors.testing import MockGateway, MockGatewayError
+from commitcast.actors.messages import Notice
+from commitcast.actors.testing import MockGateway, MockGatewayError, Probe
 from commitcast.persistence import InvalidValueError
 from commitcast.persistence.records import Committed
 from waiting import TIMEOUT_S, wait_until
@@ -27,6 +28,7 @@ class Hears(pykka.ThreadingActor):
 
     def on_receive(self, message: Any) -> None:
         """Note it."""
+        assert isinstance(message, Committed | Notice)
         self._heard.append(message)
         if len(self._heard) == self._fails_at:
             raise LookupError("enough")
@@ -40,24 +42,34 @@ def contents(heard: list[Any]) -> list[str]:
     return [message.content for told in heard if isinstance(told, Committed) for message in told.messages]
 
 
-def test_an_ordinary_actor_is_told_of_everything(tmp_path: Path) -> None:
+def test_an_ordinary_actor_receives_what_was_committed_and_what_could_not_be_done(tmp_path: Path) -> None:
+    """A host's `pykka.ThreadingActor`, with Pykka's own ref and inbox and nothing of ours."""
     heard: list[Any] = []
     ref = Hears.start(heard)
     try:
         with AgentRuntime(tmp_path / "a.db", gateway=ref) as runtime:
-            runtime.launch().emit("hello").get(TIMEOUT_S)
-            wait_until(lambda: contents(heard), "it to be told")
+            agent = runtime.launch()
+            agent.emit("hello").get(TIMEOUT_S)
+            agent.start().get(TIMEOUT_S)
+            runtime.emit("nobody", "x").exception(TIMEOUT_S)
+            wait_until(lambda: len(heard) >= 4, "it to be told")
             assert runtime.failure is None
     finally:
         ref.stop()
 
+    assert [type(told) for told in heard] == [Committed, Committed, Committed, Notice, Committed]
     assert contents(heard) == ["hello"]
+    assert [change.status for told in heard if isinstance(told, Committed) for change in told.changes] == [
+        "running",
+        "terminated",
+    ]
+    assert heard[3].agent == "nobody"
     assert runtime.failure is None  # it ended after the runtime
 
 
 @pytest.mark.parametrize("wrong", [print, "gateway", object(), IsNoRef(), Hears])
 def test_what_is_no_ref_is_refused_before_anything_is_opened(tmp_path: Path, wrong: Any) -> None:
-    with pytest.raises(InvalidValueError, match="gateway must be the ref of an actor"):
+    with pytest.raises(InvalidValueError, match=r"gateway must be an actor's ref .* or a MockGateway, not"):
         AgentRuntime(tmp_path / "a.db", gateway=wrong)
     assert not list(tmp_path.iterdir())
 
@@ -67,6 +79,14 @@ def test_a_double_may_be_given_itself(tmp_path: Path) -> None:
     with AgentRuntime(tmp_path / "a.db", gateway=gateway) as runtime:
         runtime.launch().emit("hello").get(TIMEOUT_S)
         assert [message.content for message in gateway.wait_for_messages(1)] == ["hello"]
+    gateway.stop()
+
+
+def test_any_probe_may_be_given_itself(tmp_path: Path) -> None:
+    gateway = Probe()
+    with AgentRuntime(tmp_path / "a.db", gateway=gateway) as runtime:
+        runtime.launch()
+        assert gateway.expect(Committed).messages == ()
     gateway.stop()
 
 
@@ -97,7 +117,7 @@ def check_missed(runtime: AgentRuntime, caplog: pytest.LogCaptureFixture, kind: 
     letters = runtime.stats().latest_dead_letters
     assert {(letter.actor, letter.message) for letter in letters} == {("gateway", "Committed")}
     (found,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
-    assert "nobody is told of what is stored" in found.getMessage()
+    assert "no gateway receives what is stored" in found.getMessage()
     assert [message.content for message in agent.messages()] == ["0", "1", "2"]
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from by_hand import HandDispatcher, Listener, Office
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus
-from commitcast.actors.kernel.actor import ActorStopped
 from commitcast.actors.kernel.dispatch import PooledActor
 from commitcast.actors.kernel.future import Future
+from commitcast.actors.kernel.ref import ActorStopped
 from commitcast.actors.kernel.supervision import ChildSpec, RestartPolicy, Restarts, Supervisor
 from commitcast.actors.launching import Launch
 from commitcast.actors.messages import Append, Complete, Terminate
@@ -30,7 +30,7 @@ class Bounded(Listener):
 
 
 def started(actor: Any) -> Any:
-    actor._start_actor_loop()
+    actor.begin()
     return actor
 
 

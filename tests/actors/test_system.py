@@ -14,8 +14,8 @@ from commitcast.actors.backpressure import Flow
 from commitcast.actors.database import BATCH_ROWS
 from commitcast.actors.errors import MailboxFullError
 from commitcast.actors.gateway import MAILBOX_LIMIT_MESSAGES, GatewayActor
-from commitcast.actors.kernel.actor import ActorStopped
 from commitcast.actors.kernel.dispatch import ThreadDispatcher
+from commitcast.actors.kernel.ref import ActorStopped
 from commitcast.actors.kernel.supervision import MAX_BACKOFF_S
 from commitcast.actors.messages import Notice, Terminate
 from commitcast.actors.system import ActorSystem

@@ -1,15 +1,20 @@
-"""The doubles that are shipped: they do what they say, also inside somebody else's pytest."""
+"""The doubles that are shipped: they do what they say, also inside a host's pytest."""
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from commitcast.actors import AgentRuntime
+from commitcast.actors import AgentRuntime, testing
 from commitcast.actors.messages import Notice
-from commitcast.actors.testing import MockGateway
+from commitcast.actors.testing import FailingStore, HeldStore, MockGateway, SeededDispatcher
 from commitcast.persistence import Committed
+from commitcast.persistence.errors import NotStoredError, StoreUnknownError
+from commitcast.persistence.sqlite.store import SqliteStore
+from commitcast.persistence.verify import verify
 
 SECONDS = 10.0
 
@@ -28,12 +33,52 @@ def test_it_receives_committed_and_notices_in_order(agent_runtime: AgentRuntime,
 
 def test_waiting_in_vain_raises_and_shows_what_was_there(mock_gateway: MockGateway) -> None:
     for wait in (
-        lambda: mock_gateway.wait_for(1, timeout_s=0),
-        lambda: mock_gateway.wait_for_messages(1, timeout_s=0),
-        lambda: mock_gateway.wait_for_status("a", "running", timeout_s=0),
+        lambda: mock_gateway.wait_for(1, timeout=0),
+        lambda: mock_gateway.wait_for_messages(1, timeout=0),
+        lambda: mock_gateway.wait_for_status("a", "running", timeout=0),
     ):
         with pytest.raises(TimeoutError, match=r"received \[\]"):
             wait()
+
+
+def test_waiting_in_vain_shows_the_texts_that_were_received(
+    agent_runtime: AgentRuntime, mock_gateway: MockGateway
+) -> None:
+    agent = agent_runtime.launch(id="a", prompt="hi")
+    agent.start().get(SECONDS)
+    agent.emit("hello").get(SECONDS)
+    agent_runtime.emit("nobody", "x").exception(SECONDS)
+
+    with pytest.raises(TimeoutError) as raised:
+        mock_gateway.wait_for(99, timeout=0.1)
+
+    assert str(raised.value).startswith(
+        "waited 0.1 s for 99 things; received [Committed('a': 1 'hi'), Committed('a': initializing -> running), "
+        "Committed('a': 2 'hello'), Notice(agent='nobody', code='not_found', "
+    )
+
+
+def test_under_a_seeded_dispatcher_its_waits_run_the_actors() -> None:
+    with SeededDispatcher(seed=3) as dispatcher:
+        gateway = MockGateway(dispatcher=dispatcher)
+        with AgentRuntime(":memory:", gateway=gateway, dispatcher=dispatcher) as runtime:
+            runtime.launch().emit("hello")
+            assert [message.content for message in gateway.wait_for_messages(1)] == ["hello"]
+        gateway.stop()
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda gateway: gateway.wait_for(1, timeout_s=0),
+        lambda gateway: gateway.wait_for_messages(1, timeout_s=0),
+        lambda gateway: gateway.wait_for_status("a", "running", timeout_s=0),
+        lambda gateway: gateway.wait_until(lambda: False, "nothing", timeout_s=0),
+    ],
+)
+def test_the_old_name_of_a_timeout_goes_on_working_and_warns(mock_gateway: MockGateway, wait: Any) -> None:
+    with pytest.warns(DeprecationWarning, match="is now called 'timeout'"), pytest.raises(TimeoutError):
+        wait(mock_gateway)
 
 
 def test_fail_on_raises_at_that_message_and_it_is_not_kept(tmp_path: Path) -> None:
@@ -70,3 +115,125 @@ def test_the_fixtures_are_found_by_a_hosts_pytest(tmp_path: Path) -> None:
     )
 
     assert "1 passed" in done.stdout, done.stdout
+
+
+class TestHeldStore:
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> HeldStore:
+        return HeldStore(SqliteStore(tmp_path / "a.db"))
+
+    @pytest.fixture
+    def runtime(self, store: HeldStore) -> Iterator[AgentRuntime]:
+        with AgentRuntime(store) as runtime:
+            yield runtime
+
+    def test_held_commits_wait_and_are_stored_when_they_are_released(
+        self, store: HeldStore, runtime: AgentRuntime
+    ) -> None:
+        agent = runtime.launch()
+        store.hold()
+
+        futures = [agent.emit("first")]
+        store.wait_until_held()
+        futures.append(agent.emit("second"))
+        assert not any(future.done() for future in futures)
+        assert agent.messages() == []
+        store.release()
+
+        assert [future.get(SECONDS).sequence for future in futures] == [1, 2]
+        assert agent.emit("third").get(SECONDS).sequence == 3
+
+    def test_only_those_commits_are_held_that_concern_it(self, store: HeldStore, runtime: AgentRuntime) -> None:
+        held, free = runtime.launch(id="held"), runtime.launch(id="free")
+        store.hold(lambda work: any(writes.agent == "held" for writes in work))
+
+        assert free.emit("goes on").get(SECONDS).sequence == 1
+        future = held.emit("waits")
+        store.wait_until_held()
+        assert not future.done()
+        store.release()
+
+        assert future.get(SECONDS).sequence == 1
+
+    def test_waiting_for_a_commit_that_nobody_begins_raises(self, store: HeldStore, runtime: AgentRuntime) -> None:
+        store.hold()
+
+        with pytest.raises(TimeoutError, match="none was begun"):
+            store.wait_until_held(timeout=0)
+
+    def test_one_that_is_never_released_is_an_error_that_says_so(
+        self, store: HeldStore, runtime: AgentRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(testing, "HOLD_S", 0.01)
+        agent = runtime.launch()
+        store.hold()
+
+        assert "did not call `release`" in str(agent.emit("forgotten").exception(SECONDS))
+        store.release()
+
+    def test_it_is_a_store_in_every_other_way(self, tmp_path: Path, store: HeldStore, runtime: AgentRuntime) -> None:
+        runtime.launch(id="a").emit("x").get(SECONDS)
+
+        assert store.name == str(tmp_path / "a.db")
+        assert [record.content for record in store.messages("a")] == ["x"]
+        runtime.backup(tmp_path / "copy.db")
+        assert verify(tmp_path / "copy.db").messages == 1
+
+
+class TestFailingStore:
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> FailingStore:
+        return FailingStore(SqliteStore(tmp_path / "a.db"))
+
+    @pytest.fixture
+    def runtime(self, store: FailingStore) -> Iterator[AgentRuntime]:
+        with AgentRuntime(store) as runtime:
+            yield runtime
+
+    def test_the_next_commit_fails_and_the_one_after_it_does_not(
+        self, store: FailingStore, runtime: AgentRuntime
+    ) -> None:
+        agent = runtime.launch()
+        store.fail(NotStoredError("the disk said no"))
+
+        assert str(agent.emit("lost").exception(SECONDS)) == "the disk said no"
+        assert agent.emit("kept").get(SECONDS).sequence == 1
+        assert [message.content for message in agent.messages()] == ["kept"]
+
+    def test_as_many_fail_as_were_ordered(self, store: FailingStore, runtime: AgentRuntime) -> None:
+        agent = runtime.launch()
+        store.fail(NotStoredError("no"), times=3)
+
+        errors = [agent.emit(str(number)).exception(SECONDS) for number in range(5)]
+
+        assert [error is None for error in errors] == [False, False, False, True, True]
+        assert len(store.commits) == 6
+        assert [len(work[0].writes) for work in store.commits] == [1] * 6
+
+    def test_every_commit_that_concerns_it_fails(self, store: FailingStore, runtime: AgentRuntime) -> None:
+        failing, free = runtime.launch(id="failing"), runtime.launch(id="free")
+        store.fail(NotStoredError("no"), times=None, when=lambda work: any(w.agent == "failing" for w in work))
+
+        for _ in range(3):
+            assert failing.emit("lost").exception(SECONDS) is not None
+            assert free.emit("kept").exception(SECONDS) is None
+
+    def test_an_unknown_outcome_stops_the_runtime(self, store: FailingStore, runtime: AgentRuntime) -> None:
+        agent = runtime.launch()
+        store.fail(StoreUnknownError("the fsync failed"))
+
+        assert isinstance(agent.emit("maybe").exception(SECONDS), StoreUnknownError)
+        assert isinstance(runtime.failure, StoreUnknownError)
+
+    def test_what_is_held_may_fail_then(self, tmp_path: Path) -> None:
+        failing = FailingStore(SqliteStore(tmp_path / "b.db"))
+        held = HeldStore(failing)
+        with AgentRuntime(held) as runtime:
+            agent = runtime.launch()
+            held.hold()
+            future = agent.emit("lost")
+            held.wait_until_held()
+            failing.fail(NotStoredError("no"))
+            held.release()
+
+            assert isinstance(future.exception(SECONDS), NotStoredError)

@@ -56,11 +56,11 @@ class HandDispatcher:
         self.ready.append(actor)
         self.on_schedule(actor)
 
-    def run_or_schedule(self, actor: PooledActor) -> None:
+    def try_run_inline(self, actor: PooledActor) -> None:
         """Never run it here."""
         self.schedule(actor)
 
-    def turns_here(self) -> AbstractContextManager[None]:
+    def inline_turns(self) -> AbstractContextManager[None]:
         """Change nothing: there is one thread."""
         return nullcontext()
 
@@ -169,12 +169,12 @@ class Office:
                 acknowledge=self.directory.tell,
                 on_fatal=self.fatal.append,
                 give_up=threading.Event(),
-                turns_here=self.dispatcher.turns_here,
+                inline_turns=self.dispatcher.inline_turns,
                 dispatcher=self.dispatcher,
             )
         self.writer: Any = database.actor_ref
         for actor in (database, self.gateway):
-            actor._start_actor_loop()
+            actor.begin()
         self._services = AgentServices(
             dispatcher=self.dispatcher,
             database=database.actor_ref,
@@ -191,7 +191,7 @@ class Office:
 
     def _make(self, agent: str, created: Created | None) -> AgentActor:
         actor = AgentActor(agent, self._services, created)
-        actor._start_actor_loop()
+        actor.begin()
         self.made.append(actor)
         return actor
 

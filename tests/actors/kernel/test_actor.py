@@ -11,8 +11,8 @@ import pytest
 
 from by_hand import HandDispatcher, Listener
 from commitcast.actors.errors import FutureCancelledError, MailboxFullError
-from commitcast.actors.kernel.actor import ActorStopped
 from commitcast.actors.kernel.dispatch import PinnedActor, PooledActor, ThreadDispatcher
+from commitcast.actors.kernel.ref import ActorStopped
 from waiting import TIMEOUT_S, wait_until
 
 
@@ -28,7 +28,7 @@ def dispatcher() -> HandDispatcher:
 
 
 def started(actor: Any) -> Any:
-    actor._start_actor_loop()
+    actor.begin()
     return actor
 
 
@@ -76,6 +76,20 @@ class TestTheBound:
         assert stopping.get(0) is True
         assert actor.heard == [0, 1, 2]
         assert len(told) == 1
+
+    def test_an_actor_at_its_limit_can_stop_itself(self, dispatcher: HandDispatcher) -> None:
+        actor = started(Bounded("b", dispatcher))
+
+        def stop() -> None:
+            for number in range(3):
+                actor.actor_ref.tell(number)
+            actor.stop()
+
+        actor.actor_ref.tell(stop)
+        dispatcher.run()
+
+        assert actor.heard == [0, 1, 2]
+        assert actor.ended == ["stop"]
 
     def test_many_senders_at_the_limit_lose_only_what_they_were_told_of(self) -> None:
         senders = 4
@@ -221,6 +235,31 @@ class TestTheEnd:
         assert stopping.done()
         assert not actor.actor_ref.is_alive() and actor.ended == ["failure"]
 
+    def test_an_error_after_its_end_ends_it_no_second_time(self, dispatcher: HandDispatcher) -> None:
+        actor = started(Listener("a", dispatcher))
+
+        def end_and_fail() -> None:
+            actor.stop_now()
+            raise OSError("after the end")
+
+        actor.actor_ref.tell(end_and_fail)
+        dispatcher.run()
+
+        assert actor.ended == ["stop"]
+        assert not actor.actor_ref.is_alive()
+
+    def test_an_actor_that_stops_itself_at_its_start_takes_no_turn(self, dispatcher: HandDispatcher) -> None:
+        class Declines(Listener):
+            def on_start(self) -> None:
+                self.stop_now()
+
+        ref = Declines.start("a", dispatcher)
+        dispatcher.run()
+
+        assert not ref.is_alive()
+        with pytest.raises(pykka.ActorDeadError):
+            ref.ask("too late", timeout=0)
+
     def test_a_stopped_actor_refuses_in_words(self, dispatcher: HandDispatcher) -> None:
         actor = started(Listener("a", dispatcher))
         actor.actor_ref.stop(block=False)
@@ -235,7 +274,7 @@ class TestTheEnd:
     def test_an_answer_may_come_after_the_turn(self, dispatcher: HandDispatcher) -> None:
         actor = started(Listener("a", dispatcher))
         askers: list[Any] = []
-        answer = actor.actor_ref.ask(lambda: askers.append(actor.reply_later()), block=False)
+        answer = actor.actor_ref.ask(lambda: askers.append(actor.defer_reply()), block=False)
         dispatcher.run()
         assert not answer.done()
 

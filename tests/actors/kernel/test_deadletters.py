@@ -46,7 +46,7 @@ def test_none_is_lost_when_many_threads_add() -> None:
 def test_what_was_told_to_an_actor_that_stops_before_it_is_one_and_what_was_asked_is_none() -> None:
     dispatcher = HandDispatcher()
     actor = Listener("a", dispatcher)
-    actor._start_actor_loop()
+    actor.begin()
     actor.actor_ref.tell(ValueError("a defect"))
     actor.actor_ref.tell("told")
     asked = actor.actor_ref.ask("asked", block=False)

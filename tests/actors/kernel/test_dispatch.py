@@ -63,7 +63,7 @@ def dispatcher() -> Iterator[Dispatcher]:
 @pytest.fixture(params=["pooled", "pinned"])
 def actor(request: pytest.FixtureRequest, dispatcher: Dispatcher) -> Iterator[Any]:
     made = Pooled("a", dispatcher) if request.param == "pooled" else Pinned("a")
-    made._start_actor_loop()
+    made.begin()
     yield made
     made.actor_ref.stop(block=True, timeout=SECONDS)
 

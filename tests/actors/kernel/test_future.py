@@ -3,6 +3,8 @@
 import asyncio
 import queue
 import threading
+from collections.abc import Iterable
+from typing import Any
 
 import pykka
 import pytest
@@ -147,22 +149,78 @@ def test_callbacks_added_while_it_is_completed_run_once_each() -> None:
         assert sorted(calls) == sorted([*range(5), *range(5)])
 
 
-def test_map_result_passes_values_and_errors() -> None:
+def test_map_passes_values_and_errors_at_once() -> None:
     future: Future[int] = Future()
-    doubled = future.map_result(lambda value: value * 2)
+    doubled = future.map(lambda value: value * 2)
     failed: Future[int] = Future.failed(KeyError("x"))
 
     future.set(4)
 
     assert doubled.get(0) == 8
-    assert isinstance(failed.map_result(str).exception(0), KeyError)
+    assert isinstance(failed.map(str).exception(0), KeyError)
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()])
-def test_map_result_passes_what_would_end_a_thread_too(error: BaseException) -> None:
+def test_map_passes_what_would_end_a_thread_too(error: BaseException) -> None:
     future: Future[int] = Future()
-    mapped = future.map_result(str)
+    mapped = future.map(str)
 
     future.fail(error)
 
     assert mapped.exception(0) is error
+
+
+def test_callbacks_are_told_of_what_is_made_of_other_futures() -> None:
+    """Pykka's own compute in `get`, so a callback of theirs would never be called."""
+    first, second, numbers = Future[int](), Future[int](), Future[Iterable[int]]()
+    made: list[Future[Any]] = [
+        first.join(second),
+        numbers.filter(lambda number: number > 1),
+        numbers.reduce(lambda total, number: total + number, 10),
+    ]
+    told: list[object] = []
+    for future in made:
+        future.add_done_callback(lambda done: told.append(done.get()))
+
+    numbers.set([1, 2, 3])
+    second.set(2)
+    assert told == [[2, 3], 16]
+    first.set(1)
+
+    assert told == [[2, 3], 16, [1, 2]]
+
+
+def test_of_joined_futures_the_first_error_in_order_passes_once_all_are_complete() -> None:
+    first, second, third = Future[int](), Future[int](), Future[int]()
+    joined = first.join(second, third)
+
+    third.fail(KeyError("third"))
+    second.fail(LookupError("second"))
+    assert not joined.done()
+    first.set(1)
+
+    assert str(joined.exception(0)) == "second"
+
+
+def test_joined_futures_that_are_complete_already_are_complete_however_many() -> None:
+    futures = [Future.of(number) for number in range(5_000)]
+
+    assert futures[0].join(*futures[1:]).get(0) == list(range(5_000))
+
+
+def test_many_threads_complete_joined_futures_once() -> None:
+    for _ in range(50):
+        futures = [Future[int]() for _ in range(8)]
+        joined = futures[0].join(*futures[1:])
+        threads = [threading.Thread(target=future.set, args=(number,)) for number, future in enumerate(futures)]
+        for thread in threads:
+            thread.start()
+
+        assert joined.get(SECONDS) == list(range(8))
+        for thread in threads:
+            thread.join(SECONDS)
+
+
+def test_there_are_no_get_hooks_and_the_error_says_what_to_use() -> None:
+    with pytest.raises(NotImplementedError, match="derive one with `map`"):
+        Future[int]().set_get_hook(lambda timeout: 1)

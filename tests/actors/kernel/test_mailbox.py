@@ -5,33 +5,46 @@ from typing import Any
 
 import pytest
 
-from commitcast.actors.kernel.mailbox import Empty, Envelope, Mailbox
+from commitcast.actors.kernel.actor import Actor
+from commitcast.actors.kernel.deadletters import DeadLetters
+from commitcast.actors.kernel.mailbox import (
+    CLOSED,
+    DETACHED,
+    IDLE,
+    SCHEDULED,
+    STOPPING,
+    TRANSITIONS,
+    Empty,
+    Envelope,
+    Mailbox,
+    State,
+)
 from waiting import TIMEOUT_S
 
 
-class Owner:
-    """Counts what it is asked to do."""
+class Owner(Actor):
+    """Notes which way it is woken."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        self.mailbox = mailbox
+    def __init__(self, limit_messages: int | None = None) -> None:
+        super().__init__("owner", DeadLetters())
+        self.actor_inbox = Mailbox(limit_messages)
         self.calls: list[str] = []
 
     def wake(self) -> None:
         self.calls.append("wake")
 
-    def wake_here(self) -> None:
-        self.calls.append("wake here")
+    def run_inline(self) -> None:
+        self.calls.append("run inline")
 
-    def answer_late(self) -> None:
-        self.calls.append("answer late")
-        self.mailbox.get(False)
+    def drain_closed_mailbox(self) -> None:
+        self.calls.append("drain")
+        self.actor_inbox.get(False)
 
 
-def opened(limit_messages: int | None = None) -> tuple[Mailbox, Owner]:
-    mailbox = Mailbox(limit_messages)
-    owner = Owner(mailbox)
-    mailbox.open(owner)
-    return mailbox, owner
+def attached(limit_messages: int | None = None) -> tuple[Mailbox, Owner]:
+    owner = Owner(limit_messages)
+    owner.actor_inbox.attach(owner)
+    return owner.actor_inbox, owner
 
 
 def held(mailbox: Mailbox) -> list[Any]:
@@ -42,7 +55,7 @@ def held(mailbox: Mailbox) -> list[Any]:
 
 
 def test_at_the_limit_an_ordinary_message_is_refused_and_what_waits_is_untouched() -> None:
-    mailbox, _ = opened(2)
+    mailbox, _ = attached(2)
 
     accepted = [mailbox.offer(Envelope(number)) for number in range(4)]
 
@@ -52,7 +65,7 @@ def test_at_the_limit_an_ordinary_message_is_refused_and_what_waits_is_untouched
 
 
 def test_a_control_message_passes_the_limit_and_keeps_its_place() -> None:
-    mailbox, _ = opened(1)
+    mailbox, _ = attached(1)
 
     mailbox.offer(Envelope("before"))
     mailbox.put(Envelope("stop"))
@@ -62,7 +75,7 @@ def test_a_control_message_passes_the_limit_and_keeps_its_place() -> None:
 
 
 def test_there_is_room_again_when_one_was_taken() -> None:
-    mailbox, _ = opened(1)
+    mailbox, _ = attached(1)
     mailbox.offer(Envelope("first"))
     mailbox.get(False)
 
@@ -70,25 +83,25 @@ def test_there_is_room_again_when_one_was_taken() -> None:
 
 
 def test_taking_from_an_empty_mailbox_raises() -> None:
-    mailbox, _ = opened()
+    mailbox, _ = attached()
 
     with pytest.raises(Empty):
         mailbox.get(False)
 
 
-def test_nobody_is_woken_before_it_is_open_and_then_at_once_for_what_waits() -> None:
-    mailbox = Mailbox()
-    owner = Owner(mailbox)
+def test_nobody_is_woken_before_it_has_an_owner_and_then_at_once_for_what_waits() -> None:
+    owner = Owner()
+    mailbox = owner.actor_inbox
     mailbox.put(Envelope("early"))
 
     assert owner.calls == []
-    mailbox.open(owner)
+    mailbox.attach(owner)
 
     assert owner.calls == ["wake"]
 
 
 def test_the_owner_is_woken_once_for_many_messages_and_again_after_its_turn() -> None:
-    mailbox, owner = opened()
+    mailbox, owner = attached()
 
     for number in range(10):
         mailbox.put(Envelope(number))
@@ -97,13 +110,13 @@ def test_the_owner_is_woken_once_for_many_messages_and_again_after_its_turn() ->
     held(mailbox)
     mailbox.turn_ended()
     assert owner.calls == ["wake"]
-    mailbox.put(Envelope("next"), here=True)
+    mailbox.put(Envelope("next"), inline=True)
 
-    assert owner.calls == ["wake", "wake here"]
+    assert owner.calls == ["wake", "run inline"]
 
 
 def test_what_came_during_the_last_moment_of_a_turn_wakes_the_owner_again() -> None:
-    mailbox, owner = opened()
+    mailbox, owner = attached()
     mailbox.put(Envelope("first"))
     mailbox.get(False)
 
@@ -115,17 +128,20 @@ def test_what_came_during_the_last_moment_of_a_turn_wakes_the_owner_again() -> N
 
 @pytest.mark.parametrize("way", ["put", "offer"])
 def test_what_is_put_into_a_closed_mailbox_is_answered_by_whoever_puts_it(way: str) -> None:
-    mailbox, owner = opened()
-    mailbox.is_closed = True
+    mailbox, owner = attached()
+    mailbox.put(Envelope("its stop"))
+    mailbox.get(False)
+    mailbox.stop()
+    mailbox.close(owner)
 
     getattr(mailbox, way)(Envelope("too late"))
 
-    assert owner.calls == ["answer late"]
+    assert owner.calls == ["wake", "drain"]
     assert mailbox.empty()
 
 
 def test_many_senders_keep_their_order_and_pass_the_limit_by_their_number_at_most() -> None:
-    mailbox, _ = opened(1_000)
+    mailbox, _ = attached(1_000)
 
     def send(sender: int) -> list[int]:
         return [number for number in range(500) if mailbox.offer(Envelope((sender, number)))]
@@ -137,3 +153,54 @@ def test_many_senders_keep_their_order_and_pass_the_limit_by_their_number_at_mos
     assert 1_000 <= len(found) <= 1_003
     for sender in range(4):
         assert [number for who, number in found if who == sender] == accepted[sender]
+
+
+class TestTheStates:
+    def test_a_life_leads_through_all_of_them(self) -> None:
+        owner, successor = Owner(), Owner()
+        mailbox = owner.actor_inbox
+        states = [mailbox.state]
+
+        mailbox.attach(owner)
+        states.append(mailbox.state)
+        mailbox.put(Envelope("one"))
+        states.append(mailbox.state)
+        mailbox.detach()
+        states.append(mailbox.state)
+        mailbox.attach(successor)
+        states.append(mailbox.state)
+        mailbox.get(False)
+        mailbox.turn_ended()
+        states.append(mailbox.state)
+        mailbox.put(Envelope("stop"))
+        mailbox.stop()
+        states.append(mailbox.state)
+        mailbox.close(successor)
+        states.append(mailbox.state)
+
+        assert states == [DETACHED, IDLE, SCHEDULED, DETACHED, SCHEDULED, IDLE, STOPPING, CLOSED]
+        assert (owner.calls, successor.calls) == (["wake"], ["wake", "wake"])
+
+    def test_while_detached_or_stopping_messages_wait_and_wake_nobody(self) -> None:
+        mailbox, owner = attached()
+        mailbox.put(Envelope("fails"))
+        mailbox.get(False)
+        mailbox.detach()
+        mailbox.put(Envelope("for the successor"), inline=True)
+        mailbox.stop()
+        mailbox.put(Envelope("for nobody"), inline=True)
+
+        assert owner.calls == ["wake"]
+        assert held(mailbox) == ["for the successor", "for nobody"]
+
+    @pytest.mark.parametrize("event", ["attach", "detach", "stop", "close"])
+    @pytest.mark.parametrize("state", [state for state in State if state is not IDLE])
+    def test_a_change_that_is_not_in_the_table_is_a_defect(self, event: str, state: State) -> None:
+        mailbox = Mailbox()
+        mailbox._state = state
+        if (event, state) in TRANSITIONS:
+            mailbox._change(event)
+            assert mailbox._state is TRANSITIONS[event, state]
+        else:
+            with pytest.raises(KeyError):
+                mailbox._change(event)

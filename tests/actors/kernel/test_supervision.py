@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from by_hand import HandDispatcher, Listener
-from commitcast.actors.kernel.actor import ActorStopped
+from commitcast.actors.kernel.ref import ActorStopped
 from commitcast.actors.kernel.supervision import ChildSpec, RestartPolicy, Restarts, Supervisor
 from commitcast.persistence import InvalidValueError
 

@@ -1,0 +1,86 @@
+"""The errors of the actor library. Facts go in, `__str__` makes the sentence.
+
+CommitcastError
+├── BackpressureError (TimeoutError)      the receiver is at its bound; try again
+│   └── MailboxFullError                  an actor has as many messages waiting as it may have; try again
+├── WouldBlockError (RuntimeError)        a callback wanted to wait on a thread that runs actors
+├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
+└── FutureCancelledError                  the request was cancelled before it was begun
+
+DeadlockError (AssertionError)            for tests: what is waited for cannot happen
+
+Two more come from the tree of the floor below: `ForkedRuntimeError` in a forked child, and `InvalidValueError` for a
+restart policy that cannot be used.
+"""
+
+import pykka
+
+from commitcast.persistence.errors import CommitcastError
+
+
+class BackpressureError(CommitcastError, TimeoutError):
+    """The receiver has as many unacknowledged messages as it may have."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent)
+        self.agent = agent
+
+    def __str__(self) -> str:
+        return (
+            f"agent {self.agent!r} has as many unacknowledged messages as it may have: "
+            "wait for the futures of earlier ones, or use `await handle.aemit(...)`"
+        )
+
+
+class MailboxFullError(BackpressureError):
+    """An actor has as many messages waiting as it may have."""
+
+    def __init__(self, actor: str, limit_messages: int) -> None:
+        super().__init__(actor)
+        self.limit_messages = limit_messages
+
+    def __str__(self) -> str:
+        return f"{self.agent} has {self.limit_messages} messages waiting, as many as it may have: send it less at once"
+
+
+class WouldBlockError(CommitcastError, RuntimeError):
+    """A thread that runs actors was asked to wait for one: it could wait for itself."""
+
+    code = "internal"
+
+    def __str__(self) -> str:
+        return (
+            "this would wait inside an actor's turn, or a future's callback, on a thread that runs actors: "
+            "use add_done_callback, or hand the work to a thread of your own"
+        )
+
+
+class FutureTimeoutError(CommitcastError, pykka.Timeout, TimeoutError):
+    """A future had no answer within the time given. The request goes on."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(timeout)
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return f"no answer within {self.timeout:g} seconds: it may still come, so wait again before you repeat it"
+
+
+class FutureCancelledError(CommitcastError):
+    """The request was cancelled before its actor had begun with it; nothing was done."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __str__(self) -> str:
+        return "the request was cancelled before it was begun: nothing was done"
+
+
+class DeadlockError(AssertionError):
+    """The test waits for what cannot happen: no actor has work, and no timer is left."""
