@@ -237,6 +237,11 @@ class HeldStore(_WrappedStore):
             if not self._changed.wait_for(lambda: self._held, timeout):
                 raise TimeoutError(f"waited {timeout:g} s for a commit to be held, and none was begun")
 
+    def close(self) -> None:
+        """Release what is held, and close the store."""
+        self.release()
+        self._store.close()
+
     def commit(self, work: Work) -> list[Outcome]:
         """Commit when it is not held any more. Raises `NotStoredError` if it is never released."""
         with self._changed:

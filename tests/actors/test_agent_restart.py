@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 from commitcast.actors import AgentContext, AgentHandle, AgentRuntime, AgentStatus, CommandSource
 from commitcast.actors.kernel.supervision import RestartPolicy
 from commitcast.actors.messages import RestartDue
-from commitcast.actors.testing import MockGateway
-from commitcast.persistence import InvalidValueError, NotStoredError, verify
+from commitcast.actors.testing import FailingStore, MockGateway
+from commitcast.persistence import InvalidValueError, NotStoredError, SqliteStore, verify
+from commitcast.persistence.writes import AgentWrites
 from waiting import TIMEOUT_S, wait_until
 
 AT_ONCE = RestartPolicy(intensity=3, period_s=60, backoff_s=0.001, max_backoff_s=0.002)
@@ -212,27 +213,26 @@ def test_the_stop_of_the_runtime_during_the_backoff_ends_it_at_once(tmp_path: Pa
     assert verify(tmp_path / "a.db").is_sound
 
 
-def test_what_the_database_refused_is_not_tried_again(agent_runtime: AgentRuntime) -> None:
-    commit = agent_runtime.store.commit
+def test_what_the_database_refused_is_not_tried_again(tmp_path: Path) -> None:
+    store = FailingStore(SqliteStore(tmp_path / "a.db"))
     attempts: list[int] = []
 
-    def refuse(work: Any) -> Any:
-        if any(getattr(write, "content", None) == "refused" for writes in work for write in writes.writes):
-            raise NotStoredError("the disk said no")
-        return commit(work)
+    def is_refused(work: Sequence[AgentWrites]) -> bool:
+        return any(getattr(write, "content", None) == "refused" for writes in work for write in writes.writes)
 
     def source(context: AgentContext) -> None:
         attempts.append(context.attempt)
         context.emit("refused").get(TIMEOUT_S)  # raises inside the source
 
-    agent_runtime.store.commit = refuse  # type: ignore[method-assign]
-    agent = agent_runtime.launch(source, restart=AT_ONCE)
+    store.fail(NotStoredError("the disk said no"), times=None, when=is_refused)
+    with AgentRuntime(store) as runtime:
+        agent = runtime.launch(source, restart=AT_ONCE)
 
-    record = agent.wait(TIMEOUT_S)
+        record = agent.wait(TIMEOUT_S)
 
-    assert (record.status, record.error_name) == (AgentStatus.FAILED, "NotStoredError")
-    assert attempts == [0]
-    assert said(agent) == []
+        assert (record.status, record.error_name) == (AgentStatus.FAILED, "NotStoredError")
+        assert attempts == [0]
+        assert said(agent) == []
 
 
 @pytest.mark.parametrize("restart", ["always", None, 3, RestartPolicy(intensity=-1), RestartPolicy(backoff_s=-1.0)])

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,18 @@ import pushing
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus, BackpressureError
 from commitcast.actors.backpressure import AGENT_MESSAGES
 from commitcast.actors.kernel.future import Future
+from commitcast.actors.testing import HeldStore
+from commitcast.persistence.sqlite.store import SqliteStore
+from commitcast.persistence.store import Store
+from commitcast.persistence.writes import AgentWrites, Outcome
 from waiting import SLOWNESS, TIMEOUT_S, wait_until
 
 MEMORY_MIB = 64
 """What a runtime may grow by, however much is pushed through it: what may be on its way, several times over."""
 
 
-class Gate:
-    """Keeps the commits of a runtime waiting until it is opened."""
-
-    def __init__(self, runtime: AgentRuntime, concerns: Callable[[Any], bool] = lambda _: True) -> None:
-        self.reached, self.open = threading.Event(), threading.Event()
-        commit = runtime.store.commit
-
-        def wait_and_commit(work: Any) -> Any:
-            if concerns(work):
-                self.reached.set()
-                self.open.wait(TIMEOUT_S)
-            return commit(work)
-
-        runtime.store.commit = wait_and_commit  # type: ignore[method-assign]
+def held_store(tmp_path: Path) -> HeldStore:
+    return HeldStore(SqliteStore(tmp_path / "a.db"))
 
 
 class Yielding:
@@ -62,44 +54,47 @@ class TestTheBound:
         self, tmp_path: Path, kind: str
     ) -> None:
         source = Yielding(200)
-        with AgentRuntime(tmp_path / "a.db", max_unacknowledged=16) as runtime:
-            gate = Gate(runtime, lambda work: source.taken > 0)
+        store = held_store(tmp_path)
+        with AgentRuntime(store, max_unacknowledged=16) as runtime:
+            store.hold(lambda work: source.taken > 0)
             agent = runtime.launch(getattr(source, kind))
-            gate.reached.wait(TIMEOUT_S)
+            store.wait_until_held()
             wait_until(lambda: runtime._system.flow.is_waited_for, "the source to wait at its bound")
 
             taken = source.taken
-            gate.open.set()
+            store.release()
 
             assert 16 <= taken <= 2 * 16 + 1  # what the first commit took, what is on its way, one in its hand
             assert agent.wait(TIMEOUT_S).status is AgentStatus.COMPLETED
             assert agent.record().head == 200
 
     def test_one_agent_at_its_bound_keeps_no_other_from_speaking(self, tmp_path: Path) -> None:
-        with AgentRuntime(tmp_path / "a.db", max_unacknowledged=2, emit_timeout_s=0) as runtime:
+        store = held_store(tmp_path)
+        with AgentRuntime(store, max_unacknowledged=2, emit_timeout_s=0) as runtime:
             busy, quiet = runtime.launch(), runtime.launch()
-            gate = Gate(runtime)
+            store.hold()
             for _ in range(2):
                 busy.emit("x")
             with pytest.raises(BackpressureError):
                 busy.emit("x")
 
             future = quiet.emit("still heard")
-            gate.open.set()
+            store.release()
 
             assert future.get(TIMEOUT_S).sequence == 1
 
     def test_emit_waits_as_long_as_it_may_and_then_says_so_and_nothing_is_stored(self, tmp_path: Path) -> None:
-        with AgentRuntime(tmp_path / "a.db", max_unacknowledged=1, emit_timeout_s=0.05) as runtime:
+        store = held_store(tmp_path)
+        with AgentRuntime(store, max_unacknowledged=1, emit_timeout_s=0.05) as runtime:
             agent = runtime.launch()
-            gate = Gate(runtime)
+            store.hold()
             first = agent.emit("first")
             begun = time.monotonic()
 
             with pytest.raises(BackpressureError, match="aemit"):
                 agent.emit("refused")
             waited_s = time.monotonic() - begun
-            gate.open.set()
+            store.release()
 
             assert waited_s >= 0.05
             assert first.get(TIMEOUT_S).sequence == 1
@@ -107,31 +102,33 @@ class TestTheBound:
             assert [message.content for message in agent.messages()] == ["first", "second"]
 
     def test_emit_goes_on_as_soon_as_there_is_room(self, tmp_path: Path) -> None:
-        with AgentRuntime(tmp_path / "a.db", max_unacknowledged=1) as runtime:
+        store = held_store(tmp_path)
+        with AgentRuntime(store, max_unacknowledged=1) as runtime:
             agent = runtime.launch()
-            gate = Gate(runtime)
+            store.hold()
             agent.emit("first")
             records: list[int] = []
             speaking = threading.Thread(target=lambda: records.append(agent.emit("second").get(TIMEOUT_S).sequence))
             speaking.start()
             wait_until(lambda: runtime._system.flow.is_waited_for, "the speaker to wait")
 
-            gate.open.set()
+            store.release()
             speaking.join(TIMEOUT_S)
 
             assert records == [2]
 
     def test_a_place_that_was_cancelled_is_free_for_the_next(self, tmp_path: Path) -> None:
-        with AgentRuntime(tmp_path / "a.db", max_unacknowledged=2, emit_timeout_s=0) as runtime:
+        store = held_store(tmp_path)
+        with AgentRuntime(store, max_unacknowledged=2, emit_timeout_s=0) as runtime:
             agent = runtime.launch()
-            gate = Gate(runtime)
+            store.hold()
             agent.emit("first")
-            gate.reached.wait(TIMEOUT_S)
+            store.wait_until_held()
             waiting = agent.emit("second")
             with pytest.raises(BackpressureError):
                 agent.emit("no room")
             waiting.cancel()
-            gate.open.set()
+            store.release()
 
             waiting.exception(TIMEOUT_S)
 
@@ -140,16 +137,17 @@ class TestTheBound:
 
     def test_on_a_loop_emit_refuses_at_once_and_aemit_waits_and_can_be_given_up(self, tmp_path: Path) -> None:
         async def host() -> list[str]:
-            async with AgentRuntime(tmp_path / "a.db", max_unacknowledged=1, emit_timeout_s=3_600) as runtime:
+            store = held_store(tmp_path)
+            async with AgentRuntime(store, max_unacknowledged=1, emit_timeout_s=3_600) as runtime:
                 agent = await runtime.alaunch()
-                gate = Gate(runtime)
+                store.hold()
                 first = agent.emit("first")
                 with pytest.raises(BackpressureError):
                     agent.emit("refused at once, for an hour would be too long")
                 waiting = [asyncio.create_task(agent.aemit(text)) for text in ("second", "given up")]
                 await asyncio.sleep(0)
                 waiting[1].cancel()
-                gate.open.set()
+                store.release()
                 await first
                 await waiting[0]
                 await asyncio.wait([waiting[1]])
@@ -185,28 +183,26 @@ class TestMemory:
         push(tmp_path, 1_000_000, 100)
 
 
-class Ticker:
+class Ticker(HeldStore):
     """Counts what a loop has time for, and holds each commit until the loop has had time for something."""
 
     TICKS = 5
 
-    def __init__(self, runtime: AgentRuntime) -> None:
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
         self.ticks = 0
         self.commits = 0
         self.blocked: list[int] = []
         """For each commit during which the loop stood still: its number."""
-        commit = runtime.store.commit
 
-        def commit_once_the_loop_has_ticked(work: Any) -> Any:
-            self.commits += 1
-            begun = self.ticks
-            try:
-                wait_until(lambda: self.ticks >= begun + self.TICKS, "the loop to tick", SLOWNESS)
-            except AssertionError:
-                self.blocked.append(self.commits)
-            return commit(work)
-
-        runtime.store.commit = commit_once_the_loop_has_ticked  # type: ignore[method-assign]
+    def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
+        self.commits += 1
+        begun = self.ticks
+        try:
+            wait_until(lambda: self.ticks >= begun + self.TICKS, "the loop to tick", SLOWNESS)
+        except AssertionError:
+            self.blocked.append(self.commits)
+        return super().commit(work)
 
     async def tick(self) -> None:
         while True:
@@ -219,9 +215,9 @@ class TestTheLoop:
         """A commit does not return before the loop has ticked: what blocks the loop for it is found out."""
 
         async def host() -> tuple[int, list[int]]:
-            async with AgentRuntime(tmp_path / "a.db", max_unacknowledged=64) as runtime:
-                ticker = Ticker(runtime)
-                ticking = asyncio.create_task(ticker.tick())
+            ticker = Ticker(SqliteStore(tmp_path / "a.db"))
+            ticking = asyncio.create_task(ticker.tick())
+            async with AgentRuntime(ticker, max_unacknowledged=64) as runtime:
                 agents = await asyncio.gather(*(runtime.alaunch() for _ in range(8)))
 
                 async def follow(agent: Any) -> list[int]:
@@ -260,15 +256,16 @@ class TestTheLoop:
         self, tmp_path: Path
     ) -> None:
         async def host() -> None:
-            async with AgentRuntime(tmp_path / "a.db") as runtime:
+            store = held_store(tmp_path)
+            async with AgentRuntime(store) as runtime:
                 agents = await asyncio.gather(*(runtime.alaunch() for _ in range(50)))
-                gate = Gate(runtime)
+                store.hold()
 
                 futures: list[Future[Any]] = [agent.emit("idle agents take it at once") for agent in agents]
                 futures += [agent.complete() for agent in agents]
                 futures += [runtime.emit("nobody", "unknown")]  # its actor looks into the store
                 assert not any(future.done() for future in futures)
-                gate.open.set()
+                store.release()
 
                 found = await asyncio.gather(*futures, return_exceptions=True)
                 assert [getattr(record, "sequence", None) for record in found[:50]] == [1] * 50

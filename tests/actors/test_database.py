@@ -11,6 +11,7 @@ from by_hand import Office
 from commitcast.actors.database import BATCH_BYTES, BATCH_ROWS
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.messages import Append, ChangeStatus, Complete, Fail, Start, Terminate
+from commitcast.actors.testing import FailingStore
 from commitcast.persistence import AgentNotFoundError, AgentStatus
 from commitcast.persistence.errors import PrecedingRefusedError
 from commitcast.persistence.records import MessageRecord
@@ -150,23 +151,18 @@ def test_changes_of_status_that_do_not_need_what_was_refused_are_carried_out() -
     ("agents", "each", "content"), [(90, 50, "one of many"), (3, 5, "x" * (1024 * 1024))], ids=["rows", "bytes"]
 )
 def test_no_transaction_is_larger_than_its_bounds(agents: int, each: int, content: str) -> None:
-    with opened(":memory:") as store:
+    with opened(":memory:") as inner:
         names = [str(number) for number in range(agents)]
-        store.commit([of(name, new_agent()) for name in names])
+        inner.commit([of(name, new_agent()) for name in names])
+        store = FailingStore(inner)
         office = Office(store)
-        commit_, sizes = store.commit, []
-
-        def noted(work: Any) -> Any:
-            messages = [write for writes in work for write in writes.writes]
-            sizes.append((len(messages), sum(message.size for message in messages)))
-            return commit_(work)
-
-        store.commit = noted  # type: ignore[method-assign]
         for name in names:
             for _ in range(each):
                 office.emit(name, content)
         office.run()
 
+        batches = [[write for writes in work for write in writes.writes] for work in store.commits]
+        sizes = [(len(batch), sum(write.size for write in batch if isinstance(write, NewMessage))) for batch in batches]
         assert sum(rows for rows, _ in sizes) == agents * each
         assert len(sizes) > 1
         assert all(rows <= BATCH_ROWS and size <= BATCH_BYTES for rows, size in sizes)

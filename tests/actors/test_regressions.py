@@ -18,6 +18,7 @@ from commitcast.actors.kernel.ref import ActorStopped
 from commitcast.actors.kernel.supervision import ChildSpec, RestartPolicy, Restarts, Supervisor
 from commitcast.actors.launching import Launch
 from commitcast.actors.messages import Append, Complete, Terminate
+from commitcast.actors.testing import FailingStore, HeldStore
 from commitcast.persistence import AgentExistsError, InvalidValueError, SqliteStore, verify
 from commitcast.persistence.errors import CommitcastError
 from commitcast.persistence.records import MessageRecord
@@ -306,14 +307,11 @@ class TestAgents:
 
 class TestTheWriter:
     def test_what_a_crashed_writer_had_and_what_waits_for_it_is_answered_at_once(self) -> None:
-        with opened(":memory:") as store:
-            store.commit([of(agent, new_agent()) for agent in ("a", "b")])
+        with opened(":memory:") as inner:
+            inner.commit([of(agent, new_agent()) for agent in ("a", "b")])
+            store = FailingStore(inner)
             office = Office(store)
-
-            def crash(work: Any) -> Any:
-                raise SystemExit(3)
-
-            store.commit = crash  # type: ignore[method-assign]
+            store.fail(SystemExit(3))
             futures = [office.emit("a", "in the batch"), office.emit("b", "in the batch too")]
 
             office.run()
@@ -340,13 +338,9 @@ class TestTheWriter:
 
 class TestTheRuntime:
     def test_a_launch_is_answered_when_the_database_actor_crashes_on_it(self, tmp_path: Path) -> None:
-        store = SqliteStore(tmp_path / "a.db")
+        store = FailingStore(SqliteStore(tmp_path / "a.db"))
         runtime = AgentRuntime(store).start()
-
-        def crash(work: Any) -> Any:
-            raise SystemExit(3)
-
-        store.commit = crash  # type: ignore[method-assign]
+        store.fail(SystemExit(3))
         launcher = runtime._system.launcher
         assert launcher is not None
         created = launcher.create([Launch(None, None, "", None, "a", None)])
@@ -355,23 +349,18 @@ class TestTheRuntime:
         assert created.done()
 
     def test_what_the_database_actor_could_not_take_is_a_dead_letter_of_its_runtime(self, tmp_path: Path) -> None:
-        store = SqliteStore(tmp_path / "a.db")
+        failing = FailingStore(SqliteStore(tmp_path / "a.db"))
+        store = HeldStore(failing)
         runtime = AgentRuntime(store).start()
         database: Any = runtime._system._database
-        entered, gone_on = threading.Event(), threading.Event()
         agent = runtime.launch()
-
-        def crash(work: Any) -> Any:
-            entered.set()
-            gone_on.wait(TIMEOUT_S)
-            raise SystemExit(3)
-
-        store.commit = crash  # type: ignore[method-assign]
+        store.hold()
+        failing.fail(SystemExit(3))
         agent.emit("one")
-        entered.wait(TIMEOUT_S)
+        store.wait_until_held()
         database.tell(b"no command, so the actor fails with it")
         database.tell("what waits")
-        gone_on.set()
+        store.release()
         wait_until(lambda: not database.is_alive(), "the actor to be gone")
         runtime.stop()
 

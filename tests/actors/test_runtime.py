@@ -1,15 +1,13 @@
 """The runtime as a whole: starting, stopping, recovering, launching, and the rules of refusal."""
 
 import asyncio
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus, BackpressureError, RuntimeStoppedError
-from commitcast.actors.testing import MockGateway
+from commitcast.actors.testing import FailingStore, HeldStore, MockGateway
 from commitcast.persistence import (
     AgentExistsError,
     AgentNotFoundError,
@@ -24,6 +22,7 @@ from commitcast.persistence import (
 )
 from commitcast.persistence.errors import PrecedingRefusedError, StoreCorruptError
 from commitcast.persistence.sqlite.opening import is_locked
+from commitcast.persistence.writes import AgentWrites, NewMessage
 from stores import by_hand
 from waiting import wait_until
 
@@ -213,24 +212,18 @@ class TestLaunching:
 class TestRefusals:
     def test_what_was_in_flight_behind_a_refused_append_is_refused_too_and_the_next_is_taken(self, path: Path) -> None:
         gateway = MockGateway()
-        with AgentRuntime(path, gateway=gateway.ref) as runtime:
+        failing = FailingStore(SqliteStore(path))
+        store = HeldStore(failing)
+        with AgentRuntime(store, gateway=gateway) as runtime:
             agent = runtime.launch()
             agent.start().get(SECONDS)
-            entered, gone_on = threading.Event(), threading.Event()
-            commit = runtime.store.commit
-
-            def refuse_once(work: Any) -> Any:
-                runtime.store.commit = commit  # type: ignore[method-assign]
-                entered.set()
-                gone_on.wait(SECONDS)
-                raise NotStoredError("the disk said no")
-
-            runtime.store.commit = refuse_once  # type: ignore[method-assign]
+            store.hold()
+            failing.fail(NotStoredError("the disk said no"))
             futures = [agent.emit("first")]
-            entered.wait(SECONDS)
+            store.wait_until_held()
             futures += [agent.emit("second"), agent.emit("third")]
             completed = agent.complete()
-            gone_on.set()
+            store.release()
 
             errors = [future.exception(SECONDS) for future in futures]
             assert str(errors[0]) == "the disk said no"
@@ -243,16 +236,9 @@ class TestRefusals:
             gateway.stop()
 
     def test_an_agent_fed_by_a_source_fails_when_one_of_its_messages_is_refused(self, path: Path) -> None:
-        with AgentRuntime(path) as runtime:
-            commit = runtime.store.commit
-
-            def refuse_the_fifth(work: Any) -> Any:
-                if any(getattr(write, "content", None) == "5" for writes in work for write in writes.writes):
-                    runtime.store.commit = commit  # type: ignore[method-assign]
-                    raise NotStoredError("the disk said no")
-                return commit(work)
-
-            runtime.store.commit = refuse_the_fifth  # type: ignore[method-assign]
+        store = FailingStore(SqliteStore(path))
+        with AgentRuntime(store) as runtime:
+            store.fail(NotStoredError("the disk said no"), when=lambda work: "5" in contents_of(work))
             agent = runtime.launch(lambda context: (str(number) for number in range(1, 200)))
 
             record = agent.wait(SECONDS)
@@ -265,14 +251,11 @@ class TestRefusals:
 
     def test_a_commit_whose_outcome_is_unknown_is_told_to_nobody_and_stops_the_runtime(self, path: Path) -> None:
         gateway = MockGateway()
-        runtime = AgentRuntime(path, gateway=gateway.ref).start()
+        store = FailingStore(SqliteStore(path))
+        runtime = AgentRuntime(store, gateway=gateway).start()
         agent = runtime.launch()
         agent.emit("before").get(SECONDS)
-
-        def breaks(work: Any) -> Any:
-            raise StoreUnknownError("the fsync failed")
-
-        runtime.store.commit = breaks  # type: ignore[method-assign]
+        store.fail(StoreUnknownError("the fsync failed"), times=None)
         error = agent.emit("maybe").exception(SECONDS)
 
         assert isinstance(error, StoreUnknownError)
@@ -284,39 +267,25 @@ class TestRefusals:
             assert again.agent(agent.id).record().error_name == "Interrupted"
 
     def test_after_an_unknown_commit_nothing_more_is_written(self, path: Path) -> None:
-        runtime = AgentRuntime(path).start()
+        store = FailingStore(SqliteStore(path))
+        runtime = AgentRuntime(store).start()
         agent, other = runtime.launch(), runtime.launch()
-        commit = runtime.store.commit
-        tried: list[str] = []
-
-        def breaks_once(work: Any) -> Any:
-            tried.extend(writes.agent for writes in work)
-            if len(tried) == 1:
-                raise StoreUnknownError("the fsync failed")
-            return commit(work)
-
-        runtime.store.commit = breaks_once  # type: ignore[method-assign]
+        before = len(store.commits)
+        store.fail(StoreUnknownError("the fsync failed"))
         agent.emit("maybe").exception(SECONDS)
         error = other.emit("never").exception(SECONDS)
 
         assert isinstance(error, StoreUnknownError | RuntimeStoppedError)
         wait_until(lambda: _is_stopped(runtime), "the runtime to stop by itself")
-        assert tried == [agent.id]
+        assert [writes.agent for work in store.commits[before:] for writes in work] == [agent.id]
 
     def test_emit_on_a_loop_at_the_bound_raises_at_once_and_aemit_waits(self, path: Path) -> None:
-        entered, gone_on = threading.Event(), threading.Event()
+        store = HeldStore(SqliteStore(path))
 
         async def host() -> None:
-            async with AgentRuntime(path, max_unacknowledged=2) as runtime:
+            async with AgentRuntime(store, max_unacknowledged=2) as runtime:
                 agent = await runtime.alaunch()
-                commit = runtime.store.commit
-
-                def slow(work: Any) -> Any:
-                    entered.set()
-                    gone_on.wait(SECONDS)
-                    return commit(work)
-
-                runtime.store.commit = slow  # type: ignore[method-assign]
+                store.hold()
                 agent.emit("1")
                 agent.emit("2")
                 with pytest.raises(BackpressureError):
@@ -324,7 +293,7 @@ class TestRefusals:
                 waiting = asyncio.create_task(agent.aemit("3"))
                 await asyncio.sleep(0)
                 assert not waiting.done()
-                gone_on.set()
+                store.release()
                 assert (await waiting).sequence == 3
                 assert (await agent.asend("4")).sequence == 4
 
@@ -339,6 +308,10 @@ class TestRefusals:
             assert [agent.emit(str(number)).get(SECONDS).sequence for number in range(5)] == [1, 2, 3, 4, 5]
 
             assert len(agent.messages()) == 5
+
+
+def contents_of(work: Sequence[AgentWrites]) -> list[str]:
+    return [write.content for writes in work for write in writes.writes if isinstance(write, NewMessage)]
 
 
 def _is_stopped(runtime: AgentRuntime) -> bool:

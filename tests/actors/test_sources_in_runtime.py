@@ -10,8 +10,8 @@ import pytest
 
 from commitcast.actors import AgentContext, AgentHandle, AgentRuntime, AgentStatus, CommandSource, Draft, RestartPolicy
 from commitcast.actors.errors import InputRefusedError
-from commitcast.actors.testing import MockGateway
-from commitcast.persistence import AgentNotFoundError, InvalidValueError
+from commitcast.actors.testing import HeldStore, MockGateway
+from commitcast.persistence import AgentNotFoundError, InvalidValueError, SqliteStore
 from waiting import wait_until
 
 SECONDS = 10.0
@@ -175,32 +175,21 @@ def test_an_async_source_is_cancelled_by_terminate(agent_runtime: AgentRuntime) 
 
 def test_a_source_waits_at_its_bound_while_the_database_stands_still(tmp_path: Path) -> None:
     """The generator is not read further than the bound allows, however long the commit takes."""
-    holding, gone_on = threading.Event(), threading.Event()
     yielded: list[int] = []
-
-    def hold(told: object) -> None:
-        gone_on.wait(SECONDS)
 
     def source(context: AgentContext) -> Iterator[str]:
         for number in range(100):
             yielded.append(number)
             yield str(number)
 
-    with AgentRuntime(tmp_path / "a.db", max_unacknowledged=10) as runtime:
-        commit = runtime.store.commit
-
-        def slow(work: Any) -> Any:
-            if any(writes.agent == "bounded" and len(yielded) > 0 for writes in work):
-                holding.set()
-                gone_on.wait(SECONDS)
-            return commit(work)
-
-        runtime.store.commit = slow  # type: ignore[method-assign]
+    store = HeldStore(SqliteStore(tmp_path / "a.db"))
+    with AgentRuntime(store, max_unacknowledged=10) as runtime:
+        store.hold(lambda _: len(yielded) > 0)
         agent = runtime.launch(source, id="bounded")
-        holding.wait(SECONDS)
+        store.wait_until_held()
         wait_until(lambda: len(yielded) >= 11, "the source to reach its bound")
         assert len(yielded) == 11  # ten on their way, and one in the source's hand
-        gone_on.set()
+        store.release()
 
         assert contents(agent) == [str(number) for number in range(100)]
 

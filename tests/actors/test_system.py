@@ -19,7 +19,7 @@ from commitcast.actors.kernel.ref import ActorStopped
 from commitcast.actors.kernel.supervision import MAX_BACKOFF_S
 from commitcast.actors.messages import Notice, Terminate
 from commitcast.actors.system import ActorSystem
-from commitcast.actors.testing import MockGateway
+from commitcast.actors.testing import FailingStore, HeldStore, MockGateway
 from commitcast.persistence import AgentExistsError, Committed, InvalidValueError, SqliteStore, verify
 from waiting import TIMEOUT_S, wait_until
 
@@ -50,23 +50,6 @@ class Serving(AgentRuntime):
         system: Any = self._system
         start = system.start
         system.start = lambda _, gateway: start(audience, gateway)
-
-
-class Stalled:
-    """A store whose next commits wait until they are let go."""
-
-    def __init__(self, runtime: AgentRuntime, then: BaseException | None = None) -> None:
-        self.entered, self.gone_on = threading.Event(), threading.Event()
-        commit = runtime.store.commit
-
-        def stall(work: Any) -> Any:
-            self.entered.set()
-            self.gone_on.wait(TIMEOUT_S)
-            if then is not None:
-                raise then
-            return commit(work)
-
-        runtime.store.commit = stall  # type: ignore[method-assign]
 
 
 class TestTheGateway:
@@ -161,15 +144,18 @@ class TestTheWriter:
     def test_a_crash_of_it_escalates_at_once_and_every_future_is_answered(
         self, tmp_path: Path, error: BaseException
     ) -> None:
-        runtime = AgentRuntime(tmp_path / "a.db", stop_timeout_s=5).start()
+        failing = FailingStore(SqliteStore(tmp_path / "a.db"))
+        store = HeldStore(failing)
+        runtime = AgentRuntime(store, stop_timeout_s=5).start()
         agents = [runtime.launch() for _ in range(3)]
         for agent in agents:
             agent.start().get(TIMEOUT_S)
-        stalled = Stalled(runtime, then=error)
+        store.hold()
+        failing.fail(error, times=None)
 
         futures = [agent.emit(str(number)) for number in range(20) for agent in agents]
-        stalled.entered.wait(TIMEOUT_S)
-        stalled.gone_on.set()
+        store.wait_until_held()
+        store.release()
         errors = [future.exception(TIMEOUT_S) for future in futures]
 
         assert all(isinstance(found, Exception) for found in errors)
@@ -249,16 +235,17 @@ class TestTwoRuntimes:
 
 class TestStats:
     def test_they_say_what_there_is_while_the_writer_stands_still_and_nothing_afterwards(self, tmp_path: Path) -> None:
-        with AgentRuntime(tmp_path / "a.db") as runtime:
+        store = HeldStore(SqliteStore(tmp_path / "a.db"))
+        with AgentRuntime(store) as runtime:
             agents = runtime.launch_many(3)
-            stalled = Stalled(runtime)
+            store.hold()
             first = agents[0].emit("12345")
-            stalled.entered.wait(TIMEOUT_S)
+            store.wait_until_held()
             others = [agent.emit("12345") for agent in agents[1:]]
 
             wait_until(lambda: runtime.stats().database_waiting == 2, "two to wait for the writer", show=runtime.stats)
             stats = runtime.stats()
-            stalled.gone_on.set()
+            store.release()
             for future in (first, *others):
                 future.get(TIMEOUT_S)
 
@@ -317,16 +304,10 @@ class TestTheStop:
 
 class TestLaunchMany:
     def test_more_than_fit_into_one_transaction_are_launched_in_several(self, tmp_path: Path) -> None:
-        with AgentRuntime(tmp_path / "a.db") as runtime:
-            commit, sizes = runtime.store.commit, []
-
-            def count(work: Any) -> Any:
-                sizes.append(sum(len(writes.writes) for writes in work))
-                return commit(work)
-
-            runtime.store.commit = count  # type: ignore[method-assign]
+        store = FailingStore(SqliteStore(tmp_path / "a.db"))
+        with AgentRuntime(store) as runtime:
             handles = runtime.launch_many(2 * BATCH_ROWS + 5)
-            created = list(sizes)
+            created = [sum(len(writes.writes) for writes in work) for work in store.commits]
 
             assert len({handle.id for handle in handles}) == 2 * BATCH_ROWS + 5
             assert max(created) <= BATCH_ROWS and sum(created) == 2 * BATCH_ROWS + 5 and len(created) == 3

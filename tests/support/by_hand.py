@@ -21,7 +21,7 @@ from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.timers import Timer
 from commitcast.actors.messages import Acknowledged, Append, Created, Emit
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
-from commitcast.persistence.sqlite.store import SqliteStore
+from commitcast.persistence.store import Store
 from commitcast.persistence.writes import NewMessage
 from stores import AT, text
 
@@ -153,7 +153,7 @@ def agent_record(agent: str, status: AgentStatus = AgentStatus.RUNNING) -> Agent
 class Office:
     """Real agent actors and their real directory; the gateway is a listener, and the database too without a store."""
 
-    def __init__(self, store: SqliteStore | None = None, **bounds: int) -> None:
+    def __init__(self, store: Store | None = None, **bounds: int) -> None:
         self.dispatcher = HandDispatcher()
         self.stored: dict[str, AgentRecord] = {}
         self.flow = Flow(**bounds)
