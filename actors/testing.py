@@ -36,15 +36,16 @@ T = TypeVar("T")
 Work = Sequence[AgentWrites]
 
 HOLD_S: Final = 60.0
-"""How long a commit is held at most: a test that forgets to release it fails, and does not hang."""
+"""Limit on the time that a commit is held: a test that forgets to release it fails, and does not hang."""
 
 
 class Probe(probe.Probe):
     """Stands for any actor that others send messages to. Any thread.
 
     Its `ref` is what the others are given. It keeps every message in `received`, and answers every ask with `answer`.
-    `expect` goes through the messages one by one, in order:
+    `expect` goes through the messages one by one, in order.
 
+    Example:
         probe = Probe(answer=42)
         assert probe.ref.ask("how many?") == 42
         assert probe.expect(str) == "how many?"
@@ -66,14 +67,18 @@ class Probe(probe.Probe):
 
 
 class MockGatewayError(Exception):
-    """Raised by a `MockGateway` that was told to fail, inside the gateway's actor."""
+    """Raised in the gateway's actor by `MockGateway.fail_on`."""
 
 
 class MockGateway(Probe):
     """A probe in the gateway's place, with views of what it receives: `Committed` and `Notice`. Any thread.
 
-    with AgentRuntime(":memory:", gateway=gateway) as runtime: ...
-    assert [message.content for message in gateway.wait_for_messages(2)] == ["Hel", "lo"]
+    Example:
+        gateway = MockGateway()
+        with AgentRuntime(":memory:", gateway=gateway) as runtime:
+            runtime.launch(lambda context: ["Hel", "lo"])
+            assert [message.content for message in gateway.wait_for_messages(2)] == ["Hel", "lo"]
+        gateway.stop()
     """
 
     def __init__(
@@ -158,7 +163,7 @@ class MockGateway(Probe):
 
     def _receive(self, message: GatewayCommand) -> Any:
         if self._fail_on == len(self.received) + 1:
-            raise MockGatewayError(f"the mock gateway was told to fail on number {self._fail_on}")
+            raise MockGatewayError(f"the test made the mock gateway fail on number {self._fail_on}")
         if self._on_receive is not None:
             self._on_receive(message)
         return super()._receive(message)
@@ -193,6 +198,9 @@ class _WrappedStore(_Delegates):  # type: ignore[misc]  # Any, so that it is a S
 class HeldStore(_WrappedStore):
     """A store whose commits can be held: they wait until they are released. Any thread.
 
+    Not for a `SeededDispatcher`, whose only thread would wait for itself.
+
+    Example:
         store = HeldStore(SqliteStore("agents.db"))
         with AgentRuntime(store) as runtime:
             agent = runtime.launch()
@@ -201,8 +209,6 @@ class HeldStore(_WrappedStore):
             store.wait_until_held()
             assert not future.done() and agent.messages() == []
             store.release()
-
-    Not for a `SeededDispatcher`, whose only thread would wait for itself.
     """
 
     def __init__(self, store: Store) -> None:
@@ -258,12 +264,13 @@ class HeldStore(_WrappedStore):
 class FailingStore(_WrappedStore):
     """A store whose commits fail on order. Any thread.
 
-    store = FailingStore(SqliteStore("agents.db"))
-    with AgentRuntime(store) as runtime:
-        agent = runtime.launch()
-        store.fail(NotStoredError("the disk said no"))
-        assert isinstance(agent.emit("lost").exception(timeout=5), NotStoredError)
-        assert agent.emit("kept").get(timeout=5).sequence == 1
+    Example:
+        store = FailingStore(SqliteStore("agents.db"))
+        with AgentRuntime(store) as runtime:
+            agent = runtime.launch()
+            store.fail(NotStoredError("the disk said no"))
+            assert isinstance(agent.emit("lost").exception(timeout=5), NotStoredError)
+            assert agent.emit("kept").get(timeout=5).sequence == 1
     """
 
     def __init__(self, store: Store) -> None:

@@ -33,35 +33,36 @@ _process: Final = secrets.randbits(127)
 _PROXIED: Final = (ProxyCall, ProxyGetAttr, ProxySetAttr)
 _SPECIAL: Final = frozenset({_ActorStop, Watch, *_PROXIED})
 
-# +------------------------------------------------------------------------------------------------------------------+
-# | What an idle actor may not cost. A runtime holds 100,000 agents that wait, at 2 KiB each with all that belongs to |
-# | them; the bare actor has 450 bytes. So an actor                                                                   |
-# |   - does not call `pykka.Actor.__init__`, which makes an Event, a UUID, a ref and a place in a process-wide list; |
-# |   - has a number, from which its URN is computed when it is asked for;                                            |
-# |   - makes its ref (450 bytes more) when it is first asked for, and `actor_stopped` as a view of the mailbox;      |
-# |   - has class attributes as defaults for everything that most actors never set;                                   |
-# |   - has a thread only while it is in a turn.                                                                      |
-# +------------------------------------------------------------------------------------------------------------------+
+# +---------------------------------------------------------------------------------------------------------------------+
+# | What an idle actor may not cost. A runtime holds 100,000 agents that wait, at 2 KiB each with all that belongs to   |
+# | them; the bare actor has 450 bytes. So an actor                                                                     |
+# |   - skips `pykka.Actor.__init__` and `start`, which make an Event, a UUID, a ref and an entry in a global registry; |
+# |   - has a number, from which its URN is computed when it is asked for;                                              |
+# |   - makes its ref (450 bytes more) when it is first asked for, and `actor_stopped` as a view of the mailbox;        |
+# |   - has class attributes as defaults for everything that few actors ever set;                                       |
+# |   - has a thread only while it is in a turn.                                                                        |
+# +---------------------------------------------------------------------------------------------------------------------+
 
 
 class Actor(pykka.Actor):
-    """What pooled and pinned actors have in common. A subclass defines those of the hooks that it needs:
+    """What pooled and pinned actors have in common. A subclass defines those of the hooks that it needs.
 
-    class Counter(PooledActor):
-        mailbox_limit_messages = 1_000                     # at the limit `tell` raises MailboxFullError
+    Example:
+        class Counter(PooledActor):
+            mailbox_limit_messages = 1_000                     # at the limit `tell` raises MailboxFullError
 
-        def on_start(self): ...                            # before the first message; `start` raises its error
-        def on_receive(self, message): ...                 # returns the answer; an asker gets its error
-        def on_turn_end(self): ...                         # acts on what the turn's messages left to do
-        def on_dropped(self, message): ...                 # its asker has cancelled it before it was handled
-        def on_stop(self): ...                             # after a stop
-        def on_failure(self, kind, error, traceback): ...  # in its place, after an error that nobody asked for
-        def on_end(self): ...                              # the very last call, after either
+            def on_start(self): ...                            # before the first message; `start` raises its error
+            def on_receive(self, message): ...                 # returns the answer; an asker gets its error
+            def on_turn_end(self): ...                         # acts on what the turn's messages left to do
+            def on_dropped(self, message): ...                 # its asker has cancelled it before it was handled
+            def on_stop(self): ...                             # after a stop
+            def on_failure(self, kind, error, traceback): ...  # in its place, after an error without an asker
+            def on_end(self): ...                              # the very last call, after either
 
-    ref = Counter.start("counter", dispatcher)
-    ref.tell("one more")
-    count = ref.ask("how many?", timeout=5)
-    ref.stop()
+        ref = Counter.start("counter", dispatcher)
+        ref.tell("one more")
+        count = ref.ask("how many?", timeout=5)
+        ref.stop()
     """
 
     mailbox_limit_messages: ClassVar[int | None] = None
@@ -120,7 +121,7 @@ class Actor(pykka.Actor):
     # For handlers.
 
     def defer_reply(self) -> Future[Any] | None:
-        """Take over the answer to the message that is being handled; None if nobody asked. Complete it in any case."""
+        """Take over the answer to the message that is being handled; None after a `tell`. Complete it in any case."""
         asker, self._asker = self._asker, None
         return asker
 
@@ -218,7 +219,7 @@ class Actor(pykka.Actor):
         return self._handle_receive(message)  # Pykka's own, for proxies
 
     def _on_error(self, envelope: Envelope, error: BaseException) -> None:
-        """Tell the asker; end the actor if nobody asked, or if it is an error that would end a thread."""
+        """Fail the asker's future; end the actor if there is no asker, or if the error would end a thread."""
         self._asker = None
         reply_to = envelope.reply_to
         if reply_to is not None and not reply_to.done():
@@ -275,7 +276,7 @@ class Actor(pykka.Actor):
     def _call(self, hook: Callable[[], object]) -> None:
         try:
             hook()
-        except BaseException:  # whatever it is, the actor's end must go on
+        except BaseException:  # SystemExit too: the actor's end must go on
             logger.exception("Unhandled exception in %s:", self)
 
     def _stopped(self, error: BaseException | None) -> ActorStopped:

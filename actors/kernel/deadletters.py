@@ -1,6 +1,6 @@
-"""What reached nobody: counted, and the latest remembered by name, so that a silent loss shows.
+"""Dead letters: messages that reached no actor. Counted, and the latest kept by name, so that a silent loss shows.
 
-One for each runtime. Any thread. Only what was told is counted: whoever asks is told himself.
+One for each runtime. Any thread. Only what was sent by `tell` is counted: an `ask` has its future failed.
 """
 
 import threading
@@ -10,11 +10,11 @@ from typing import Final
 import msgspec
 
 REMEMBERED: Final = 64
-"""How many of the latest are kept. Names only: a message could be large, or hold what nobody should read."""
+"""How many of the latest are kept. Names only: a message could be large, or confidential."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """One message that reached nobody."""
+    """One message that reached no actor."""
 
     actor: str
     message: str

@@ -183,7 +183,7 @@ class PooledActor(Actor):
 
         Args:
             name: what to call it in logs and errors.
-            dispatcher: who gives it turns.
+            dispatcher: gives it turns.
         """
         super().__init__(name, dispatcher.dead_letters)
         self._dispatcher = dispatcher
@@ -209,7 +209,7 @@ class PinnedActor(PooledActor):
 
         Args:
             name: what to call it; its thread has it too.
-            dispatcher: who gives it turns instead of a thread of its own (for tests on one thread).
+            dispatcher: gives it turns in place of a thread of its own (for tests on one thread).
             dead_letters: counts messages that reach no actor, if it has a thread of its own.
         """
         self._own: ThreadDispatcher | None = None

@@ -43,10 +43,10 @@ class Future(pykka.Future[T]):
     _error: BaseException | None = None
     is_unwanted = False
     """It was cancelled. Set by any thread, at any time."""
+    _callbacks: "list[Callable[[Future[T]], object]] | None" = None  # a list in each costs 4 % of a whole emit
 
     def __init__(self) -> None:
         # Pykka's own only prepares for `set_get_hook`.
-        self._callbacks: list[Callable[[Future[T]], object]] = []
         self._generation = _generation  # an answer that is on its way when a process forks reaches the parent alone
 
     def done(self) -> bool:
@@ -117,19 +117,19 @@ class Future(pykka.Future[T]):
         self._value = value
         self._error = error
         self._done = True
-        if self._callbacks:
-            self._run_callbacks()
+        if self._callbacks is not None:
+            self._run_callbacks(self._callbacks)
 
     def _complete_by(self, function: Callable[[], T]) -> None:
         try:
             value = function()
-        except BaseException as error:  # whatever went wrong belongs to the reader of this future
+        except BaseException as error:  # every kind belongs to the reader of this future
             self._complete(None, error)
         else:
             self._complete(value, None)
 
     def set_get_hook(self, func: Callable[[float | None], Any]) -> Never:
-        """Not supported: a callback could not be told of an answer that only `get` computes. Use `map`."""
+        """Not supported: an answer that only `get` computes would never reach a callback. Use `map`."""
         raise NotImplementedError("this future has no get hook: complete it with `set`, or derive one with `map`")
 
     # Cancelling.
@@ -150,19 +150,19 @@ class Future(pykka.Future[T]):
             return False
         return True
 
-    # Being told.
+    # Callbacks.
 
     def add_done_callback(self, callback: Callable[["Future[T]"], object]) -> None:
         """Call `callback(self)` once it is complete, on the thread that completes it; at once if it is complete.
 
         That thread runs actors: a callback must not block.
         """
-        self._callbacks.append(callback)
+        callbacks = self.__dict__.setdefault("_callbacks", [])  # of two threads at once one makes the list
+        callbacks.append(callback)
         if self._done:
-            self._run_callbacks()
+            self._run_callbacks(callbacks)
 
-    def _run_callbacks(self) -> None:
-        callbacks = self._callbacks
+    def _run_callbacks(self, callbacks: "list[Callable[[Future[T]], object]]") -> None:
         while callbacks:
             try:
                 callback = callbacks.pop(0)

@@ -5,7 +5,7 @@ message comes to an idle actor: whichever thread takes the mailbox's *token* wak
 appends. At its end a turn gives the token back, looks once more, and takes it again for a message that came in between;
 so no message is left behind, and no sender ever waits for a lock: the queue is the interpreter's own.
 
-The states, and who leads from one to the next:
+The states, and the call that leads from one to the next:
 
     state      token  put() by any thread              the next state
     DETACHED   taken  appends                          SCHEDULED by attach(): an actor starts, or replaces a failed one
@@ -13,16 +13,16 @@ The states, and who leads from one to the next:
     IDLE       free   appends, takes the token, wakes  SCHEDULED by put(): of the sender that took the token
     SCHEDULED  taken  appends                          IDLE by turn_ended(): no message waits
                                                        DETACHED by detach(): the actor failed in its turn
-                                                       STOPPING by stop(): it was told to stop
+                                                       STOPPING by stop(): the actor stops
     STOPPING   taken  appends                          CLOSED by close(): the same turn, after `on_stop`
     CLOSED     taken  appends, has the owner drain it  none
 
 IDLE and SCHEDULED are told apart by the token alone, because every message passes there; the rare changes are looked
 up in `TRANSITIONS`, and one that is not in it is a defect.
 
-**Overflow.** A mailbox with a limit refuses ordinary messages at the limit, and the sender is told. Control messages
-(stop, watch, acknowledgements) are never refused; they keep their place in the line, so that a stop comes after every
-message that was sent before it.
+**Overflow.** A mailbox with a limit refuses ordinary messages at the limit, with an error for the sender. Control
+messages (stop, watch, acknowledgements) are never refused; they keep their place in the line, so that a stop comes
+after every message that was sent before it.
 
 Prior art: Akka's `Mailbox` (one status word, scheduled by the sender that sets its bit) and Pykka's queue per actor.
 Refused: a condition variable, which costs a lock for each message and a waiting thread for each actor.
@@ -113,7 +113,7 @@ class Mailbox(queue.SimpleQueue[Envelope]):
         return True
 
     def put(self, envelope: Envelope, *, inline: bool = False) -> None:  # type: ignore[override]  # it never blocks
-        """Add a message whatever the limit. Never blocks.
+        """Add a message regardless of the limit. Never blocks.
 
         Args:
             envelope: the message.

@@ -12,7 +12,7 @@ from commitcast.actors.kernel.waiting import Signal
 T = TypeVar("T")
 
 TIMEOUT_S: Final = 5.0
-"""How long a probe waits for a message unless it is told otherwise."""
+"""How long a probe waits for a message by default."""
 
 
 class Probe:

@@ -1,4 +1,4 @@
-"""How other threads and actors reach an actor: its ref, and what a watcher of it is told."""
+"""How other threads and actors reach an actor: its ref, and the message to its watchers."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -99,6 +99,6 @@ class ActorRef(pykka.ActorRef[A]):
     def watch(self, callback: Callable[[ActorStopped], object]) -> None:
         """Call `callback` once when the actor has stopped or failed for good; at once if it is gone.
 
-        Pass another ref's `tell` to be told by message. Called on the thread of the actor's last turn; must not block.
+        Pass another ref's `tell` to get it as a message. Called on the thread of the actor's last turn; must not block.
         """
         self.actor_inbox.put(Envelope(Watch(callback)))

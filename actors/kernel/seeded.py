@@ -29,7 +29,9 @@ class SeededDispatcher:
     While it is entered, every call that blocks on this thread (`future.get`, `handle.wait`, `emit` at its bound) runs
     actors instead; time passes only when no actor has work.
 
-        with SeededDispatcher(seed=1) as dispatcher, AgentRuntime(":memory:", dispatcher=dispatcher) as runtime: ...
+    Example:
+        with SeededDispatcher(seed=1) as dispatcher, AgentRuntime(":memory:", dispatcher=dispatcher) as runtime:
+            assert runtime.launch(lambda context: ["Hel", "lo"]).wait(timeout=5).head == 2
     """
 
     def __init__(self, seed: int) -> None:

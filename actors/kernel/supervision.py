@@ -183,6 +183,6 @@ class Child:
             successor = self._spec.make()
             successor.supervisor = self
             successor.take_over(failed)
-        except BaseException as error:  # whatever kept it from starting counts as one more failure
+        except BaseException as error:  # a start that fails counts as one more failure
             if not self.on_failure(failed, error):
                 failed.abandon(error)

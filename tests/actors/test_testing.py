@@ -1,7 +1,9 @@
 """The doubles that are shipped: they do what they say, also inside a host's pytest."""
 
+import inspect
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from commitcast.actors import AgentRuntime, testing
 from commitcast.actors.messages import Notice
-from commitcast.actors.testing import FailingStore, HeldStore, MockGateway, SeededDispatcher
+from commitcast.actors.testing import FailingStore, HeldStore, MockGateway, Probe, SeededDispatcher
 from commitcast.persistence import Committed
 from commitcast.persistence.errors import NotStoredError, StoreUnknownError
 from commitcast.persistence.sqlite.store import SqliteStore
@@ -79,6 +81,15 @@ def test_under_a_seeded_dispatcher_its_waits_run_the_actors() -> None:
 def test_the_old_name_of_a_timeout_goes_on_working_and_warns(mock_gateway: MockGateway, wait: Any) -> None:
     with pytest.warns(DeprecationWarning, match="is now called 'timeout'"), pytest.raises(TimeoutError):
         wait(mock_gateway)
+
+
+@pytest.mark.parametrize("double", [Probe, MockGateway, HeldStore, FailingStore, SeededDispatcher])
+def test_the_example_in_its_docstring_runs(double: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"AgentRuntime": AgentRuntime, "NotStoredError": NotStoredError, "SqliteStore": SqliteStore}
+    _, example = (inspect.getdoc(double) or "").split("Example:\n")
+
+    exec(textwrap.dedent(example), {**vars(testing), **names})
 
 
 def test_fail_on_raises_at_that_message_and_it_is_not_kept(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class _Call:
 
 
 class HandDispatcher:
-    """Gives turns when it is told to, by a clock that is moved by hand."""
+    """Gives turns when a test calls `run` or `run_one`, by a clock that `advance` moves."""
 
     def __init__(self) -> None:
         self.dead_letters = DeadLetters()
@@ -90,7 +90,7 @@ class HandDispatcher:
             actor.take_turn(actor.turn_messages)
 
     def run(self) -> None:
-        """Give turns until nobody has work."""
+        """Give turns until no actor has work."""
         while self.ready:
             self.run_one()
 
@@ -106,7 +106,7 @@ class HandDispatcher:
 
 
 class Listener(PooledActor):
-    """Keeps what it is told; raises what it is told if that is an error, and calls it if it can be called."""
+    """Keeps its messages; raises a message that is an error, and calls one that is callable."""
 
     def __init__(self, name: str, dispatcher: Any, heard: list[Any] | None = None) -> None:
         super().__init__(name, dispatcher)
@@ -243,5 +243,5 @@ class Office:
         )
 
     def run(self) -> None:
-        """Give turns until nobody has work."""
+        """Give turns until no actor has work."""
         self.dispatcher.run()

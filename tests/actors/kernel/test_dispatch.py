@@ -10,6 +10,8 @@ import pykka
 import pytest
 
 from commitcast.actors.kernel.dispatch import TURN_MESSAGES, Dispatcher, PinnedActor, PooledActor, ThreadDispatcher
+from commitcast.actors.kernel.future import Future
+from forking import forked, refused
 from waiting import wait_until
 
 SECONDS = 10.0
@@ -204,3 +206,37 @@ def test_a_thousand_idle_actors_need_no_threads(dispatcher: Dispatcher) -> None:
 
     assert [actor.ask(number, timeout=SECONDS) for number, actor in enumerate(actors)] == list(range(1_000))
     assert threading.active_count() == before
+
+
+def test_a_forked_child_has_actors_of_its_own_and_no_answer_that_was_on_its_way_to_the_parent(
+    dispatcher: Dispatcher,
+) -> None:
+    asked: Future[object] = Future()
+
+    def in_the_child() -> str:
+        own = ThreadDispatcher("child")
+        ref = Pooled.start("a", own)
+        answer: str = ref.ask("answered", timeout=SECONDS)
+        ref.stop(timeout=SECONDS)
+        own.stop()
+        return f"{answer} {refused(lambda: asked.get(SECONDS))}"
+
+    with forked(in_the_child) as child:
+        assert child.answer() == "answered ForkedRuntimeError"
+    asked.set("in the parent")
+    assert asked.get(0) == "in the parent"
+
+
+def test_a_pinned_actor_may_fork_and_its_thread_ends_in_the_child() -> None:
+    actor = Pinned("a")
+    actor.begin()
+    answers: list[str] = []
+
+    def fork() -> None:
+        with forked(lambda: "here") as child:
+            answers.append(child.answer())
+
+    actor.actor_ref.ask(fork, timeout=SECONDS)
+    actor.actor_ref.stop(timeout=SECONDS)
+
+    assert answers == ["here"]
