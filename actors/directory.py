@@ -44,7 +44,7 @@ class Directory:
         self._lock = threading.RLock()
         self._actors: dict[str, AgentActor] = {}
         self._open = True
-        self._emptied: Signal | None = None  # given when the last actor has gone
+        self._emptied: Signal | None = None  # set when the last actor has gone
 
     def __contains__(self, agent: str) -> bool:
         """Whether an agent has an actor."""

@@ -32,16 +32,17 @@ _process: Final = secrets.randbits(127)
 
 _PROXIED: Final = (ProxyCall, ProxyGetAttr, ProxySetAttr)
 _SPECIAL: Final = frozenset({_ActorStop, Watch, *_PROXIED})
+"""By type: 0.04 us for each message, where `isinstance` of the five takes 0.2."""
 
-# +---------------------------------------------------------------------------------------------------------------------+
-# | What an idle actor may not cost. A runtime holds 100,000 agents that wait, at 2 KiB each with all that belongs to   |
-# | them; the bare actor has 450 bytes. So an actor                                                                     |
-# |   - skips `pykka.Actor.__init__` and `start`, which make an Event, a UUID, a ref and an entry in a global registry; |
-# |   - has a number, from which its URN is computed when it is asked for;                                              |
-# |   - makes its ref (450 bytes more) when it is first asked for, and `actor_stopped` as a view of the mailbox;        |
-# |   - has class attributes as defaults for everything that few actors ever set;                                       |
-# |   - has a thread only while it is in a turn.                                                                        |
-# +---------------------------------------------------------------------------------------------------------------------+
+# +-------------------------------------------------------------------------------------------------------------------+
+# | What an idle actor may not cost. A runtime holds 100,000 agents that wait, at 2 KiB each with all that belongs to |
+# | them; the bare actor has 450 bytes. So an actor                                                                   |
+# |   - skips `pykka.Actor.__init__` and `start`, which make an Event, a UUID, a ref and a global registry entry;     |
+# |   - has a number, from which its URN is computed when it is asked for;                                            |
+# |   - makes its ref (450 bytes more) when it is first asked for, and `actor_stopped` as a view of the mailbox;      |
+# |   - has class attributes as defaults for everything that few actors ever set;                                     |
+# |   - has a thread only while it is in a turn.                                                                      |
+# +-------------------------------------------------------------------------------------------------------------------+
 
 
 class Actor(pykka.Actor):
