@@ -1,4 +1,4 @@
-"""Launching: what was asked for is checked, made durable, and only then given an actor and its source to run."""
+"""Launching: a request is checked, made durable, and only then given an actor and its source to run."""
 
 import asyncio
 import secrets
@@ -8,7 +8,7 @@ from typing import Any
 
 import pykka
 
-from commitcast.actors.backpressure import Flow
+from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.database import BATCH_ROWS, DatabaseActor
 from commitcast.actors.directory import Directory
 from commitcast.actors.errors import RuntimeStoppedError
@@ -47,7 +47,7 @@ class Launch:
         idempotency_key: str | None,
         restart: RestartPolicy | str = "never",
     ) -> None:
-        """Check what was asked for. See `AgentRuntime.launch`."""
+        """Check the request. See `AgentRuntime.launch`."""
         self.source = None if source is None else check_source(source)
         self.restart = RestartPolicy.of(restart)
         self.agent = str(uuid.uuid4()) if id is None else check_agent_id(id)
@@ -86,7 +86,7 @@ class Launcher:
         self,
         database: pykka.ActorRef[DatabaseActor],
         directory: Directory,
-        flow: Flow,
+        credit: CreditLimiter,
         threads: SourceThreads,
         tasks: SourceTasks,
         loop: Callable[[], asyncio.AbstractEventLoop],
@@ -95,22 +95,22 @@ class Launcher:
 
         Args:
             database: the writer.
-            directory: where the actors will be found.
-            flow: counts what is on its way.
+            directory: of the agents' actors.
+            credit: of unacknowledged messages.
             threads: where blocking sources run.
             tasks: those of async sources.
             loop: returns the loop for async sources of hosts that have none.
         """
         self._database = database
         self._directory = directory
-        self._flow = flow
+        self._credit = credit
         self._threads = threads
         self._tasks = tasks
         self._loop = loop
 
     def create(self, launches: list[Launch]) -> Future[list[Outcome]]:
         """Ask for the agents to be inserted; the future is complete when they are on disk."""
-        if not self._database.is_alive():
+        if not (self._directory.is_open and self._database.is_alive()):
             return Future.failed(RuntimeStoppedError())
         agents = tuple((launch.agent, launch.new_agent(now())) for launch in launches)
         future: Future[list[Outcome]] = self._database.ask(CreateAgents(agents), block=False)  # type: ignore[assignment]
@@ -167,8 +167,8 @@ class Launcher:
         source = None
         if launch.source is not None:
             choose = self._loop if loop is None else lambda: loop
-            feed = SourceRunner(
-                launch.source, record, self._directory, self._flow, self._threads, self._tasks, choose, now
+            run = SourceRunner(
+                launch.source, record, self._directory, self._credit, self._threads, self._tasks, choose, now
             )
-            source = AgentSource(feed, launch.restart)
+            source = AgentSource(run, launch.restart)
         self._directory.add(record.id, Created(record, committed, source))

@@ -66,7 +66,7 @@ class TestTheBound:
             gate = Gate(runtime, lambda work: source.taken > 0)
             agent = runtime.launch(getattr(source, kind))
             gate.reached.wait(TIMEOUT_S)
-            wait_until(lambda: runtime._system.flow.is_waited_for, "the source to wait at its bound")
+            wait_until(lambda: runtime._running.credit.has_waiters, "the source to wait at its bound")
 
             taken = source.taken
             gate.open.set()
@@ -114,7 +114,7 @@ class TestTheBound:
             records: list[int] = []
             speaking = threading.Thread(target=lambda: records.append(agent.emit("second").get(TIMEOUT_S).sequence))
             speaking.start()
-            wait_until(lambda: runtime._system.flow.is_waited_for, "the speaker to wait")
+            wait_until(lambda: runtime._running.credit.has_waiters, "the speaker to wait")
 
             gate.open.set()
             speaking.join(TIMEOUT_S)

@@ -111,7 +111,7 @@ class TestRecovery:
         runtime.launch(id="initializing")
         runtime.launch(id="done").terminate().get(SECONDS)
         store.close()
-        runtime.stop(timeout_s=0.2)
+        runtime.stop(timeout=0.2)
 
     def test_agents_left_at_work_are_failed_with_interrupted(self, path: Path) -> None:
         self.abandon(path)
