@@ -309,12 +309,12 @@ class AgentActor(PooledActor):
             self._end_if_due()
 
     def _answer(self, acknowledged: messages.Acknowledged) -> None:
-        messages = size = 0
+        count = size = 0
         try:
             for waiting, reply in self._in_flight.answered(acknowledged.replies):
                 emit, asker = waiting.message, waiting.reply_to
                 if emit is not None:
-                    messages += 1
+                    count += 1
                     size += emit.message.size
                     if emit.for_source and self._source is not None:
                         self._source.settle(emit.message, reply, acknowledged.committed)
@@ -325,8 +325,8 @@ class AgentActor(PooledActor):
                 elif asker is not None:
                     asker.set(reply)
         finally:
-            if messages:
-                self._services.credit.release(self.agent, messages, size)
+            if count:
+                self._services.credit.release(self.agent, count, size)
 
     def _on_refused(self, waiting: Envelope, error: Exception) -> None:
         if waiting.reply_to is not None:

@@ -15,13 +15,13 @@ from typing import Any, Final, assert_never
 
 import msgspec
 
+from commitcast.actors import messages
 from commitcast.actors.backend import Writer
 from commitcast.actors.errors import RuntimeStoppedError
 from commitcast.actors.kernel.deadletters import DeadLetters
 from commitcast.actors.kernel.dispatch import Dispatcher, PinnedActor
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.mailbox import Envelope
-from commitcast.actors.messages import Acknowledged, Append, ChangeStatus, CreateAgents, DatabaseCommand, UpdateAgent
 from commitcast.actors.metrics import CommitStats
 from commitcast.persistence.errors import (
     NotStoredError,
@@ -103,7 +103,7 @@ class DatabaseActor(PinnedActor):
         self,
         store: Writer,
         *,
-        acknowledge: Callable[[str, Acknowledged], object],
+        acknowledge: Callable[[str, messages.Acknowledged], object],
         on_fatal: Callable[[Exception], object],
         give_up: threading.Event,
         turns_here: Callable[[], AbstractContextManager[None]],
@@ -136,16 +136,16 @@ class DatabaseActor(PinnedActor):
         self._fatal: Exception | None = None
         self._commits = commits or CommitStats()
 
-    def on_receive(self, command: DatabaseCommand) -> Any:
+    def on_receive(self, command: messages.DatabaseCommand) -> Any:
         """Put a command into the batch. What waits in the mailbox joins it until it is full."""
         match command:
-            case Append():
+            case messages.Append():
                 self._append(command)
-            case ChangeStatus():
+            case messages.ChangeStatus():
                 self._add(command, command.change, len(command.change.result_json or ""))
-            case UpdateAgent():
+            case messages.UpdateAgent():
                 self._add(command, command.patch, len(command.patch.configuration_json or ""))
-            case CreateAgents(agents):
+            case messages.CreateAgents(agents):
                 return self._add_creation(agents)
             case _:
                 assert_never(command)
@@ -163,16 +163,16 @@ class DatabaseActor(PinnedActor):
         """Answer a command that came after the end."""
         why = self._fatal or RuntimeStoppedError()
         command = envelope.message
-        if isinstance(command, Append):
-            self._acknowledge(command.agent, Acknowledged(None, [why] * len(command.messages), command.actor))
-        elif isinstance(command, (ChangeStatus, UpdateAgent)):
-            self._acknowledge(command.agent, Acknowledged(None, [why], command.actor))
-        elif isinstance(command, CreateAgents) and envelope.reply_to is not None:
+        if isinstance(command, messages.Append):
+            self._acknowledge(command.agent, messages.Acknowledged(None, [why] * len(command.messages), command.actor))
+        elif isinstance(command, (messages.ChangeStatus, messages.UpdateAgent)):
+            self._acknowledge(command.agent, messages.Acknowledged(None, [why], command.actor))
+        elif isinstance(command, messages.CreateAgents) and envelope.reply_to is not None:
             envelope.reply_to.fail(why)
         else:
             super().refuse(envelope)
 
-    def _group(self, command: Append | ChangeStatus | UpdateAgent) -> _Group:
+    def _group(self, command: messages.Append | messages.ChangeStatus | messages.UpdateAgent) -> _Group:
         group = self._groups.get(command.agent)
         if group is None or group.actor != command.actor:
             if group is not None:
@@ -181,22 +181,24 @@ class DatabaseActor(PinnedActor):
         group.generation = command.generation
         return group
 
-    def _append(self, append: Append) -> None:
-        agent, messages = append.agent, append.messages
-        if self._rows and (self._rows + len(messages) > BATCH_ROWS or self._bytes + append.size > BATCH_BYTES):
+    def _append(self, append: messages.Append) -> None:
+        agent, new = append.agent, append.messages
+        if self._rows and (self._rows + len(new) > BATCH_ROWS or self._bytes + append.size > BATCH_BYTES):
             self._commit()
         group = self._group(append)
         if self._refused and self._is_refused(agent, append.generation):
-            for _ in messages:
+            for _ in new:
                 group.refuse(PrecedingRefusedError(agent))
         else:
-            group.writes += messages
+            group.writes += new
         self._bytes += append.size
-        self._rows += len(messages)
+        self._rows += len(new)
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._commit()
 
-    def _add(self, command: ChangeStatus | UpdateAgent, write: NewStatus | AgentPatch, size: int) -> None:
+    def _add(
+        self, command: messages.ChangeStatus | messages.UpdateAgent, write: NewStatus | AgentPatch, size: int
+    ) -> None:
         group = self._group(command)
         if self._is_refused(command.agent, command.generation) and needs_preceding(write):
             group.refuse(PrecedingRefusedError(command.agent))
@@ -250,7 +252,7 @@ class DatabaseActor(PinnedActor):
                 group.creation.answer(agent, outcome)
             else:
                 replies = group.merge(outcome.replies)
-                self._acknowledge(agent, Acknowledged(outcome.committed, replies, group.actor))
+                self._acknowledge(agent, messages.Acknowledged(outcome.committed, replies, group.actor))
 
     def _store_all(self, work: list[AgentWrites]) -> list[Outcome]:
         """Commit, and return the outcomes: those of the store, or its error for every write."""

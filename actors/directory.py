@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from commitcast.actors import messages
 from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.errors import FutureTimeoutError, MailboxFullError, RuntimeStoppedError
 from commitcast.actors.kernel.deadletters import DeadLetters
@@ -17,7 +18,6 @@ from commitcast.actors.kernel.dispatch import PooledActor
 from commitcast.actors.kernel.future import Future, remaining
 from commitcast.actors.kernel.mailbox import Empty, Envelope
 from commitcast.actors.kernel.waiting import Signal
-from commitcast.actors.messages import AgentCommand, Created, Emit, Fail, RuntimeStopping, SourceEnded, Terminate
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.fork import GONE
 from commitcast.persistence.records import AgentStatus, MessageRecord
@@ -29,7 +29,10 @@ class Directory:
     """The live agent actors of one runtime."""
 
     def __init__(
-        self, make: Callable[[str, Created | None], PooledActor], credit: CreditLimiter, dead_letters: DeadLetters
+        self,
+        make: Callable[[str, messages.Created | None], PooledActor],
+        credit: CreditLimiter,
+        dead_letters: DeadLetters,
     ) -> None:
         """Make an empty directory.
 
@@ -56,7 +59,9 @@ class Directory:
         """Return how many actors are alive."""
         return len(self._actors)
 
-    def end_all(self, ending: Terminate | Fail, deadline: float, then: Callable[[], object] = lambda: None) -> None:
+    def end_all(
+        self, ending: messages.Terminate | messages.Fail, deadline: float, then: Callable[[], object] = lambda: None
+    ) -> None:
         """Refuse requests from outside, end every agent that is at work, and wait until all actors have retired.
 
         Acknowledgements still arrive. Agents that have not ended by `deadline` are left to the next start; an agent
@@ -69,13 +74,13 @@ class Directory:
         """
         with self._lock:
             self.is_open = False
-        self._tell_all(RuntimeStopping(ending))
+        self._tell_all(messages.RuntimeStopping(ending))
         then()
         if not self._wait_until_empty(deadline):
-            self._tell_all(SourceEnded(Ending(status=AgentStatus.TERMINATED)))
+            self._tell_all(messages.SourceEnded(Ending(status=AgentStatus.TERMINATED)))
             logger.warning("%d agents did not end in time: the next start ends them", len(self._actors))
 
-    def _tell_all(self, command: AgentCommand) -> None:
+    def _tell_all(self, command: messages.AgentCommand) -> None:
         with self._lock:
             live = list(reversed(self._actors.values()))
         while live:  # and forget each: a retired actor is not to be kept until the last one has retired
@@ -102,20 +107,20 @@ class Directory:
             for envelope in _drain(actor):  # of an actor that did not stop in time: its callers are answered
                 self._refuse(actor.name, envelope)
 
-    def add(self, agent: str, created: Created) -> None:
+    def add(self, agent: str, created: messages.Created) -> None:
         """Start the actor of a new agent, or tell the actor that was made for the id before the agent existed."""
         with self._lock:
             is_open = self.is_open
             if not is_open:
-                created = Created(created.record, created.creation, None)
+                created = messages.Created(created.record, created.creation, None)
             if not (agent in self._actors and self.tell(agent, created)):
                 self._actors[agent] = self._make(agent, created)
             if is_open:
                 return
-            self._actors[agent].actor_inbox.put(Envelope(Terminate("the runtime was stopped"), Future()))
+            self._actors[agent].actor_inbox.put(Envelope(messages.Terminate("the runtime was stopped"), Future()))
         raise RuntimeStoppedError("it was stopped during the launch: if the agent is stored, the next start ends it")
 
-    def ask(self, agent: str, command: AgentCommand) -> Future[Any]:
+    def ask(self, agent: str, command: messages.AgentCommand) -> Future[Any]:
         """Send a command to an agent's actor, made if need be, and return the future of its answer."""
         future: Future[Any] = Future()
         envelope = Envelope(command, future)
@@ -124,13 +129,13 @@ class Directory:
             self._refuse(agent, envelope)
         elif actor is None:
             self._deliver(agent, envelope)
-        elif isinstance(command, Emit):
+        elif isinstance(command, messages.Emit):
             actor.actor_inbox.put(envelope)
         elif not actor.actor_inbox.offer(envelope):
             future.fail(MailboxFullError(f"agent {agent!r}", actor.actor_inbox.limit_messages or 0))
         return future
 
-    def emit(self, agent: str, command: Emit) -> Future[MessageRecord]:
+    def emit(self, agent: str, command: messages.Emit) -> Future[MessageRecord]:
         """Send a message to an agent's actor like `ask`; it may be handled on this thread."""
         actor = self._actors.get(agent)
         if actor is None or not self.is_open:
@@ -139,10 +144,10 @@ class Directory:
         actor.actor_inbox.put(Envelope(command, future), here=True)
         return future
 
-    def tell(self, agent: str, command: AgentCommand) -> bool:
+    def tell(self, agent: str, command: messages.AgentCommand) -> bool:
         """Send a message to an agent's actor if it has one; return whether it has."""
         actor = self._actors.get(agent)
-        if actor is None and isinstance(command, SourceEnded):
+        if actor is None and isinstance(command, messages.SourceEnded):
             self._deliver(agent, Envelope(command))  # its actor failed: another one brings the agent to its end
             return True
         if actor is None:
@@ -204,11 +209,11 @@ class Directory:
     def _refuse(self, agent: str, envelope: Envelope) -> None:
         """Answer an envelope that cannot reach an actor any more, because the runtime has stopped."""
         message, reply_to = envelope.message, envelope.reply_to
-        if isinstance(message, Emit):
+        if isinstance(message, messages.Emit):
             self._credit.release(agent, 1, message.message.size)
         if reply_to is None:
             self._dead_letters.add(f"AgentActor-{agent}", message, "the runtime had stopped")
-        elif isinstance(message, AgentCommand):
+        elif isinstance(message, messages.AgentCommand):
             reply_to.fail(RuntimeStoppedError())
         else:
             reply_to.set(None)  # a stop, of what has stopped

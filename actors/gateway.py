@@ -6,9 +6,9 @@ Its two messages are all that a gateway ever receives. It must never make up a m
 
 from typing import ClassVar, Final, assert_never
 
+from commitcast.actors import messages
 from commitcast.actors.backend import Notify, Publish
 from commitcast.actors.kernel.dispatch import Dispatcher, PooledActor
-from commitcast.actors.messages import GatewayCommand, Notice
 from commitcast.persistence.records import Committed
 
 MAILBOX_LIMIT_MESSAGES: Final = 65_536
@@ -37,12 +37,12 @@ class GatewayActor(PooledActor):
         self._publish = publish
         self._notify = notify
 
-    def on_receive(self, command: GatewayCommand) -> None:
+    def on_receive(self, command: messages.GatewayCommand) -> None:
         """Cast one message or notice."""
         match command:
             case Committed():
                 self._publish(command)
-            case Notice(agent, code, message, retry):
+            case messages.Notice(agent, code, message, retry):
                 self._notify(agent, code, message, retry)
             case _:
                 assert_never(command)

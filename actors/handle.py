@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from commitcast.actors import messages
 from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.waiting import is_in_turn
 from commitcast.actors.loop import running_loop
-from commitcast.actors.messages import AgentCommand, Complete, Emit, Fail, Start, Terminate
 from commitcast.actors.signals import RECHECK_S
 from commitcast.actors.system import ActorSystem
 from commitcast.persistence.clock import now
@@ -86,7 +86,7 @@ class AgentHandle:
         system = self._system
         if not system.credit.try_acquire(self.id, message.size):
             self._acquire_credit(message)
-        return system.directory.emit(self.id, Emit(message))
+        return system.directory.emit(self.id, messages.Emit(message))
 
     async def aemit(
         self,
@@ -104,7 +104,7 @@ class AgentHandle:
         """
         message = new_message(content, created_at=now(), type=type, role=role, metadata=metadata, raw=raw, key=key)
         await self._system.credit.acquire_async(self.id, message.size)
-        return await self._system.directory.emit(self.id, Emit(message))
+        return await self._system.directory.emit(self.id, messages.Emit(message))
 
     def send(self, content: str, *, key: str | None = None) -> Future[MessageRecord]:
         """Store a user's message, and put it into the inbox of the agent's source once it is on disk.
@@ -119,13 +119,13 @@ class AgentHandle:
         except InvalidValueError as error:
             return Future.failed(error)
         self._acquire_credit(message)
-        return self._system.directory.ask(self.id, Emit(message, for_source=True))
+        return self._system.directory.ask(self.id, messages.Emit(message, for_source=True))
 
     async def asend(self, content: str, *, key: str | None = None) -> MessageRecord:
         """Store a user's message and deliver it; awaits at the bound. See `send`."""
         message = _user_message(content, key)
         await self._system.credit.acquire_async(self.id, message.size)
-        record: MessageRecord = await self._system.directory.ask(self.id, Emit(message, for_source=True))
+        record: MessageRecord = await self._system.directory.ask(self.id, messages.Emit(message, for_source=True))
         return record
 
     def _acquire_credit(self, message: NewMessage) -> None:
@@ -136,7 +136,7 @@ class AgentHandle:
 
     def start(self) -> Future[AgentRecord]:
         """Make it running. The future raises `IllegalTransitionError` if it is anything but initializing."""
-        return self._ask(Start)
+        return self._ask(messages.Start)
 
     def complete(self, result: Any = None) -> Future[AgentRecord | None]:
         """Make it completed.
@@ -148,7 +148,7 @@ class AgentHandle:
             The future of the record. For an unknown agent it is None; a warning is logged, and the gateway gets a
             `Notice`. It raises `IllegalTransitionError` if the agent is not running: call `start` before.
         """
-        return self._ask(lambda: Complete(None if result is None else encode_json(result, "result")))
+        return self._ask(lambda: messages.Complete(None if result is None else encode_json(result, "result")))
 
     def fail(self, error: BaseException | str, *, name: str | None = None) -> Future[AgentRecord | None]:
         """Make it failed.
@@ -162,13 +162,13 @@ class AgentHandle:
         """
         kind = name or ("Error" if isinstance(error, str) else type(error).__name__)
         text = (str(error) or kind).encode("utf-8", "replace").decode()
-        return self._ask(lambda: Fail(kind, text))
+        return self._ask(lambda: messages.Fail(kind, text))
 
     def terminate(self, reason: str | None = None) -> Future[AgentRecord]:
         """End it, whatever it is doing, and make its source stop. The future raises as for `complete`."""
-        return self._ask(lambda: Terminate(None if reason is None else encode_text(reason, "reason").decode()))
+        return self._ask(lambda: messages.Terminate(None if reason is None else encode_text(reason, "reason").decode()))
 
-    def _ask(self, make: Callable[[], AgentCommand]) -> Future[Any]:
+    def _ask(self, make: Callable[[], messages.AgentCommand]) -> Future[Any]:
         try:
             return self._system.directory.ask(self.id, make())
         except InvalidValueError as error:

@@ -46,9 +46,10 @@ class InFlight:
 
     def answered(self, replies: Sequence[Any]) -> Iterator[tuple[Envelope, Any]]:
         """Take out the oldest, one for each reply, each with its reply."""
+        waiting = self._waiting
         for reply in replies:
-            envelope = self._waiting[self._answered]
+            envelope = waiting[self._answered]
             self._answered += 1
             yield envelope, reply
-        del self._waiting[: self._answered]
+        del waiting[: self._answered]
         self._answered = 0

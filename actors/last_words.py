@@ -6,13 +6,13 @@ Used from the agent's turns only. Decides nothing; puts the last words into the 
 from collections.abc import Callable
 from typing import Any, Final
 
+from commitcast.actors import messages
 from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.mailbox import Envelope, Mailbox
-from commitcast.actors.messages import AgentCommand, Complete, Emit, Fail, SourceEnded, Terminate
 from commitcast.actors.source_state import AgentSource
 
-ENDS: Final = (Complete, Fail, Terminate, SourceEnded)
+ENDS: Final = (messages.Complete, messages.Fail, messages.Terminate, messages.SourceEnded)
 """Commands that end an agent. A source that ended by itself has emitted everything before."""
 
 
@@ -24,10 +24,10 @@ class LastWords:
         self._agent = agent
         self._mailbox = mailbox
         self._credit = credit
-        self._first_end: AgentCommand | None = None  # waits for the last words
+        self._first_end: messages.AgentCommand | None = None  # waits for the last words
 
     def come_before(
-        self, end: AgentCommand, source: AgentSource | None, asker: Callable[[], Future[Any] | None]
+        self, end: messages.AgentCommand, source: AgentSource | None, asker: Callable[[], Future[Any] | None]
     ) -> bool:
         """Return whether an end has to wait for the last words: then it comes once more, after them.
 
@@ -42,13 +42,13 @@ class LastWords:
             self._first_end = None
             return False
         if self._first_end is None:
-            words = [] if source is None or isinstance(end, SourceEnded) else source.last_words()
+            words = [] if source is None or isinstance(end, messages.SourceEnded) else source.last_words()
             if not words:
                 return False
             self._first_end = end
             for message in words:
                 self._credit.force_acquire(self._agent, message.size)
-                self._mailbox.put(Envelope(Emit(message, from_source=True)))
+                self._mailbox.put(Envelope(messages.Emit(message, from_source=True)))
         self._mailbox.put(Envelope(end, _still_wanted(asker())))
         return True
 

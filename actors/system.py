@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from commitcast.actors import messages
 from commitcast.actors.agent import AgentActor
 from commitcast.actors.agent_services import AgentServices, Gateway
 from commitcast.actors.backend import Backend
@@ -25,7 +26,6 @@ from commitcast.actors.kernel.future import remaining
 from commitcast.actors.kernel.supervision import ChildSpec, RestartPolicy, Supervisor
 from commitcast.actors.launching import Launcher
 from commitcast.actors.loop import LoopThread
-from commitcast.actors.messages import Created, Fail, Terminate
 from commitcast.actors.metrics import CommitStats, RuntimeStats
 from commitcast.actors.signals import CommitSignals
 from commitcast.actors.sources.tasks import SourceTasks
@@ -122,7 +122,7 @@ class ActorSystem:
             commits=self.commits,
         )
 
-    def _make_agent(self, agent: str, created: Created | None) -> AgentActor:
+    def _make_agent(self, agent: str, created: messages.Created | None) -> AgentActor:
         actor = AgentActor(agent, self._services, created)
         actor._start_actor_loop()
         return actor
@@ -169,7 +169,10 @@ class ActorSystem:
             catch_up_s: seconds that subscribers may take to receive what is committed, unless this is a failure.
         """
         fatal = self.fatal
-        ending = Terminate("the runtime was stopped") if fatal is None else Fail(type(fatal).__name__, str(fatal))
+        if fatal is None:
+            ending: messages.Terminate | messages.Fail = messages.Terminate("the runtime was stopped")
+        else:
+            ending = messages.Fail(type(fatal).__name__, str(fatal))
         left_s = max(0.0, deadline - time.monotonic())
         processes, half = self._threads.processes, deadline - left_s / 2
         until = half + left_s / 8 if processes else half  # a full disk then is not waited for any longer
