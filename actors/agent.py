@@ -52,7 +52,7 @@ class AgentActor(PooledActor):
         self._services = services
         self._created = created
         self._is_loaded = False
-        self._stored_status: AgentStatus | None = None  # None: there is no such agent
+        self._stored_status: AgentStatus | None = None  # None: the agent does not exist
         self._status = AgentStatus.INITIALIZING  # when everything in flight is stored
         self._source: AgentSource | None = None
         self._last_words = LastWords(agent, self.actor_inbox, services.credit)
@@ -215,7 +215,7 @@ class AgentActor(PooledActor):
         if source is not None:
             status, facts = source.truth(status, facts)
         check_transition(self.agent, self._status, status)
-        if source is not None and source.cancel():  # its processes are gone before its end is told
+        if source is not None and source.cancel():  # its processes are dead before the end is stored
             source.held = HeldEnd(self._status, status, facts, self.reply_later())
             self._status = status
         else:
@@ -296,7 +296,7 @@ class AgentActor(PooledActor):
             name, message = type(error).__name__, str(error)
             self._change(AgentStatus.FAILED, error_name=name, error_message=message, result_json=result)
 
-    # On the way up: committed, so it may be told.
+    # On the way up: committed, so it may be cast.
 
     def _on_acknowledged(self, acknowledged: messages.Acknowledged) -> None:
         if acknowledged.actor == self.number:

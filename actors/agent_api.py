@@ -161,4 +161,4 @@ def _status(status: AgentStatus | str) -> AgentStatus:
         return AgentStatus(status)
     except ValueError:
         known = ", ".join(AgentStatus)
-        raise InvalidValueError(f"there is no status {status!r:.80}: use one of {known}") from None
+        raise InvalidValueError(f"{status!r:.80} is not a status of an agent: use one of {known}") from None

@@ -69,7 +69,7 @@ class Backend(Protocol):
         """Open the store for writing. Raises `StoreOpenError`."""
 
     def serve(self, control: Operations, numbers: Collector) -> None:
-        """Bind the address; nobody can connect before `accept`. Raises `ListenError`.
+        """Bind the address; subscribers cannot connect before `accept`. Raises `ListenError`.
 
         Args:
             control: carries out what clients ask for: launch, send, terminate.
@@ -106,7 +106,7 @@ class InProcess:
 
         Args:
             store: not open yet.
-            server: not started yet; None serves nobody.
+            server: not started yet; None if there are no subscribers.
         """
         self.store = store
         self.server = server

@@ -44,7 +44,7 @@ logger: Final = logging.getLogger(__name__)
 
 BATCH_ROWS: Final = 4_096
 BATCH_BYTES: Final = 8 * 1024 * 1024
-"""What one transaction holds at most: beyond this a larger batch is no faster and its acknowledgements come late."""
+"""What one transaction holds at most: a larger batch is not faster, and its acknowledgements come late."""
 SMALL_BATCH_AGENTS: Final = 64
 """The acknowledgements of up to this many agents are handled on the writer's own thread: handing a few of them to
 another takes longer than handling them, and what those agents say next belongs into one batch."""
@@ -262,7 +262,7 @@ class DatabaseActor(PinnedActor):
             return self._store_when_possible(work) if work else []
         except NotStoredError as error:
             refusal: Exception = error
-        except BaseException as error:  # unknown to be stored or not: whatever it was, writing on could repeat or lose
+        except BaseException as error:  # it may be stored or not, so going on could repeat or lose it
             refusal = error if isinstance(error, Exception) else self._failed(error)
             self._stop_writing(refusal)
         return [Outcome(None, [refusal] * len(agent.writes), any(map(_is_message, agent.writes))) for agent in work]

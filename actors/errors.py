@@ -3,17 +3,17 @@
 CommitcastError
 ├── BackpressureError (TimeoutError)      the agent is at its bound; try again
 │   └── MailboxFullError                  an actor has as many messages waiting as it may have; try again
-├── WouldBlockError (RuntimeError)        a callback wanted to wait on a thread that runs actors
-│   └── LoopWouldBlockError               a source was about to block its event loop
+├── WouldBlockError (RuntimeError)        a callback would have waited on a thread that runs actors
+│   └── LoopWouldBlockError               a source would have blocked its event loop
 ├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
-├── FutureCancelledError                  the request was taken back
+├── FutureCancelledError                  the request was cancelled before it was begun
 ├── RuntimeStoppedError (RuntimeError)    the runtime is not running
 ├── GatewayStoppedError (RuntimeError)    the actor that the host gave as the gateway is not alive
-├── InputRefusedError (RuntimeError)      the agent takes no (further) messages of a user
-├── InboxFullError (RuntimeError)         the agent has not taken what was sent to it before; try again
-├── TemplateNotFoundError (LookupError)   a client wants to launch what nobody has configured
+├── InputRefusedError (RuntimeError)      the agent does not accept a user's message
+├── InboxFullError (RuntimeError)         the agent has not read earlier messages yet; try again
+├── TemplateNotFoundError (LookupError)   a client named a template that is not configured
 ├── TemplateFullError (RuntimeError)      too many agents of a template are at work; try again
-├── AgentEndedError (RuntimeError)        the agent's source spoke after its end
+├── AgentEndedError (RuntimeError)        the agent's source emitted after the agent's end
 │   └── SourceCancelledError
 └── SourceError                           a source could not do its work
     ├── CommandNotFoundError (LookupError)
@@ -44,7 +44,7 @@ class BackpressureError(CommitcastError, TimeoutError):
 
 
 class WouldBlockError(CommitcastError, RuntimeError):
-    """A thread that runs actors was asked to wait for one: it could wait for itself."""
+    """A thread that runs actors was asked to wait for one: it might wait for itself."""
 
     code = "internal"
 
@@ -56,14 +56,14 @@ class WouldBlockError(CommitcastError, RuntimeError):
 
 
 class LoopWouldBlockError(WouldBlockError):
-    """A source on an event loop was about to block it, and with it everything else that runs there."""
+    """A source on an event loop would have blocked it, and with it everything else that runs there."""
 
     def __str__(self) -> str:
         return "this would block the event loop that it is called on: `await asyncio.to_thread(context.inbox.get)`"
 
 
 class MailboxFullError(BackpressureError):
-    """As many messages wait for an actor as may wait."""
+    """An actor's mailbox is full."""
 
     def __init__(self, actor: str, limit_messages: int) -> None:
         super().__init__(actor)
@@ -74,7 +74,7 @@ class MailboxFullError(BackpressureError):
 
 
 class FutureTimeoutError(CommitcastError, pykka.Timeout, TimeoutError):
-    """A future had no answer within the time given. What was asked for goes on."""
+    """A future had no answer within the time given. The request goes on."""
 
     code = "unavailable"
     retryable = True
@@ -88,7 +88,7 @@ class FutureTimeoutError(CommitcastError, pykka.Timeout, TimeoutError):
 
 
 class FutureCancelledError(CommitcastError):
-    """The request was taken back before its actor had begun with it; nothing was done."""
+    """The request was cancelled before its actor had begun with it; nothing was done."""
 
     code = "unavailable"
     retryable = True
@@ -112,7 +112,7 @@ class RuntimeStoppedError(CommitcastError, RuntimeError):
 
 
 class GatewayStoppedError(CommitcastError, RuntimeError):
-    """The actor that a host gave as the gateway is not alive, so nobody would be told of anything."""
+    """The actor that a host gave as the gateway is not alive, so nothing would be cast."""
 
     code = "unavailable"
 
@@ -125,7 +125,7 @@ class GatewayStoppedError(CommitcastError, RuntimeError):
 
 
 class InputRefusedError(CommitcastError, RuntimeError):
-    """A user's message that nobody would read: the agent has ended, or its program takes no further input."""
+    """A user's message would not be read: the agent has ended, or its program does not read further input."""
 
     code = "conflict"
 
@@ -153,7 +153,7 @@ class InboxFullError(CommitcastError, RuntimeError):
 
 
 class TemplateNotFoundError(CommitcastError, LookupError):
-    """A client wants to launch what nobody has configured."""
+    """A client named a template that is not configured."""
 
     code = "not_found"
 
@@ -162,11 +162,11 @@ class TemplateNotFoundError(CommitcastError, LookupError):
         self.template = template
 
     def __str__(self) -> str:
-        return f"there is no template {self.template!r:.80}: the server's owner writes them"
+        return f"there is no template {self.template!r:.80}: the server's owner configures them"
 
 
 class TemplateFullError(CommitcastError, RuntimeError):
-    """As many agents of a template are at work as may be."""
+    """The limit of running agents of a template is reached."""
 
     code = "limit"
     retryable = True
@@ -184,7 +184,7 @@ class TemplateFullError(CommitcastError, RuntimeError):
 
 
 class AgentEndedError(CommitcastError, RuntimeError):
-    """A source spoke after the end of its agent; what it said was discarded and counted."""
+    """A source emitted after the end of its agent; the message was discarded and counted."""
 
     code = "bad_request"
 
@@ -193,7 +193,7 @@ class AgentEndedError(CommitcastError, RuntimeError):
         self.agent = agent
 
     def __str__(self) -> str:
-        return f"agent {self.agent!r} has ended: what its source says now is discarded"
+        return f"agent {self.agent!r} has ended: what its source emits now is discarded"
 
 
 class SourceCancelledError(AgentEndedError):
@@ -218,7 +218,7 @@ class CommandNotFoundError(SourceError, LookupError):
 
 
 class CommandFailedError(SourceError):
-    """The program ended with an error, or said itself that it failed."""
+    """The program ended with an error, or reported itself that it failed."""
 
 
 class VerdictMissingError(SourceError):

@@ -165,7 +165,7 @@ class AgentHandle:
         return self._ask(lambda: messages.Fail(kind, text))
 
     def terminate(self, reason: str | None = None) -> Future[AgentRecord]:
-        """End it, whatever it is doing, and make its source stop. The future raises as for `complete`."""
+        """Make it terminated, and make its source stop. The future raises as for `complete`."""
         return self._ask(lambda: messages.Terminate(None if reason is None else encode_text(reason, "reason").decode()))
 
     def _ask(self, make: Callable[[], messages.AgentCommand]) -> Future[Any]:

@@ -71,12 +71,12 @@ def _interrupted(record: AgentRecord) -> NewStatus:
         at=now(),
         reason="the runtime ended without stopping the agent",
         error_name=INTERRUPTED,
-        error_message="The runtime ended while the agent was at work. What it had said until then is kept.",
+        error_message="The runtime ended while the agent was at work. Its messages until then are kept.",
     )
 
 
 def _stop_processes(reader: Reader) -> None:
-    """Stop the processes that agents of this store have left behind, before their end is told."""
+    """Stop the processes that agents of this store have left behind, before the end of the agents is stored."""
     try:
         stopped = stop_orphans(list(_at_work(reader)), lambda agent: _epoch(reader, agent), ORPHAN_GRACE_S)
     except OSError as error:  # no /proc, or no descriptor: the agents have ended nevertheless

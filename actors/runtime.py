@@ -12,6 +12,7 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -80,29 +81,29 @@ class AgentRuntime(AgentApi):
         Args:
             database: path of the SQLite file, created if missing; `:memory:` for one that ends with the runtime; or
                 a store of your own.
-            listen: `HOST:PORT` to serve WebSocket subscribers on; None serves nobody. Port 0 takes a free one. `asgi`
-                serves through an app that is mounted in another (see `gateway.asgi`).
+            listen: `HOST:PORT` to serve WebSocket subscribers on; port 0 takes a free one. `asgi` serves through an app
+                that is mounted in another (see `gateway.asgi`). None serves no subscribers.
             gateway: the ref of an actor that gets every `Committed` and `Notice` in place of the gateway, or a
                 `MockGateway` (see `actors.testing`).
-            token: what clients must present, or what checks what they present (`StaticTokens`, `JwtVerifier`, your
-                own); None is read-only and for loopback only.
-            templates: what clients whose token allows it may launch, by name.
-            limits: on what one client may ask for.
-            tls: certificate and key to serve subscribers with; None serves without.
+            token: that clients must present, or a verifier of their tokens (`StaticTokens`, `JwtVerifier`, your own);
+                None is read-only and for loopback only.
+            templates: that clients may launch if their token allows it, by name.
+            limits: on the requests of one client.
+            tls: certificate and key to serve subscribers with; None serves without TLS.
             allowed_hosts: further names that a Host header may have.
             allowed_origins: further origins whose pages may subscribe.
             max_running_sources: threads for blocking sources; further ones wait.
-            max_unacknowledged: messages of one agent that may be on their way to the disk.
+            max_unacknowledged: messages that one agent may have which are not committed yet.
             max_unacknowledged_bytes: their bytes.
-            emit_timeout_s: how long `emit` waits at that bound.
+            emit_timeout_s: seconds that `emit` waits at that bound.
             heartbeat_s: seconds between heartbeats to subscribers.
             stop_timeout_s: seconds that an ordered stop may take.
             catch_up_s: seconds that subscribers may take at the stop to get what is committed.
             dispatcher: gives the actors their turns in place of threads (see `actors.testing`).
 
         Raises:
-            ListenError: `listen` is no address, or needs a token.
-            InvalidValueError: `gateway` is no ref.
+            ListenError: `listen` is not an address, or needs a token.
+            InvalidValueError: `gateway` is not a ref.
             GatewayStoppedError: its actor is not alive.
         """
         store: Store = database if not isinstance(database, (str, os.PathLike)) else SqliteStore(database)
@@ -121,12 +122,18 @@ class AgentRuntime(AgentApi):
         self._backend = InProcess(store, server)
         self._templates = checked_templates(templates or {})
         self._given_gateway = None if gateway is None else GivenGateway(gateway)
-        self._credit = CreditLimiter(agent_messages=max_unacknowledged, agent_bytes=max_unacknowledged_bytes)
-        self._emit_timeout_s = emit_timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._catch_up_s = catch_up_s
-        self._max_running_sources = max_running_sources
-        self._dispatcher = dispatcher
+        self._make_system = partial(
+            ActorSystem,
+            self._backend,
+            self._given_gateway,
+            CreditLimiter(agent_messages=max_unacknowledged, agent_bytes=max_unacknowledged_bytes),
+            emit_timeout_s=emit_timeout_s,
+            max_running_sources=max_running_sources,
+            on_fatal=self.stop,
+            dispatcher=dispatcher,
+        )
         self._system: ActorSystem | None = None  # until it starts
         self._lock = threading.Lock()
         self._state = "new"
@@ -146,8 +153,8 @@ class AgentRuntime(AgentApi):
         """Open the store, recover it, and begin to serve. Blocks.
 
         Args:
-            accept: False binds the address but lets nobody connect before `accept` is called, so that a subscriber
-                that connects at once finds the agents that were launched until then.
+            accept: False binds the address but does not accept connections before `accept` is called, so that a
+                subscriber that connects at once finds the agents that were launched until then.
 
         Raises:
             StoreOpenError: the database cannot be used; it was left as it is.
@@ -177,15 +184,7 @@ class AgentRuntime(AgentApi):
         return self
 
     def _start_system(self) -> ActorSystem:
-        system = ActorSystem(
-            self._backend,
-            self._given_gateway,
-            self._credit,
-            emit_timeout_s=self._emit_timeout_s,
-            max_running_sources=self._max_running_sources,
-            on_fatal=self.stop,
-            dispatcher=self._dispatcher,
-        )
+        system = self._make_system()
         try:
             control = RuntimeControl(self._templates, system)
             self._backend.serve(control, RuntimeCollector(system.stats, system.commits))
@@ -264,7 +263,7 @@ class AgentRuntime(AgentApi):
 
     @property
     def address(self) -> str | None:
-        """Where subscribers connect, `HOST:PORT`; None if nobody is served."""
+        """Where subscribers connect, `HOST:PORT`; None without `listen`."""
         return self._backend.address
 
     @property
@@ -274,7 +273,7 @@ class AgentRuntime(AgentApi):
 
     @property
     def gateway(self) -> GatewayServer | None:
-        """The server for subscribers, for `gateway.asgi`; None if nobody is served."""
+        """The server for subscribers, for `gateway.asgi`; None without `listen`."""
         return self._backend.server
 
     @property
@@ -284,7 +283,7 @@ class AgentRuntime(AgentApi):
 
     @property
     def failure(self) -> Exception | None:
-        """Why the runtime stopped by itself, or why the host's own gateway is not told anything any more; else None."""
+        """Why the runtime stopped by itself, or why the host's own gateway receives nothing any more; else None."""
         return None if self._system is None else self._system.failure
 
     @property

@@ -1,4 +1,4 @@
-"""Signals of an agent's commits, for those who wait for one: followers, waiters, caught-up checks.
+"""Commit signals: wake the threads and tasks that wait for an agent's next commit (`follow`, `wait`).
 
 A `CommitSignal` has a version that rises with each commit. A waiter takes the version first, then reads the store, then
 waits for a newer version, so that no commit can fall between. Agents that are not waited for have no signal.

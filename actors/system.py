@@ -143,7 +143,7 @@ class ActorSystem:
 
     @property
     def failure(self) -> Exception | None:
-        """Why nothing more can be written or cast, or is told to the host's own gateway; else None."""
+        """Why nothing more can be written or cast, or reaches the host's own gateway; else None."""
         return self.fatal or (None if self._given_gateway is None else self._given_gateway.look())
 
     def stats(self) -> RuntimeStats:

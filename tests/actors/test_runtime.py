@@ -250,7 +250,7 @@ class TestLaunching:
         assert [record.id for record in first + rest] == [handle.id for handle in handles]
 
     def test_an_unknown_status_is_answered_with_those_there_are(self, agent_runtime: AgentRuntime) -> None:
-        with pytest.raises(InvalidValueError, match="no status 'done': use one of .*completed, failed, terminated"):
+        with pytest.raises(InvalidValueError, match=r"'done' is not a status .* completed, failed, terminated"):
             agent_runtime.agents("done")
 
     def test_completing_an_agent_that_was_not_started_says_to_start_it(self, agent_runtime: AgentRuntime) -> None:
