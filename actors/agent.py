@@ -165,7 +165,7 @@ class AgentActor(PooledActor):
             self._stored_status = self._status = created.record.status
         self._is_loaded = True
         if created.creation is not None:
-            self._tell_gateway(created.creation)
+            self._cast(created.creation)
         if created.source is not None and not self._status.is_terminal:
             self._source = created.source
             self._source.expect(self._in_flight)
@@ -181,7 +181,8 @@ class AgentActor(PooledActor):
     # On the way down: to the database.
 
     def _on_emit(self, emit: messages.Emit) -> None:
-        if (refusal := self._refusal_of(emit)) is None:
+        refusal = self._refusal_of(emit) if emit.from_source or emit.for_source else None
+        if refusal is None:
             self._in_flight.add_message(emit.message, Envelope(emit, self.reply_later()))
             return
         self.on_dropped(emit)
@@ -244,7 +245,7 @@ class AgentActor(PooledActor):
     def _refuse_unknown(self, status: AgentStatus) -> None:
         error = AgentNotFoundError(self.agent)
         logger.warning("cannot make it %s: %s", status, error)
-        self._tell_gateway(messages.Notice(self.agent, error.code, str(error)))
+        self._cast(messages.Notice(self.agent, error.code, str(error)))
         if status is AgentStatus.TERMINATED:
             raise error
 
@@ -303,7 +304,7 @@ class AgentActor(PooledActor):
             self._answer(acknowledged)
         # Else it is for an actor that was here before: its callers were answered when it failed.
         if acknowledged.committed is not None:
-            self._tell_gateway(acknowledged.committed)
+            self._cast(acknowledged.committed)
         self._services.signals.notify(self.agent)
         if self._source is not None and self._source.ending is not None:
             self._end_if_due()
@@ -340,13 +341,13 @@ class AgentActor(PooledActor):
         else:
             self._generation = next(_generations)
             code, retry = (error.code, error.retryable) if isinstance(error, CommitcastError) else ("internal", False)
-            self._tell_gateway(messages.Notice(self.agent, code, str(error), retry))
+            self._cast(messages.Notice(self.agent, code, str(error), retry))
         if self._source is not None:
             self._source.lost(error)
 
-    def _tell_gateway(self, message: Committed | messages.Notice) -> None:
+    def _cast(self, message: Committed | messages.Notice) -> None:
         try:
-            self._services.gateway.tell(message)
+            self._services.cast(message)
         except (pykka.ActorDeadError, MailboxFullError) as error:
             # It is durable: subscribers find it in the store, where the next heartbeat sends them.
             self._services.dispatcher.dead_letters.add("gateway", message, str(error))

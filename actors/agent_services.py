@@ -1,10 +1,12 @@
 """What the actors of a runtime's agents share. One object for all of them, because an idle agent must stay small."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pykka
 
+from commitcast.actors import messages
 from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.directory import Directory
 from commitcast.actors.kernel.dispatch import Dispatcher
@@ -14,19 +16,13 @@ from commitcast.persistence.store import Reader
 from commitcast.persistence.writes import NewMessage, repeated
 
 
-class Gateway(Protocol):
-    """The ref of the gateway's actor, or the way to the one that a host has given."""
-
-    def tell(self, message: Any) -> None:
-        """Send a message. Raises `ActorDeadError` or `MailboxFullError`."""
-
-
 class AgentServices(msgspec.Struct, frozen=True):
     """What an agent's actor works with."""
 
     dispatcher: Dispatcher
     database: pykka.ActorRef[Any]
-    gateway: Gateway
+    cast: Callable[[messages.GatewayCommand], None]
+    """Tells the gateway's actor, or the one that a host has given. Raises `ActorDeadError` or `MailboxFullError`."""
     reader: Reader
     credit: CreditLimiter
     directory: Directory

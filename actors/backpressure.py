@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from commitcast.actors.errors import BackpressureError
+from commitcast.actors.kernel.future import remaining
 from commitcast.actors.kernel.waiting import Signal
 from commitcast.actors.loop import call_on
 from commitcast.persistence.fork import GONE
@@ -139,7 +140,7 @@ class CreditLimiter:
                 if self._count(agent, size, call):
                     return
             try:
-                is_freed = freed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                is_freed = freed.wait(remaining(deadline))
             except BaseException:
                 self._forget(agent, call)
                 raise

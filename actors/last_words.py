@@ -19,6 +19,8 @@ ENDS: Final = (messages.Complete, messages.Fail, messages.Terminate, messages.So
 class LastWords:
     """The last words of one agent's source."""
 
+    __slots__ = ("_agent", "_credit", "_first_end", "_mailbox")  # every idle agent has one
+
     def __init__(self, agent: str, mailbox: Mailbox, credit: CreditLimiter) -> None:
         """Begin for an agent that is at work."""
         self._agent = agent

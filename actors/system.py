@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from commitcast.actors import messages
 from commitcast.actors.agent import AgentActor
-from commitcast.actors.agent_services import AgentServices, Gateway
+from commitcast.actors.agent_services import AgentServices
 from commitcast.actors.backend import Backend
 from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.database import DatabaseActor
@@ -87,12 +87,12 @@ class ActorSystem:
         self._supervisor = Supervisor(self._dispatcher, self._escalate)
         self._given_gateway = gateway
         self._gateway: ActorRef[Any] | None = None  # of the system's own actor
-        gateway_ref = self._start_gateway()
+        cast = self._start_gateway()
         self._database = self._supervisor.start(ChildSpec("database", self._make_database, NEVER))
         self._services = AgentServices(
             dispatcher=self._dispatcher,
             database=self._database,
-            gateway=gateway_ref,
+            cast=cast,
             reader=backend.reader,
             credit=credit,
             directory=self.directory,
@@ -100,12 +100,12 @@ class ActorSystem:
         )
         self.launcher = Launcher(self._database, self.directory, credit, self._threads, self._tasks, self._loop.get)
 
-    def _start_gateway(self) -> Gateway:
+    def _start_gateway(self) -> Callable[[messages.GatewayCommand], None]:
         if self._given_gateway is not None:
             self._given_gateway.begin()
-            return self._given_gateway
+            return self._given_gateway.tell
         self._gateway = self._supervisor.start(ChildSpec("gateway", self._make_gateway))
-        return self._gateway
+        return self._gateway.tell
 
     def _make_gateway(self) -> GatewayActor:
         return GatewayActor(self._dispatcher, self._backend.publish, self._backend.notify)

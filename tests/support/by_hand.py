@@ -194,7 +194,7 @@ class Office:
         self._services = AgentServices(
             dispatcher=self.dispatcher,
             database=database.actor_ref,
-            gateway=self.gateway.actor_ref,
+            cast=self.gateway.actor_ref.tell,
             reader=_Stored(self.stored) if store is None else store,
             credit=self.credit,
             directory=self.directory,
