@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from commitcast.actors import AgentContext, AgentRuntime, Template
 from commitcast.actors.control import RuntimeControl
-from commitcast.actors.errors import TemplateFullError, TemplateNotFoundError
+from commitcast.actors.errors import RuntimeStoppedError, TemplateFullError, TemplateNotFoundError
+from commitcast.actors.messages import Terminate
 from commitcast.actors.templates import load_templates
 from commitcast.persistence.errors import AgentNotFoundError, IdempotencyConflictError, InvalidValueError
 from commitcast.persistence.records import AgentStatus
@@ -125,6 +127,13 @@ class TestLaunching:
         assert (record.type, record.prompt, record.configuration) == ("test", "hello", {"a": 1})
         messages = wait_until(lambda: (m := runtime.agent(record.id).messages()) and len(m) == 2 and m, "its words")
         assert [message.content for message in messages] == ["hello", "HELLO"]
+
+    def test_while_the_runtime_stops_it_is_refused_before_anything_is_stored(self, runtime: AgentRuntime) -> None:
+        runtime._running.directory.end_all(Terminate(), time.monotonic())
+
+        with pytest.raises(RuntimeStoppedError):
+            play(runtime, lambda operations: operations.launch("waiter", "", key=None, prefix=""))
+        assert runtime.agents() == []
 
     def test_the_same_key_finds_the_agent_again(self, runtime: AgentRuntime) -> None:
         async def scenario(operations: RuntimeControl) -> None:
