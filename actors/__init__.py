@@ -6,11 +6,11 @@ The top floor: it imports the gateway and persistence.
 from commitcast.actors.errors import BackpressureError, FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.kernel.supervision import RestartPolicy
+from commitcast.actors.metrics import RuntimeStats
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft
-from commitcast.actors.system import RuntimeStats
 from commitcast.actors.templates import Template
 from commitcast.persistence.records import AgentStatus
 

@@ -1,7 +1,7 @@
 """The AgentActor: one agent. Owns its lifecycle, keeps its writes in order, and forwards what was committed.
 
-A message goes through here twice: on its way to the DatabaseActor (`_on_emit`) and, once it is committed, on its way
-to the GatewayActor (`_on_acknowledged`). Must never tell the gateway or a caller anything that was not acknowledged.
+A message passes here twice: on its way to the DatabaseActor (`_on_emit`) and, once it is committed, on its way to the
+GatewayActor (`_on_acknowledged`). Must never tell the gateway or a caller anything that was not acknowledged.
 Handlers run one at a time and never block.
 """
 
@@ -22,6 +22,7 @@ from commitcast.actors.last_words import ENDS, LastWords
 from commitcast.actors.lifecycle import check_transition
 from commitcast.actors.source_state import NOT_KNOWN, AgentSource, HeldEnd, restart_notice
 from commitcast.actors.sources.draft import Ending
+from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, StatusChange
 from commitcast.persistence.writes import AgentPatch, NewStatus, encode_json
@@ -31,9 +32,9 @@ logger: Final = logging.getLogger(__name__)
 ENDING_PAUSE_S: Final = 1.0
 """How long the end of an agent waits when the database has refused it several times, before it is tried again."""
 MAILBOX_LIMIT_MESSAGES: Final = 4_096
-"""Commands that may wait for one agent. Its messages are not refused here: they are counted before (`flow.py`)."""
+"""Commands that may wait for one agent. Its messages are limited before they get here (`backpressure.py`)."""
 _generations: Final = itertools.count(1)
-"""Rises over all actors: one that is made again must not be taken for the one before it."""
+"""Rises over all actors: an actor that is made again must not be taken for the one before it."""
 
 
 class AgentActor(PooledActor):
@@ -51,12 +52,12 @@ class AgentActor(PooledActor):
         self._services = services
         self._created = created
         self._is_loaded = False
-        self._stored_status: AgentStatus | None = None  # None: there is no such agent
+        self._stored_status: AgentStatus | None = None  # None: the agent does not exist
         self._status = AgentStatus.INITIALIZING  # when everything in flight is stored
         self._source: AgentSource | None = None
-        self._last_words = LastWords(agent, self.actor_inbox, services.flow)
+        self._last_words = LastWords(agent, self.actor_inbox, services.credit)
         self._generation = next(_generations)
-        self._in_flight: InFlight | None = None  # while nothing is
+        self._in_flight = InFlight()
         self.discarded = 0
         """Messages that the source yielded after the end."""
 
@@ -67,37 +68,23 @@ class AgentActor(PooledActor):
             self._created = None
 
     def run_inline(self) -> None:
-        """Take a turn on the sender's thread when nothing is on its way, else on a worker, for many at once."""
-        if self._is_loaded and self._in_flight is None:
+        """Run inline on the sender's thread while nothing is in flight; else schedule, so that a busy agent batches."""
+        if self._is_loaded and not self._in_flight:
             super().run_inline()
         else:
             self.wake()
-
-    def handle(self, envelope: Envelope) -> None:
-        """Handle one message; the one that comes for every token goes the short way."""
-        command, asker = envelope.message, envelope.reply_to
-        if (
-            type(command) is messages.Emit
-            and self._is_loaded
-            and not command.for_source
-            and not (command.from_source and self._status.is_terminal)
-            and (asker is None or not asker.is_unwanted)
-        ):
-            (self._in_flight or self._take_off()).add_message(command.message, envelope)
-        else:
-            super().handle(envelope)
 
     def on_receive(self, command: messages.AgentCommand) -> Any:
         """Handle one command."""
         if not self._is_loaded:
             self._load(command)
-        if type(command) in ENDS and self._last_words.come_before(command, self._source, self.defer_reply):
+        if isinstance(command, messages.Emit):
+            return self._on_emit(command)
+        if isinstance(command, ENDS) and self._last_words.come_before(command, self._source, self.defer_reply):
             return None
-        if type(command) is not messages.Emit and self._in_flight is not None and self._in_flight.outgoing:
-            self._send_outgoing()  # what was said before the command is stored before it
+        if self._in_flight.outgoing:
+            self._send_outgoing()  # what was emitted before the command is stored before it
         match command:
-            case messages.Emit():
-                return self._on_emit(command)
             case messages.Acknowledged():
                 return self._on_acknowledged(command)
             case messages.Start():
@@ -124,22 +111,21 @@ class AgentActor(PooledActor):
                 assert_never(command)
 
     def on_turn_end(self) -> None:
-        """Send what was said, and retire if there is nothing left to do.
+        """Send the messages of the turn, and retire if there is nothing left to do.
 
-        While something sent before is unanswered, what is said waits for the answer, or until it is a turn's worth: so
-        thousands of busy agents come with a few messages each to every batch, not with one to each of many.
+        While earlier writes are unacknowledged, messages wait for that, or until there are a turn's worth: so thousands
+        of busy agents add a few messages each to every batch, instead of one message to each of many batches.
         """
-        in_flight = self._in_flight
-        if in_flight is not None:
-            outgoing = in_flight.outgoing
-            if outgoing and (outgoing == len(in_flight) or outgoing >= TURN_MESSAGES):
+        if unanswered := len(self._in_flight):
+            outgoing = len(self._in_flight.outgoing)
+            if outgoing and (outgoing == unanswered or outgoing >= TURN_MESSAGES):
                 self._send_outgoing()
         else:
             self._retire_if_done()
 
     def _load(self, command: messages.AgentCommand) -> None:
         try:
-            record = self._services.load(self.agent)
+            record = self._services.reader.agent(self.agent)
         except BaseException:
             self.on_dropped(command)
             raise
@@ -148,41 +134,41 @@ class AgentActor(PooledActor):
         self._is_loaded = True
 
     def on_dropped(self, message: Any) -> None:
-        """Give back the place of a message that will not be stored."""
+        """Release the credit of a message that will not be stored."""
         if isinstance(message, messages.Emit):
-            self._services.flow.release(self.agent, 1, message.message.size)
+            self._services.credit.release(self.agent, 1, message.message.size)
 
     def on_stop(self) -> None:
-        """Answer whoever still waits."""
-        in_flight, self._in_flight = self._in_flight, None
+        """Answer the callers that still wait."""
+        in_flight, self._in_flight = self._in_flight, InFlight()
         if self._source is not None:
             self._source.drop_held()
-        for waiting in in_flight or ():
+        for waiting in in_flight:
             if waiting.reply_to is not None and not waiting.reply_to.done():
                 waiting.reply_to.fail(RuntimeStoppedError(NOT_KNOWN))
             self.on_dropped(waiting.message)
 
     def on_failure(self, *_: object) -> None:
-        """Answer whoever still waits, and make the source stop: nobody hears it."""
+        """Answer the callers that still wait, and make the source stop: nothing receives it any more."""
         self.on_stop()
         if self._source is not None:
             self._source.cancel()
-            if not self._source.is_running:  # nobody else will tell the next actor of this agent to end it
-                self._services.home.tell(self.agent, messages.SourceEnded(Ending(status=AgentStatus.FAILED)))
+            if not self._source.is_running:  # nothing else will tell the next actor of this agent to end it
+                self._services.directory.tell(self.agent, messages.SourceEnded(Ending(status=AgentStatus.FAILED)))
 
     def drain_closed_mailbox(self) -> None:
         """Hand what came after the end to the next actor of this agent."""
-        self._services.home.redeliver(self)
+        self._services.directory.redeliver(self)
 
     def _on_created(self, created: messages.Created) -> None:
-        if self._stored_status is None:  # else somebody was faster, and this actor knows more than the creation
+        if self._stored_status is None:  # else a command was faster, and this actor knows more than the creation
             self._stored_status = self._status = created.record.status
         self._is_loaded = True
         if created.creation is not None:
-            self._tell_gateway(created.creation)
+            self._cast(created.creation)
         if created.source is not None and not self._status.is_terminal:
             self._source = created.source
-            self._source.expect(self._in_flight or ())
+            self._source.expect(self._in_flight)
             self._run(self._source.start)
 
     def _run(self, start: Callable[[], object]) -> None:
@@ -195,36 +181,32 @@ class AgentActor(PooledActor):
     # On the way down: to the database.
 
     def _on_emit(self, emit: messages.Emit) -> None:
-        if (refusal := self._refusal_of(emit)) is None:
-            (self._in_flight or self._take_off()).add_message(emit.message, Envelope(emit, self.defer_reply()))
+        refusal = self._refusal_of(emit) if emit.from_source or emit.for_source else None
+        if refusal is None:
+            self._in_flight.add_message(emit.message, Envelope(emit, self.defer_reply()))
             return
         self.on_dropped(emit)
         if (asker := self.defer_reply()) is not None:
             self._services.refuse(self.agent, emit.message, refusal, asker)
 
-    def _take_off(self) -> InFlight:
-        """Begin to have something on its way."""
-        self._in_flight = InFlight()
-        return self._in_flight
-
     def _send_outgoing(self) -> None:
-        assert self._in_flight is not None
         batch, size = self._in_flight.take_outgoing()
         self._services.database.tell(messages.Append(self.agent, self.number, self._generation, batch, size))
 
     def _refusal_of(self, emit: messages.Emit) -> CommitcastError | None:
-        """Return why a message is not taken; for a text that is, a place in the inbox is kept."""
+        """Return why a message is refused; for an accepted text to the source, a place in the inbox is reserved."""
         if emit.from_source and self._status.is_terminal:
             self.discarded += 1
             return AgentEndedError(self.agent)
-        if emit.for_source and self._status.is_terminal:
+        if not emit.for_source:
+            return None
+        if self._status.is_terminal:
             return InputRefusedError(self.agent, f"is {self._status} and reads no messages any more")
-        asked = self._source if emit.for_source else None
-        return None if asked is None else asked.keep_place(self.agent, emit.message.size)
+        return None if self._source is None else self._source.keep_place(self.agent, emit.message.size)
 
     def _on_patch(self, patch: AgentPatch) -> None:
         self._services.database.tell(messages.UpdateAgent(self.agent, self.number, self._generation, patch))
-        (self._in_flight or self._take_off()).add(Envelope(None, self.defer_reply()))
+        self._in_flight.add(Envelope(None, self.defer_reply()))
 
     def _end(self, status: AgentStatus, **facts: str | None) -> None:
         if self._stored_status is None:
@@ -234,7 +216,7 @@ class AgentActor(PooledActor):
         if source is not None:
             status, facts = source.truth(status, facts)
         check_transition(self.agent, self._status, status)
-        if source is not None and source.cancel():  # its processes are gone before its end is told
+        if source is not None and source.cancel():  # its processes are dead before the end is stored
             source.held = HeldEnd(self._status, status, facts, self.defer_reply())
             self._status = status
         else:
@@ -247,13 +229,13 @@ class AgentActor(PooledActor):
         change = NewStatus(
             previous=self._status,
             status=status,
-            at=self._services.now(),
+            at=now(),
             wants_record=self.is_asked,
             **facts,
         )
         self._services.database.tell(messages.ChangeStatus(self.agent, self.number, self._generation, change))
         self._status = status  # from now on, so that of two changes on their way the second is refused
-        (self._in_flight or self._take_off()).add(Envelope(None, self.defer_reply()))
+        self._in_flight.add(Envelope(None, self.defer_reply()))
 
     def _on_runtime_stopping(self, ending: messages.Terminate | messages.Fail) -> None:
         self._is_last_chance = True
@@ -263,21 +245,22 @@ class AgentActor(PooledActor):
     def _refuse_unknown(self, status: AgentStatus) -> None:
         error = AgentNotFoundError(self.agent)
         logger.warning("cannot make it %s: %s", status, error)
-        self._tell_gateway(messages.Notice(self.agent, error.code, str(error)))
+        self._cast(messages.Notice(self.agent, error.code, str(error)))
         if status is AgentStatus.TERMINATED:
             raise error
 
     def _on_source_ended(self, ending: Ending) -> None:
-        source, dispatcher, home = self._source, self._services.dispatcher, self._services.home
+        source, dispatcher, directory = self._source, self._services.dispatcher, self._services.directory
         if source is None:
             self._end_orphan()
         elif self._status.is_terminal or source.held is not None:
             self._let_end(source.let_go(ending))
         elif (delay_s := source.ended(ending, dispatcher.now())) is not None:
-            message = restart_notice(ending, source.restarts, delay_s, self._services.now())
-            self._services.flow.count_in(self.agent, message.size)
+            message = restart_notice(ending, source.restarts, delay_s, now())
+            self._services.credit.force_acquire(self.agent, message.size)
             self._on_emit(messages.Emit(message))
-            source.restart_timer = dispatcher.call_later(delay_s, lambda: home.tell(self.agent, messages.RestartDue()))
+            due = messages.RestartDue()
+            source.restart_timer = dispatcher.call_later(delay_s, lambda: directory.tell(self.agent, due))
         else:
             self._end_if_due()
 
@@ -290,7 +273,7 @@ class AgentActor(PooledActor):
     def _end_orphan(self) -> None:
         """End an agent whose source has ended, and whose actor failed before this one was made."""
         if self._stored_status is not None and not self._status.is_terminal:
-            why = "Its actor failed while its source ran. What it had said until then is kept."
+            why = "Its actor failed while its source ran. The messages until then are kept."
             self._change(AgentStatus.FAILED, error_name="ActorFailed", error_message=why)
 
     def _on_restart_due(self) -> None:
@@ -299,11 +282,12 @@ class AgentActor(PooledActor):
 
     def _end_if_due(self) -> None:
         """Bring an agent with a source to its end, again if the database refused that."""
-        source, home = self._source, self._services.home
+        source, directory = self._source, self._services.directory
         if source is None or source.ending is None or source.has_processes or self._status.is_terminal:
             return
         if not source.may_try_ending():
-            self._services.dispatcher.call_later(ENDING_PAUSE_S, lambda: home.tell(self.agent, messages.EndingDue()))
+            due = messages.EndingDue()
+            self._services.dispatcher.call_later(ENDING_PAUSE_S, lambda: directory.tell(self.agent, due))
             return
         ending = source.ending
         result = None if ending.result is None else encode_json(ending.result, "result")
@@ -313,27 +297,25 @@ class AgentActor(PooledActor):
             name, message = type(error).__name__, str(error)
             self._change(AgentStatus.FAILED, error_name=name, error_message=message, result_json=result)
 
-    # On the way up: committed, so it may be told.
+    # On the way up: committed, so it may be cast.
 
     def _on_acknowledged(self, acknowledged: messages.Acknowledged) -> None:
         if acknowledged.actor == self.number:
             self._answer(acknowledged)
-        # Else it is of an actor that was here before: whoever waited for it was answered when it died.
+        # Else it is for an actor that was here before: its callers were answered when it failed.
         if acknowledged.committed is not None:
-            self._tell_gateway(acknowledged.committed)
-        self._services.committed(self.agent)
+            self._cast(acknowledged.committed)
+        self._services.signals.notify(self.agent)
         if self._source is not None and self._source.ending is not None:
             self._end_if_due()
 
     def _answer(self, acknowledged: messages.Acknowledged) -> None:
-        messages = size = 0
-        in_flight = self._in_flight
-        assert in_flight is not None
+        count = size = 0
         try:
-            for waiting, reply in in_flight.answered(acknowledged.replies):
+            for waiting, reply in self._in_flight.answered(acknowledged.replies):
                 emit, asker = waiting.message, waiting.reply_to
                 if emit is not None:
-                    messages += 1
+                    count += 1
                     size += emit.message.size
                     if emit.for_source and self._source is not None:
                         self._source.settle(emit.message, reply, acknowledged.committed)
@@ -344,10 +326,8 @@ class AgentActor(PooledActor):
                 elif asker is not None:
                     asker.set(reply)
         finally:
-            if not in_flight:
-                self._in_flight = None
-            if messages:
-                self._services.flow.release(self.agent, messages, size)
+            if count:
+                self._services.credit.release(self.agent, count, size)
 
     def _on_refused(self, waiting: Envelope, error: Exception) -> None:
         if waiting.reply_to is not None:
@@ -355,31 +335,31 @@ class AgentActor(PooledActor):
         if waiting.message is None:
             self._has_given_up = self._is_last_chance  # the next start ends it
             if isinstance(error, IllegalTransitionError):
-                self._stored_status = AgentStatus(error.previous)  # somebody else was faster
+                self._stored_status = AgentStatus(error.previous)  # another change was faster
             if self._stored_status is not None:
                 self._status = self._stored_status
         else:
             self._generation = next(_generations)
             code, retry = (error.code, error.retryable) if isinstance(error, CommitcastError) else ("internal", False)
-            self._tell_gateway(messages.Notice(self.agent, code, str(error), retry))
+            self._cast(messages.Notice(self.agent, code, str(error), retry))
         if self._source is not None:
             self._source.lost(error)
 
-    def _tell_gateway(self, message: Committed | messages.Notice) -> None:
+    def _cast(self, message: Committed | messages.Notice) -> None:
         try:
-            self._services.gateway.tell(message)
+            self._services.cast(message)
         except (pykka.ActorDeadError, MailboxFullError) as error:
             # It is durable: subscribers find it in the store, where the next heartbeat sends them.
             self._services.dispatcher.dead_letters.add("gateway", message, str(error))
 
     def _retire_if_done(self) -> None:
-        if self._is_last_chance:  # whoever still speaks is refused, and nobody waits for a source here
+        if self._is_last_chance:  # later commands are refused, and a source is not waited for here
             is_done = self._has_given_up or self._stored_status is None or self._stored_status.is_terminal
         elif not self._is_loaded:  # its only command was cancelled
             is_done = True
         else:
             is_running = self._source is not None and self._source.is_running
             is_done = not is_running and (self._stored_status is None or self._status.is_terminal)
-            is_done = is_done and self._services.flow.is_idle(self.agent)
+            is_done = is_done and self._services.credit.is_idle(self.agent)
         if is_done:
-            self._services.home.retire(self)
+            self._services.directory.retire(self)

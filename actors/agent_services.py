@@ -1,69 +1,49 @@
-"""What every agent's actor of a runtime works with. Beside the actor, so that neither needs the other."""
+"""What the actors of a runtime's agents share. One object for all of them, because an idle agent must stay small."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import pykka
 
-from commitcast.actors.backpressure import Flow
+from commitcast.actors import messages
+from commitcast.actors.backpressure import CreditLimiter
+from commitcast.actors.directory import Directory
 from commitcast.actors.kernel.dispatch import Dispatcher
 from commitcast.actors.kernel.future import Future
-from commitcast.persistence.records import AgentRecord, MessageRecord
+from commitcast.actors.signals import CommitSignals
+from commitcast.persistence.store import Reader
 from commitcast.persistence.writes import NewMessage, repeated
 
 
-class Home(Protocol):
-    """Where an agent's actor is registered: the directory."""
-
-    def retire(self, actor: Any) -> bool:
-        """Take it out if nothing waits for it; return whether it has been stopped."""
-
-    def redeliver(self, actor: Any) -> None:
-        """Give what reached it too late to the actor that is there now."""
-
-    def tell(self, agent: str, command: Any) -> bool:
-        """Send a message to a live actor; return whether there was one."""
-
-
-class Told(Protocol):
-    """The gateway: its actor, or the way to the one that a host has given."""
-
-    def tell(self, message: Any) -> None:
-        """Send a message. Raises `ActorDeadError` or `MailboxFullError`."""
-
-
 class AgentServices(msgspec.Struct, frozen=True):
-    """What every agent actor of a runtime works with."""
+    """What an agent's actor works with."""
 
     dispatcher: Dispatcher
     database: pykka.ActorRef[Any]
-    gateway: Told
-    load: Callable[[str], AgentRecord | None]
-    keyed: Callable[[str, str], MessageRecord | None]
-    """Reads the message of an agent that was stored under a key."""
-    flow: Flow
-    home: Home
-    committed: Callable[[str], object]
-    """Wakes those who wait for the agent."""
-    now: Callable[[], str]
+    cast: Callable[[messages.GatewayCommand], None]
+    """Tells the gateway's actor, or the one that a host has given. Raises `ActorDeadError` or `MailboxFullError`."""
+    reader: Reader
+    credit: CreditLimiter
+    directory: Directory
+    signals: CommitSignals
 
-    def refuse(self, agent: str, message: NewMessage, why: Exception, asker: Future[Any]) -> None:
-        """Answer whoever sent a message that is not taken. One that was stored before, under its key, stays stored.
+    def refuse(self, agent: str, message: NewMessage, error: Exception, asker: Future[Any]) -> None:
+        """Answer the sender of a refused message. One that was stored before, under its key, stays stored.
 
-        Threads: the agent's; what is stored is looked up on another, because a handler must not block.
+        Threads: the agent's; the store is read on another, because a handler must not block.
         """
         if message.key is None:
-            asker.fail(why)  # not raised: its traceback would keep the message
+            asker.fail(error)  # not raised: its traceback would keep the message
             return
         key = message.key
 
         def look() -> None:
             try:
-                kept = self.keyed(agent, key)
-            except Exception:  # the store is closed, say: what was to be said anyway is said
-                kept = None
-            answer = why if kept is None else repeated(kept, message)
+                stored = self.reader.keyed(agent, key)
+            except Exception:  # the store is closed, say: then the refusal is the answer
+                stored = None
+            answer = error if stored is None else repeated(stored, message)
             if isinstance(answer, Exception):
                 asker.fail(answer)
             else:
@@ -71,5 +51,5 @@ class AgentServices(msgspec.Struct, frozen=True):
 
         try:
             self.dispatcher.spawn(f"repeat-{agent}", look)
-        except RuntimeError:  # there is no thread to be had
-            asker.fail(why)
+        except RuntimeError:  # no thread can be started
+            asker.fail(error)

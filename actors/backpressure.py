@@ -1,32 +1,36 @@
-"""The bound on what is on its way to the disk: counted when it is queued, given back when it is acknowledged.
+"""Back-pressure: limits the unacknowledged messages and bytes, per agent and per runtime.
 
-One count for each agent that has something on its way, and one for the whole runtime, under one lock. Whoever would
-pass a bound waits, is refused, or awaits; nothing is dropped. Whoever waits is woken when half of the bound is free, so
-that a busy agent does not switch threads for every message. Any thread; on an event loop only what does not block.
+Credit is acquired when a message is queued and released when it is acknowledged. There is one count for each agent
+that has unacknowledged messages, and one for the whole runtime, under one lock. A sender at a bound blocks, is refused,
+or awaits; nothing is dropped. Waiting senders are woken when half of the bound is free, so that a busy agent does not
+switch threads for every message. Any thread; on an event loop only the calls that do not block.
 """
 
 import asyncio
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from commitcast.actors.errors import BackpressureError
+from commitcast.actors.kernel.future import remaining
 from commitcast.actors.kernel.waiting import Signal
+from commitcast.actors.loop import call_on
 from commitcast.persistence.fork import GONE
 
 AGENT_MESSAGES: Final = 1_024
 AGENT_BYTES: Final = 8 * 1024 * 1024
-"""For one agent: about a quarter of a full batch, so a few busy agents keep the writer busy."""
+"""For one agent: about a quarter of a full batch, so that a few busy agents keep the writer busy."""
 RUNTIME_MESSAGES: Final = 65_536
 RUNTIME_BYTES: Final = 64 * 1024 * 1024
-"""For all agents together: sixteen full batches, about 30 MB. What a runtime holds while the disk stands still."""
+"""For all agents together: sixteen full batches, about 30 MB. This much a runtime holds while the disk stalls."""
 
 Call = Callable[[], object]
 
 
 class _Count:
-    """What one agent has on its way, and who waits for it to become less."""
+    """The unacknowledged messages of one agent, and the callbacks of the senders that wait for credit."""
 
     __slots__ = ("messages", "size", "waiting")
 
@@ -36,7 +40,7 @@ class _Count:
         self.waiting: list[Call] | None = None
 
 
-class Flow:
+class CreditLimiter:
     """Counts messages and bytes under the bounds of one runtime."""
 
     def __init__(
@@ -50,10 +54,10 @@ class Flow:
         """Set the bounds.
 
         Args:
-            agent_messages: how many messages of one agent may be on their way.
-            agent_bytes: how many bytes of one agent; one message larger than this passes when it is alone.
-            all_messages: how many messages of all agents together.
-            all_bytes: how many bytes; here too a larger message passes when it is alone.
+            agent_messages: unacknowledged messages that one agent may have.
+            agent_bytes: their bytes; a message larger than this passes when it is alone.
+            all_messages: unacknowledged messages of all agents together.
+            all_bytes: their bytes; here too a larger message passes when it is alone.
         """
         self._agent_messages = agent_messages
         self._agent_bytes = agent_bytes
@@ -62,27 +66,27 @@ class Flow:
         self._lock = threading.Lock()
         self._messages = 0
         self._size = 0
-        self._counts: dict[str, _Count] = {}  # of the agents that have something on its way
+        self._counts: dict[str, _Count] = {}  # of the agents with unacknowledged messages
         self._waiting: list[Call] = []  # for the bound over all agents
 
     @property
     def messages(self) -> int:
-        """How many messages of all agents are on their way."""
+        """How many messages of all agents are unacknowledged."""
         return self._messages
 
     @property
     def size(self) -> int:
-        """How many bytes of all agents are on their way."""
+        """How many bytes they have."""
         return self._size
 
     @property
-    def is_waited_for(self) -> bool:
-        """Whether anybody waits at a bound."""
+    def has_waiters(self) -> bool:
+        """Whether a sender waits for credit."""
         with self._lock:
             return bool(self._waiting) or any(count.waiting for count in self._counts.values())
 
     def is_idle(self, agent: str) -> bool:
-        """Whether an agent has nothing on its way."""
+        """Whether an agent has no unacknowledged message."""
         return agent not in self._counts
 
     def try_acquire(self, agent: str, size: int) -> bool:
@@ -90,14 +94,14 @@ class Flow:
         with self._lock:
             return self._count(agent, size, None)
 
-    def count_in(self, agent: str, size: int) -> None:
-        """Count one message whatever the bounds: one that the runtime itself adds, of which there are few."""
+    def force_acquire(self, agent: str, size: int) -> None:
+        """Count one message whatever the bounds: for the few that the runtime itself adds."""
         with self._lock:
             count = self._counts.get(agent) or self._counts.setdefault(agent, _Count())
             self._add(count, size)
 
     def _count(self, agent: str, size: int, call: Call | None) -> bool:
-        """Count a message, or have `call` called when it may be tried again."""
+        """Count a message, or have `call` called when it is to be tried again."""
         count = self._counts.get(agent)
         if count is not None and (count.messages >= self._agent_messages or count.size + size > self._agent_bytes):
             if call is not None:
@@ -122,7 +126,7 @@ class Flow:
         """Count one message, waiting until the bounds allow it. Blocks.
 
         Raises:
-            BackpressureError: they did not allow it within `timeout_s`; nothing was counted.
+            BackpressureError: the bounds did not allow it within `timeout_s`; nothing was counted.
         """
         if timeout_s == 0:
             if not self.try_acquire(agent, size):
@@ -136,7 +140,7 @@ class Flow:
                 if self._count(agent, size, call):
                     return
             try:
-                is_freed = freed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                is_freed = freed.wait(remaining(deadline))
             except BaseException:
                 self._forget(agent, call)
                 raise
@@ -149,12 +153,7 @@ class Flow:
         loop = asyncio.get_running_loop()
         while True:
             freed = asyncio.Event()
-
-            def call(freed: asyncio.Event = freed) -> None:
-                try:
-                    loop.call_soon_threadsafe(freed.set)
-                except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
-                    pass
+            call = partial(call_on, loop, freed.set)
 
             with self._lock:
                 if self._count(agent, size, call):

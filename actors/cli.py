@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _leave() -> NoReturn:
-    """Exit as a program does that SIGPIPE kills: nobody reads what it writes."""
+    """Exit as a program does that SIGPIPE kills: its output is not read any more."""
     leave_output()
     sys.exit(141)
 

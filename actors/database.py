@@ -10,24 +10,25 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, Protocol, assert_never
+from time import perf_counter
+from typing import Any, Final, assert_never
 
 import msgspec
 
-from commitcast.actors.commit_meter import CommitMeter
+from commitcast.actors import messages
+from commitcast.actors.backend import Writer
 from commitcast.actors.errors import RuntimeStoppedError
 from commitcast.actors.kernel.deadletters import DeadLetters
 from commitcast.actors.kernel.dispatch import Dispatcher, PinnedActor
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.mailbox import Envelope
-from commitcast.actors.messages import Acknowledged, Append, ChangeStatus, CreateAgents, DatabaseCommand, UpdateAgent
+from commitcast.actors.metrics import CommitStats
 from commitcast.persistence.errors import (
     NotStoredError,
     PrecedingRefusedError,
     StoreUnavailableError,
     StoreUnknownError,
 )
-from commitcast.persistence.store import Store
 from commitcast.persistence.writes import (
     AgentPatch,
     AgentWrites,
@@ -43,20 +44,15 @@ logger: Final = logging.getLogger(__name__)
 
 BATCH_ROWS: Final = 4_096
 BATCH_BYTES: Final = 8 * 1024 * 1024
-"""What one transaction holds at most: beyond this a larger batch is no faster and its acknowledgements come late."""
+"""What one transaction holds at most: a larger batch is not faster, and its acknowledgements come late."""
 SMALL_BATCH_AGENTS: Final = 64
 """The acknowledgements of up to this many agents are handled on the writer's own thread: handing a few of them to
 another takes longer than handling them, and what those agents say next belongs into one batch."""
 NO_ACTOR: Final = 0
-"""The number that no actor has: who creates agents is no actor."""
+"""In place of an actor's number, for the creation of an agent, which has none yet."""
 RETRY_S: Final = 0.5
+"""Between two attempts at a commit that the store refuses for the moment."""
 REMEMBERED_REFUSALS: Final = 65_536
-
-
-class Acknowledge(Protocol):
-    """Hands an acknowledgement to the agent's actor; made by the runtime."""
-
-    def __call__(self, agent: str, command: Acknowledged, /) -> object: ...
 
 
 class _Group(msgspec.Struct, gc=False):
@@ -105,26 +101,26 @@ class DatabaseActor(PinnedActor):
 
     def __init__(
         self,
-        store: Store,
+        store: Writer,
         *,
-        acknowledge: Acknowledge,
+        acknowledge: Callable[[str, messages.Acknowledged], object],
         on_fatal: Callable[[Exception], object],
         give_up: threading.Event,
         inline_turns: Callable[[], AbstractContextManager[None]],
         dispatcher: Dispatcher | None = None,
         dead_letters: DeadLetters | None = None,
-        commits: CommitMeter | None = None,
+        commits: CommitStats | None = None,
     ) -> None:
         """Make the actor.
 
         Args:
-            store: open; its `commit` is called by nobody else.
-            acknowledge: takes the answers to an agent's writes.
+            store: open; only this actor calls its `commit`.
+            acknowledge: delivers the answers to an agent's writes to the agent's actor.
             on_fatal: called once when the outcome of a commit is unknown; nothing is written after that.
             give_up: once set, a full disk, a lock and the like are no longer waited for.
             inline_turns: while it is entered, the agents' turns become due on this thread; taken when it is left.
-            dispatcher: who gives it turns instead of a thread of its own.
-            dead_letters: where what reaches nobody is counted.
+            dispatcher: gives it turns instead of a thread of its own.
+            dead_letters: where undeliverable messages are counted.
             commits: counts commits.
         """
         super().__init__(store.name, dispatcher, dead_letters)
@@ -138,18 +134,18 @@ class DatabaseActor(PinnedActor):
         self._bytes = 0
         self._refused: OrderedDict[str, int] = OrderedDict()
         self._fatal: Exception | None = None
-        self._commits = commits or CommitMeter()
+        self._commits = commits or CommitStats()
 
-    def on_receive(self, command: DatabaseCommand) -> Any:
+    def on_receive(self, command: messages.DatabaseCommand) -> Any:
         """Put a command into the batch. What waits in the mailbox joins it until it is full."""
         match command:
-            case Append():
+            case messages.Append():
                 self._append(command)
-            case ChangeStatus():
+            case messages.ChangeStatus():
                 self._add(command, command.change, len(command.change.result_json or ""))
-            case UpdateAgent():
+            case messages.UpdateAgent():
                 self._add(command, command.patch, len(command.patch.configuration_json or ""))
-            case CreateAgents(agents):
+            case messages.CreateAgents(agents):
                 return self._add_creation(agents)
             case _:
                 assert_never(command)
@@ -159,48 +155,50 @@ class DatabaseActor(PinnedActor):
         self._commit()
 
     def on_failure(self, *failure: Any) -> None:
-        """Answer everybody whose writes were in the batch: nothing more is stored."""
+        """Answer all writes of the batch: nothing more is stored."""
         self._fatal = self._fatal or self._failed(failure[1])
         self._commit()
 
     def reject(self, envelope: Envelope) -> None:
-        """Answer what came after the end."""
+        """Answer a command that came after the end."""
         why = self._fatal or RuntimeStoppedError()
         command = envelope.message
-        if isinstance(command, Append):
-            self._acknowledge(command.agent, Acknowledged(None, [why] * len(command.messages), command.actor))
-        elif isinstance(command, (ChangeStatus, UpdateAgent)):
-            self._acknowledge(command.agent, Acknowledged(None, [why], command.actor))
-        elif isinstance(command, CreateAgents) and envelope.reply_to is not None:
+        if isinstance(command, messages.Append):
+            self._acknowledge(command.agent, messages.Acknowledged(None, [why] * len(command.messages), command.actor))
+        elif isinstance(command, (messages.ChangeStatus, messages.UpdateAgent)):
+            self._acknowledge(command.agent, messages.Acknowledged(None, [why], command.actor))
+        elif isinstance(command, messages.CreateAgents) and envelope.reply_to is not None:
             envelope.reply_to.fail(why)
         else:
             super().reject(envelope)
 
-    def _group(self, command: Append | ChangeStatus | UpdateAgent) -> _Group:
+    def _group(self, command: messages.Append | messages.ChangeStatus | messages.UpdateAgent) -> _Group:
         group = self._groups.get(command.agent)
         if group is None or group.actor != command.actor:
             if group is not None:
-                self._commit()  # each is told of its own writes
+                self._commit()  # each actor is told of its own writes
             group = self._groups[command.agent] = _Group(command.actor)
         group.generation = command.generation
         return group
 
-    def _append(self, append: Append) -> None:
-        agent, messages = append.agent, append.messages
-        if self._rows and (self._rows + len(messages) > BATCH_ROWS or self._bytes + append.size > BATCH_BYTES):
+    def _append(self, append: messages.Append) -> None:
+        agent, new = append.agent, append.messages
+        if self._rows and (self._rows + len(new) > BATCH_ROWS or self._bytes + append.size > BATCH_BYTES):
             self._commit()
         group = self._group(append)
         if self._refused and self._is_refused(agent, append.generation):
-            for _ in messages:
+            for _ in new:
                 group.refuse(PrecedingRefusedError(agent))
         else:
-            group.writes += messages
+            group.writes += new
         self._bytes += append.size
-        self._rows += len(messages)
+        self._rows += len(new)
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._commit()
 
-    def _add(self, command: ChangeStatus | UpdateAgent, write: NewStatus | AgentPatch, size: int) -> None:
+    def _add(
+        self, command: messages.ChangeStatus | messages.UpdateAgent, write: NewStatus | AgentPatch, size: int
+    ) -> None:
         group = self._group(command)
         if self._is_refused(command.agent, command.generation) and needs_preceding(write):
             group.refuse(PrecedingRefusedError(command.agent))
@@ -254,7 +252,7 @@ class DatabaseActor(PinnedActor):
                 group.creation.answer(agent, outcome)
             else:
                 replies = group.merge(outcome.replies)
-                self._acknowledge(agent, Acknowledged(outcome.committed, replies, group.actor))
+                self._acknowledge(agent, messages.Acknowledged(outcome.committed, replies, group.actor))
 
     def _store_all(self, work: list[AgentWrites]) -> list[Outcome]:
         """Commit, and return the outcomes: those of the store, or its error for every write."""
@@ -264,7 +262,7 @@ class DatabaseActor(PinnedActor):
             return self._store_when_possible(work) if work else []
         except NotStoredError as error:
             refusal: Exception = error
-        except BaseException as error:  # unknown to be stored or not: whatever it was, writing on could repeat or lose
+        except BaseException as error:  # it may be stored or not, so going on could repeat or lose it
             refusal = error if isinstance(error, Exception) else self._failed(error)
             self._stop_writing(refusal)
         return [Outcome(None, [refusal] * len(agent.writes), any(map(_is_message, agent.writes))) for agent in work]
@@ -273,11 +271,16 @@ class DatabaseActor(PinnedActor):
         return StoreUnknownError(f"the writer of {self._store.name} failed: {error!r}")
 
     def _store_when_possible(self, work: list[AgentWrites]) -> list[Outcome]:
-        warned = False
+        commits, warned = self._commits, False
         while True:
+            began = perf_counter()
             try:
-                return self._commits.commit(self._store, work)
+                outcomes = self._store.commit(work)
+                commits.seconds.observe(perf_counter() - began)
+                commits.sizes.observe(sum(len(agent.writes) for agent in work))
+                return outcomes
             except StoreUnavailableError as error:
+                commits.refusals += 1
                 if self._give_up.is_set():
                     raise
                 if not warned:

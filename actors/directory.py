@@ -1,8 +1,8 @@
-"""Where each agent's actor is: found by id, made on demand, and retired when it has nothing left to do.
+"""The directory of agents: finds an agent's actor by id, makes it on demand, and lets it retire.
 
-A message goes straight into the mailbox of the actor that is there, without a lock. Making and retiring an actor
-happen under one, and what reached the mailbox of a retired actor is handed, in its order, to the next one. Any thread;
-nothing that waits is done under the lock.
+A message goes straight into the mailbox of the actor, without a lock. Making and retiring an actor happen under a lock,
+and messages that reached the mailbox of a retired actor are handed, in order, to the next one. Any thread; nothing
+blocks under the lock.
 """
 
 import logging
@@ -10,14 +10,14 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from commitcast.actors.agent import MAILBOX_LIMIT_MESSAGES, AgentActor
-from commitcast.actors.backpressure import Flow
+from commitcast.actors import messages
+from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.errors import FutureTimeoutError, MailboxFullError, RuntimeStoppedError
 from commitcast.actors.kernel.deadletters import DeadLetters
+from commitcast.actors.kernel.dispatch import PooledActor
 from commitcast.actors.kernel.future import Future, remaining
 from commitcast.actors.kernel.mailbox import Empty, Envelope
 from commitcast.actors.kernel.waiting import Signal
-from commitcast.actors.messages import AgentCommand, Created, Emit, Fail, RuntimeStopping, SourceEnded, Terminate
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.fork import GONE
 from commitcast.persistence.records import AgentStatus, MessageRecord
@@ -29,22 +29,27 @@ class Directory:
     """The live agent actors of one runtime."""
 
     def __init__(
-        self, make: Callable[[str, Created | None], AgentActor], flow: Flow, dead_letters: DeadLetters
+        self,
+        make: Callable[[str, messages.Created | None], PooledActor],
+        credit: CreditLimiter,
+        dead_letters: DeadLetters,
     ) -> None:
         """Make an empty directory.
 
         Args:
-            make: makes and starts the actor of an agent: of one just created, or of one that may be in the store.
-            flow: counts the messages on their way; the place of one that reaches no actor is given back here.
-            dead_letters: where messages to nobody are counted.
+            make: makes and starts an agent's actor, which has the agent's id as its name: of an agent just created, or
+                with None of one that may be in the store.
+            credit: of unacknowledged messages; that of a message which reaches no actor is released here.
+            dead_letters: where undeliverable messages are counted.
         """
         self._make = make
-        self._flow = flow
+        self._credit = credit
         self._dead_letters = dead_letters
         self._lock = threading.RLock()
-        self._actors: dict[str, AgentActor] = {}
-        self._open = True
-        self._emptied: Signal | None = None  # set when the last actor has gone
+        self._actors: dict[str, PooledActor] = {}
+        self.is_open = True
+        """Whether requests from outside are accepted."""
+        self._emptied: Signal | None = None  # given when the last actor has gone
 
     def __contains__(self, agent: str) -> bool:
         """Whether an agent has an actor."""
@@ -54,29 +59,31 @@ class Directory:
         """Return how many actors are alive."""
         return len(self._actors)
 
-    def end_all(self, ending: Terminate | Fail, deadline: float, then: Callable[[], object] = lambda: None) -> None:
-        """Take no more requests from outside, end every agent that is at work, and wait until all actors have retired.
+    def end_all(
+        self, ending: messages.Terminate | messages.Fail, deadline: float, then: Callable[[], object] = lambda: None
+    ) -> None:
+        """Refuse requests from outside, end every agent that is at work, and wait until all actors have retired.
 
-        Acknowledgements still arrive. What has not ended by `deadline` is left to the next start; an agent whose source
-        has not ended is ended without it.
+        Acknowledgements still arrive. Agents that have not ended by `deadline` are left to the next start; an agent
+        whose source has not ended is ended without it.
 
         Args:
             ending: how they end.
             deadline: of `time.monotonic()`.
-            then: called before the wait; what it makes the sources say of their end comes after `ending`.
+            then: called before the wait; the ends of sources that it causes come after `ending`.
         """
         with self._lock:
-            self._open = False
-        self._tell_all(RuntimeStopping(ending))
+            self.is_open = False
+        self._tell_all(messages.RuntimeStopping(ending))
         then()
         if not self._wait_until_empty(deadline):
-            self._tell_all(SourceEnded(Ending(status=AgentStatus.TERMINATED)))
-            logger.warning("%d agents did not end in time: the next start ends what is not stored", len(self._actors))
+            self._tell_all(messages.SourceEnded(Ending(status=AgentStatus.TERMINATED)))
+            logger.warning("%d agents did not end in time: the next start ends them", len(self._actors))
 
-    def _tell_all(self, command: AgentCommand) -> None:
+    def _tell_all(self, command: messages.AgentCommand) -> None:
         with self._lock:
             live = list(reversed(self._actors.values()))
-        while live:  # and let go of them: who has retired is not to be kept until the last one has
+        while live:  # and forget each: a retired actor is not to be kept until the last one has retired
             live.pop().actor_inbox.put(Envelope(command))
 
     def _wait_until_empty(self, deadline: float) -> bool:
@@ -88,7 +95,7 @@ class Directory:
         return emptied.wait(remaining(deadline))
 
     def stop_all(self, deadline: float) -> None:
-        """Stop the actors that are left, each after it has forwarded what it was told of before."""
+        """Stop the actors that are left, each after it has handled what it was sent before."""
         with self._lock:
             left, self._actors = list(self._actors.values()), {}
         for stopping in [actor.actor_ref.stop(block=False) for actor in left]:
@@ -97,50 +104,50 @@ class Directory:
             except FutureTimeoutError:
                 break
         for actor in left:
-            for envelope in _drain(actor):  # of one that did not stop in time: whoever waits for it is told
-                self._refuse(actor.agent, envelope)
+            for envelope in _drain(actor):  # of an actor that did not stop in time: its callers are answered
+                self._refuse(actor.name, envelope)
 
-    def add(self, agent: str, created: Created) -> None:
-        """Start the actor of a new agent, or tell the one that was made for the id while it was unknown."""
+    def add(self, agent: str, created: messages.Created) -> None:
+        """Start the actor of a new agent, or tell the actor that was made for the id before the agent existed."""
         with self._lock:
-            is_open = self._open
+            is_open = self.is_open
             if not is_open:
-                created = Created(created.record, created.creation, None)
+                created = messages.Created(created.record, created.creation, None)
             if not (agent in self._actors and self.tell(agent, created)):
                 self._actors[agent] = self._make(agent, created)
             if is_open:
                 return
-            self._actors[agent].actor_inbox.put(Envelope(Terminate("the runtime was stopped"), Future()))
+            self._actors[agent].actor_inbox.put(Envelope(messages.Terminate("the runtime was stopped"), Future()))
         raise RuntimeStoppedError("it was stopped during the launch: if the agent is stored, the next start ends it")
 
-    def ask(self, agent: str, command: AgentCommand) -> Future[Any]:
+    def ask(self, agent: str, command: messages.AgentCommand) -> Future[Any]:
         """Send a command to an agent's actor, made if need be, and return the future of its answer."""
         future: Future[Any] = Future()
         envelope = Envelope(command, future)
         actor = self._actors.get(agent)
-        if not self._open:
+        if not self.is_open:
             self._refuse(agent, envelope)
         elif actor is None:
             self._deliver(agent, envelope)
-        elif isinstance(command, Emit):
+        elif isinstance(command, messages.Emit):
             actor.actor_inbox.put(envelope)
         elif not actor.actor_inbox.offer(envelope):
-            future.fail(MailboxFullError(f"agent {agent!r}", MAILBOX_LIMIT_MESSAGES))
+            future.fail(MailboxFullError(f"agent {agent!r}", actor.actor_inbox.limit_messages or 0))
         return future
 
-    def emit(self, agent: str, command: Emit) -> Future[MessageRecord]:
+    def emit(self, agent: str, command: messages.Emit) -> Future[MessageRecord]:
         """Send a message to an agent's actor like `ask`; it may be handled on this thread."""
         actor = self._actors.get(agent)
-        if actor is None or not self._open:
+        if actor is None or not self.is_open:
             return self.ask(agent, command)
         future: Future[Any] = Future()
         actor.actor_inbox.put(Envelope(command, future), inline=True)
         return future
 
-    def tell(self, agent: str, command: AgentCommand) -> bool:
-        """Send a message to a live actor; return whether there was one."""
+    def tell(self, agent: str, command: messages.AgentCommand) -> bool:
+        """Send a message to an agent's actor if it has one; return whether it has."""
         actor = self._actors.get(agent)
-        if actor is None and isinstance(command, SourceEnded):
+        if actor is None and isinstance(command, messages.SourceEnded):
             self._deliver(agent, Envelope(command))  # its actor failed: another one brings the agent to its end
             return True
         if actor is None:
@@ -154,19 +161,19 @@ class Directory:
         with self._lock:
             actor = self._actors.get(agent)
             if actor is None:
-                if not self._open:
+                if not self.is_open:
                     self._refuse(agent, envelope)
                     return
                 actor = self._actors[agent] = self._make(agent, None)
             actor.actor_inbox.put(envelope)
 
-    def retire(self, actor: AgentActor) -> bool:
+    def retire(self, actor: PooledActor) -> bool:
         """Take an actor out if nothing waits in its mailbox; return whether it was stopped. In its own turn."""
         with self._lock:
-            if self._actors.get(actor.agent) is actor:
+            if self._actors.get(actor.name) is actor:
                 if not actor.is_mailbox_empty():
                     return False
-                self._remove(actor.agent)
+                self._remove(actor.name)
             actor.stop_now()
             return True
 
@@ -176,13 +183,13 @@ class Directory:
             self._emptied.set()
             self._emptied = None
 
-    def redeliver(self, actor: AgentActor) -> None:
-        """Give what reached a stopped actor too late to the one that is there now, or to a new one, in its order."""
-        agent = actor.agent
+    def redeliver(self, actor: PooledActor) -> None:
+        """Give what reached a stopped actor too late to the agent's present actor, or to a new one, in order."""
+        agent = actor.name
         with self._lock:
-            if self._actors.get(agent) is actor:  # it failed; who finds it there still comes here afterwards
+            if self._actors.get(agent) is actor:  # it failed; senders that still find it come here afterwards
                 late = _drain(actor)
-                successor = None if not late or not self._open else self._make(agent, None)
+                successor = None if not late or not self.is_open else self._make(agent, None)
                 for envelope in late:
                     if successor is None:
                         self._refuse(agent, envelope)
@@ -200,19 +207,19 @@ class Directory:
         self._actors = GONE
 
     def _refuse(self, agent: str, envelope: Envelope) -> None:
-        """Answer what can reach no actor any more, because the runtime has stopped."""
+        """Answer an envelope that cannot reach an actor any more, because the runtime has stopped."""
         message, reply_to = envelope.message, envelope.reply_to
-        if isinstance(message, Emit):
-            self._flow.release(agent, 1, message.message.size)
+        if isinstance(message, messages.Emit):
+            self._credit.release(agent, 1, message.message.size)
         if reply_to is None:
             self._dead_letters.add(f"AgentActor-{agent}", message, "the runtime had stopped")
-        elif isinstance(message, AgentCommand):
+        elif isinstance(message, messages.AgentCommand):
             reply_to.fail(RuntimeStoppedError())
         else:
             reply_to.set(None)  # a stop, of what has stopped
 
 
-def _drain(actor: AgentActor) -> list[Envelope]:
+def _drain(actor: PooledActor) -> list[Envelope]:
     late = []
     while True:
         try:

@@ -5,17 +5,17 @@ Those of the actor library (`kernel/errors.py`) are exported here too.
 CommitcastError
 ├── BackpressureError (TimeoutError)      the agent is at its bound; try again
 │   └── MailboxFullError                  an actor has as many messages waiting as it may have; try again
-├── WouldBlockError (RuntimeError)        a callback wanted to wait on a thread that runs actors
-│   └── LoopWouldBlockError               a source was about to block its event loop
+├── WouldBlockError (RuntimeError)        a callback would have waited on a thread that runs actors
+│   └── LoopWouldBlockError               a source would have blocked its event loop
 ├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
 ├── FutureCancelledError                  the request was cancelled before it was begun
 ├── RuntimeStoppedError (RuntimeError)    the runtime is not running
 ├── GatewayStoppedError (RuntimeError)    the actor that the host gave as the gateway is not alive
-├── InputRefusedError (RuntimeError)      the agent takes no (further) messages of a user
-├── InboxFullError (RuntimeError)         the agent has not taken what was sent to it before; try again
-├── TemplateNotFoundError (LookupError)   a client wants to launch what nobody has configured
+├── InputRefusedError (RuntimeError)      the agent does not accept a user's message
+├── InboxFullError (RuntimeError)         the agent has not read earlier messages yet; try again
+├── TemplateNotFoundError (LookupError)   a client named a template that is not configured
 ├── TemplateFullError (RuntimeError)      too many agents of a template are at work; try again
-├── AgentEndedError (RuntimeError)        the agent's source spoke after its end
+├── AgentEndedError (RuntimeError)        the agent's source emitted after the agent's end
 │   └── SourceCancelledError
 └── SourceError                           a source could not do its work
     ├── CommandNotFoundError (LookupError)
@@ -55,7 +55,7 @@ __all__ = [
 
 
 class LoopWouldBlockError(WouldBlockError):
-    """A source on an event loop was about to block it, and with it everything else that runs there."""
+    """A source on an event loop would have blocked it, and with it everything else that runs there."""
 
     def __str__(self) -> str:
         return "this would block the event loop that it is called on: `await asyncio.to_thread(context.inbox.get)`"
@@ -76,7 +76,7 @@ class RuntimeStoppedError(CommitcastError, RuntimeError):
 
 
 class GatewayStoppedError(CommitcastError, RuntimeError):
-    """The actor that a host gave as the gateway is not alive, so nobody would be told of anything."""
+    """The actor that a host gave as the gateway is not alive, so nothing would be cast."""
 
     code = "unavailable"
 
@@ -89,7 +89,7 @@ class GatewayStoppedError(CommitcastError, RuntimeError):
 
 
 class InputRefusedError(CommitcastError, RuntimeError):
-    """A user's message that nobody would read: the agent has ended, or its program takes no further input."""
+    """A user's message would not be read: the agent has ended, or its program does not read further input."""
 
     code = "conflict"
 
@@ -117,7 +117,7 @@ class InboxFullError(CommitcastError, RuntimeError):
 
 
 class TemplateNotFoundError(CommitcastError, LookupError):
-    """A client wants to launch what nobody has configured."""
+    """A client named a template that is not configured."""
 
     code = "not_found"
 
@@ -126,11 +126,11 @@ class TemplateNotFoundError(CommitcastError, LookupError):
         self.template = template
 
     def __str__(self) -> str:
-        return f"there is no template {self.template!r:.80}: the server's owner writes them"
+        return f"there is no template {self.template!r:.80}: the server's owner configures them"
 
 
 class TemplateFullError(CommitcastError, RuntimeError):
-    """As many agents of a template are at work as may be."""
+    """The limit of running agents of a template is reached."""
 
     code = "limit"
     retryable = True
@@ -148,7 +148,7 @@ class TemplateFullError(CommitcastError, RuntimeError):
 
 
 class AgentEndedError(CommitcastError, RuntimeError):
-    """A source spoke after the end of its agent; what it said was discarded and counted."""
+    """A source emitted after the end of its agent; the message was discarded and counted."""
 
     code = "bad_request"
 
@@ -157,7 +157,7 @@ class AgentEndedError(CommitcastError, RuntimeError):
         self.agent = agent
 
     def __str__(self) -> str:
-        return f"agent {self.agent!r} has ended: what its source says now is discarded"
+        return f"agent {self.agent!r} has ended: what its source emits now is discarded"
 
 
 class SourceCancelledError(AgentEndedError):
@@ -182,7 +182,7 @@ class CommandNotFoundError(SourceError, LookupError):
 
 
 class CommandFailedError(SourceError):
-    """The program ended with an error, or said itself that it failed."""
+    """The program ended with an error, or reported itself that it failed."""
 
 
 class VerdictMissingError(SourceError):

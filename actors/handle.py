@@ -1,67 +1,52 @@
-"""An agent as the host holds it: say something for it, end it, read it, wait for it.
+"""The handle of an agent, for the host: emit for it, end it, read it, wait for it.
 
 A handle owns nothing and may be made for any id at any time; every call goes to the agent's actor or to the store.
-Any thread; what blocks says so, and never blocks a thread that runs an event loop.
+Any thread; calls that block say so.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import msgspec
-
-from commitcast.actors.backpressure import Flow
-from commitcast.actors.directory import Directory
+from commitcast.actors import messages
 from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.waiting import is_in_turn
 from commitcast.actors.loop import running_loop
-from commitcast.actors.messages import AgentCommand, Complete, Emit, Fail, Start, Terminate
-from commitcast.actors.signals import RECHECK_S, Watches
+from commitcast.actors.signals import RECHECK_S
+from commitcast.actors.system import ActorSystem
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, StoreClosedError
 from commitcast.persistence.patience import left_s, read_within
 from commitcast.persistence.records import AgentRecord, MessageRecord
-from commitcast.persistence.store import PAGE_ROWS, Reader
+from commitcast.persistence.store import PAGE_ROWS
 from commitcast.persistence.writes import NewMessage, encode_json, encode_text, new_message
-
-T = TypeVar("T")
 
 EMIT_TIMEOUT_S: Final = 30.0
 """How long `emit` waits at the agent's bound."""
 
 READ_S: Final = 0.1
-"""What a read may take even when no time is left, so that `wait(0)` looks once: more than one needs on an idle file."""
+"""How long a read may take even when no time is left, so that `wait(0)` looks once: more than an idle file needs."""
 
 Content = str | dict[str, Any] | list[Any]
-
-
-class HandleServices(msgspec.Struct, frozen=True):
-    """What every handle of a runtime works with."""
-
-    directory: Directory
-    flow: Flow
-    store: Reader
-    watches: Watches
-    emit_timeout_s: float
 
 
 class AgentHandle:
     """One agent."""
 
-    __slots__ = ("_services", "id")
+    __slots__ = ("_system", "id")
 
-    def __init__(self, agent: str, services: HandleServices) -> None:
+    def __init__(self, agent: str, system: ActorSystem) -> None:
         """Made by the runtime."""
         self.id = agent
-        self._services = services
+        self._system = system
 
     def __repr__(self) -> str:
         return f"<AgentHandle {self.id}>"
 
-    # Saying something.
+    # Emitting.
 
     def emit(
         self,
@@ -98,10 +83,10 @@ class AgentHandle:
             message = new_message(content, created_at=now(), type=type, role=role, metadata=metadata, raw=raw, key=key)
         except InvalidValueError as error:
             return Future.failed(error)
-        services = self._services
-        if not services.flow.try_acquire(self.id, message.size):
-            self._wait_for_place(message)
-        return services.directory.emit(self.id, Emit(message))
+        system = self._system
+        if not system.credit.try_acquire(self.id, message.size):
+            self._acquire_credit(message)
+        return system.directory.emit(self.id, messages.Emit(message))
 
     async def aemit(
         self,
@@ -117,43 +102,41 @@ class AgentHandle:
 
         Cancelling is safe: the message is either not sent at all, or stored.
         """
-        message = _message(content, type, role, metadata, raw, key)
-        await self._services.flow.acquire_async(self.id, message.size)
-        return await self._services.directory.emit(self.id, Emit(message))
+        message = new_message(content, created_at=now(), type=type, role=role, metadata=metadata, raw=raw, key=key)
+        await self._system.credit.acquire_async(self.id, message.size)
+        return await self._system.directory.emit(self.id, messages.Emit(message))
 
     def send(self, content: str, *, key: str | None = None) -> Future[MessageRecord]:
         """Store a user's message, and put it into the inbox of the agent's source once it is on disk.
 
-        One that comes again under its `key` is answered with the first one's record, and not put there again.
+        A repeated call with the same `key` is answered with the first one's record, and not put there again.
 
         Args, Returns, Raises: as for `emit`; and the future raises `InputRefusedError` if the agent has ended, or
         runs a program that takes no further input.
         """
         try:
-            message = _message(encode_text(content, "content").decode(), "user", "user", None, None, key)
+            message = _user_message(content, key)
         except InvalidValueError as error:
             return Future.failed(error)
-        self._wait_for_place(message)
-        return self._ask_to_send(message)
+        self._acquire_credit(message)
+        return self._system.directory.ask(self.id, messages.Emit(message, for_source=True))
 
     async def asend(self, content: str, *, key: str | None = None) -> MessageRecord:
         """Store a user's message and deliver it; awaits at the bound. See `send`."""
-        message = _message(encode_text(content, "content").decode(), "user", "user", None, None, key)
-        await self._services.flow.acquire_async(self.id, message.size)
-        return await self._ask_to_send(message)
+        message = _user_message(content, key)
+        await self._system.credit.acquire_async(self.id, message.size)
+        record: MessageRecord = await self._system.directory.ask(self.id, messages.Emit(message, for_source=True))
+        return record
 
-    def _ask_to_send(self, message: NewMessage) -> Future[MessageRecord]:
-        return self._services.directory.ask(self.id, Emit(message, for_source=True))
+    def _acquire_credit(self, message: NewMessage) -> None:
+        timeout_s = 0 if running_loop() is not None or is_in_turn() else self._system.emit_timeout_s
+        self._system.credit.acquire(self.id, message.size, timeout_s)
 
-    def _wait_for_place(self, message: NewMessage) -> None:
-        timeout_s = 0 if running_loop() is not None or is_in_turn() else self._services.emit_timeout_s
-        self._services.flow.acquire(self.id, message.size, timeout_s)
-
-    # Its life.
+    # Its life cycle.
 
     def start(self) -> Future[AgentRecord]:
         """Make it running. The future raises `IllegalTransitionError` if it is anything but initializing."""
-        return self._ask(Start)
+        return self._ask(messages.Start)
 
     def complete(self, result: Any = None) -> Future[AgentRecord | None]:
         """Make it completed.
@@ -162,32 +145,32 @@ class AgentHandle:
             result: a JSON value, kept with the agent.
 
         Returns:
-            The future of the record; of None for an unknown agent, of which a warning is logged and the gateway told.
-            It raises `IllegalTransitionError` if the agent is not running.
+            The future of the record. For an unknown agent it is None; a warning is logged, and the gateway gets a
+            `Notice`. It raises `IllegalTransitionError` if the agent is not running: call `start` before.
         """
-        return self._ask(lambda: Complete(None if result is None else encode_json(result, "result")))
+        return self._ask(lambda: messages.Complete(None if result is None else encode_json(result, "result")))
 
     def fail(self, error: BaseException | str, *, name: str | None = None) -> Future[AgentRecord | None]:
         """Make it failed.
 
         Args:
-            error: why; of an exception its class is kept too.
-            name: in place of the class's name.
+            error: the reason; an exception's class is kept too.
+            name: kept in place of the class's name.
 
         Returns:
             As for `complete`.
         """
-        found = name or ("Error" if isinstance(error, str) else type(error).__name__)
-        text = (str(error) or found).encode("utf-8", "replace").decode()
-        return self._ask(lambda: Fail(found, text))
+        kind = name or ("Error" if isinstance(error, str) else type(error).__name__)
+        text = (str(error) or kind).encode("utf-8", "replace").decode()
+        return self._ask(lambda: messages.Fail(kind, text))
 
     def terminate(self, reason: str | None = None) -> Future[AgentRecord]:
-        """End it, whatever it is doing, and make its source stop. The future raises as for `complete`."""
-        return self._ask(lambda: Terminate(None if reason is None else encode_text(reason, "reason").decode()))
+        """Make it terminated, and make its source stop. The future raises as for `complete`."""
+        return self._ask(lambda: messages.Terminate(None if reason is None else encode_text(reason, "reason").decode()))
 
-    def _ask(self, make: Callable[[], AgentCommand]) -> Future[Any]:
+    def _ask(self, make: Callable[[], messages.AgentCommand]) -> Future[Any]:
         try:
-            return self._services.directory.ask(self.id, make())
+            return self._system.directory.ask(self.id, make())
         except InvalidValueError as error:
             return Future.failed(error)
 
@@ -199,7 +182,7 @@ class AgentHandle:
         Raises:
             AgentNotFoundError: there is no such agent.
         """
-        record = self._services.store.agent(self.id)
+        record = self._system.reader.agent(self.id)
         if record is None:
             raise AgentNotFoundError(self.id)
         return record
@@ -220,7 +203,7 @@ class AgentHandle:
         """
         if after < 0 or limit < 1:
             raise InvalidValueError(f"after must be 0 or more and limit 1 or more, not {after} and {limit}")
-        return self._services.store.messages(self.id, after, limit)
+        return self._system.reader.messages(self.id, after, limit)
 
     async def amessages(self, after: int = 0, limit: int = PAGE_ROWS) -> list[MessageRecord]:
         """Return a page of stored messages, in order. See `messages`."""
@@ -235,32 +218,24 @@ class AgentHandle:
 
         Threads: any; blocks while the agent says nothing.
         """
-        watch = self._services.watches.enter(self.id)
-        try:
+        with self._system.signals.of(self.id) as signal:
             while True:
-                version = watch.version
-                is_over = self._guard(self.record).status.is_terminal  # before the page: what was said before it is in
-                page = self._guard(lambda after=after: self._services.store.messages(self.id, after))  # type: ignore[misc]
+                version = signal.version
+                page, is_over = self._next_page(after)
                 yield from page
                 if page:
                     after = page[-1].sequence
                 elif is_over:
                     return
                 else:
-                    watch.wait(version, RECHECK_S)
-        finally:
-            self._services.watches.leave(self.id)
+                    signal.wait(version, RECHECK_S)
 
     async def afollow(self, after: int = 0) -> AsyncIterator[MessageRecord]:
         """Yield every message after a sequence until the agent's end, without blocking the loop. See `follow`."""
-        watch = self._services.watches.enter(self.id)
-        try:
+        with self._system.signals.of(self.id) as signal:
             while True:
-                version = watch.version
-                is_over = (await asyncio.to_thread(self._guard, self.record)).status.is_terminal
-                page = await asyncio.to_thread(
-                    self._guard, lambda after=after: self._services.store.messages(self.id, after)
-                )
+                version = signal.version
+                page, is_over = await asyncio.to_thread(self._next_page, after)
                 for message in page:
                     yield message
                 if page:
@@ -268,9 +243,15 @@ class AgentHandle:
                 elif is_over:
                     return
                 else:
-                    await watch.wait_async(version, RECHECK_S)
-        finally:
-            self._services.watches.leave(self.id)
+                    await signal.wait_async(version, RECHECK_S)
+
+    def _next_page(self, after: int) -> tuple[list[MessageRecord], bool]:
+        """Return messages after a sequence, and whether the agent had ended before they were read."""
+        is_over = self._record_while_running().status.is_terminal  # before the page, which then has the last message
+        try:
+            return self._system.reader.messages(self.id, after), is_over
+        except StoreClosedError as error:
+            raise RuntimeStoppedError from error
 
     def wait(self, timeout: float | None = None) -> AgentRecord:
         """Return the agent's record once it has ended. Blocks.
@@ -283,67 +264,61 @@ class AgentHandle:
             FutureTimeoutError: it did not end in time.
             RuntimeStoppedError: the runtime stopped before the agent's end.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        watch = self._services.watches.enter(self.id)
-        try:
+        deadline = _Deadline(timeout)
+        with self._system.signals.of(self.id) as signal:
             while True:
-                version = watch.version
-                with _in_time(deadline, timeout):
-                    record = self._guard(self.record)
+                version = signal.version
+                with deadline.reading():
+                    record = self._record_while_running()
                 if record.status.is_terminal:
                     return record
-                watch.wait(version, _left(deadline, timeout))
-        finally:
-            self._services.watches.leave(self.id)
+                signal.wait(version, deadline.left_s())
 
     async def await_(self, timeout: float | None = None) -> AgentRecord:
         """Return the agent's record once it has ended, without blocking the loop. See `wait`."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        watch = self._services.watches.enter(self.id)
-        try:
+        deadline = _Deadline(timeout)
+        with self._system.signals.of(self.id) as signal:
             while True:
-                version = watch.version
-                with _in_time(deadline, timeout):
-                    reading = asyncio.to_thread(self._guard, self.record)
-                    record = await asyncio.wait_for(reading, left_s())
+                version = signal.version
+                with deadline.reading():
+                    record = await asyncio.wait_for(asyncio.to_thread(self._record_while_running), left_s())
                 if record.status.is_terminal:
                     return record
-                await watch.wait_async(version, _left(deadline, timeout))
-        finally:
-            self._services.watches.leave(self.id)
+                await signal.wait_async(version, deadline.left_s())
 
-    def _guard(self, read: Callable[[], T]) -> T:
+    def _record_while_running(self) -> AgentRecord:
         try:
-            return read()
+            return self.record()
         except StoreClosedError as error:
             raise RuntimeStoppedError from error
 
 
-@contextmanager
-def _in_time(deadline: float | None, timeout: float | None) -> Iterator[None]:
-    """Read within a deadline, also while another program holds the file."""
-    try:
-        with read_within(None if deadline is None else max(deadline - time.monotonic(), READ_S)):
-            yield
-    except TimeoutError as error:
-        raise FutureTimeoutError(timeout or 0.0) from error
+class _Deadline:
+    """The end of a wait."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = 0.0 if timeout is None else timeout
+        self._at = None if timeout is None else time.monotonic() + timeout
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read within the deadline, also while another program holds the file. Raises `FutureTimeoutError`."""
+        try:
+            with read_within(None if self._at is None else max(self._at - time.monotonic(), READ_S)):
+                yield
+        except TimeoutError as error:
+            raise FutureTimeoutError(self._timeout) from error
+
+    def left_s(self) -> float:
+        """Return how long to wait for a signal until the next look. Raises `FutureTimeoutError`."""
+        if self._at is None:
+            return RECHECK_S
+        left_s = self._at - time.monotonic()
+        if left_s <= 0:
+            raise FutureTimeoutError(self._timeout)
+        return min(left_s, RECHECK_S)
 
 
-def _left(deadline: float | None, timeout: float | None) -> float:
-    if deadline is None or timeout is None:
-        return RECHECK_S
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise FutureTimeoutError(timeout)
-    return min(left, RECHECK_S)
-
-
-def _message(
-    content: Content,
-    type: str,
-    role: str | None,
-    metadata: dict[str, Any] | None,
-    raw: bytes | str | None,
-    key: str | None,
-) -> NewMessage:
-    return new_message(content, created_at=now(), type=type, role=role, metadata=metadata, raw=raw, key=key)
+def _user_message(content: str, key: str | None) -> NewMessage:
+    text = encode_text(content, "content").decode()
+    return new_message(text, created_at=now(), type="user", role="user", key=key)

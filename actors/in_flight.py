@@ -1,9 +1,8 @@
-"""What an agent has said and has no answer to yet, oldest first: sent to the database, or to be sent with the next.
+"""The unacknowledged writes of an agent, oldest first: sent to the database already, or to be sent with the next.
 
-Used from the actor's turns only. There while there is something in it: of idle agents there are many.
+Used from the actor's turns only. Two lists, because every agent has one, also an idle one: 176 bytes when it is empty.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,43 +11,45 @@ from commitcast.persistence.writes import NewMessage
 
 
 class InFlight:
-    """The writes of one agent that are on their way."""
+    """The unacknowledged writes of one agent."""
 
-    __slots__ = ("_outgoing", "_size", "_waiting")
+    __slots__ = ("_answered", "_waiting", "outgoing", "size")
 
     def __init__(self) -> None:
-        self._waiting: deque[Envelope] = deque()
-        self._outgoing: list[NewMessage] = []
-        self._size = 0
+        self.outgoing: list[NewMessage] = []
+        """The newest messages, which are still to be sent."""
+        self.size = 0
+        """Their bytes."""
+        self._waiting: list[Envelope] = []  # all writes
+        self._answered = 0  # the first of them, while replies are handed out
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) - self._answered
 
     def __iter__(self) -> Iterator[Envelope]:
-        return iter(self._waiting)
-
-    @property
-    def outgoing(self) -> int:
-        """How many messages are still to be sent."""
-        return len(self._outgoing)
+        return iter(self._waiting[self._answered :])
 
     def add(self, envelope: Envelope) -> None:
-        """Expect one more answer: to what this envelope asked for."""
+        """Expect one more reply: to what this envelope asked for."""
         self._waiting.append(envelope)
 
     def add_message(self, message: NewMessage, envelope: Envelope) -> None:
-        """Keep a message to be sent, and expect its answer."""
-        self._outgoing.append(message)
-        self._size += message.size
+        """Keep a message to be sent, and expect its reply."""
+        self.outgoing.append(message)
+        self.size += message.size
         self._waiting.append(envelope)
 
     def take_outgoing(self) -> tuple[list[NewMessage], int]:
-        """Take out what is to be sent; return it and its bytes."""
-        outgoing, size, self._outgoing, self._size = self._outgoing, self._size, [], 0
+        """Take out the messages to be sent; return them and their bytes."""
+        outgoing, size, self.outgoing, self.size = self.outgoing, self.size, [], 0
         return outgoing, size
 
     def answered(self, replies: Sequence[Any]) -> Iterator[tuple[Envelope, Any]]:
-        """Take out the oldest, as many as there are replies, each with its reply."""
-        take = self._waiting.popleft
+        """Take out the oldest, one for each reply, each with its reply."""
+        waiting = self._waiting
         for reply in replies:
-            yield take(), reply
+            envelope = waiting[self._answered]
+            self._answered += 1
+            yield envelope, reply
+        del waiting[: self._answered]
+        self._answered = 0

@@ -1,37 +1,39 @@
-"""What a source has read and not said yet when its agent is ended: it comes before the end.
+"""Last words: what a source has read and not emitted yet when its agent is ended is stored before the end.
 
-Used from the agent's turns only. Decides nothing; puts into the mailbox what comes first, and the end behind it.
+Used from the agent's turns only. Decides nothing; puts the last words into the mailbox, and the end behind them.
 """
 
 from collections.abc import Callable
 from typing import Any, Final
 
-from commitcast.actors.backpressure import Flow
+from commitcast.actors import messages
+from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.mailbox import Envelope, Mailbox
-from commitcast.actors.messages import AgentCommand, Complete, Emit, Fail, SourceEnded, Terminate
 from commitcast.actors.source_state import AgentSource
 
-ENDS: Final = (Complete, Fail, Terminate, SourceEnded)
-"""Commands that end an agent. Before the end of its source, it has said everything; unless another end made it stop."""
+ENDS: Final = (messages.Complete, messages.Fail, messages.Terminate, messages.SourceEnded)
+"""Commands that end an agent. A source that ended by itself has emitted everything before."""
 
 
 class LastWords:
     """The last words of one agent's source."""
 
-    def __init__(self, agent: str, mailbox: Mailbox, flow: Flow) -> None:
+    __slots__ = ("_agent", "_credit", "_first_end", "_mailbox")  # every idle agent has one
+
+    def __init__(self, agent: str, mailbox: Mailbox, credit: CreditLimiter) -> None:
         """Begin for an agent that is at work."""
         self._agent = agent
         self._mailbox = mailbox
-        self._flow = flow
-        self._first_end: AgentCommand | None = None  # that waits for them
+        self._credit = credit
+        self._first_end: messages.AgentCommand | None = None  # waits for the last words
 
     def come_before(
-        self, end: AgentCommand, source: AgentSource | None, asker: Callable[[], Future[Any] | None]
+        self, end: messages.AgentCommand, source: AgentSource | None, asker: Callable[[], Future[Any] | None]
     ) -> bool:
-        """Tell whether an end has to wait for them. It then comes once more, and so do they before it.
+        """Return whether an end has to wait for the last words: then it comes once more, after them.
 
-        They go through the mailbox because what the source said just before is in it too.
+        They go through the mailbox because what the source emitted just before is in it too.
 
         Args:
             end: the command.
@@ -42,19 +44,19 @@ class LastWords:
             self._first_end = None
             return False
         if self._first_end is None:
-            words = [] if source is None or type(end) is SourceEnded else source.last_words()
+            words = [] if source is None or isinstance(end, messages.SourceEnded) else source.last_words()
             if not words:
                 return False
             self._first_end = end
             for message in words:
-                self._flow.count_in(self._agent, message.size)
-                self._mailbox.put(Envelope(Emit(message, from_source=True)))
+                self._credit.force_acquire(self._agent, message.size)
+                self._mailbox.put(Envelope(messages.Emit(message, from_source=True)))
         self._mailbox.put(Envelope(end, _still_wanted(asker())))
         return True
 
 
 def _still_wanted(asker: Future[Any] | None) -> Future[Any] | None:
-    """Return a future that answers the asker: what was begun goes on, also if that is cancelled meanwhile."""
+    """Return a future that answers the asker: what was begun goes on, also if the asker cancels meanwhile."""
     if asker is None:
         return None
     answer: Future[Any] = Future()

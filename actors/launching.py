@@ -1,4 +1,4 @@
-"""Launching: what was asked for is checked, made durable, and only then given an actor and its source to run."""
+"""Launching: a request is checked, made durable, and only then given an actor and its source to run."""
 
 import asyncio
 import secrets
@@ -8,13 +8,13 @@ from typing import Any
 
 import pykka
 
-from commitcast.actors.backpressure import Flow
+from commitcast.actors import messages
+from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.database import BATCH_ROWS, DatabaseActor
 from commitcast.actors.directory import Directory
 from commitcast.actors.errors import RuntimeStoppedError
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.supervision import RestartPolicy
-from commitcast.actors.messages import CreateAgents, Created
 from commitcast.actors.source_state import AgentSource
 from commitcast.actors.sources.runner import Source, SourceRunner, check_source
 from commitcast.actors.sources.tasks import SourceTasks
@@ -25,6 +25,7 @@ from commitcast.persistence.records import AgentRecord, Committed
 from commitcast.persistence.writes import (
     MAX_MESSAGE_BYTES,
     NewAgent,
+    NewMessage,
     Outcome,
     check_agent_id,
     check_name,
@@ -47,7 +48,7 @@ class Launch:
         idempotency_key: str | None,
         restart: RestartPolicy | str = "never",
     ) -> None:
-        """Check what was asked for. See `AgentRuntime.launch`."""
+        """Check the request. See `AgentRuntime.launch`."""
         self.source = None if source is None else check_source(source)
         self.restart = RestartPolicy.of(restart)
         self.agent = str(uuid.uuid4()) if id is None else check_agent_id(id)
@@ -62,12 +63,9 @@ class Launch:
 
     def new_agent(self, created_at: str) -> NewAgent:
         """Return the agent to be inserted, with its prompt as the first message unless its source echoes it."""
-        echoed = getattr(self.source, "echoes_prompt", False)
-        messages = (
-            ()
-            if echoed or not self._prompt
-            else (new_message(self._prompt, created_at=created_at, type="user", role="user"),)
-        )
+        prompt: tuple[NewMessage, ...] = ()
+        if self._prompt and not getattr(self.source, "echoes_prompt", False):
+            prompt = (new_message(self._prompt, created_at=created_at, type="user", role="user"),)
         return NewAgent(
             epoch=secrets.token_hex(8),
             type=self._type,
@@ -75,7 +73,7 @@ class Launch:
             prompt=self._prompt,
             configuration_json=self._configuration_json,
             idempotency_key=self._idempotency_key,
-            messages=messages,
+            messages=prompt,
         )
 
 
@@ -86,7 +84,7 @@ class Launcher:
         self,
         database: pykka.ActorRef[DatabaseActor],
         directory: Directory,
-        flow: Flow,
+        credit: CreditLimiter,
         threads: SourceThreads,
         tasks: SourceTasks,
         loop: Callable[[], asyncio.AbstractEventLoop],
@@ -95,36 +93,36 @@ class Launcher:
 
         Args:
             database: the writer.
-            directory: where the actors will be found.
-            flow: counts what is on its way.
-            threads: where blocking sources run.
-            tasks: those of async sources.
+            directory: of the agents' actors.
+            credit: of unacknowledged messages.
+            threads: of blocking sources.
+            tasks: of async sources.
             loop: returns the loop for async sources of hosts that have none.
         """
         self._database = database
         self._directory = directory
-        self._flow = flow
+        self._credit = credit
         self._threads = threads
         self._tasks = tasks
         self._loop = loop
 
     def create(self, launches: list[Launch]) -> Future[list[Outcome]]:
         """Ask for the agents to be inserted; the future is complete when they are on disk."""
-        if not self._database.is_alive():
+        if not (self._directory.is_open and self._database.is_alive()):
             return Future.failed(RuntimeStoppedError())
         agents = tuple((launch.agent, launch.new_agent(now())) for launch in launches)
-        future: Future[list[Outcome]] = self._database.ask(CreateAgents(agents), block=False)  # type: ignore[assignment]
+        future: Future[list[Outcome]] = self._database.ask(messages.CreateAgents(agents), block=False)  # type: ignore[assignment]
         return future
 
     def launch(self, launch: Launch, loop: asyncio.AbstractEventLoop | None = None) -> Future[str]:
-        """Create one agent and begin with it whatever becomes of the caller; the future is of its id. See `begin`."""
+        """Create one agent and start its actor, also if the caller goes away; the future is of its id. See `begin`."""
         return self.create([launch]).map(lambda outcomes: self.begin([launch], outcomes, loop)[0])
 
     def launch_many(self, count: int, type: str, ids: Sequence[str] | None) -> list[str]:
-        """Create agents without a source, many to a commit, and begin with them; return their ids. Blocks.
+        """Create agents without a source, many to a commit, and start their actors; return their ids. Blocks.
 
         Raises:
-            InvalidValueError: the ids are not as many, or not different.
+            InvalidValueError: there are not `count` different ids.
             CommitcastError: see `begin`.
         """
         names = list(ids) if ids is not None else [str(uuid.uuid4()) for _ in range(count)]
@@ -137,11 +135,11 @@ class Launcher:
     def begin(
         self, launches: list[Launch], outcomes: list[Outcome], loop: asyncio.AbstractEventLoop | None = None
     ) -> list[str]:
-        """Start the actors of those that were inserted, and return the ids.
+        """Start the actors of the agents that were inserted, and return the ids.
 
         Args:
             launches: as given to `create`.
-            outcomes: what became of them.
+            outcomes: of their creation.
             loop: where their async sources run; None is the runtime's own.
 
         Raises:
@@ -152,7 +150,7 @@ class Launcher:
         for launch, outcome in zip(launches, outcomes, strict=True):
             record = outcome.replies[0]
             if isinstance(record, AgentRecord):
-                if outcome.committed is not None:  # else it was there already, under the same idempotency key
+                if outcome.committed is not None:  # else it existed already, under the same idempotency key
                     self._begin(launch, record, outcome.committed, loop)
                 agents.append(record.id)
             elif isinstance(record, Exception):
@@ -167,8 +165,8 @@ class Launcher:
         source = None
         if launch.source is not None:
             choose = self._loop if loop is None else lambda: loop
-            feed = SourceRunner(
-                launch.source, record, self._directory, self._flow, self._threads, self._tasks, choose, now
+            run = SourceRunner(
+                launch.source, record, self._directory, self._credit, self._threads, self._tasks, choose, now
             )
-            source = AgentSource(feed, launch.restart)
-        self._directory.add(record.id, Created(record, committed, source))
+            source = AgentSource(run, launch.restart)
+        self._directory.add(record.id, messages.Created(record, committed, source))

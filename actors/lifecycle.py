@@ -1,4 +1,4 @@
-"""The life of an agent as a table. Pure; the schema's CHECK and the diagram in the documents say the same (tested)."""
+"""The life cycle of an agent as a table. Pure. The schema's CHECK and the documents' diagram say the same (tested)."""
 
 from typing import Final
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 
@@ -11,6 +12,14 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    """Have a loop call a function, if the loop is not closed. Any thread."""
+    try:
+        loop.call_soon_threadsafe(callback)
+    except RuntimeError:  # the loop was closed meanwhile, so nothing on it waits any more
+        pass
 
 
 class LoopThread:

@@ -1,7 +1,19 @@
 """Every message between actors, in the order of the trip: the table of contents of the system.
 
-host or source -> AgentActor -> DatabaseActor -> AgentActor -> GatewayActor. Each class says what its receiver is to do
-or is told. `Committed` alone is defined elsewhere, because only a store can make it (`persistence/records.py`).
+An agent is launched, and then each message takes the same way:
+
+    host or source ── Emit ──▶ AgentActor ── Append ──▶ DatabaseActor         one commit of what arrived meanwhile
+    host's future  ◀────────── AgentActor ◀── Acknowledged ── DatabaseActor   it is on disk
+                               AgentActor ── Committed ──▶ GatewayActor       it is cast to the subscribers
+
+1. To create an agent: `CreateAgents` to the DatabaseActor, then `Created` to the new AgentActor.
+2. From a host or a source to an AgentActor: `Start`, `Emit`, `Patch`, and the ends `Complete`, `Fail`, `Terminate`,
+   `SourceEnded`.
+3. From the runtime and the agent's own timers to an AgentActor: `RestartDue`, `EndingDue`, `RuntimeStopping`.
+4. From an AgentActor to the DatabaseActor: `Append`, `ChangeStatus`, `UpdateAgent`.
+5. Back to the AgentActor, once the transaction is committed: `Acknowledged`.
+6. From an AgentActor to the GatewayActor: `Committed`, or a `Notice` of what could not be done. `Committed` alone is
+   defined elsewhere, because only a store can make it (`persistence/records.py`).
 """
 
 from typing import Any
@@ -13,7 +25,7 @@ from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.records import AgentRecord, Committed
 from commitcast.persistence.writes import AgentPatch, NewAgent, NewMessage, NewStatus
 
-# A launch: to the DatabaseActor, then to the actor of the new agent.
+# 1. A launch: to the DatabaseActor, then to the actor of the new agent.
 
 
 class CreateAgents(msgspec.Struct, frozen=True):
@@ -23,14 +35,14 @@ class CreateAgents(msgspec.Struct, frozen=True):
 
 
 class Created(msgspec.Struct, frozen=True):
-    """The agent that this actor was made for while it was unknown exists now."""
+    """The agent was created: begin with it. Also for an actor that was made before its agent existed."""
 
     record: AgentRecord
     creation: Committed | None
     source: AgentSource | None
 
 
-# To an AgentActor, from its host or its source.
+# 2. To an AgentActor, from its host or its source.
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -38,7 +50,7 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Emit(msgspec.Struct, frozen=True, gc=False):
-    """Store a message and send it to the subscribers. Its place at the bound is given back when it is answered."""
+    """Store a message and cast it. The sender has acquired credit for it, which is released when it is answered."""
 
     message: NewMessage
     from_source: bool = False
@@ -73,12 +85,12 @@ class Terminate(msgspec.Struct, frozen=True):
 
 
 class SourceEnded(msgspec.Struct, frozen=True):
-    """The source has nothing more to say."""
+    """The source has ended and emits nothing more."""
 
     ending: Ending
 
 
-# To an AgentActor, from the runtime and from its own timers.
+# 3. To an AgentActor, from its own timers and from the runtime.
 
 
 class RestartDue(msgspec.Struct, frozen=True):
@@ -90,12 +102,12 @@ class EndingDue(msgspec.Struct, frozen=True):
 
 
 class RuntimeStopping(msgspec.Struct, frozen=True):
-    """The runtime stops: come to this end, if you have not come to one."""
+    """The runtime stops: come to this end, unless the agent has ended."""
 
     ending: Terminate | Fail
 
 
-# From an AgentActor to the DatabaseActor.
+# 4. From an AgentActor to the DatabaseActor.
 
 
 class Append(msgspec.Struct, frozen=True, gc=False):
@@ -103,9 +115,9 @@ class Append(msgspec.Struct, frozen=True, gc=False):
 
     agent: str
     actor: int
-    """Number of the AgentActor that sent it and is told."""
+    """Number of the AgentActor that sent it and gets the acknowledgement."""
     generation: int
-    """Rises when the agent has learnt of a refusal: what it sent before that is refused too."""
+    """Rises when the agent has learnt of a refusal: writes sent before that are refused too."""
     messages: list[NewMessage]
     size: int
     """Bytes of all of them."""
@@ -132,17 +144,18 @@ class UpdateAgent(msgspec.Struct, frozen=True, gc=False):
 DatabaseCommand = CreateAgents | Append | ChangeStatus | UpdateAgent
 
 
-# Back from the DatabaseActor to the AgentActor, once the transaction is committed.
+# 5. Back from the DatabaseActor to the AgentActor, once the transaction is committed.
 
 
 class Acknowledged(msgspec.Struct, frozen=True, gc=False):
-    """What became of an agent's oldest unanswered writes, as many as there are replies. Sent to its AgentActor."""
+    """The outcome of an agent's oldest unanswered writes, one for each reply."""
 
     committed: Committed | None
+    """What was stored; None if nothing was."""
     replies: list[Any]
-    """One for each write: the record as stored, or why it was refused."""
+    """One for each write: the record as stored, or the error with which it was refused."""
     actor: int
-    """Who sent them. An actor that was made later for the same agent has not waited for them."""
+    """Number of the AgentActor that sent the writes. A later actor of the same agent does not wait for them."""
 
 
 AgentCommand = (
@@ -161,11 +174,11 @@ AgentCommand = (
 )
 
 
-# From an AgentActor to the GatewayActor: a `Committed`, or a notice.
+# 6. From an AgentActor to the GatewayActor: a `Committed`, or a notice.
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """Something could not be done for an agent. Nothing was stored, so this is no message."""
+    """Something could not be done for an agent. Nothing was stored, so this is not a message."""
 
     agent: str
     code: str

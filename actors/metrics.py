@@ -1,17 +1,51 @@
-"""What the actors count of themselves, for Prometheus: commits, and what waits in mailboxes."""
+"""What the actors count of themselves: commits, mailboxes, dead letters; and the same for Prometheus."""
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
+import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from commitcast.actors.commit_meter import CommitMeter
-from commitcast.actors.system import RuntimeStats
+from commitcast.actors.kernel.deadletters import DeadLetter
+from commitcast.gateway.server.metrics import Histogram
+
+BATCH_SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
+"""Bounds for the writes of one transaction, which has 4,096 at most."""
 
 
-class RuntimeCollector:
+class CommitStats:
+    """How long a store's commits take, and how much is in each. The writer's thread counts; any may read."""
+
+    def __init__(self) -> None:
+        self.seconds = Histogram()
+        self.sizes = Histogram(BATCH_SIZES)
+        self.refusals = 0
+        """Commits that were refused for the moment and are tried again."""
+
+
+class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
+    """How much there is of everything in a runtime, at one moment."""
+
+    agents: int = 0
+    """Agents that have an actor: those at work, and those that were sent a command a moment ago."""
+    unacknowledged_messages: int = 0
+    unacknowledged_bytes: int = 0
+    database_waiting: int = 0
+    """Messages in the writer's mailbox."""
+    waits_for: str | None = None
+    """Why commits are kept waiting (a full disk, another program's lock); None if they are not."""
+    gateway_waiting: int = 0
+    gateway_restarts: int = 0
+    dead_letters: int = 0
+    """Messages that could not be delivered, since the start."""
+    latest_dead_letters: tuple[DeadLetter, ...] = ()
+
+
+class RuntimeCollector(Collector):
     """Turns a runtime's numbers into metrics."""
 
-    def __init__(self, stats: Callable[[], RuntimeStats], commits: CommitMeter) -> None:
+    def __init__(self, stats: Callable[[], RuntimeStats], commits: CommitStats) -> None:
         self._stats = stats
         self._commits = commits
 
@@ -37,5 +71,5 @@ class RuntimeCollector:
         yield GaugeMetricFamily(
             "commitcast_unacknowledged_bytes", "Of messages on their way to the disk", stats.unacknowledged_bytes
         )
-        yield CounterMetricFamily("commitcast_dead_letters", "Messages that reached nobody", stats.dead_letters)
+        yield CounterMetricFamily("commitcast_dead_letters", "Messages that could not be delivered", stats.dead_letters)
         yield CounterMetricFamily("commitcast_gateway_restarts", "Of the gateway's actor", stats.gateway_restarts)

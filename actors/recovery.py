@@ -1,4 +1,4 @@
-"""What is done at start for agents that a crash left behind: their processes are stopped, their life is ended.
+"""Recovery at start, for agents that a crash left behind: their processes are stopped, and the agents are ended.
 
 Runs on the thread that starts the runtime, before any actor exists.
 """
@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
+from commitcast.actors.backend import Backend
 from commitcast.actors.lifecycle import INTERRUPTED
 from commitcast.actors.sources.processes.orphans import AtWork, stop_orphans
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import StoreCorruptError
 from commitcast.persistence.records import AgentRecord, AgentStatus
-from commitcast.persistence.store import Store
-from commitcast.persistence.verify import verify
+from commitcast.persistence.store import Reader
 from commitcast.persistence.writes import AgentWrites, NewStatus
 
 logger: Final = logging.getLogger(__name__)
@@ -26,10 +26,10 @@ AGENTS_SHOWN: Final = 5
 PROBLEMS_SHOWN: Final = 3
 
 
-def recover(store: Store) -> int:
+def recover(backend: Backend) -> int:
     """End every agent that is initializing or running, once all processes that agents left behind are stopped.
 
-    Those of agents that have ended are stopped too: the runtime may have crashed, or given up, before they were dead.
+    Processes of ended agents are stopped too: the runtime may have crashed, or given up, before they were dead.
 
     Returns:
         How many there were.
@@ -39,26 +39,28 @@ def recover(store: Store) -> int:
 
     Durability: on return every agent in the store has ended.
     """
-    _stop_processes(store)
+    reader = backend.reader
+    _stop_processes(reader)
     ended = 0
     for status in (AgentStatus.RUNNING, AgentStatus.INITIALIZING):
-        while left_behind := store.agents(status=status, limit=PAGE):
-            outcomes = store.commit([AgentWrites(record.id, [_interrupted(record)]) for record in left_behind])
+        while left_behind := reader.agents(status=status, limit=PAGE):
+            outcomes = backend.writer.commit([AgentWrites(record.id, [_interrupted(record)]) for record in left_behind])
             for record, outcome in zip(left_behind, outcomes, strict=True):
-                if isinstance(outcome.replies[0], Exception):  # asked again it would be refused again, for ever
-                    raise _contradiction(store, record, outcome.replies[0])
+                if isinstance(outcome.replies[0], Exception):  # it would be refused again, for ever
+                    raise _contradiction(backend, record, outcome.replies[0])
             ended += len(left_behind)
     if ended:
-        logger.warning("%s: %d agents were interrupted by a crash and are failed now", store.name, ended)
+        logger.warning("%s: %d agents were interrupted by a crash and are failed now", reader.name, ended)
     return ended
 
 
-def _contradiction(store: Store, record: AgentRecord, refusal: Exception) -> StoreCorruptError:
-    """Say why an agent cannot be ended: in the words of `verify` if it finds anything."""
-    found = verify(store.name).problems if os.path.isfile(store.name) else []
-    why = "; ".join(found[:PROBLEMS_SHOWN]) or str(refusal)
+def _contradiction(backend: Backend, record: AgentRecord, refusal: Exception) -> StoreCorruptError:
+    """Say why an agent cannot be ended: in the words of `verify` if it finds problems."""
+    name = backend.reader.name
+    problems = backend.verify(deep=False, progress=lambda done, of: None).problems if os.path.isfile(name) else []
+    why = "; ".join(problems[:PROBLEMS_SHOWN]) or str(refusal)
     return StoreCorruptError(
-        store.name, f"agent {record.id!r} cannot be ended ({why}): run `commitcast verify`, and restore a backup"
+        name, f"agent {record.id!r} cannot be ended ({why}): run `commitcast verify`, and restore a backup"
     )
 
 
@@ -69,31 +71,31 @@ def _interrupted(record: AgentRecord) -> NewStatus:
         at=now(),
         reason="the runtime ended without stopping the agent",
         error_name=INTERRUPTED,
-        error_message="The runtime ended while the agent was at work. What it had said until then is kept.",
+        error_message="The runtime ended while the agent was at work. Its messages until then are kept.",
     )
 
 
-def _stop_processes(store: Store) -> None:
-    """Stop what agents of this store have left behind, before their end is told."""
+def _stop_processes(reader: Reader) -> None:
+    """Stop the processes that agents of this store have left behind, before the end of the agents is stored."""
     try:
-        found = stop_orphans(list(_at_work(store)), lambda agent: _epoch(store, agent), ORPHAN_GRACE_S)
+        stopped = stop_orphans(list(_at_work(reader)), lambda agent: _epoch(reader, agent), ORPHAN_GRACE_S)
     except OSError as error:  # no /proc, or no descriptor: the agents have ended nevertheless
-        logger.warning("%s: cannot look for processes that agents have left behind: %s", store.name, error)
+        logger.warning("%s: cannot look for processes that agents have left behind: %s", reader.name, error)
         return
-    if found:
-        names = ", ".join(list(found)[:AGENTS_SHOWN]) + (" and others" if len(found) > AGENTS_SHOWN else "")
-        count = sum(found.values())
-        logger.warning("%s: stopped %d processes that agents had left behind: %s", store.name, count, names)
+    if stopped:
+        names = ", ".join(list(stopped)[:AGENTS_SHOWN]) + (" and others" if len(stopped) > AGENTS_SHOWN else "")
+        count = sum(stopped.values())
+        logger.warning("%s: stopped %d processes that agents had left behind: %s", reader.name, count, names)
 
 
-def _at_work(store: Store) -> Iterator[AtWork]:
+def _at_work(reader: Reader) -> Iterator[AtWork]:
     for status in (AgentStatus.RUNNING, AgentStatus.INITIALIZING):
         after = 0
-        while page := store.agents(status=status, after=after, limit=PAGE):
+        while page := reader.agents(status=status, after=after, limit=PAGE):
             yield from (AtWork(record.id, record.epoch, record.pid, record.pid_started) for record in page)
             after = page[-1].position
 
 
-def _epoch(store: Store, agent: str) -> str | None:
-    record = store.agent(agent)
+def _epoch(reader: Reader, agent: str) -> str | None:
+    record = reader.agent(agent)
     return None if record is None else record.epoch

@@ -1,22 +1,25 @@
-"""Waking those who wait for an agent's next commit: followers, waiters, caught-up checks.
+"""Commit signals: wake the threads and tasks that wait for an agent's next commit (`follow`, `wait`).
 
-A version for each watched agent, raised after each commit. Whoever waits takes the version first, then reads the
-store, then waits for a newer version, so no commit can fall between. Costs nothing for agents nobody watches.
+A `CommitSignal` has a version that rises with each commit. A waiter takes the version first, then reads the store, then
+waits for a newer version, so that no commit can fall between. Agents that are not waited for have no signal.
 """
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from commitcast.actors.kernel.waiting import Signal
+from commitcast.actors.loop import call_on
 
 RECHECK_S: Final = 1.0
-"""A waiter reads the store again after this long even if nobody woke it, so a lost wake-up only delays."""
+"""A waiter reads the store again after this long without a signal, so that a lost wake-up only delays it."""
 
 
-class Watch:
-    """The waiters of one agent."""
+class CommitSignal:
+    """Signals the commits of one agent to any number of waiters."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -25,11 +28,11 @@ class Watch:
 
     @property
     def version(self) -> int:
-        """How many commits were seen; take it before reading the store."""
+        """How many commits were signalled; take it before reading the store."""
         return self._version
 
-    def raise_version(self) -> None:
-        """Wake everybody. Any thread."""
+    def notify(self) -> None:
+        """Wake all waiters. Any thread."""
         with self._lock:
             self._version += 1
             waiting, self._waiting = self._waiting, []
@@ -44,15 +47,8 @@ class Watch:
 
     async def wait_async(self, version: int, timeout_s: float) -> None:
         """Await a newer version, for `timeout_s` at most."""
-        loop = asyncio.get_running_loop()
         changed = asyncio.Event()
-
-        def wake() -> None:
-            try:
-                loop.call_soon_threadsafe(changed.set)
-            except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
-                pass
-
+        wake = partial(call_on, asyncio.get_running_loop(), changed.set)
         if self._register(version, wake):
             try:
                 await asyncio.wait_for(changed.wait(), timeout_s)
@@ -78,44 +74,47 @@ class Watch:
             return True
 
 
-class Watches:
-    """The watches of a runtime, kept only while somebody uses them."""
+class CommitSignals:
+    """The commit signals of a runtime, kept only while they are used."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._watches: dict[str, tuple[Watch, int]] = {}
+        self._signals: dict[str, tuple[CommitSignal, int]] = {}  # each with the number of its users
 
-    def raise_version(self, agent: str) -> None:
-        """Wake those who watch this agent."""
-        found = self._watches.get(agent)
-        if found is not None:
-            found[0].raise_version()
+    def notify(self, agent: str) -> None:
+        """Wake the waiters of an agent. Any thread."""
+        used = self._signals.get(agent)
+        if used is not None:
+            used[0].notify()
 
-    def raise_all(self) -> None:
-        """Wake everybody, to look at the state of the runtime."""
+    def notify_all(self) -> None:
+        """Wake the waiters of all agents, to look at the state of the runtime."""
         with self._lock:
-            watches = [watch for watch, _ in self._watches.values()]
-        for watch in watches:
-            watch.raise_version()
+            signals = [signal for signal, _ in self._signals.values()]
+        for signal in signals:
+            signal.notify()
+
+    @contextmanager
+    def of(self, agent: str) -> Iterator[CommitSignal]:
+        """Use the signal of an agent."""
+        with self._lock:
+            signal, users = self._signals.get(agent) or (CommitSignal(), 0)
+            self._signals[agent] = (signal, users + 1)
+        try:
+            yield signal
+        finally:
+            self._leave(agent)
+
+    def _leave(self, agent: str) -> None:
+        with self._lock:
+            signal, users = self._signals[agent]
+            if users == 1:
+                del self._signals[agent]
+            else:
+                self._signals[agent] = (signal, users - 1)
 
     def _drop_in_child(self) -> None:
-        """Let what follows an agent end in a child without another error than the store's."""
+        """Let a wait in a child end without another error than the store's."""
         self._lock = threading.Lock()
-        for watch, _ in self._watches.values():
-            watch._drop_in_child()
-
-    def enter(self, agent: str) -> Watch:
-        """Begin to watch an agent; to be left again."""
-        with self._lock:
-            watch, users = self._watches.get(agent) or (Watch(), 0)
-            self._watches[agent] = (watch, users + 1)
-            return watch
-
-    def leave(self, agent: str) -> None:
-        """End a watch."""
-        with self._lock:
-            watch, users = self._watches[agent]
-            if users == 1:
-                del self._watches[agent]
-            else:
-                self._watches[agent] = (watch, users - 1)
+        for signal, _ in self._signals.values():
+            signal._drop_in_child()

@@ -1,4 +1,4 @@
-"""What an agent's actor knows of its source: whether it runs, how it ended, and whether it is started again.
+"""The state of an agent's source, for its actor: whether it runs, how it ended, and whether it is started again.
 
 Used from the actor's turns only. Decides; the actor stores and tells.
 """
@@ -18,18 +18,18 @@ from commitcast.persistence.records import AgentStatus, Committed, MessageRecord
 from commitcast.persistence.writes import NewMessage, encode_json, new_message
 
 NOT_KNOWN: Final = "it stopped before it was known whether this is stored"
-"""What is told to whoever still waits when an agent's actor ends."""
+"""The answer to callers that still wait when an agent's actor ends."""
 
 ENDINGS_TRIED: Final = 3
 """How often the end of an agent is tried at once when the database refuses it."""
 
 
 MAX_REASON_CHARACTERS: Final = 1_000
-"""Of an error's text in the message that marks a restart; the whole of it is in the record when the agent fails."""
+"""Of an error's text in the message that marks a restart; the whole text is in the record when the agent fails."""
 
 
-class Feed(Protocol):
-    """One run of a source."""
+class SourceRun(Protocol):
+    """One run of a source. A protocol, because `sources/runner.py` sends messages, which hold an `AgentSource`."""
 
     takes_input: bool
     """Whether it reads its inbox."""
@@ -38,7 +38,7 @@ class Feed(Protocol):
 
     @property
     def has_processes(self) -> bool:
-        """Whether there may be processes of it until it has ended. Ask after `cancel`: then none come to be later."""
+        """Whether it may have processes until it has ended. Ask after `cancel`: then none are started later."""
 
     def start(self) -> None:
         """Begin. Does not block."""
@@ -47,14 +47,14 @@ class Feed(Protocol):
         """Ask it to stop. Does not block; idempotent."""
 
     def last_words(self) -> list[NewMessage]:
-        """Return what it has read and not said yet, once; from then on it says nothing more."""
+        """Return what it has read and not emitted yet, once; from then on it emits nothing."""
 
-    def again(self) -> "Feed":
+    def again(self) -> "SourceRun":
         """Return another run of the same source, with the same inbox; not begun yet."""
 
 
 class HeldEnd(NamedTuple):
-    """What an agent's end will be, once nothing of its source lives any more."""
+    """The end of an agent, held back until all processes of its source are dead."""
 
     previous: AgentStatus
     status: AgentStatus
@@ -65,19 +65,19 @@ class HeldEnd(NamedTuple):
 class AgentSource:
     """The source of one agent, over all its runs."""
 
-    def __init__(self, feed: Feed, policy: RestartPolicy) -> None:
+    def __init__(self, run: SourceRun, policy: RestartPolicy) -> None:
         """Begin with the first run, which is not started yet."""
-        self._feed = feed
+        self._run = run
         self.restart_timer: Timer | None = None
-        """Of the next run, while it is waited for."""
+        """Of the next run, during the backoff."""
         self._restarts = Restarts(policy)
         self._tries = 0
         self._delivered = 0  # the sequence of the last text that was put into the inbox
         self.is_running = False
         self.ending: Ending | None = None
-        """How the agent shall end, until it has; None while nothing is settled."""
+        """How the agent is to end; None while that is not settled."""
         self.held: HeldEnd | None = None
-        """The end that was asked for and waits for the source's processes to be gone."""
+        """The requested end, which waits until the source's processes are dead."""
 
     @property
     def restarts(self) -> int:
@@ -86,13 +86,13 @@ class AgentSource:
 
     @property
     def inbox(self) -> Inbox:
-        """What was sent to the agent and is not taken yet; the next run finds it too."""
-        return self._feed.inbox
+        """Messages that the agent was sent and has not read yet; the next run has it too."""
+        return self._run.inbox
 
     @property
     def has_processes(self) -> bool:
-        """Whether processes of it may live: then its agent's end is not told yet. Ask after `cancel`."""
-        return self.is_running and self._feed.has_processes
+        """Whether it may have live processes: then its agent's end is not told yet. Ask after `cancel`."""
+        return self.is_running and self._run.has_processes
 
     @property
     def has_failed(self) -> bool:
@@ -102,52 +102,51 @@ class AgentSource:
     def start(self) -> None:
         """Begin the first run."""
         self.is_running = True
-        self._feed.start()
+        self._run.start()
 
     def start_again(self) -> None:
         """Begin another run."""
-        self._feed = self._feed.again()
+        self._run = self._run.again()
         self.start()
 
     def cancel(self) -> bool:
         """Ask the source to stop, and do not run it again; return whether its end is to be waited for."""
         if self.restart_timer is not None:
             self.restart_timer.cancel()
-        self._feed.cancel()
+        self._run.cancel()
         return self.has_processes
 
     def truth(self, status: AgentStatus, facts: dict[str, str | None]) -> tuple[AgentStatus, dict[str, str | None]]:
-        """Return how an agent ends that is to end like this: if it has failed already, that stays the truth.
-
-        Only the database has not taken it yet then.
-        """
+        """Return how an agent ends that was asked to end like this: a failure that is not stored yet comes first."""
         if status is AgentStatus.TERMINATED and self.ending is not None and self.has_failed:
             return AgentStatus.FAILED, self.ending.error
         return status, facts
 
     def let_go(self, ending: Ending) -> HeldEnd | None:
-        """Take note of the last run's end; return the end that waited for it, with its result if there is no other."""
+        """Take note of the last run's end; return the end that waited for it, with the run's result if it has none."""
         self.is_running = False
         held, self.held = self.held, None
-        if held is not None and self.ending is not None and self.has_failed:  # something it said was refused meanwhile
+        if (
+            held is not None and self.ending is not None and self.has_failed
+        ):  # one of its messages was refused meanwhile
             held = held._replace(status=AgentStatus.FAILED, facts=self.ending.error)
         if held is None or ending.result is None or held.facts.get("result_json") is not None:
             return held
         return held._replace(facts={**held.facts, "result_json": encode_json(ending.result, "result")})
 
     def drop_held(self) -> None:
-        """Answer whoever waits for the end that is held back: it is not going to be told here."""
+        """Answer the caller of the end that is held back: this actor will not bring it about."""
         held, self.held = self.held, None
         if held is not None and held.asker is not None:
             held.asker.fail(RuntimeStoppedError(NOT_KNOWN))
 
     def last_words(self) -> list[NewMessage]:
-        """Return what the source has read and not said yet, if it runs, once; from then on it says nothing more."""
-        return self._feed.last_words() if self.is_running else []
+        """Return what the source has read and not emitted yet, if it runs, once; from then on it emits nothing."""
+        return self._run.last_words() if self.is_running else []
 
     def keep_place(self, agent: str, size: int) -> CommitcastError | None:
-        """Keep a place in the inbox for a text of so many bytes; return why that cannot be done."""
-        if not self._feed.takes_input:
+        """Reserve a place in the inbox for a text of `size` bytes; return why that cannot be done."""
+        if not self._run.takes_input:
             return InputRefusedError(agent, "runs a program that takes no further input")
         return None if self.inbox.reserve(size) else InboxFullError(agent)
 
@@ -156,8 +155,8 @@ class AgentSource:
 
         Args:
             message: as it was sent.
-            reply: what the store says to it: its record, or of a repeat the record of the first; or an error.
-            committed: what was stored with it.
+            reply: of the store: its record, or of a repeat the record of the first; or an error.
+            committed: everything that was stored with it.
         """
         if (
             isinstance(reply, MessageRecord)
@@ -170,7 +169,7 @@ class AgentSource:
             self.inbox.settle(None, message.size)
 
     def expect(self, in_flight: Iterable[Envelope]) -> None:
-        """Keep places for what was sent when the agent was stored and its source was not known yet."""
+        """Reserve places for texts that were sent when the agent was stored and its source was not known yet."""
         for waiting in in_flight:
             if waiting.message is not None and waiting.message.for_source:
                 self.inbox.count_in(waiting.message.message.size)
@@ -190,7 +189,7 @@ class AgentSource:
         return None
 
     def lost(self, error: Exception) -> None:
-        """Take note that something it said was refused: what it says of itself later, it did not complete."""
+        """Take note that one of its messages was refused: the agent fails, however the source ends."""
         if not self.has_failed:
             self.ending = Ending.of(error)
         self.cancel()
@@ -202,7 +201,7 @@ class AgentSource:
 
 
 def restart_notice(ending: Ending, restarts: int, delay_s: float, created_at: str) -> NewMessage:
-    """Return the message that marks: what follows is said by another run of the source."""
+    """Return the message that marks a restart: later messages are of another run of the source."""
     why = (ending.error_message or "")[:MAX_REASON_CHARACTERS]
     return new_message(
         f"The source failed ({ending.error_name}: {why}) and is started again in {delay_s:g} s.",

@@ -100,7 +100,8 @@ class IllegalTransitionError(CommitcastError, ValueError):
         self.status = status
 
     def __str__(self) -> str:
-        return f"agent {self.agent!r} is {self.previous} and cannot become {self.status}"
+        hint = ": call `start()` first" if (self.previous, self.status) == ("initializing", "completed") else ""
+        return f"agent {self.agent!r} is {self.previous} and cannot become {self.status}{hint}"
 
 
 class SequenceAheadError(CommitcastError, ValueError):

@@ -185,6 +185,20 @@ def test_the_gateway_sees_readers_and_never_a_store() -> None:
     assert not {name for name in seen if name.endswith(".Store") or name.startswith("commitcast.persistence.sqlite")}
 
 
+def test_the_actors_know_the_floors_below_through_their_backend() -> None:
+    """So that the floors below may move into a process of their own: only composition names what runs there."""
+    running = {"commitcast.persistence.store.Store", "commitcast.gateway.server.server.GatewayServer"}
+    users = set()
+    for module in (ROOT / "actors").glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                if names & running or node.module.startswith("commitcast.persistence.sqlite"):
+                    users.add(module.name)
+
+    assert users == {"backend.py", "runtime.py", "testing.py"}
+
+
 def test_sql_stands_in_persistence_only() -> None:
     found = []
     for module in modules():

@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
-from commitcast.actors.backpressure import Flow
+from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.errors import BackpressureError, SourceCancelledError
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.loop import running_loop
@@ -61,7 +61,7 @@ class SourceRunner:
         source: Source,
         record: AgentRecord,
         channel: Channel,
-        flow: Flow,
+        flow: CreditLimiter,
         threads: SourceThreads,
         tasks: SourceTasks,
         loop: Callable[[], asyncio.AbstractEventLoop],

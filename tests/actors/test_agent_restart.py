@@ -187,13 +187,13 @@ def test_complete_during_the_backoff_ends_it_and_no_run_follows(tmp_path: Path) 
     with AgentRuntime(tmp_path / "a.db") as runtime:
         agent = runtime.launch(source, restart=LATER)
         waits_for_its_restart(agent)
-        system = runtime._system
-        wait_until(lambda: system.flow.try_acquire(agent.id, 1), "a place")  # taken, so that its actor is not retired
+        system = runtime._running
+        wait_until(lambda: system.credit.try_acquire(agent.id, 1), "a place")  # taken, so that its actor is not retired
 
         agent.complete("good enough").get(TIMEOUT_S)
         system.directory.tell(agent.id, RestartDue())  # its timer was quicker
         agent.emit("behind it").get(TIMEOUT_S)
-        system.flow.release(agent.id, 1, 1)
+        system.credit.release(agent.id, 1, 1)
         record = agent.record()
 
     assert record.status is AgentStatus.COMPLETED

@@ -59,7 +59,7 @@ class TestTheBound:
             store.hold(lambda work: source.taken > 0)
             agent = runtime.launch(getattr(source, kind))
             store.wait_until_held()
-            wait_until(lambda: runtime._system.flow.is_waited_for, "the source to wait at its bound")
+            wait_until(lambda: runtime._running.credit.has_waiters, "the source to wait at its bound")
 
             taken = source.taken
             store.release()
@@ -110,7 +110,7 @@ class TestTheBound:
             records: list[int] = []
             speaking = threading.Thread(target=lambda: records.append(agent.emit("second").get(TIMEOUT_S).sequence))
             speaking.start()
-            wait_until(lambda: runtime._system.flow.is_waited_for, "the speaker to wait")
+            wait_until(lambda: runtime._running.credit.has_waiters, "the speaker to wait")
 
             store.release()
             speaking.join(TIMEOUT_S)

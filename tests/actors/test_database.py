@@ -96,7 +96,7 @@ def test_behind_a_refused_message_everything_in_flight_is_refused_and_nothing_el
 
         stored = {agent: contents(store, agent) for agent in KNOWN}
 
-    assert office.fatal == [] and office.flow.messages == 0
+    assert office.fatal == [] and office.credit.messages == 0
     for agent, said in told.said.items():
         kept = [content for _, content, future in said if future.exception(0) is None]
         assert [(number + 1, content) for number, content in enumerate(kept)] == stored.get(agent, [])

@@ -60,7 +60,7 @@ class TestRetiring:
         """Somebody is about to send: its message should find the actor that is there."""
         office.emit("ended", "first")
         office.run()
-        assert office.flow.try_acquire("ended", 1)
+        assert office.credit.try_acquire("ended", 1)
 
         office.commit()
         office.run()
@@ -78,7 +78,7 @@ class TestRetiring:
 
         for number in range(3):  # as a sender does that had looked the actor up before it was retired
             message = text(f"late {number}")
-            assert office.flow.try_acquire("ended", message.size)
+            assert office.credit.try_acquire("ended", message.size)
             futures.append(Future())
             retired.actor_inbox.put(Envelope(Emit(message), futures[-1]))
         office.run()
@@ -87,7 +87,7 @@ class TestRetiring:
 
         assert office.said == ["first", "late 0", "late 1", "late 2"]
         assert [future.get(0).content for future in futures] == ["late 0", "late 1", "late 2"]
-        assert len(office.made) == 2 and office.flow.messages == 0
+        assert len(office.made) == 2 and office.credit.messages == 0
 
     def test_an_actor_is_made_once_for_everything_that_is_said_to_an_unknown_agent(self, office: Office) -> None:
         for number in range(5):
@@ -111,7 +111,7 @@ class TestCrashing:
         office.run()
         assert isinstance(begun.exception(0), RuntimeStoppedError)
         assert not any(future.done() for future in waiting)
-        assert office.flow.messages == 3
+        assert office.credit.messages == 3
 
     def test_acknowledgements_of_the_earlier_actor_are_not_taken_by_the_later_one(self, office: Office) -> None:
         office.emit("running", "of the first")
@@ -130,7 +130,7 @@ class TestCrashing:
         office.commit()
         office.run()
         assert of_the_second.get(0).content == "of the second"
-        assert office.flow.messages == 0
+        assert office.credit.messages == 0
 
     def test_a_crash_with_an_empty_mailbox_leaves_no_dead_end(self, office: Office) -> None:
         office.emit("running", "begun")
@@ -149,7 +149,7 @@ class TestCancelling:
         office = Office(agent_messages=2)
         office.add("a")
         _, second = office.emit("a", "first"), office.emit("a", "second")
-        assert not office.flow.try_acquire("a", 1)
+        assert not office.credit.try_acquire("a", 1)
 
         assert second.cancel()
         office.run()
@@ -167,7 +167,7 @@ class TestCancelling:
         office.run()
 
         assert future.get(0).content == "on its way"
-        assert office.flow.messages == 0
+        assert office.credit.messages == 0
 
     def test_a_cancelled_message_leaves_no_hole(self, agent_runtime: AgentRuntime) -> None:
         agent = agent_runtime.launch()
@@ -197,7 +197,7 @@ class TestTheStop:
         start = office.directory.ask("running", Start())
 
         assert all(isinstance(future.exception(0), RuntimeStoppedError) for future in (after, unknown, start))
-        assert office.flow.messages == 1  # the one on its way to the database
+        assert office.credit.messages == 1  # the one on its way to the database
 
     def test_what_was_told_to_nobody_is_a_dead_letter(self, office: Office) -> None:
         assert not office.directory.tell("nobody", Complete())

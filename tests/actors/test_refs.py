@@ -27,7 +27,7 @@ def office() -> Iterator[Office]:
 def emit(office: Office, content: str) -> Emit:
     """A message that was counted, as a handle counts it."""
     message = text(content)
-    assert office.flow.try_acquire("a", message.size)
+    assert office.credit.try_acquire("a", message.size)
     return Emit(message)
 
 

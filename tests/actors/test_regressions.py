@@ -87,7 +87,7 @@ class TestCancelling:
         office.run()
 
         assert behind.done()
-        assert office.flow.messages == 0
+        assert office.credit.messages == 0
 
     def test_a_cancelled_stop_leaves_no_traceback_in_the_log(self, caplog: pytest.LogCaptureFixture) -> None:
         dispatcher = HandDispatcher()
@@ -254,7 +254,7 @@ class TestAgents:
             office.run()
 
         assert [future.done() for future in (first, completed, second)] == [True, True, True]
-        assert office.flow.messages == 0
+        assert office.credit.messages == 0
 
     def test_an_agent_whose_actor_met_a_defect_ends_failed_instead_of_running_for_ever(self, tmp_path: Path) -> None:
         def source(context: AgentContext) -> Iterator[str]:
@@ -265,7 +265,7 @@ class TestAgents:
             agent = runtime.launch(source)
             next(iter(agent.follow()))
 
-            runtime._system.directory.tell(agent.id, RuntimeError("a defect"))  # type: ignore[arg-type]
+            runtime._running.directory.tell(agent.id, RuntimeError("a defect"))  # type: ignore[arg-type]
 
             assert agent.wait(2).status is AgentStatus.FAILED
 
@@ -287,7 +287,7 @@ class TestAgents:
         self, agent_runtime: AgentRuntime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         agent = agent_runtime.launch()
-        database: Any = agent_runtime._system._database
+        database: Any = agent_runtime._running._database
         tell, on_threads = type(database).tell, set()
 
         def noted(ref: Any, message: Any) -> None:
@@ -341,7 +341,7 @@ class TestTheRuntime:
         store = FailingStore(SqliteStore(tmp_path / "a.db"))
         runtime = AgentRuntime(store).start()
         store.fail(SystemExit(3))
-        launcher = runtime._system.launcher
+        launcher = runtime._running.launcher
         assert launcher is not None
         created = launcher.create([Launch(None, None, "", None, "a", None)])
         runtime.stop()
@@ -352,7 +352,7 @@ class TestTheRuntime:
         failing = FailingStore(SqliteStore(tmp_path / "a.db"))
         store = HeldStore(failing)
         runtime = AgentRuntime(store).start()
-        database: Any = runtime._system._database
+        database: Any = runtime._running._database
         agent = runtime.launch()
         store.hold()
         failing.fail(SystemExit(3))
@@ -390,8 +390,8 @@ class TestRaces:
 
             def crash() -> None:
                 while not over.wait(0.002):
-                    runtime._system.directory.ask(agent.id, defect)  # type: ignore[arg-type]  # that is the defect
-                    runtime._system.directory.tell(agent.id, defect)  # type: ignore[arg-type]
+                    runtime._running.directory.ask(agent.id, defect)  # type: ignore[arg-type]  # that is the defect
+                    runtime._running.directory.tell(agent.id, defect)  # type: ignore[arg-type]
 
             def send(sender: int) -> list[Future[MessageRecord]]:
                 return [agent.emit(f"{sender}:{number}") for number in range(300)]

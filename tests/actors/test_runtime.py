@@ -91,6 +91,45 @@ class TestStartAndStop:
             with AgentRuntime(path):
                 pass
 
+    def test_before_the_start_everything_is_refused_with_what_to_do(self, path: Path) -> None:
+        runtime = AgentRuntime(path)
+
+        for use in (runtime.launch, lambda: runtime.emit("a", "x"), lambda: runtime.complete("a")):
+            with pytest.raises(RuntimeStoppedError, match=r"call `start\(\)` first"):
+                use()
+        assert runtime.stats().agents == 0 and runtime.failure is None and not path.exists()
+
+    def test_after_the_stop_nothing_says_to_start_it(self, path: Path) -> None:
+        with AgentRuntime(path) as runtime:
+            agent = runtime.launch()
+
+        for use in (runtime.launch, lambda: agent.emit("x").get(SECONDS), lambda: list(agent.follow())):
+            with pytest.raises(RuntimeStoppedError) as caught:
+                use()
+            assert str(caught.value) == "the runtime is not running: it was stopped"
+
+    def test_its_repr_says_what_it_is_about(self, path: Path) -> None:
+        runtime = AgentRuntime(path, listen="127.0.0.1:0")
+        seen = [repr(runtime)]
+        with runtime:
+            seen.append(repr(runtime))
+        seen.append(repr(runtime))
+
+        assert seen == [
+            f"<AgentRuntime {str(path)!r} new at 127.0.0.1:0>",
+            f"<AgentRuntime {str(path)!r} running at {runtime.address}>",
+            f"<AgentRuntime {str(path)!r} stopped at {runtime.address}>",
+        ]
+        assert repr(AgentRuntime(":memory:")) == "<AgentRuntime ':memory:' new>"
+
+    def test_the_deadline_of_stop_may_have_its_old_name_which_warns(self, path: Path) -> None:
+        with AgentRuntime(path) as runtime:
+            runtime.launch(lambda context: context.cancelled.wait(SECONDS) and None)
+            with pytest.warns(DeprecationWarning, match="'timeout_s' of stop"):
+                runtime.stop(timeout_s=SECONDS)  # type: ignore[call-arg]  # the old name
+
+            assert repr(runtime).endswith("stopped>")
+
     def test_two_runtimes_in_one_process_do_not_see_each_other(self, path: Path, tmp_path: Path) -> None:
         with AgentRuntime(path) as one, AgentRuntime(tmp_path / "two.db") as two:
             one.launch(id="a").emit("one").get(SECONDS)
@@ -110,13 +149,14 @@ class TestRecovery:
         runtime.launch(id="initializing")
         runtime.launch(id="done").terminate().get(SECONDS)
         store.close()
-        runtime.stop(timeout_s=0.2)
+        runtime.stop(timeout=0.2)
 
     def test_agents_left_at_work_are_failed_with_interrupted(self, path: Path) -> None:
         self.abandon(path)
 
         with AgentRuntime(path) as runtime:
-            assert runtime.interrupted == 2
+            assert runtime.recovered_agents == 2
+            assert runtime.interrupted == 2  # the earlier name
             for agent in ("running", "initializing"):
                 record = runtime.agent(agent).record()
                 assert (record.status, record.error_name) == (AgentStatus.FAILED, "Interrupted")
@@ -207,6 +247,16 @@ class TestLaunching:
         first = agent_runtime.agents(limit=3)
         rest = agent_runtime.agents(after=first[-1].position)
         assert [record.id for record in first + rest] == [handle.id for handle in handles]
+
+    def test_an_unknown_status_is_answered_with_those_there_are(self, agent_runtime: AgentRuntime) -> None:
+        with pytest.raises(InvalidValueError, match=r"'done' is not a status .* completed, failed, terminated"):
+            agent_runtime.agents("done")
+
+    def test_completing_an_agent_that_was_not_started_says_to_start_it(self, agent_runtime: AgentRuntime) -> None:
+        agent = agent_runtime.launch()
+
+        with pytest.raises(IllegalTransitionError, match=r"is initializing .* completed: call `start\(\)` first"):
+            agent.complete().get(SECONDS)
 
 
 class TestRefusals:

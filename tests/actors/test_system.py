@@ -10,15 +10,13 @@ import pytest
 
 from by_hand import Listener
 from commitcast.actors import AgentRuntime, AgentStatus, RuntimeStoppedError
-from commitcast.actors.backpressure import Flow
 from commitcast.actors.database import BATCH_ROWS
 from commitcast.actors.errors import MailboxFullError
 from commitcast.actors.gateway import MAILBOX_LIMIT_MESSAGES, GatewayActor
 from commitcast.actors.kernel.dispatch import ThreadDispatcher
 from commitcast.actors.kernel.ref import ActorStopped
 from commitcast.actors.kernel.supervision import MAX_BACKOFF_S
-from commitcast.actors.messages import Notice, Terminate
-from commitcast.actors.system import ActorSystem
+from commitcast.actors.messages import Notice
 from commitcast.actors.testing import FailingStore, HeldStore, MockGateway
 from commitcast.persistence import AgentExistsError, Committed, InvalidValueError, SqliteStore, verify
 from waiting import TIMEOUT_S, wait_until
@@ -47,9 +45,7 @@ class Serving(AgentRuntime):
 
     def __init__(self, path: Path, audience: Audience, **options: Any) -> None:
         super().__init__(path, **options)
-        system: Any = self._system
-        start = system.start
-        system.start = lambda _, gateway: start(audience, gateway)
+        self._backend.publish, self._backend.notify = audience.publish, audience.notify
 
 
 class TestTheGateway:
@@ -68,9 +64,8 @@ class TestTheGateway:
             assert published == list(range(published[0], 51))  # but for what it failed on: nothing lost, in order
 
     def test_one_that_fails_too_often_stops_the_runtime_which_says_why(self, tmp_path: Path) -> None:
-        runtime = Serving(tmp_path / "a.db", Audience(failures=1_000))
+        runtime = Serving(tmp_path / "a.db", Audience(failures=1_000)).start()
         restart_at_once(runtime)
-        runtime.start()
         agents = runtime.launch_many(8)
 
         wait_until(lambda: runtime._state == "stopped", "the runtime to stop by itself")
@@ -95,7 +90,7 @@ class TestTheGateway:
                 super().notify(agent, code, message, retry)
 
         audience = Holding()
-        ref = GatewayActor.start(threads, audience)
+        ref = GatewayActor.start(threads, audience.publish, audience.notify)
         notice = Notice("a", "internal", "")
         ref.tell(notice)
         entered.wait(TIMEOUT_S)
@@ -114,7 +109,7 @@ class TestTheGateway:
         audience = Audience(failures=1)
         told: list[ActorStopped] = []
         with Serving(tmp_path / "a.db", audience) as runtime:
-            gateway = runtime._system._gateway
+            gateway = runtime._running._gateway
             assert gateway is not None
             gateway.watch(told.append)
             runtime.launch()
@@ -127,16 +122,9 @@ class TestTheGateway:
 
 def restart_at_once(runtime: AgentRuntime) -> None:
     """Let the runtime's supervisor restart without its backoff: what counts here is how often."""
-    system: Any = runtime._system
-    start = system.start
-
-    def start_quickly(*arguments: Any) -> None:
-        start(*arguments)
-        dispatcher: Any = runtime._system._dispatcher
-        call_later = dispatcher.call_later
-        dispatcher.call_later = lambda delay_s, call: call_later(min(delay_s, MAX_BACKOFF_S) / 1_000, call)
-
-    system.start = start_quickly
+    dispatcher: Any = runtime._running._dispatcher
+    call_later = dispatcher.call_later
+    dispatcher.call_later = lambda delay_s, call: call_later(min(delay_s, MAX_BACKOFF_S) / 1_000, call)
 
 
 class TestTheWriter:
@@ -168,7 +156,7 @@ class TestTheWriter:
 
     def test_a_defect_in_what_it_is_sent_stops_the_runtime_too(self, tmp_path: Path) -> None:
         runtime = AgentRuntime(tmp_path / "a.db").start()
-        database = runtime._system._database
+        database = runtime._running._database
         assert database is not None
 
         database.tell("no command")
@@ -209,9 +197,9 @@ class TestTwoRuntimes:
         failing = AgentRuntime(tmp_path / "1.db", stop_timeout_s=5).start()
         with AgentRuntime(tmp_path / "2.db") as other:
             agent = other.launch()
-            database = failing._system._database
+            database = failing._running._database
             assert database is not None
-            failing._system.dead_letters.add("a", None, "")
+            failing._running.dead_letters.add("a", None, "")
             database.tell("no command")
             wait_until(lambda: failing._state == "stopped", "the runtime to stop by itself")
 
@@ -291,15 +279,6 @@ class TestTheStop:
         assert other.ask("still here", timeout=TIMEOUT_S) == "still here"
         other.stop(timeout=TIMEOUT_S)
         threads.stop()
-
-    def test_a_system_that_was_never_started_stops_too(self) -> None:
-        store = SqliteStore(":memory:")
-        finished: list[str] = []
-        system = ActorSystem(store, Flow(), max_running_sources=1, on_fatal=lambda _: None)
-
-        system.stop(Terminate(), 0.0, lambda: finished.append("gateway"))
-
-        assert finished == ["gateway"]
 
 
 class TestLaunchMany:

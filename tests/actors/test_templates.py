@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from commitcast.actors import AgentContext, AgentRuntime, Template
-from commitcast.actors.control import RuntimeOperations
-from commitcast.actors.errors import TemplateFullError, TemplateNotFoundError
+from commitcast.actors.control import RuntimeControl
+from commitcast.actors.errors import RuntimeStoppedError, TemplateFullError, TemplateNotFoundError
+from commitcast.actors.messages import Terminate
 from commitcast.actors.templates import load_templates
 from commitcast.persistence.errors import AgentNotFoundError, IdempotencyConflictError, InvalidValueError
 from commitcast.persistence.records import AgentStatus
@@ -105,10 +107,10 @@ def runtime(tmp_path: Path) -> Iterator[AgentRuntime]:
         yield runtime
 
 
-def play(runtime: AgentRuntime, scenario: Callable[[RuntimeOperations], Awaitable[Any]]) -> Any:
+def play(runtime: AgentRuntime, scenario: Callable[[RuntimeControl], Awaitable[Any]]) -> Any:
     assert runtime.gateway is not None
     operations = runtime.gateway.core.operations
-    assert isinstance(operations, RuntimeOperations)
+    assert isinstance(operations, RuntimeControl)
 
     async def bounded() -> Any:
         async with asyncio.timeout(TIMEOUT_S):
@@ -126,8 +128,15 @@ class TestLaunching:
         messages = wait_until(lambda: (m := runtime.agent(record.id).messages()) and len(m) == 2 and m, "its words")
         assert [message.content for message in messages] == ["hello", "HELLO"]
 
+    def test_while_the_runtime_stops_it_is_refused_before_anything_is_stored(self, runtime: AgentRuntime) -> None:
+        runtime._running.directory.end_all(Terminate(), time.monotonic())
+
+        with pytest.raises(RuntimeStoppedError):
+            play(runtime, lambda operations: operations.launch("waiter", "", key=None, prefix=""))
+        assert runtime.agents() == []
+
     def test_the_same_key_finds_the_agent_again(self, runtime: AgentRuntime) -> None:
-        async def scenario(operations: RuntimeOperations) -> None:
+        async def scenario(operations: RuntimeControl) -> None:
             first, again = await asyncio.gather(
                 *(operations.launch("waiter", "hello", key="k", prefix="") for _ in range(2))
             )
@@ -139,7 +148,7 @@ class TestLaunching:
         assert len(runtime.agents()) == 1
 
     def test_a_key_of_another_template_is_refused_whenever_it_was_used(self, runtime: AgentRuntime) -> None:
-        async def scenario(operations: RuntimeOperations) -> None:
+        async def scenario(operations: RuntimeControl) -> None:
             outcomes = await asyncio.gather(
                 *(operations.launch(name, "hello", key="k", prefix="") for name in ("waiter", "other", "waiter-2")),
                 return_exceptions=True,
@@ -157,7 +166,7 @@ class TestLaunching:
         assert len(runtime.agents()) == 1
 
     def test_one_tenant_keeps_no_template_from_another(self, runtime: AgentRuntime) -> None:
-        async def scenario(operations: RuntimeOperations) -> None:
+        async def scenario(operations: RuntimeControl) -> None:
             for prefix in ("one:", "two:"):
                 launched = [await operations.launch("waiter", "", key=None, prefix=prefix) for _ in range(2)]
                 with pytest.raises(TemplateFullError, match="2 agents of the template 'waiter' are at work"):
@@ -167,13 +176,15 @@ class TestLaunching:
             assert (caught.value.code, caught.value.retryable) == ("limit", True)
             await operations.launch("other", "", key=None, prefix="three:")
             await operations.terminate(launched[0].id, "enough")
-            await asyncio.to_thread(wait_until, lambda: launched[0].id not in operations._directory, "its actor's end")
+            await asyncio.to_thread(
+                wait_until, lambda: launched[0].id not in operations._system.directory, "its actor's end"
+            )
             assert (await operations.launch("waiter", "", key=None, prefix="three:")).id.startswith("three:")
 
         play(runtime, scenario)
 
     def test_tenants_that_launch_at_the_same_time_keep_to_the_bound_of_all(self, runtime: AgentRuntime) -> None:
-        async def scenario(operations: RuntimeOperations) -> None:
+        async def scenario(operations: RuntimeControl) -> None:
             outcomes = await asyncio.gather(
                 *(operations.launch("waiter", "", key=None, prefix=f"t{number}:") for number in range(9)),
                 return_exceptions=True,
@@ -183,7 +194,7 @@ class TestLaunching:
         play(runtime, scenario)
 
     def test_no_more_run_than_the_template_allows_until_one_has_ended(self, runtime: AgentRuntime) -> None:
-        async def scenario(operations: RuntimeOperations) -> None:
+        async def scenario(operations: RuntimeControl) -> None:
             outcomes = await asyncio.gather(
                 *(operations.launch("waiter", str(number), key=f"k{number}", prefix="") for number in range(4)),
                 return_exceptions=True,
@@ -194,7 +205,9 @@ class TestLaunching:
             again = await operations.launch("waiter", launched[0].prompt, key="k0", prefix="")
             assert again.id == launched[0].id
             await operations.terminate(launched[0].id, "enough")
-            await asyncio.to_thread(wait_until, lambda: launched[0].id not in operations._directory, "its actor's end")
+            await asyncio.to_thread(
+                wait_until, lambda: launched[0].id not in operations._system.directory, "its actor's end"
+            )
             assert (await operations.launch("waiter", "next", key=None, prefix="")).id
 
         play(runtime, scenario)
@@ -206,7 +219,7 @@ class TestLaunching:
 
 class TestTerminating:
     def test_an_agent_that_has_ended_is_found_as_it_ended(self, runtime: AgentRuntime) -> None:
-        async def scenario(operations: RuntimeOperations) -> None:
+        async def scenario(operations: RuntimeControl) -> None:
             agent = await runtime.alaunch(id="a")
             await agent.start()
             await agent.complete("done")

@@ -12,7 +12,7 @@ from typing import Any
 
 from commitcast.actors.agent import AgentActor
 from commitcast.actors.agent_services import AgentServices
-from commitcast.actors.backpressure import Flow
+from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.database import DatabaseActor
 from commitcast.actors.directory import Directory
 from commitcast.actors.kernel.deadletters import DeadLetters
@@ -20,7 +20,9 @@ from commitcast.actors.kernel.dispatch import PooledActor
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.timers import Timer
 from commitcast.actors.messages import Acknowledged, Append, Created, Emit
+from commitcast.actors.signals import CommitSignals
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import Store
 from commitcast.persistence.writes import NewMessage
 from stores import AT, text
@@ -150,18 +152,33 @@ def agent_record(agent: str, status: AgentStatus = AgentStatus.RUNNING) -> Agent
     )
 
 
+class _Stored(SqliteStore):
+    """A store that has the agents of a dict, and no messages."""
+
+    def __init__(self, agents: dict[str, AgentRecord]) -> None:
+        super().__init__(":memory:")
+        self._agents = agents
+
+    def agent(self, agent: str) -> AgentRecord | None:
+        """Return the record, if there is one."""
+        return self._agents.get(agent)
+
+    def keyed(self, agent: str, key: str) -> None:
+        """Find nothing."""
+
+
 class Office:
     """Real agent actors and their real directory; the gateway is a listener, and the database too without a store."""
 
     def __init__(self, store: Store | None = None, **bounds: int) -> None:
         self.dispatcher = HandDispatcher()
         self.stored: dict[str, AgentRecord] = {}
-        self.flow = Flow(**bounds)
+        self.credit = CreditLimiter(**bounds)
         self.made: list[AgentActor] = []
         self.fatal: list[Exception] = []
         self.database = Listener("database", self.dispatcher)
         self.gateway = Listener("gateway", self.dispatcher)
-        self.directory = Directory(self._make, self.flow, self.dispatcher.dead_letters)
+        self.directory = Directory(self._make, self.credit, self.dispatcher.dead_letters)
         database: PooledActor = self.database
         if store is not None:
             database = DatabaseActor(
@@ -178,13 +195,11 @@ class Office:
         self._services = AgentServices(
             dispatcher=self.dispatcher,
             database=database.actor_ref,
-            gateway=self.gateway.actor_ref,
-            load=self.stored.get if store is None else store.agent,
-            keyed=(lambda agent, key: None) if store is None else store.keyed,
-            flow=self.flow,
-            home=self.directory,
-            committed=lambda _: None,
-            now=lambda: AT,
+            cast=self.gateway.actor_ref.tell,
+            reader=_Stored(self.stored) if store is None else store,
+            credit=self.credit,
+            directory=self.directory,
+            signals=CommitSignals(),
         )
         self.answered = 0
         self._sequence = 0
@@ -202,7 +217,7 @@ class Office:
     def emit(self, agent: str, content: str | NewMessage) -> Future[MessageRecord]:
         """Say something for an agent, as a handle does."""
         message = text(content) if isinstance(content, str) else content
-        assert self.flow.try_acquire(agent, message.size)
+        assert self.credit.try_acquire(agent, message.size)
         return self.directory.emit(agent, Emit(message))
 
     def crash(self, agent: str) -> None:

@@ -113,9 +113,9 @@ class TestSubscribing:
     @pytest.mark.parametrize("agent", ["a1", "*"])
     def test_a_commit_that_the_gateway_never_heard_of_is_read_from_the_store(self, tmp_path: Path, agent: str) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
-            server = runtime._server
-            assert server is not None
-            publish = server.publish
+            ref: Any = runtime._running._gateway
+            actor = ref._actor_weakref()
+            publish = actor._publish
             handle = await runtime.alaunch(id="a1")
             async with raw(runtime.url) as subscriber:
                 await subscriber.subscribe(agent)
@@ -123,9 +123,9 @@ class TestSubscribing:
                 await subscriber.follow(agent, 1)
 
                 def lose(committed: Committed) -> None:
-                    server.publish = publish  # type: ignore[method-assign]
+                    actor._publish = publish
 
-                server.publish = lose  # type: ignore[method-assign]
+                actor._publish = lose
                 await handle.aemit("lost on its way")
                 await handle.aemit("heard again")
                 assert (await subscriber.follow(agent, 3)).contents == ["heard", "lost on its way", "heard again"]
