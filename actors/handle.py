@@ -22,7 +22,7 @@ from commitcast.actors.messages import AgentCommand, Complete, Emit, Fail, Start
 from commitcast.actors.signals import RECHECK_S, Watches
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, StoreClosedError
-from commitcast.persistence.patience import left_s, read_within
+from commitcast.persistence.read_timeout import read_within, remaining_s
 from commitcast.persistence.records import AgentRecord, MessageRecord
 from commitcast.persistence.store import PAGE_ROWS, Reader
 from commitcast.persistence.writes import NewMessage, encode_json, encode_text, new_message
@@ -305,7 +305,7 @@ class AgentHandle:
                 version = watch.version
                 with _in_time(deadline, timeout):
                     reading = asyncio.to_thread(self._guard, self.record)
-                    record = await asyncio.wait_for(reading, left_s())
+                    record = await asyncio.wait_for(reading, remaining_s())
                 if record.status.is_terminal:
                     return record
                 await watch.wait_async(version, _left(deadline, timeout))

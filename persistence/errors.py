@@ -1,4 +1,4 @@
-"""Everything that the product raises on purpose, as one tree. Facts go in, `__str__` makes the sentence.
+"""The errors of the store and of the values in it, as one tree. Facts go in, `__str__` makes the sentence.
 
 CommitcastError
 ├── InvalidValueError (ValueError)            a value that cannot be stored
@@ -18,8 +18,8 @@ CommitcastError
     │   ├── StoreLockedError                  another runtime has it
     │   ├── SchemaTooNewError
     │   └── StoreSettingError                 a pragma did not take
-    ├── NotStoredError                        rolled back: it is certainly not on disk
-    │   ├── StoreUnavailableError             the system refuses for the moment: the same may be stored later
+    ├── NotStoredError                        rolled back: nothing of it is on disk
+    │   ├── StoreUnavailableError             the system refused temporarily: try again later
     │   │   ├── StoreBusyError (TimeoutError)
     │   │   └── StoreFullError
     │   ├── RowRefusedError                   a constraint refused this row
@@ -154,7 +154,7 @@ class StoreError(CommitcastError):
 
 
 class StoreOpenError(StoreError, OSError):
-    """The store was refused at start. It was left as it is."""
+    """The store was refused at start, and was not changed."""
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(path, why)
@@ -194,13 +194,13 @@ class StoreSettingError(StoreOpenError):
 
 
 class NotStoredError(StoreError):
-    """The transaction was rolled back: what was asked for is certainly not on disk."""
+    """The transaction was rolled back: nothing of it is on disk."""
 
     retryable = True
 
 
 class StoreUnavailableError(NotStoredError):
-    """The system refused the transaction for the moment, for want of descriptors or memory say; it was rolled back."""
+    """The system refused the transaction temporarily, e.g. for lack of descriptors or memory; it was rolled back."""
 
 
 class StoreBusyError(StoreUnavailableError, TimeoutError):
@@ -208,7 +208,7 @@ class StoreBusyError(StoreUnavailableError, TimeoutError):
 
 
 class StoreFullError(StoreUnavailableError):
-    """There is no room for the transaction: on the disk, in a quota, of inodes, or below a limit of file sizes."""
+    """There is no space for the transaction: on the disk, in a quota, of inodes, or below a limit of file sizes."""
 
 
 class RowRefusedError(NotStoredError):
@@ -245,14 +245,14 @@ class StoreReadError(StoreError):
 
 
 class StoreReadTimeoutError(StoreReadError, TimeoutError):
-    """A read waited as long as its caller had said, behind a commit or another program."""
+    """A read reached its time limit while it waited for a commit or another program."""
 
     def __init__(self) -> None:
-        super().__init__("another program, or a commit that waits for one, holds it longer than was to be waited")
+        super().__init__("another program, or a commit that waits for one, held it beyond the time limit of the read")
 
 
 class StoreUnknownError(StoreError):
-    """A commit failed half-way: it may or may not be on disk. The runtime stops; the next start tells."""
+    """A commit failed half-way: it may or may not be on disk. The runtime stops; the next start finds out."""
 
     code = "internal"
 

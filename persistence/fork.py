@@ -39,7 +39,7 @@ class Inherited(Protocol):
 class Busy(Protocol):
     """Something that works with SQLite on other threads."""
 
-    def _at_rest(self, timeout_s: float) -> AbstractContextManager[bool]:
+    def _at_rest(self, timeout: float) -> AbstractContextManager[bool]:
         """Keep it out of SQLite while the process is forked; gives whether it was out in time."""
 
 

@@ -17,6 +17,7 @@ import apsw
 
 from commitcast.persistence import fork
 from commitcast.persistence.errors import StorePathError
+from commitcast.persistence.report import Progress
 from commitcast.persistence.sqlite import opening
 
 STEP_PAGES: Final = 256
@@ -26,8 +27,6 @@ REST_S: Final = 0.001
 KEPT_NAME_BYTES: Final = 200
 """Of the copy's name in that of the file in the making, which is longer, and whose journal's is longer still."""
 
-Progress = Callable[[int, int], object]
-
 
 def target_of(path: str | os.PathLike[str]) -> Path:
     """Return the path of a copy that can be made.
@@ -36,7 +35,7 @@ def target_of(path: str | os.PathLike[str]) -> Path:
         StorePathError: the file exists, is not in a folder, or cannot be one.
     """
     if str(path) == opening.MEMORY:
-        raise StorePathError(str(path), "a copy in memory would be kept nowhere: choose the name of a file")
+        raise StorePathError(str(path), "a copy in memory would be lost: choose the name of a file")
     target = Path(path).absolute()
     opening.check_name(target)
     if not target.parent.is_dir():

@@ -1,16 +1,14 @@
-"""Noticing what others do to a store's file: deleted, replaced, changed in place, switched to another journal mode.
+"""Detects what other programs do to a store's file: delete, replace or change it, or switch its journal mode.
 
-The numbers that a store gives rest on what it keeps in memory, so whatever touches the file behind its back must be
-seen before anything is acknowledged. Must never repair: it turns the journal mode back, and stops for all else. The
-writer's thread only.
+The numbers that a store gives out rest on what it keeps in memory, so a change of the file by another program must be
+detected before anything is acknowledged. Must never repair: it restores the journal mode, and makes the store fail for
+all else. The writer's thread only.
 """
 
 import logging
 import os
 import struct
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,8 +17,9 @@ import apsw
 from commitcast.persistence.errors import StoreBusyError, StoreError, StoreUnknownError
 from commitcast.persistence.sqlite import connections, opening
 from commitcast.persistence.sqlite.batch import Batch
-from commitcast.persistence.sqlite.closings import Closings
-from commitcast.persistence.verify import verify
+from commitcast.persistence.sqlite.inotify import CloseWriteEvents
+from commitcast.persistence.sqlite.pool import ReaderPool
+from commitcast.persistence.sqlite.verify import verify_file
 
 logger: Final = logging.getLogger(__name__)
 
@@ -45,33 +44,24 @@ class _Seen(NamedTuple):
 
 
 class FileWatch:
-    """What the file was like after the last commit."""
+    """The state of the file after the last commit, compared with its state now."""
 
-    def __init__(
-        self,
-        path: Path,
-        writer: apsw.Connection,
-        *,
-        alone: Callable[[], AbstractContextManager[None]],
-        stop: Callable[[str], StoreUnknownError],
-    ) -> None:
+    def __init__(self, path: Path, writer: apsw.Connection, pool: ReaderPool) -> None:
         """Begin to watch a file that was just opened.
 
         Args:
             path: of the file.
             writer: its one writer.
-            alone: while it is entered, no other connection of the store is open.
-            stop: makes the store refuse everything from now on, and returns the error that says why.
+            pool: the other connections of the store, which refuse every read once another program has interfered.
         """
         self._path = path
         self._writer = writer
-        self._alone = alone
-        self._stop = stop
+        self._pool = pool
         self._version: int | None = _version(writer)
         self._page_bytes: int = writer.pragma("page_size")
         self._changes = 0
         self._seen = self._look()
-        self._closings = Closings(path)
+        self._close_events = CloseWriteEvents(path)
         self._is_touched = False
         """It may have been written to without SQLite, and was not read since."""
         self._accepted: set[str] = set()
@@ -101,7 +91,7 @@ class FileWatch:
                 self._check(batch, version, seen)
                 break
             self._writer.execute("ROLLBACK")
-            self._turn_back()
+            self._restore_journal_mode()
         self._seen = seen
         self._changes, _ = self._counters()
 
@@ -145,17 +135,20 @@ class FileWatch:
 
     def close(self) -> None:
         """Watch no longer. Idempotent."""
-        self._closings.close()
+        self._close_events.close()
 
     def _changed(self, how: str) -> StoreUnknownError:
-        return self._stop(
+        return self._unknown(
             f"another program has changed {self._path} while it was open ({how}): let nothing else write to it, check "
             "it with `commitcast verify`, and start again"
         )
 
+    def _unknown(self, why: str) -> StoreUnknownError:
+        return self._pool.refuse(StoreUnknownError(why))
+
     def _was_opened(self, seen: _Seen) -> bool:
         """Whether another program has had a small file open for writing. Mostly it has read: SQLite opens it so."""
-        return self._closings.any() and seen.size <= CHECK_OPENED_BYTES
+        return self._close_events.any() and seen.size <= CHECK_OPENED_BYTES
 
     def _is_due(self) -> bool:
         """Whether the file is to be read now. What waits for it cannot wait until that is allowed again."""
@@ -167,7 +160,7 @@ class FileWatch:
         changes, pages = _COUNTERS.unpack(header)
         return changes, pages
 
-    def undone(self) -> None:
+    def rolled_back(self) -> None:
         """Forget what the file was like: what is undone was written too."""
         self._version = None
         self._seen = self._look()
@@ -180,7 +173,7 @@ class FileWatch:
         seen = found and _Seen(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
         if seen is None or seen[:2] != getattr(self, "_seen", seen)[:2]:
             # SQLite would go on writing into the file that no longer has a name.
-            raise self._stop(
+            raise self._unknown(
                 f"{self._path} was deleted or replaced while it was open: put it back, or start again with another file"
             )
         return seen
@@ -192,20 +185,20 @@ class FileWatch:
             return set()
         began = time.monotonic()
         try:
-            problems = verify(self._path, deep=True).problems
+            problems = verify_file(self._path, deep=True).problems
         except StoreError as error:
             problems = [str(error)]
         ended = time.monotonic()
         self._check_at = max(self._check_at, began - CHECK_CREDIT_S) + (ended - began) / CHECK_SHARE
         return set(problems) - self._accepted
 
-    def _turn_back(self) -> None:
+    def _restore_journal_mode(self) -> None:
         """Leave the journal mode that another program has switched to.
 
         Raises:
             StoreBusyError: it has the file open, so the mode cannot be changed.
         """
-        with self._alone():  # in that mode an open connection keeps it from being left
+        with self._pool.exclusive():  # in that mode an open connection keeps it from being left
             try:
                 mode = self._writer.pragma("journal_mode", connections.JOURNAL_MODE)
             except apsw.BusyError:

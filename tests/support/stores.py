@@ -80,6 +80,12 @@ def opened(path: str | Path, **options: Any) -> Iterator[SqliteStore]:
         store.close()
 
 
+def reader_value(store: SqliteStore, sql: str) -> Any:
+    """The single value of a query on one of the store's own readers."""
+    with store._pool.snapshot() as connection:
+        return connection.execute(sql).get
+
+
 @contextmanager
 def by_hand(path: str | Path, **options: Any) -> Iterator[apsw.Connection]:
     """A connection of somebody else."""

@@ -27,7 +27,7 @@ from commitcast.gateway.server.metrics import CONTENT_TYPE, exposition
 from commitcast.gateway.server.operations import refusal_of
 from commitcast.gateway.web import asset
 from commitcast.persistence.errors import CommitcastError, StoreError, StoreReadTimeoutError
-from commitcast.persistence.patience import read_within
+from commitcast.persistence.read_timeout import read_within
 
 logger: Final = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import apsw
 import pytest
 
 from commitcast.persistence.errors import StaleEpochError
-from commitcast.persistence.sqlite import opening
+from commitcast.persistence.sqlite import epochs, opening
 from commitcast.persistence.sqlite.store import SqliteStore
 from stores import by_hand, commit, contents, new_agent, opened, problems, text
 
@@ -157,7 +157,7 @@ class TestOlderFiles:
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
             before = cursor_of_a(store)
-        monkeypatch.setattr(opening, "begin_run", full_once(opening.begin_run))
+        monkeypatch.setattr(epochs, "begin_run", full_once(epochs.begin_run))
         with opened(path) as store:
             assert cursor_of_a(store) == before
             commit(store, "a", text("second"))

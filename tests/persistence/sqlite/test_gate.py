@@ -285,7 +285,7 @@ def test_a_page_meets_a_commit_at_the_gate_and_not_at_the_lock_of_the_file(path:
 
         def read() -> None:
             reader.start()
-            wait_until(lambda: store._gate._queue, "the reader to queue")
+            wait_until(lambda: store._pool.gate._queue, "the reader to queue")
 
         disk.on("sync", DATABASE, read)  # the commit holds the file
         commit(store, "a", text("two"))
@@ -299,9 +299,9 @@ def test_a_commit_meets_a_page_at_the_gate_and_not_at_the_lock_of_the_file(path:
         commit(store, "a", new_agent("one"))
         disk.operations.clear()
         writer = threading.Thread(target=lambda: commit(store, "a", text("two")))
-        with store._pages._snapshot():
+        with store._pool.snapshot():
             writer.start()
-            wait_until(lambda: store._gate._writer_waits, "the commit to wait")
+            wait_until(lambda: store._pool.gate._writer_waits, "the commit to wait")
 
             assert ("write", DATABASE) not in disk.operations
         writer.join(TIMEOUT_S)

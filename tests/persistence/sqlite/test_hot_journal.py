@@ -10,7 +10,7 @@ import pytest
 
 import faulty_disk
 from commitcast.persistence.errors import NotADatabaseError, StoreOpenError
-from commitcast.persistence.sqlite import opening
+from commitcast.persistence.sqlite import lock, opening
 from commitcast.persistence.sqlite.store import SqliteStore
 from faulty_disk import DATABASE, JOURNAL, FaultyDisk
 from stores import commit, contents, new_agent, opened, problems, text
@@ -179,7 +179,7 @@ def test_a_recovery_that_fails_is_one_error_and_leaves_the_journal(hot: Path, di
         SqliteStore(hot, vfs=disk.name).open()
 
     disk.disarm()
-    assert not opening.is_locked(hot)
+    assert not lock.is_locked(hot)
     assert journal_of(hot).exists()
     with opened(hot) as store:
         assert contents(store, "a") == [(1, "kept")]

@@ -10,10 +10,9 @@ import apsw
 import pytest
 
 from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError, StoreReadError, StoreReadTimeoutError
-from commitcast.persistence.patience import read_within
+from commitcast.persistence.read_timeout import read_within
 from commitcast.persistence.records import AgentDeletion, AgentRecord, Entry, MessageRecord, StatusChange
 from commitcast.persistence.sqlite import connections
-from commitcast.persistence.sqlite import store as sqlite_store
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import MAX_PAGE_BYTES, agent_size, entry_size
 from stores import (
@@ -29,6 +28,7 @@ from stores import (
     new_agent,
     of,
     opened,
+    reader_value,
     text,
 )
 from waiting import TIMEOUT_S
@@ -77,12 +77,12 @@ def told(entries: list[Entry]) -> list[str]:
     ]
 
 
-def all_entries(store: SqliteStore, agent: str) -> list[Entry]:
+def all_entries(store: SqliteStore, agent: str, **bounds: int) -> list[Entry]:
     """Follow an agent page by page from its creation."""
     found: list[Entry] = []
     sequence, position = 0, store.standing(agent, 0).position
     while True:
-        page = store.entries(agent, sequence, position)
+        page = store.entries(agent, sequence, position, **bounds)
         found += page.entries
         if page.at_end:
             assert store.entries(agent, sequence_of(found), found[-1].position).entries == []
@@ -144,14 +144,23 @@ class TestEntries:
     @pytest.mark.parametrize("limit", LIMITS)
     @pytest.mark.parametrize("max_bytes", [1, 5, 10_000])
     def test_changes_of_status_stand_between_the_messages_for_every_cut(
-        self, busy: SqliteStore, monkeypatch: pytest.MonkeyPatch, limit: int, max_bytes: int
+        self, busy: SqliteStore, limit: int, max_bytes: int
     ) -> None:
-        monkeypatch.setattr(sqlite_store, "PAGE_ROWS", limit)
-        monkeypatch.setattr(sqlite_store, "PAGE_BYTES", max_bytes)
+        bounds = {"limit": limit, "max_bytes": max_bytes}
 
-        assert told(all_entries(busy, "a")) == ["a1", "a2", "running", "a3", "a4", "a5", "completed", "a6", "a7"]
-        assert told(all_entries(busy, "b")) == ["running", *(f"b{n}" for n in range(1, 8)), "failed", "b8"]
-        assert told(all_entries(busy, "c")) == ["failed", "c1"]
+        assert told(all_entries(busy, "a", **bounds)) == [
+            "a1",
+            "a2",
+            "running",
+            "a3",
+            "a4",
+            "a5",
+            "completed",
+            "a6",
+            "a7",
+        ]
+        assert told(all_entries(busy, "b", **bounds)) == ["running", *(f"b{n}" for n in range(1, 8)), "failed", "b8"]
+        assert told(all_entries(busy, "c", **bounds)) == ["failed", "c1"]
 
     def test_an_end_carries_its_error_and_its_result(self, busy: SqliteStore) -> None:
         ends = {
@@ -162,17 +171,14 @@ class TestEntries:
         assert (ends["a"].result_json, ends["a"].error_name) == ("42", None)
         assert (ends["c"].result_json, ends["c"].error_name, ends["c"].error_message) == (None, "E", "m")
 
-    def test_from_every_cursor_exactly_the_rest_follows(
-        self, busy: SqliteStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(sqlite_store, "PAGE_ROWS", 2)
+    def test_from_every_cursor_exactly_the_rest_follows(self, busy: SqliteStore) -> None:
         whole = all_entries(busy, "a")
 
         for cut in range(1, len(whole)):
             rest: list[Entry] = []
             while len(rest) < len(whole) - cut:
                 before = [*whole[:cut], *rest]
-                rest += busy.entries("a", sequence_of(before), before[-1].position).entries
+                rest += busy.entries("a", sequence_of(before), before[-1].position, limit=2).entries
             assert rest == whole[cut:]
 
 
@@ -210,16 +216,12 @@ class TestStanding:
 class TestFeed:
     @pytest.mark.parametrize("limit", [*LIMITS, 4, 7])
     @pytest.mark.parametrize("max_bytes", [1, 7, 10_000])
-    def test_pages_of_any_limit_make_the_whole(
-        self, busy: SqliteStore, monkeypatch: pytest.MonkeyPatch, limit: int, max_bytes: int
-    ) -> None:
+    def test_pages_of_any_limit_make_the_whole(self, busy: SqliteStore, limit: int, max_bytes: int) -> None:
         whole = busy.feed(0).entries
-        monkeypatch.setattr(sqlite_store, "PAGE_ROWS", limit)
-        monkeypatch.setattr(sqlite_store, "PAGE_BYTES", max_bytes)
         seen: list[Entry] = []
         after, at_end = 0, False
         while not at_end:
-            page = busy.feed(after)
+            page = busy.feed(after, limit, max_bytes)
             assert page.last > after
             assert all(after < entry.position <= page.last for entry in page.entries)
             seen, after, at_end = [*seen, *page.entries], page.last, page.at_end
@@ -237,16 +239,13 @@ class TestFeed:
         assert (page.last, page.at_end) == (27, True)
 
     @pytest.mark.parametrize("limit", [1, 2, 3])
-    def test_creations_and_changes_without_a_message_are_paged_too(
-        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, limit: int
-    ) -> None:
-        monkeypatch.setattr(sqlite_store, "PAGE_ROWS", limit)
+    def test_creations_and_changes_without_a_message_are_paged_too(self, store: SqliteStore, limit: int) -> None:
         store.commit([of(agent, new_agent()) for agent in "abcd"])
         store.commit([of(agent, change(INITIALIZING, RUNNING)) for agent in "abcd"])
         seen: list[int] = []
 
         while not seen or seen[-1] < 8:
-            page = store.feed(seen[-1] if seen else 0)
+            page = store.feed(seen[-1] if seen else 0, limit)
             assert page.at_end == (page.last == 8)
             seen += [entry.position for entry in page.entries]
 
@@ -453,6 +452,6 @@ class TestFailures:
     def test_a_page_that_fails_gives_its_connection_back(self, busy: SqliteStore) -> None:
         for _ in range(10):
             with pytest.raises(StoreReadError, match="no such table"):
-                busy.ask("SELECT * FROM elsewhere")
+                reader_value(busy, "SELECT * FROM elsewhere")
 
         assert len(busy.agents()) == 3

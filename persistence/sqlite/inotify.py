@@ -1,8 +1,8 @@
-"""Hearing from the system that another program had a file open for writing, by inotify(7).
+"""Events of inotify(7) that another program had a file open for writing.
 
-The times of a file tell of its changes only while its owner is not writing to it itself. That a descriptor which could
-write was closed is told at any time, and a store closes none of its own while it commits. Must never be needed: where
-there is no inotify, or no more of it, nothing is heard. Linux. One thread.
+The times of a file show a change by another program only while its owner is not writing to it itself. That a writable
+descriptor was closed is reported at any time, and a store closes none of its own while it commits. Must never be
+needed: without inotify, or at its limits, there are no events. Linux. One thread.
 """
 
 import ctypes
@@ -22,11 +22,11 @@ _READ_BYTES: Final = 4_096
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-class Closings:
-    """Of descriptors of one file that could write."""
+class CloseWriteEvents:
+    """Reports each close of a writable descriptor of one file (IN_CLOSE_WRITE)."""
 
     def __init__(self, path: Path) -> None:
-        """Begin to listen.
+        """Start listening.
 
         Args:
             path: of an existing file.
@@ -36,18 +36,18 @@ class Closings:
             self._queue = _checked(_libc.inotify_init1(IN_NONBLOCK | IN_CLOEXEC))
             _checked(_libc.inotify_add_watch(self._queue, os.fsencode(path), ctypes.c_uint32(IN_CLOSE_WRITE)))
         except (OSError, AttributeError) as error:
-            logger.debug("the system does not tell who writes to %s: %s", path, error)
+            logger.debug("no inotify events for %s: %s", path, error)
             self.close()
 
     def any(self) -> bool:
-        """Whether there was one since the last call. Never blocks."""
+        """Whether there was an event since the last call. Never blocks."""
         try:
             return self._queue >= 0 and bool(os.read(self._queue, _READ_BYTES))
         except BlockingIOError:
             return False
 
     def close(self) -> None:
-        """Listen no longer. Idempotent."""
+        """Stop listening. Idempotent."""
         if self._queue >= 0:
             os.close(self._queue)
             self._queue = -1
