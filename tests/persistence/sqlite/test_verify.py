@@ -2,6 +2,7 @@
 
 import re
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -303,6 +304,24 @@ def test_progress_of_a_small_file_is_told_once(path: Path, monkeypatch: pytest.M
     verify(path, progress=lambda done, of: told.append((done, of)))
 
     assert told == [(12, 12)]
+
+
+@pytest.mark.parametrize("part", ["content", "metadata", "raw"])
+def test_what_is_read_at_once_is_bounded_in_bytes(tmp_path: Path, part: str) -> None:
+    large = "\u5b57" * 400_000  # 1.2 MB in UTF-8, 0.8 in Python
+    message = (
+        text(large) if part == "content" else text(metadata={"n": large}) if part == "metadata" else text(raw=large)
+    )
+    with opened(tmp_path / "large.db") as store:
+        commit(store, "a", new_agent(), *[message] * 20)
+    tracemalloc.start()
+    try:
+        assert verify(tmp_path / "large.db").messages == 20
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 5 * 1.2e6, "one message, and what its check needs"
 
 
 class TestBesideARuntime:
