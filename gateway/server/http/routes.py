@@ -12,7 +12,8 @@ from typing import Any, Final, TypeVar
 
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.protocol.schema import asyncapi
-from commitcast.gateway.server.access.auth import Grant, Operation, TokenError
+from commitcast.gateway.server.access.auth import Grant, Operation
+from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.gateway import GatewayCore
 from commitcast.gateway.server.http import reads
 from commitcast.gateway.server.http.request import (
