@@ -15,7 +15,7 @@ CommitcastError
     │   ├── NotADatabaseError
     │   ├── StoreCorruptError
     │   ├── StoreReadOnlyError (PermissionError)
-    │   ├── StoreLockedError                  another runtime has it
+    │   ├── StoreLockedError                  another runtime has it open
     │   ├── SchemaTooNewError
     │   └── StoreSettingError                 a pragma did not take
     ├── NotStoredError                        rolled back: nothing of it is on disk
@@ -104,7 +104,7 @@ class IllegalTransitionError(CommitcastError, ValueError):
 
 
 class SequenceAheadError(CommitcastError, ValueError):
-    """A cursor lies beyond the last stored message: the store has lost something, or the cursor is of another store."""
+    """A cursor lies beyond the last stored message: the store lost data, or the cursor is of another store."""
 
     code = "ahead"
 
@@ -116,12 +116,12 @@ class SequenceAheadError(CommitcastError, ValueError):
     def __str__(self) -> str:
         return (
             f"cannot continue after {self.after}: the store ends at {self.head}; "
-            "it lost data or is another one, so start again after 0 and raise an alarm"
+            "it lost data or is another store, so start again after 0 and raise an alarm"
         )
 
 
 class ForkedRuntimeError(CommitcastError, RuntimeError):
-    """This process was forked from the one that has the runtime or the store, and cannot use it."""
+    """This process was forked from the one that runs the runtime or has the store open, and cannot use it."""
 
     code = "unavailable"
     hint = (
@@ -134,7 +134,7 @@ class ForkedRuntimeError(CommitcastError, RuntimeError):
 
 
 class StaleEpochError(CommitcastError, ValueError):
-    """A cursor belongs to another history: an earlier agent of that id, another file, or what a backup took back."""
+    """A cursor belongs to another history: an earlier agent of that id, another file, or one that a restore undid."""
 
     code = "stale_epoch"
 
@@ -166,7 +166,7 @@ class StoreOpenError(StoreError, OSError):
 
 
 class StorePathError(StoreOpenError):
-    """Two runtimes could have the file by links, or SQLite cannot use its name."""
+    """Links would let two runtimes open the file, or SQLite cannot use its name."""
 
 
 class NotADatabaseError(StoreOpenError):
@@ -182,7 +182,7 @@ class StoreReadOnlyError(StoreOpenError, PermissionError):
 
 
 class StoreLockedError(StoreOpenError):
-    """Another runtime has the file."""
+    """Another runtime has the file open."""
 
 
 class SchemaTooNewError(StoreOpenError):
@@ -248,7 +248,7 @@ class StoreReadTimeoutError(StoreReadError, TimeoutError):
     """A read reached its time limit while it waited for a commit or another program."""
 
     def __init__(self) -> None:
-        super().__init__("another program, or a commit that waits for one, held it beyond the time limit of the read")
+        super().__init__("a commit or another program held the database beyond the time limit of the read")
 
 
 class StoreUnknownError(StoreError):

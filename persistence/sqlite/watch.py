@@ -24,18 +24,18 @@ from commitcast.persistence.sqlite.verify import verify_file
 logger: Final = logging.getLogger(__name__)
 
 CHECK_SHARE: Final = 0.1
-"""Of the time, at most, for reading a file whose times have changed: some network file systems set them late."""
+"""Share of the time spent on reading a file whose times have changed: some network file systems set them late."""
 CHECK_CREDIT_S: Final = 20.0
-"""How far back time that was not used for it counts: so many reads may follow one another at once."""
+"""How much unused time is credited: it lets several reads follow one another."""
 CHECK_OPENED_BYTES: Final = 4 * 1024 * 1024
-"""Up to this size a file is read whenever another program has had it open for writing, which may have been to read."""
+"""Up to this size a file is read whenever another program had it open for writing; it may only have read it."""
 _COUNTERS: Final = struct.Struct(">II")
 _COUNTERS_AT: Final = 24
-"""Where a file says how often it was changed, and its size in pages (SQLite, Database File Format, 1.3)."""
+"""The change counter of a file, and its size in pages (SQLite, Database File Format, 1.3)."""
 
 
 class _Seen(NamedTuple):
-    """A file as the system sees it."""
+    """The identity, size and time of a file."""
 
     device: int
     inode: int
@@ -63,9 +63,9 @@ class FileWatch:
         self._seen = self._look()
         self._close_events = CloseWriteEvents(path)
         self._is_touched = False
-        """It may have been written to without SQLite, and was not read since."""
+        """Whether it may have been written to without SQLite, and was not read since."""
         self._accepted: set[str] = set()
-        """Problems that another program has made by SQLite."""
+        """Problems that another program has caused through SQLite: warned of, not refused."""
         self._check_at = 0.0
         """When it may be read next, of `time.monotonic()`."""
 
@@ -107,17 +107,17 @@ class FileWatch:
         if different is not None:
             raise self._changed(different)
         if is_foreign:
-            logger.warning("another program has written into %s: nothing else may, while it is open", self._path)
+            logger.warning("another program has written into %s: no other program may while it is open", self._path)
         batch.forget()
         self._version = version
 
     def is_untouched(self) -> bool:
-        """Whether nobody has written to the file since `begin`: until COMMIT the transaction itself does not."""
+        """Whether the file was not written to since `begin`: before COMMIT the transaction itself does not."""
         self._is_touched |= self._look() != self._seen
         return not self._is_due()
 
     def committed(self) -> None:
-        """Take the file as it is now for what was committed.
+        """Take the state of the file now as the committed one.
 
         Raises:
             StoreUnknownError: it was deleted, replaced, or changed meanwhile.
@@ -127,50 +127,50 @@ class FileWatch:
         changes, pages = self._counters()
         different = None
         if (changes - self._changes) % 2**32 > 1 or pages * self._page_bytes != self._seen.size:
-            different = f"it has {self._seen.size:,} bytes and says {pages * self._page_bytes:,}"
+            different = f"it has {self._seen.size:,} bytes and its header says {pages * self._page_bytes:,}"
         elif self._is_due():
             different = min(self._find_damage(self._seen.size), default=None)
         if different is not None:
             raise self._changed(different)
 
     def close(self) -> None:
-        """Watch no longer. Idempotent."""
+        """Stop watching. Idempotent."""
         self._close_events.close()
 
     def _changed(self, how: str) -> StoreUnknownError:
         return self._unknown(
-            f"another program has changed {self._path} while it was open ({how}): let nothing else write to it, check "
-            "it with `commitcast verify`, and start again"
+            f"another program has changed {self._path} while it was open ({how}): stop that program, check the file "
+            "with `commitcast verify`, and start again"
         )
 
     def _unknown(self, why: str) -> StoreUnknownError:
         return self._pool.refuse(StoreUnknownError(why))
 
     def _was_opened(self, seen: _Seen) -> bool:
-        """Whether another program has had a small file open for writing. Mostly it has read: SQLite opens it so."""
+        """Whether another program had a small file open for writing. Most only read: SQLite opens files that way."""
         return self._close_events.any() and seen.size <= CHECK_OPENED_BYTES
 
     def _is_due(self) -> bool:
-        """Whether the file is to be read now. What waits for it cannot wait until that is allowed again."""
+        """Whether the file is to be read now, within `CHECK_SHARE` of the time."""
         return self._is_touched and time.monotonic() >= self._check_at
 
     def _counters(self) -> tuple[int, int]:
-        """Return how often the file was changed, and its size in pages, as it says itself."""
+        """Return the change counter and the size in pages from the file's header."""
         _, header = self._writer.read("main", 0, _COUNTERS_AT, _COUNTERS.size)
         changes, pages = _COUNTERS.unpack(header)
         return changes, pages
 
     def rolled_back(self) -> None:
-        """Forget what the file was like: what is undone was written too."""
+        """Forget the state of the file: a rollback writes too."""
         self._version = None
         self._seen = self._look()
 
     def _look(self) -> _Seen:
         try:
-            found = os.stat(self._path)
+            status = os.stat(self._path)
         except OSError:
-            found = None
-        seen = found and _Seen(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+            status = None
+        seen = status and _Seen(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if seen is None or seen[:2] != getattr(self, "_seen", seen)[:2]:
             # SQLite would go on writing into the file that no longer has a name.
             raise self._unknown(
@@ -179,7 +179,7 @@ class FileWatch:
         return seen
 
     def _find_damage(self, size: int) -> set[str]:
-        """Look for what was written without SQLite: in all of a small file."""
+        """Verify a small file as a whole, and return its problems, which another program has caused."""
         self._is_touched = False
         if size > opening.CHECK_WHOLE_FILE_BYTES:
             return set()
@@ -193,19 +193,19 @@ class FileWatch:
         return set(problems) - self._accepted
 
     def _restore_journal_mode(self) -> None:
-        """Leave the journal mode that another program has switched to.
+        """Switch back from the journal mode that another program has set.
 
         Raises:
-            StoreBusyError: it has the file open, so the mode cannot be changed.
+            StoreBusyError: that program has the file open, so the mode cannot be changed.
         """
-        with self._pool.exclusive():  # in that mode an open connection keeps it from being left
+        with self._pool.exclusive():  # an open connection would keep the mode from being changed
             try:
                 mode = self._writer.pragma("journal_mode", connections.JOURNAL_MODE)
             except apsw.BusyError:
                 mode = "locked"
         if mode != connections.JOURNAL_MODE:
             raise StoreBusyError(
-                f"another program has switched {self._path} to another journal mode and has it open: close that one"
+                f"another program has switched {self._path} to another journal mode and has it open: close that program"
             )
         logger.warning("another program had switched %s to another journal mode: it was switched back", self._path)
 
