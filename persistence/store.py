@@ -12,7 +12,7 @@ import msgspec
 
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord, StatusChange
 from commitcast.persistence.report import Progress, Report
-from commitcast.persistence.writes import AgentWrites, Outcome, text_size
+from commitcast.persistence.writes import AgentWrites, Outcome, texts_size
 
 PAGE_ROWS: Final = 256
 PAGE_BYTES: Final = 256 * 1024
@@ -66,22 +66,18 @@ IdRange = tuple[str, str]
 
 def agent_size(record: AgentRecord) -> int:
     """Return the bytes of text in a record, for the bound on pages."""
-    return _size_of(record.prompt, record.configuration_json, record.result_json, record.error_message)
+    return texts_size(record.prompt, record.configuration_json, record.result_json, record.error_message)
 
 
 def entry_size(entry: Entry) -> int:
     """Return the bytes of text and raw bytes in an entry, for the bound on pages."""
     if isinstance(entry, MessageRecord):
-        return _size_of(entry.content, entry.metadata_json) + len(entry.raw or b"")
+        return texts_size(entry.content, entry.metadata_json) + len(entry.raw or b"")
     if isinstance(entry, AgentRecord):
         return agent_size(entry)
     if isinstance(entry, StatusChange):
-        return _size_of(entry.reason, entry.error_message, entry.result_json)
+        return texts_size(entry.reason, entry.error_message, entry.result_json)
     return 0
-
-
-def _size_of(*texts: str | None) -> int:
-    return sum(text_size(text) for text in texts if text is not None)
 
 
 class Reader(Protocol):

@@ -71,6 +71,11 @@ class NewAgent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     idempotency_key: str | None = None
     messages: tuple[NewMessage, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """Bytes of its text and of its messages, which count for every bound."""
+        return texts_size(self.prompt, self.configuration_json) + sum(message.size for message in self.messages)
+
 
 class NewStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A change of status, applied only if the agent still has the status `previous`."""
@@ -85,6 +90,11 @@ class NewStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     wants_record: bool = True
     """Whether the reply is to be the agent's record; else it is the `StatusChange`, which costs less."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of its text, which count for every bound."""
+        return texts_size(self.reason, self.error_message, self.result_json)
+
 
 class AgentPatch(msgspec.Struct, frozen=True, kw_only=True):
     """New facts about a running agent. None leaves a column unchanged."""
@@ -92,6 +102,11 @@ class AgentPatch(msgspec.Struct, frozen=True, kw_only=True):
     configuration_json: str | None = None
     pid: int | None = None
     pid_started: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its text, which count for every bound."""
+        return texts_size(self.configuration_json)
 
 
 Write = NewAgent | NewMessage | NewStatus | AgentPatch
@@ -223,6 +238,11 @@ def _place(path: str, step: str) -> str:
 def text_size(text: str) -> int:
     """Return the number of bytes of a text in UTF-8. Constant time for ASCII."""
     return len(text) if text.isascii() else len(text.encode())
+
+
+def texts_size(*texts: str | None) -> int:
+    """Return the sum of the sizes of several texts, of which some may be missing."""
+    return sum(text_size(text) for text in texts if text is not None)
 
 
 def new_message(
