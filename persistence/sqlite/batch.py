@@ -115,7 +115,7 @@ class Batch:
         self._stored = self._read_counter()
         """The counter of positions and the epoch, as the last commit left them."""
 
-    def forget(self) -> None:
+    def forget_heads(self) -> None:
         """Drop the cached heads. Must be called after every rollback."""
         self._heads.clear()
 
@@ -169,27 +169,27 @@ class Batch:
             The outcomes, None for those left out; or None if a row was refused, and then nothing was written.
         """
         plan = Plan(self._position)
-        planned: list[_AgentPlan | None] = []
+        plans: list[_AgentPlan | None] = []
         self._connection.execute("SAVEPOINT batch")
         try:
             for agent in work:
                 head = self._head(agent.agent)
                 is_known = head.key != NO_AGENT or isinstance(agent.writes[0], NewAgent)
-                planned.append(self._plan(plan, agent, head) if is_known else None)
+                plans.append(self._plan(plan, agent, head) if is_known else None)
             plan.execute(self._connection)
         except _REFUSALS:
             self._undo("batch")
             return None
         self._connection.execute("RELEASE batch")
         self._position = plan.position
-        return [None if done is None else self._outcome(done, plan.changed) for done in planned]
+        return [None if planned is None else self._outcome(planned, plan.changed) for planned in plans]
 
     def _write_one_by_one(self, agent: str, writes: Sequence[Write]) -> Outcome:
-        done = _AgentPlan(agent, self._head(agent))
+        planned = _AgentPlan(agent, self._head(agent))
         changed: dict[int, AgentRecord] = {}
         for write in writes:
-            if done.refused and needs_preceding(write):
-                done.replies.append(PrecedingRefusedError(agent))
+            if planned.refused and needs_preceding(write):
+                planned.replies.append(PrecedingRefusedError(agent))
                 continue
             plan = Plan(self._position)
             self._connection.execute("SAVEPOINT row")
@@ -198,19 +198,19 @@ class Batch:
                 plan.execute(self._connection)
             except _REFUSALS as error:
                 self._undo("row")
-                done.replies.append(self._refusal(agent, write, error))
-                done.refused = done.refused or isinstance(write, NewMessage)
+                planned.replies.append(self._refusal(agent, write, error))
+                planned.refused = planned.refused or isinstance(write, NewMessage)
                 continue
             self._connection.execute("RELEASE row")
             self._position = plan.position
-            done.add(added)
+            planned.add(added)
             changed |= plan.changed
-        return self._outcome(done, changed)
+        return self._outcome(planned, changed)
 
     def _undo(self, savepoint: str) -> None:
         self._connection.execute(f"ROLLBACK TO {savepoint}")
         self._connection.execute(f"RELEASE {savepoint}")
-        self.forget()
+        self.forget_heads()
 
     def _refusal(self, agent: str, write: Write, error: Exception) -> Exception:
         refusal: Exception
@@ -223,111 +223,117 @@ class Batch:
         refusal.__cause__ = error
         return refusal
 
-    def _outcome(self, done: _AgentPlan, changed: dict[int, AgentRecord]) -> Outcome:
-        committed, entries = None, done.entries
+    def _outcome(self, planned: _AgentPlan, changed: dict[int, AgentRecord]) -> Outcome:
+        committed, entries = None, planned.entries
         if entries:
-            head = self._head(done.agent)
+            head = self._head(planned.agent)
             committed = Committed._of(
-                done.agent, head.epoch, done.previous, head.sequence, done.follows, tuple(entries), done.size
+                planned.agent,
+                head.epoch,
+                planned.previous,
+                head.sequence,
+                planned.follows,
+                tuple(entries),
+                planned.size,
             )
             head.position = entries[-1].position
-        if done.awaits_record:
-            record = changed[done.head.key]
-            sequence = self._head(done.agent).sequence
+        if planned.awaits_record:
+            record = changed[planned.head.key]
+            sequence = self._head(planned.agent).sequence
             if record.head != sequence:  # messages were written after it
                 record = msgspec.structs.replace(record, head=sequence)
-            done.replies = [record if reply is _RECORD else reply for reply in done.replies]
-        return Outcome(committed, done.replies, done.refused)
+            planned.replies = [record if reply is _RECORD else reply for reply in planned.replies]
+        return Outcome(committed, planned.replies, planned.refused)
 
     # Planning: no row is written here, but rows that decide are read.
 
     def _plan(self, plan: Plan, work: AgentWrites, head: _Head) -> _AgentPlan:
-        done = _AgentPlan(work.agent, head)
+        planned = _AgentPlan(work.agent, head)
         if work.only_plain_messages():
-            self._plan_plain_messages(plan, done, work.writes)  # type: ignore[arg-type]  # as just checked
+            self._plan_plain_messages(plan, planned, work.writes)  # type: ignore[arg-type]  # as just checked
         else:
             for write in work.writes:
-                self._plan_write(plan, done, write)
-        head = done.head
-        if head.sequence != done.stored_sequence:
+                self._plan_write(plan, planned, write)
+        head = planned.head
+        if head.sequence != planned.stored_sequence:
             plan.heads[head.key] = head.sequence
-        return done
+        return planned
 
-    def _plan_plain_messages(self, plan: Plan, done: _AgentPlan, messages: Sequence[NewMessage]) -> None:
+    def _plan_plain_messages(self, plan: Plan, planned: _AgentPlan, messages: Sequence[NewMessage]) -> None:
         """Plan messages that depend on nothing stored.
 
         `_plan_write` does the same one by one. Measured with 256 agents of 16 messages each, a commit takes 4.4 µs of
         CPU time per message with this method and 5.6 without.
         """
-        head = done.head
-        records = plan.add_messages(done.agent, head.key, head.sequence, messages)
-        done.replies = done.entries = records  # type: ignore[assignment]  # neither list is changed from here on
+        head = planned.head
+        records = plan.add_messages(planned.agent, head.key, head.sequence, messages)
+        planned.replies = planned.entries = records  # type: ignore[assignment]  # neither list is changed from here on
         head.sequence += len(messages)
-        done.size = sum(map(_size_of, messages))
+        planned.size = sum(map(_size_of, messages))
 
-    def _plan_message(self, plan: Plan, done: _AgentPlan, new: NewMessage) -> None:
-        head = done.head
-        records = plan.add_messages(done.agent, head.key, head.sequence, (new,))
+    def _plan_message(self, plan: Plan, planned: _AgentPlan, new: NewMessage) -> None:
+        head = planned.head
+        records = plan.add_messages(planned.agent, head.key, head.sequence, (new,))
         head.sequence += 1
-        done.replies += records
-        done.entries += records
-        done.size += new.size
+        planned.replies += records
+        planned.entries += records
+        planned.size += new.size
 
-    def _plan_write(self, plan: Plan, done: _AgentPlan, write: Write) -> None:
-        if done.refused and needs_preceding(write):
-            done.replies.append(PrecedingRefusedError(done.agent))
+    def _plan_write(self, plan: Plan, planned: _AgentPlan, write: Write) -> None:
+        if planned.refused and needs_preceding(write):
+            planned.replies.append(PrecedingRefusedError(planned.agent))
         elif isinstance(write, NewMessage):
-            kept = self._find_by_key(done, write)
+            kept = self._find_by_key(planned, write)
             if kept is None:
-                self._plan_message(plan, done, write)
+                self._plan_message(plan, planned, write)
             else:
-                done.replies.append(kept)
-                done.refused = isinstance(kept, Exception)
+                planned.replies.append(kept)
+                planned.refused = isinstance(kept, Exception)
         elif isinstance(write, NewStatus):
-            self._plan_status(plan, done, write)
+            self._plan_status(plan, planned, write)
         elif isinstance(write, NewAgent):
-            self._plan_agent(plan, done, write)
-        elif done.head.key == NO_AGENT:
-            done.replies.append(AgentNotFoundError(done.agent))
+            self._plan_agent(plan, planned, write)
+        elif planned.head.key == NO_AGENT:
+            planned.replies.append(AgentNotFoundError(planned.agent))
         else:
-            plan.patches.append((write.configuration_json, write.pid, write.pid_started, done.head.key))
-            done.reply_with_record()
+            plan.patches.append((write.configuration_json, write.pid, write.pid_started, planned.head.key))
+            planned.reply_with_record()
 
-    def _plan_status(self, plan: Plan, done: _AgentPlan, new: NewStatus) -> None:
-        head = done.head
+    def _plan_status(self, plan: Plan, planned: _AgentPlan, new: NewStatus) -> None:
+        head = planned.head
         if head.key == NO_AGENT:
-            done.replies.append(AgentNotFoundError(done.agent))
+            planned.replies.append(AgentNotFoundError(planned.agent))
         elif head.status != new.previous:
-            done.replies.append(IllegalTransitionError(done.agent, head.status, new.status))
+            planned.replies.append(IllegalTransitionError(planned.agent, head.status, new.status))
         else:
             head.status = new.status
-            change = plan.add_status(done.agent, head.key, head.sequence, new)
-            done.entries.append(change)
+            change = plan.add_status(planned.agent, head.key, head.sequence, new)
+            planned.entries.append(change)
             if new.wants_record:
-                done.reply_with_record()
+                planned.reply_with_record()
             else:
-                done.replies.append(change)
+                planned.replies.append(change)
 
-    def _plan_agent(self, plan: Plan, done: _AgentPlan, new: NewAgent) -> None:
-        existing = self._find_by_idempotency(new, done.entries)
+    def _plan_agent(self, plan: Plan, planned: _AgentPlan, new: NewAgent) -> None:
+        existing = self._find_by_idempotency(new, planned.entries)
         if existing is not None:
             same = (existing.type, existing.prompt, existing.configuration_json) == (
                 new.type,
                 new.prompt,
                 new.configuration_json,
             )
-            done.replies.append(existing if same else IdempotencyConflictError(str(new.idempotency_key), "agent"))
-        elif done.head.key != NO_AGENT:
-            done.replies.append(AgentExistsError(done.agent))
+            planned.replies.append(existing if same else IdempotencyConflictError(str(new.idempotency_key), "agent"))
+        elif planned.head.key != NO_AGENT:
+            planned.replies.append(AgentExistsError(planned.agent))
         else:
-            record = plan.add_agent(done.agent, new)
-            done.head = self._heads[done.agent] = _Head(record.position, new.epoch, 0, record.status, 0)
-            done.replies.append(record)
-            done.entries.append(record)
+            record = plan.add_agent(planned.agent, new)
+            planned.head = self._heads[planned.agent] = _Head(record.position, new.epoch, 0, record.status, 0)
+            planned.replies.append(record)
+            planned.entries.append(record)
             for message in new.messages:
-                self._plan_message(plan, done, message)
-                done.replies.pop()  # the agent's record answers for all
-            done.stored_sequence = done.head.sequence  # the row is inserted with it
+                self._plan_message(plan, planned, message)
+                planned.replies.pop()  # the agent's record answers for all
+            planned.stored_sequence = planned.head.sequence  # the row is inserted with it
 
     # Reading what a write depends on, inside the transaction.
 
@@ -356,17 +362,17 @@ class Batch:
         row = self._connection.execute(AGENT_OF_KEY, (new.idempotency_key,)).fetchone()
         return None if row is None else agent_record(row)
 
-    def _find_by_key(self, done: _AgentPlan, new: NewMessage) -> Reply | None:
+    def _find_by_key(self, planned: _AgentPlan, new: NewMessage) -> Reply | None:
         """Return the reply to a repeated send: what was stored under its key, by this transaction or before it."""
         if new.key is None:
             return None
-        for entry in done.entries:
+        for entry in planned.entries:
             if isinstance(entry, MessageRecord) and entry.key == new.key:
                 kept = entry
                 break
         else:
-            row = self._connection.execute(_SELECT_MESSAGE_BY_KEY, (done.head.key, new.key)).fetchone()
+            row = self._connection.execute(_SELECT_MESSAGE_BY_KEY, (planned.head.key, new.key)).fetchone()
             if row is None:
                 return None
-            kept = message_record(done.agent, row)
+            kept = message_record(planned.agent, row)
         return repeated(kept, new)

@@ -170,7 +170,7 @@ class Committer:
             if self._watch is None or self._watch.is_untouched():
                 return outcomes
             self._writer.execute("ROLLBACK")  # another program has written to the file meanwhile: check, write again
-            self._batch.forget()
+            self._batch.forget_heads()
 
     def _begin(self) -> None:
         if self._watch is None:
@@ -203,7 +203,7 @@ class Committer:
         self._watch.committed()
 
     def _roll_back(self, cause: BaseException) -> None:
-        self._batch.forget()
+        self._batch.forget_heads()
         try:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")

@@ -108,7 +108,7 @@ class FileWatch:
             raise self._changed(different)
         if is_foreign:
             logger.warning("another program has written into %s: no other program may while it is open", self._path)
-        batch.forget()
+        batch.forget_heads()
         self._version = version
 
     def is_untouched(self) -> bool:

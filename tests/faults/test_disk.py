@@ -190,7 +190,7 @@ class TestHalfWay:
         with by_hand(path) as other:
             assert other.execute("SELECT count(*) FROM agent_messages").get == 2
 
-    def test_a_reader_who_waits_for_the_commit_that_fails_does_not_get_to_see_it(
+    def test_a_reader_that_waits_for_a_failing_commit_does_not_see_it(
         self, disk: FaultyDisk, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         refuse = store._pool.refuse
@@ -410,7 +410,7 @@ class TestRuntime:
         assert runtime.failure is None
 
     @pytest.mark.parametrize(("fault", "file"), HALF_WAY)
-    def test_an_unknown_commit_is_told_to_nobody_and_the_runtime_stops_by_itself(
+    def test_an_unknown_commit_is_not_published_and_the_runtime_stops_by_itself(
         self, path: Path, disk: FaultyDisk, runtime: AgentRuntime, gateway: MockGateway, fault: Fault, file: str
     ) -> None:
         agent = runtime.launch(id="a")

@@ -404,9 +404,7 @@ class TestOneRuntimeForAFile:
         with opened(path) as store:
             assert store.agents() == []
 
-    def test_whoever_only_looks_for_the_lock_keeps_nobody_out(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_probe_of_the_lock_does_not_keep_a_runtime_out(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         looker = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY | os.O_CREAT)
         fcntl.flock(looker, fcntl.LOCK_SH)
         monkeypatch.setattr(time, "sleep", lambda _: os.close(looker))  # gone when it is looked again
@@ -414,7 +412,7 @@ class TestOneRuntimeForAFile:
         with opened(path):
             assert lock.is_locked(path)
 
-    def test_whoever_looks_for_ever_is_a_holder(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_endless_probe_counts_as_a_holder(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lock, "SHARED_LOCK_WAIT_S", 0)
         looker = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY | os.O_CREAT)
         fcntl.flock(looker, fcntl.LOCK_SH)

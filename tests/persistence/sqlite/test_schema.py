@@ -91,7 +91,7 @@ class TestSettings:
             with pytest.raises(StoreSettingError):
                 store.agents()
 
-    def test_a_file_that_somebody_gave_a_log_is_turned_back(self, good: Path) -> None:
+    def test_a_file_in_wal_mode_is_switched_back(self, good: Path) -> None:
         with by_hand(good) as connection:
             connection.pragma("journal_mode", "wal")
 
