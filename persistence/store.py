@@ -5,13 +5,12 @@ report as stored what a crash can undo. `tests/persistence/contract` proves it o
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord, StatusChange
-from commitcast.persistence.report import Progress, Report
 from commitcast.persistence.writes import AgentWrites, Outcome, texts_size
 
 PAGE_ROWS: Final = 256
@@ -21,6 +20,13 @@ MAX_PAGE_BYTES: Final = 1024 * 1024
 """A page of agents ends with the record that passes this, so a larger record is still read."""
 READERS: Final = 4
 """Pages that are read at once. More do not read faster under one interpreter lock."""
+
+
+MAX_PROBLEMS: Final = 1_000
+"""Problems that a verification lists; further ones are counted."""
+
+Progress = Callable[[int, int], object]
+"""Called during a long operation with the units done and the units in all."""
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -78,6 +84,37 @@ def entry_size(entry: Entry) -> int:
     if isinstance(entry, StatusChange):
         return texts_size(entry.reason, entry.error_message, entry.result_json)
     return 0
+
+
+class Report(msgspec.Struct):
+    """What `verify` found."""
+
+    path: str
+    """Display name of the store."""
+    agents: int = 0
+    messages: int = 0
+    transitions: int = 0
+    """Changes of status."""
+    position: int = 0
+    """The last position that was given out."""
+    problems: list[str] = []
+    """One sentence each; empty for a sound store."""
+    more_problems: int = 0
+    """Problems beyond the first `MAX_PROBLEMS`."""
+    notes: list[str] = []
+    """What is not a problem, but was not checked or will change at the next start."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def add(self, problem: str) -> None:
+        """Note a problem."""
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+        else:
+            self.more_problems += 1
 
 
 class Reader(Protocol):

@@ -16,8 +16,8 @@ a file. A store that is open is verified by `Store.verify`.
 
 from pathlib import Path
 
-from commitcast.persistence.report import Progress, Report
 from commitcast.persistence.sqlite.verify import verify_file
+from commitcast.persistence.store import Progress, Report
 
 __all__ = ["Report", "verify"]
 

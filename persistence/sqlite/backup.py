@@ -17,8 +17,8 @@ import apsw
 
 from commitcast.persistence import fork
 from commitcast.persistence.errors import StorePathError
-from commitcast.persistence.report import Progress
 from commitcast.persistence.sqlite import opening
+from commitcast.persistence.store import Progress
 
 STEP_PAGES: Final = 256
 """Pages of 4 KiB that are copied at once, in one to three milliseconds, while a commit waits."""

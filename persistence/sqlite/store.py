@@ -24,7 +24,6 @@ from commitcast.persistence.errors import (
     StoreOpenError,
     StorePathError,
 )
-from commitcast.persistence.report import Progress, Report
 from commitcast.persistence.sqlite import connections, opening
 from commitcast.persistence.sqlite.backup import back_up, target_of
 from commitcast.persistence.sqlite.commit import Committer
@@ -33,6 +32,7 @@ from commitcast.persistence.sqlite.lock import FileLock, refuse_if_locked
 from commitcast.persistence.sqlite.pool import ReaderPool
 from commitcast.persistence.sqlite.reader import SqliteReader
 from commitcast.persistence.sqlite.verify import verify_file
+from commitcast.persistence.store import Progress, Report
 from commitcast.persistence.writes import AgentWrites, Outcome
 
 logger: Final = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ import apsw
 from commitcast.persistence import fork
 from commitcast.persistence.errors import StoreOpenError
 from commitcast.persistence.records import AgentStatus
-from commitcast.persistence.report import Progress, Report
 from commitcast.persistence.sqlite import connections, opening
 from commitcast.persistence.sqlite.lock import is_locked
 from commitcast.persistence.sqlite.rows import CHECKED_COLUMNS, Row, checked_message
+from commitcast.persistence.store import Progress, Report
 from commitcast.persistence.writes import text_size
 
 MAX_HOLD_S: Final = 0.01

@@ -5,6 +5,7 @@ detected before anything is acknowledged. Must never repair: it restores the jou
 all else. The writer's thread only.
 """
 
+import ctypes
 import logging
 import os
 import struct
@@ -17,7 +18,6 @@ import apsw
 from commitcast.persistence.errors import StoreBusyError, StoreError, StoreUnknownError
 from commitcast.persistence.sqlite import connections, opening
 from commitcast.persistence.sqlite.batch import Batch
-from commitcast.persistence.sqlite.inotify import CloseWriteEvents
 from commitcast.persistence.sqlite.pool import ReaderPool
 from commitcast.persistence.sqlite.verify import verify_file
 
@@ -32,6 +32,14 @@ CHECK_OPENED_BYTES: Final = 4 * 1024 * 1024
 _COUNTERS: Final = struct.Struct(">II")
 _COUNTERS_AT: Final = 24
 """The change counter of a file, and its size in pages (SQLite, Database File Format, 1.3)."""
+
+_IN_CLOSE_WRITE: Final = 0x0000_0008
+_IN_NONBLOCK: Final = 0o4000
+_IN_CLOEXEC: Final = 0o2000000
+"""From linux/inotify.h and fcntl.h."""
+_EVENTS_BYTES: Final = 4_096
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class _Seen(NamedTuple):
@@ -61,7 +69,7 @@ class FileWatch:
         self._page_bytes: int = writer.pragma("page_size")
         self._changes = 0
         self._seen = self._look()
-        self._close_events = CloseWriteEvents(path)
+        self._close_events = _CloseWriteEvents(path)
         self._is_touched = False
         """Whether it may have been written to without SQLite, and was not read since."""
         self._accepted: set[str] = set()
@@ -214,3 +222,45 @@ def _version(connection: apsw.Connection) -> int:
     """Return a number that changes when another connection has committed to the file."""
     version: int = connection.execute("PRAGMA data_version").get
     return version
+
+
+class _CloseWriteEvents:
+    """Reports by inotify(7) that another program had a file open for writing. Linux.
+
+    The times of a file show a change by another program only while its owner is not writing to it itself. That a
+    writable descriptor was closed is reported at any time, and a store closes none of its own while it commits. Must
+    never be needed: without inotify, or at its limits, there are no events.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Start listening.
+
+        Args:
+            path: of an existing file.
+        """
+        self._queue = -1
+        try:
+            self._queue = _checked(_libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
+            _checked(_libc.inotify_add_watch(self._queue, os.fsencode(path), ctypes.c_uint32(_IN_CLOSE_WRITE)))
+        except (OSError, AttributeError) as error:
+            logger.debug("no inotify events for %s: %s", path, error)
+            self.close()
+
+    def any(self) -> bool:
+        """Whether there was an event since the last call. Never blocks."""
+        try:
+            return self._queue >= 0 and bool(os.read(self._queue, _EVENTS_BYTES))
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        """Stop listening. Idempotent."""
+        if self._queue >= 0:
+            os.close(self._queue)
+            self._queue = -1
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result

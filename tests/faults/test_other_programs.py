@@ -19,7 +19,7 @@ from commitcast.actors import AgentRuntime, database
 from commitcast.actors.errors import FutureTimeoutError
 from commitcast.gateway.server.http import routes
 from commitcast.persistence.errors import StoreLockedError, StoreUnknownError
-from commitcast.persistence.sqlite import connections, inotify, watch
+from commitcast.persistence.sqlite import connections, watch
 from commitcast.persistence.sqlite.batch import Batch
 from commitcast.persistence.sqlite.folder import Folder
 from commitcast.persistence.sqlite.store import SqliteStore
@@ -213,7 +213,7 @@ class TestChangesInPlace:
     def test_where_the_system_tells_nothing_the_file_is_watched_all_the_same(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(inotify._libc, "inotify_init1", lambda _: -1)
+        monkeypatch.setattr(watch._libc, "inotify_init1", lambda _: -1)
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
             commit(store, "a", text("second"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from commitcast.actors import AgentRuntime
-from commitcast.persistence import report as report_module
+from commitcast.persistence import store as store_module
 from commitcast.persistence.errors import StoreCorruptError, StoreOpenError
 from commitcast.persistence.sqlite import verify as module
 from commitcast.persistence.verify import Report, verify
@@ -239,7 +239,7 @@ def test_a_file_that_cannot_be_opened_is_one_error(path: Path) -> None:
 
 
 def test_a_thousand_problems_are_listed_and_the_others_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_module, "MAX_PROBLEMS", 3)
+    monkeypatch.setattr(store_module, "MAX_PROBLEMS", 3)
     damage(path, "UPDATE agent_messages SET checksum = checksum + 1")
 
     report = verify(path)
