@@ -142,9 +142,9 @@ class DatabaseActor(PinnedActor):
             case messages.Append():
                 self._append(command)
             case messages.ChangeStatus():
-                self._add(command, command.change, len(command.change.result_json or ""))
+                self._add(command, command.change)
             case messages.UpdateAgent():
-                self._add(command, command.patch, len(command.patch.configuration_json or ""))
+                self._add(command, command.patch)
             case messages.CreateAgents(agents):
                 return self._add_creation(agents)
             case _:
@@ -196,16 +196,14 @@ class DatabaseActor(PinnedActor):
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._commit()
 
-    def _add(
-        self, command: messages.ChangeStatus | messages.UpdateAgent, write: NewStatus | AgentPatch, size: int
-    ) -> None:
+    def _add(self, command: messages.ChangeStatus | messages.UpdateAgent, write: NewStatus | AgentPatch) -> None:
         group = self._group(command)
         if self._is_refused(command.agent, command.generation) and needs_preceding(write):
             group.refuse(PrecedingRefusedError(command.agent))
         else:
             group.writes.append(write)
         self._rows += 1
-        self._bytes += size
+        self._bytes += write.size
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._commit()
 
@@ -228,7 +226,7 @@ class DatabaseActor(PinnedActor):
             group.creation = creation
             group.writes.append(new)
             self._rows += 1 + len(new.messages)
-            self._bytes += len(new.prompt) + len(new.configuration_json) + sum(m.size for m in new.messages)
+            self._bytes += new.size
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._commit()
         return None

@@ -19,7 +19,7 @@ from commitcast.actors.signals import RECHECK_S
 from commitcast.actors.system import ActorSystem
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, StoreClosedError
-from commitcast.persistence.patience import left_s, read_within
+from commitcast.persistence.read_timeout import read_within, remaining_s
 from commitcast.persistence.records import AgentRecord, MessageRecord
 from commitcast.persistence.store import PAGE_ROWS
 from commitcast.persistence.writes import NewMessage, encode_json, encode_text, new_message
@@ -281,7 +281,7 @@ class AgentHandle:
             while True:
                 version = signal.version
                 with deadline.reading():
-                    record = await asyncio.wait_for(asyncio.to_thread(self._record_while_running), left_s())
+                    record = await asyncio.wait_for(asyncio.to_thread(self._record_while_running), remaining_s())
                 if record.status.is_terminal:
                     return record
                 await signal.wait_async(version, deadline.left_s())

@@ -5,18 +5,11 @@ The middle floor: it imports records and errors of persistence, and nothing of a
 
 from commitcast.gateway.client.asyncio import Subscription, subscribe
 from commitcast.gateway.client.blocking import BlockingSubscription, subscribe_blocking
-from commitcast.gateway.client.requests import BlockingClient, Client, RequestError
-from commitcast.gateway.protocol.errors import CloseCode, ErrorCode, ListenError, SubscriptionError
-from commitcast.gateway.server.access.auth import (
-    Capability,
-    Grant,
-    MissingExtraError,
-    Operation,
-    StaticTokens,
-    TokenError,
-    Verifier,
-)
+from commitcast.gateway.client.requests import BlockingClient, Client
+from commitcast.gateway.protocol.errors import CloseCode, ErrorCode, ListenError, RequestError, SubscriptionError
+from commitcast.gateway.server.access.auth import Capability, Grant, Operation, StaticTokens, Verifier
 from commitcast.gateway.server.access.limits import Limits
+from commitcast.gateway.server.errors import MissingExtraError, TokenError
 from commitcast.gateway.server.server import GatewayServer
 
 __all__ = [

@@ -1,6 +1,6 @@
-"""What is kept: records, the errors of keeping them, and the SQLite store.
+"""Storage: records, the interface of a store, its errors, and the SQLite store.
 
-The ground floor: it imports nothing of the floors above.
+The lowest package: it imports nothing of `gateway` and `actors`.
 """
 
 from commitcast.persistence.errors import (

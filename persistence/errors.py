@@ -1,4 +1,4 @@
-"""Everything that the product raises on purpose, as one tree. Facts go in, `__str__` makes the sentence.
+"""The errors of the store and of the values in it, as one tree. Facts go in, `__str__` makes the sentence.
 
 CommitcastError
 ├── InvalidValueError (ValueError)            a value that cannot be stored
@@ -15,11 +15,11 @@ CommitcastError
     │   ├── NotADatabaseError
     │   ├── StoreCorruptError
     │   ├── StoreReadOnlyError (PermissionError)
-    │   ├── StoreLockedError                  another runtime has it
+    │   ├── StoreLockedError                  another runtime has it open
     │   ├── SchemaTooNewError
     │   └── StoreSettingError                 a pragma did not take
-    ├── NotStoredError                        rolled back: it is certainly not on disk
-    │   ├── StoreUnavailableError             the system refuses for the moment: the same may be stored later
+    ├── NotStoredError                        rolled back: nothing of it is on disk
+    │   ├── StoreUnavailableError             the system refused temporarily: try again later
     │   │   ├── StoreBusyError (TimeoutError)
     │   │   └── StoreFullError
     │   ├── RowRefusedError                   a constraint refused this row
@@ -105,7 +105,7 @@ class IllegalTransitionError(CommitcastError, ValueError):
 
 
 class SequenceAheadError(CommitcastError, ValueError):
-    """A cursor lies beyond the last stored message: the store has lost something, or the cursor is of another store."""
+    """A cursor lies beyond the last stored message: the store lost data, or the cursor is of another store."""
 
     code = "ahead"
 
@@ -117,12 +117,12 @@ class SequenceAheadError(CommitcastError, ValueError):
     def __str__(self) -> str:
         return (
             f"cannot continue after {self.after}: the store ends at {self.head}; "
-            "it lost data or is another one, so start again after 0 and raise an alarm"
+            "it lost data or is another store, so start again after 0 and raise an alarm"
         )
 
 
 class ForkedRuntimeError(CommitcastError, RuntimeError):
-    """This process was forked from the one that has the runtime or the store, and cannot use it."""
+    """This process was forked from the one that runs the runtime or has the store open, and cannot use it."""
 
     code = "unavailable"
     hint = (
@@ -135,7 +135,7 @@ class ForkedRuntimeError(CommitcastError, RuntimeError):
 
 
 class StaleEpochError(CommitcastError, ValueError):
-    """A cursor belongs to another history: an earlier agent of that id, another file, or what a backup took back."""
+    """A cursor belongs to another history: an earlier agent of that id, another file, or one that a restore undid."""
 
     code = "stale_epoch"
 
@@ -155,7 +155,7 @@ class StoreError(CommitcastError):
 
 
 class StoreOpenError(StoreError, OSError):
-    """The store was refused at start. It was left as it is."""
+    """The store was refused at start, and was not changed."""
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(path, why)
@@ -167,7 +167,7 @@ class StoreOpenError(StoreError, OSError):
 
 
 class StorePathError(StoreOpenError):
-    """Two runtimes could have the file by links, or SQLite cannot use its name."""
+    """Links would let two runtimes open the file, or SQLite cannot use its name."""
 
 
 class NotADatabaseError(StoreOpenError):
@@ -183,7 +183,7 @@ class StoreReadOnlyError(StoreOpenError, PermissionError):
 
 
 class StoreLockedError(StoreOpenError):
-    """Another runtime has the file."""
+    """Another runtime has the file open."""
 
 
 class SchemaTooNewError(StoreOpenError):
@@ -195,13 +195,13 @@ class StoreSettingError(StoreOpenError):
 
 
 class NotStoredError(StoreError):
-    """The transaction was rolled back: what was asked for is certainly not on disk."""
+    """The transaction was rolled back: nothing of it is on disk."""
 
     retryable = True
 
 
 class StoreUnavailableError(NotStoredError):
-    """The system refused the transaction for the moment, for want of descriptors or memory say; it was rolled back."""
+    """The system refused the transaction temporarily, e.g. for lack of descriptors or memory; it was rolled back."""
 
 
 class StoreBusyError(StoreUnavailableError, TimeoutError):
@@ -209,7 +209,7 @@ class StoreBusyError(StoreUnavailableError, TimeoutError):
 
 
 class StoreFullError(StoreUnavailableError):
-    """There is no room for the transaction: on the disk, in a quota, of inodes, or below a limit of file sizes."""
+    """There is no space for the transaction: on the disk, in a quota, of inodes, or below a limit of file sizes."""
 
 
 class RowRefusedError(NotStoredError):
@@ -246,14 +246,14 @@ class StoreReadError(StoreError):
 
 
 class StoreReadTimeoutError(StoreReadError, TimeoutError):
-    """A read waited as long as its caller had said, behind a commit or another program."""
+    """A read reached its time limit while it waited for a commit or another program."""
 
     def __init__(self) -> None:
-        super().__init__("another program, or a commit that waits for one, holds it longer than was to be waited")
+        super().__init__("a commit or another program held the database beyond the time limit of the read")
 
 
 class StoreUnknownError(StoreError):
-    """A commit failed half-way: it may or may not be on disk. The runtime stops; the next start tells."""
+    """A commit failed half-way: it may or may not be on disk. The runtime stops; the next start finds out."""
 
     code = "internal"
 

@@ -1,12 +1,12 @@
-"""What becomes of open files, listeners and runtimes in a process that is forked from theirs.
+"""Open files, listeners and runtimes in a forked process.
 
 A fork copies memory, descriptors and locks, but of the threads only the one that forks. The child's copies keep a
 lock and a port from being free, and an SQLite connection that is closed there rolls back the parent's transaction and
 deletes its journal. So:
 
-* Before a fork SQLite is brought to rest, for a moment. A child of a thread beside one that was inside of SQLite would
-  wait for that one's mutexes for ever, and take the parent's file locks for its own.
-* In the child everything that is registered here lets go of what it shares with the parent and refuses to be used.
+* Before a fork SQLite is brought to rest, for a moment. If another thread were inside of SQLite, the child would wait
+  for its mutexes for ever, and take the parent's file locks for its own.
+* In the child every registered object releases what it shares with the parent and refuses to be used.
 * What it held is neither closed nor finalized there.
 
 In a child nothing here may block, take a lock that another thread may have held, or raise.
@@ -29,17 +29,17 @@ REST_TIMEOUT_S: Final = 1.0
 
 
 class Inherited(Protocol):
-    """Something open, of which a forked child gets a copy."""
+    """An object with open files or locks, of which a forked child gets a copy."""
 
     def _drop_in_child(self) -> None:
-        """Let go of what is shared with the parent, and refuse to be used. In a child, before anything else runs."""
+        """Release what is shared with the parent, and refuse to be used. In a child, before anything else runs."""
 
 
 @runtime_checkable
 class Busy(Protocol):
-    """Something that works with SQLite on other threads."""
+    """An object that uses SQLite on other threads."""
 
-    def _at_rest(self, timeout_s: float) -> AbstractContextManager[bool]:
+    def _at_rest(self, timeout: float) -> AbstractContextManager[bool]:
         """Keep it out of SQLite while the process is forked; gives whether it was out in time."""
 
 
@@ -77,14 +77,14 @@ _was_caught_busy = False
 
 
 def register(owner: Inherited) -> None:
-    """Have something let go in every child that is forked from now on. Any thread."""
+    """Have `_drop_in_child` called in every child that is forked from now on. Any thread."""
     _inherited.add(owner)
     if isinstance(owner, Busy):
         _busy.add(owner)
 
 
 def forget(owner: Inherited) -> None:
-    """Undo `register`: it has been closed. Idempotent. Any thread."""
+    """Undo `register` when the object is closed. Idempotent. Any thread."""
     _inherited.discard(owner)
     if isinstance(owner, Busy):
         _busy.discard(owner)
@@ -92,7 +92,7 @@ def forget(owner: Inherited) -> None:
 
 @contextmanager
 def using() -> Iterator[None]:
-    """Be in SQLite for long, without a place to rest: a child that is forked meanwhile cannot use it. Any thread."""
+    """Mark a long use of SQLite that cannot rest: a child that is forked meanwhile cannot use SQLite. Any thread."""
     user = object()
     with _entering:
         _users.append(user)
@@ -103,7 +103,7 @@ def using() -> Iterator[None]:
 
 
 def generation() -> int:
-    """Return how many forks lie between the first process and this one, to tell what was made before the last."""
+    """Return the number of forks between the first process and this one, to detect objects from before the last."""
     return _generation
 
 
@@ -118,10 +118,10 @@ def check_usable() -> None:
 
 
 def silence(descriptors: Iterable[int]) -> None:
-    """Put /dev/null in the place of descriptors, in a child.
+    """Replace descriptors by /dev/null, in a child.
 
-    Not closed alone: the objects that hold them do not know, and would later close, write to or shut down what has
-    the number by then. Each is closed first, so that it works also when no further descriptor may be opened.
+    They are not only closed: the objects that hold them would later close, write to or shut down another file with
+    the same number. Each is closed first, so that this also works when no further descriptor may be opened.
     """
     for descriptor in descriptors:
         os.close(descriptor)
@@ -159,14 +159,14 @@ def _in_child() -> None:
         _keep(dict(vars(owner)))
         try:
             owner._drop_in_child()
-        except Exception as error:  # a defect of ours: the others are still to let go
+        except Exception as error:  # a defect of ours: the others must still be dropped
             errors.append(error)
     if errors:
-        raise ExceptionGroup("a forked child could not let go of everything", errors)  # printed, and the child goes on
+        raise ExceptionGroup("a forked child still shares files with its parent", errors)  # printed; the child goes on
 
 
 def _keep(what: object) -> None:
-    """Let nothing that this object holds be closed or finalized for as long as the process lives."""
+    """Keep everything that this object holds from being closed or finalized while the process lives."""
     kept = _Kept(what)
     kept.itself = kept
 

@@ -1,8 +1,8 @@
-"""What is kept, as values: agents, messages, changes of status, and `Committed`, the proof of a commit.
+"""Stored values: agents, messages, changes of status, and `Committed`, the proof of a commit.
 
-Immutable; made by the store from what it wrote or read, and read by every floor above. Fields hold text, numbers,
-bytes and tuples only, so a record can be handed to any thread. JSON values are kept as the text that is stored and
-decoded on access: nobody can change a record by changing a dict that came out of it.
+Immutable; made by the store from what it wrote or read, and read by every package above. Fields hold text, numbers,
+bytes and tuples only, so a record can be passed to any thread. JSON values are kept as the stored text and decoded on
+each access, so that changing a decoded dict does not change the record.
 """
 
 from enum import StrEnum
@@ -15,7 +15,7 @@ CONTENT_TYPES: Final = ("text", "json")
 
 
 class AgentStatus(StrEnum):
-    """Where an agent is in its life. The value is what is stored and sent."""
+    """The state of an agent's lifecycle. The value is what is stored and sent."""
 
     INITIALIZING = "initializing"
     RUNNING = "running"
@@ -37,7 +37,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     id: str
     epoch: str
-    """Random per launch: tells a relaunched id from the old one."""
+    """Random per launch: distinguishes agents that had the same id."""
     position: int
     """The position of its creation."""
     type: str
@@ -64,7 +64,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def result(self) -> Any:
-        """What `complete` was given, decoded anew on each access; None if there is none."""
+        """The result that `complete` was given, decoded anew on each access; None if there is none."""
         return None if self.result_json is None else msgspec.json.decode(self.result_json)
 
 
@@ -103,7 +103,7 @@ class MessageRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class StatusChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One step of an agent's life as stored."""
+    """One change of an agent's status as stored."""
 
     agent: str
     position: int
@@ -127,19 +127,19 @@ class AgentDeletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Entry = AgentRecord | MessageRecord | StatusChange | AgentDeletion
-"""What has a position: anything that a subscriber to all agents can see."""
+"""A stored value with a position: what a subscriber to all agents can receive."""
 
 
 class _MadeByPersistence(type):
-    """Refuses construction by call, so that holding an instance proves where it came from."""
+    """Refuses construction by call, so that an instance proves that a store has made it."""
 
     def __call__(cls, *_args: object, **_kwargs: object) -> Any:
-        raise TypeError(f"{cls.__name__} is made by a store when it has committed, and by nothing else")
+        raise TypeError(f"only a store makes {cls.__name__}, when it has committed")
 
 
 @final
 class Committed(metaclass=_MadeByPersistence):
-    """Proof that one agent's part of a transaction is on disk, and what it was.
+    """Proof that one agent's part of a transaction is on disk, with its entries.
 
     Made by a store after its COMMIT returned; the gateway publishes nothing else. Covers the sequences
     (`previous`, `last`] of the agent, and consecutive positions over all agents.
@@ -157,22 +157,22 @@ class Committed(metaclass=_MadeByPersistence):
     size: int
     """Bytes of content, metadata and raw."""
     committed_ns: int
-    """When its COMMIT had returned, of `time.monotonic_ns`."""
+    """When its COMMIT returned, of `time.monotonic_ns`."""
 
     @classmethod
     def _of(
         cls, agent: str, epoch: str, previous: int, last: int, follows: int, entries: tuple[Entry, ...], size: int
     ) -> Self:
-        made = object.__new__(cls)
-        made.agent = agent
-        made.epoch = epoch
-        made.previous = previous
-        made.last = last
-        made.follows = follows
-        made.entries = entries
-        made.size = size
-        made.committed_ns = 0
-        return made
+        self = object.__new__(cls)
+        self.agent = agent
+        self.epoch = epoch
+        self.previous = previous
+        self.last = last
+        self.follows = follows
+        self.entries = entries
+        self.size = size
+        self.committed_ns = 0
+        return self
 
     @property
     def previous_position(self) -> int:

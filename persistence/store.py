@@ -1,24 +1,32 @@
-"""What every store can do: `Reader`, which anybody may have, and `Store`, whose `commit` the DatabaseActor alone calls.
+"""The interface of every store: `Reader`, which any part may have, and `Store`, whose `commit` the writer alone calls.
 
-`SqliteStore` is the one in the box. A store owns its file or server, gives sequences and positions, and is the only
-maker of `Committed`. It must never report as stored what a crash can take back.
+A store owns its file or server, gives out sequences and positions, and is the only maker of `Committed`. It must never
+report as stored what a crash can undo. `tests/persistence/contract` proves it of each store.
 """
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord, StatusChange
-from commitcast.persistence.verify import Report
-from commitcast.persistence.writes import AgentWrites, Outcome, text_size
+from commitcast.persistence.writes import AgentWrites, Outcome, texts_size
 
-PAGE_ROWS = 256
-PAGE_BYTES = 256 * 1024
-"""The ordinary page: short enough that nobody waits long for its reader."""
-MAX_PAGE_BYTES = 1024 * 1024
-"""A page of agents ends with the one that passes this, so one larger than it is still read."""
+PAGE_ROWS: Final = 256
+PAGE_BYTES: Final = 256 * 1024
+"""Bounds of an ordinary page. Short, so that a commit never waits long for a reader."""
+MAX_PAGE_BYTES: Final = 1024 * 1024
+"""A page of agents ends with the record that passes this, so a larger record is still read."""
+READERS: Final = 4
+"""Pages that are read at once. More do not read faster under one interpreter lock."""
+
+
+MAX_PROBLEMS: Final = 1_000
+"""Problems that a verification lists; further ones are counted."""
+
+Progress = Callable[[int, int], object]
+"""Called during a long operation with the units done and the units in all."""
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -32,12 +40,12 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Head(NamedTuple):
-    """The end of an agent's log, or of all."""
+    """The end of an agent's log, or of the log of all agents."""
 
     sequence: int
-    """Of its last message; of the log of all agents, the position."""
+    """Of the last message; in the log of all agents, the position."""
     position: int
-    """Of its last entry, message or not."""
+    """Of the last entry, a message or not."""
 
 
 class AgentPage(msgspec.Struct, frozen=True):
@@ -59,28 +67,58 @@ class FeedPage(msgspec.Struct, frozen=True):
 
 
 IdRange = tuple[str, str]
-"""Ids from the first up to, and without, the second, by the bytes that they are made of."""
+"""Ids from the first up to, but not including, the second, compared as bytes."""
 
 
 def agent_size(record: AgentRecord) -> int:
-    """Return the bytes of text that a record holds, for the bound on pages."""
-    texts = record.prompt, record.configuration_json, record.result_json or "", record.error_message or ""
-    return sum(map(len, texts))
+    """Return the bytes of text in a record, for the bound on pages."""
+    return texts_size(record.prompt, record.configuration_json, record.result_json, record.error_message)
 
 
 def entry_size(entry: Entry) -> int:
-    """Return the bytes of text that an entry holds, for the bound on pages."""
+    """Return the bytes of text and raw bytes in an entry, for the bound on pages."""
     if isinstance(entry, MessageRecord):
-        return text_size(entry.content) + text_size(entry.metadata_json or "") + len(entry.raw or b"")
+        return texts_size(entry.content, entry.metadata_json) + len(entry.raw or b"")
     if isinstance(entry, AgentRecord):
         return agent_size(entry)
     if isinstance(entry, StatusChange):
-        return sum(len(text or "") for text in (entry.reason, entry.error_message, entry.result_json))
+        return texts_size(entry.reason, entry.error_message, entry.result_json)
     return 0
 
 
+class Report(msgspec.Struct):
+    """What `verify` found."""
+
+    path: str
+    """Display name of the store."""
+    agents: int = 0
+    messages: int = 0
+    transitions: int = 0
+    """Changes of status."""
+    position: int = 0
+    """The last position that was given out."""
+    problems: list[str] = []
+    """One sentence each; empty for a sound store."""
+    more_problems: int = 0
+    """Problems beyond the first `MAX_PROBLEMS`."""
+    notes: list[str] = []
+    """What is not a problem, but was not checked or will change at the next start."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def add(self, problem: str) -> None:
+        """Note a problem."""
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+        else:
+            self.more_problems += 1
+
+
 class Reader(Protocol):
-    """Reads what is committed. The gateway and the handles are given this much of a store: they cannot write."""
+    """Reads what is committed. The gateway and the handles are given a `Reader`, so they cannot write."""
 
     @property
     def name(self) -> str:
@@ -133,14 +171,27 @@ class Reader(Protocol):
             StaleEpochError: the cursor is of another history.
         """
 
-    def entries(self, agent: str, sequence: int, position: int) -> AgentPage:
-        """Return a page of messages and changes of status after a cursor. Raises `AgentNotFoundError`."""
+    def entries(
+        self, agent: str, sequence: int, position: int, limit: int = PAGE_ROWS, max_bytes: int = PAGE_BYTES
+    ) -> AgentPage:
+        """Return a page of messages and changes of status after a cursor.
 
-    def feed(self, after: int) -> FeedPage:
+        Args:
+            agent: its id.
+            sequence: of the last message before the page.
+            position: of the last entry before the page.
+            limit: messages at most.
+            max_bytes: the page ends with the message that passes this.
+
+        Raises:
+            AgentNotFoundError: there is no such agent.
+        """
+
+    def feed(self, after: int, limit: int = PAGE_ROWS, max_bytes: int = PAGE_BYTES) -> FeedPage:
         """Return a page of everything after a position, over all agents."""
 
     def heads(self, agents: Iterable[str]) -> dict[str, Head]:
-        """Return where the log of each of these agents ends; of one that does not exist, nothing."""
+        """Return where the log of each of these agents ends; agents that do not exist are left out."""
 
     def position(self, after: int | None = None, epoch: str | None = None) -> tuple[int, str]:
         """Return the last position of all, and the epoch of a cursor over all that is given out now.
@@ -166,37 +217,37 @@ class Store(Reader, Protocol):
             work: at most one `AgentWrites` for each agent; at least one write in each.
 
         Returns:
-            One outcome for each, in order. A refused write fails alone, with its error in place of its reply.
+            One outcome for each, in order. A refused write fails alone: its reply is its error.
 
         Raises:
             NotStoredError: nothing of it is on disk; try again or give up.
-            StoreUnknownError: it may be on disk. Say nothing of it to anybody, and stop.
+            StoreUnknownError: it may be on disk. Publish nothing of it, and stop.
 
         Durability: what the outcomes call committed survives a power cut.
         Threads: one thread only.
         """
 
-    def backup(self, path: str | os.PathLike[str], progress: Callable[[int, int], object] = ...) -> None:
+    def backup(self, path: str | os.PathLike[str], progress: Progress = ...) -> None:
         """Copy everything that is committed into a new file, while the store is in use.
 
         Args:
             path: of the copy, which must not exist.
-            progress: called now and then with what is done and what there is in all.
+            progress: called at intervals with the units done and the units in all.
 
         Raises:
             StorePathError: the copy exists already, its folder does not, or SQLite cannot use its name.
-            StoreError: it could not be made; nothing is left of it.
+            StoreError: the copy failed and was removed.
 
         Durability: on return the copy is on disk.
         Threads: any but the writer's; blocks until it is done. Commits come between its steps.
         """
 
-    def verify(self, *, deep: bool = False, progress: Callable[[int, int], object] = ...) -> Report:
-        """Prove what is stored, also while the store is in use.
+    def verify(self, *, deep: bool = False, progress: Progress = ...) -> Report:
+        """Verify what is stored while the store is in use. See `commitcast.persistence.verify`.
 
         Args:
-            deep: check also what makes commits wait.
-            progress: called now and then with what is done and what there is in all.
+            deep: include checks that make commits wait.
+            progress: called at intervals with the units done and the units in all.
 
         Raises:
             StoreOpenError: it cannot be read.

@@ -1,317 +1,38 @@
-"""Proving a file: that nothing in it is missing, repeated, changed or told out of order.
+"""Verifying a store without a runtime: the checks that hold for every store, and where they are carried out.
 
-Reads in short transactions, so that a runtime that has the file at the moment is not held up; must never write. Each
-problem is one sentence. What SQLite itself cannot see (a flipped byte inside a row, a lost tail) is found by the
-checksum of each row, by the stored heads, and by counting the positions.
+A sound store has all of these, whatever keeps it:
+
+* Each agent's messages have the sequences 1, 2, 3, … up to the head in the agent's record, and nothing beyond it.
+* Each message is byte for byte what was stored: its checksum covers every field.
+* Over all agents, each position from 1 to the counter was given exactly once; positions are missing only if an agent
+  was deleted. Within one agent, positions rise with the sequence.
+* Each agent's changes of status form a path that the lifecycle allows, end in the status of its record, and stand
+  between the messages that they came between.
+* The runs of the store began in order, none after the end.
+
+A store's own package checks them in its own terms, and adds what can be damaged there: `persistence.sqlite.verify` for
+a file. A store that is open is verified by `Store.verify`.
 """
 
-import os
-import time
-from collections.abc import Callable
-from contextlib import closing
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
 
-import apsw
-import msgspec
+from commitcast.persistence.sqlite.verify import verify_file
+from commitcast.persistence.store import Progress, Report
 
-from commitcast.persistence import fork
-from commitcast.persistence.errors import StoreOpenError
-from commitcast.persistence.records import AgentStatus
-from commitcast.persistence.sqlite import connections, opening
-from commitcast.persistence.sqlite.rows import CHECKED_COLUMNS, Row, checked_message
-
-MAX_HOLD_S: Final = 0.01
-"""How long commits are kept waiting before one is let through."""
-STEPS_BETWEEN_LOOKS: Final = 10_000
-"""Steps of SQLite's machine between two looks whether a runtime has taken the file: some milliseconds."""
-PAGE: Final = 2_000
-PAGE_BYTES: Final = 1024 * 1024
-"""What is read at once at most, or one message if that is larger."""
-MAX_PROBLEMS: Final = 1_000
-"""More are counted, not listed."""
-
-_AGENTS: Final = "SELECT key, id, head, status FROM agents WHERE key > ? ORDER BY key LIMIT ?"
-_AGENT: Final = "SELECT head, status FROM agents WHERE key = ?"
-_MESSAGES: Final = (
-    f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
-    " AND sequence_number <= ? ORDER BY sequence_number LIMIT ?"
-)
-_NUMBERS: Final = (
-    "SELECT sequence_number, position FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
-    " AND sequence_number <= ? ORDER BY sequence_number LIMIT 1"
-)
-_NUMBERS_ALONE: Final = 2
-_BEYOND: Final = "SELECT count(*) FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
-_TRANSITIONS: Final = (
-    'SELECT position, "from", "to", after_sequence FROM agent_transitions WHERE agent_key = ? ORDER BY position'
-)
-_POSITION_TABLES: Final = (
-    ("agents", "key"),
-    ("agent_messages", "position"),
-    ("agent_transitions", "position"),
-    ("agent_deletions", "position"),
-)
-_POSITIONS: Final = " UNION ALL ".join(
-    f"SELECT {column} AS position, '{table}' AS name FROM {table} WHERE {column} > ?1 AND {column} <= ?2"
-    for table, column in _POSITION_TABLES
-)
-_COUNT: Final = f"SELECT count(*), count(DISTINCT position) FROM ({_POSITIONS})"
-_REPEATED: Final = (
-    f"SELECT position, group_concat(name, ' and in ') FROM ({_POSITIONS}) GROUP BY position HAVING count(*) > 1"
-)
-_RUNS: Final = (
-    "SELECT number, began FROM (SELECT number, began, lag(began, 1, 0) OVER (ORDER BY number) AS previous FROM runs)"
-    " WHERE began < previous OR began > ?"
-)
-_TERMINAL: Final = frozenset(str(status) for status in AgentStatus if status.is_terminal)
-
-
-class Report(msgspec.Struct):
-    """What `verify` found."""
-
-    path: str
-    agents: int = 0
-    messages: int = 0
-    transitions: int = 0
-    position: int = 0
-    problems: list[str] = []
-    more_problems: int = 0
-    notes: list[str] = []
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.problems
-
-    def add(self, problem: str) -> None:
-        """Note a problem."""
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(problem)
-        else:
-            self.more_problems += 1
-
-
-Progress = Callable[[int, int], object]
+__all__ = ["Report", "verify"]
 
 
 def verify(path: str | Path, *, deep: bool = False, progress: Progress = lambda done, of: None) -> Report:
     """Check everything that the product promises of a file.
 
     Args:
-        path: of the file, which a runtime may have at the moment.
-        deep: check SQLite's own structure even if a runtime has the file; its commits wait meanwhile.
-        progress: called with positions done and positions in all.
+        path: of the file, which a runtime may have open.
+        deep: check SQLite's own structure even if a runtime has the file open; its commits wait meanwhile.
+        progress: called with the positions done and the positions in all.
 
     Raises:
-        StoreOpenError: the file cannot be read as one of commitcast's.
+        StoreOpenError: the file cannot be read, or is not a database of commitcast.
+
+    Threads: any; blocks until it is done. Reads in short transactions, so that commits of a runtime come between.
     """
-    found = Path(os.path.realpath(path))  # the lock lies beside the file, not beside a link to it
-    report = Report(str(found))
-    try:
-        opening.inspect(found, write=False)
-        is_live = opening.is_locked(found)
-        with fork.using(), closing(connections.connect(str(found), read_only=is_live)) as connection:
-            connection.pragma("query_only", "on")
-            is_taken = (lambda: False) if deep else partial(opening.is_locked, found)
-            _Verification(connection, report, progress, is_taken).run(structure=deep or not is_live, is_live=is_live)
-    except (apsw.Error, OSError) as error:
-        if isinstance(error, StoreOpenError):
-            raise
-        raise opening.explain(error, str(found)) from error
-    return report
-
-
-class _Verification:
-    def __init__(
-        self, connection: apsw.Connection, report: Report, progress: Progress, is_taken: Callable[[], bool]
-    ) -> None:
-        self._connection = connection
-        self._report = report
-        self._progress = progress
-        self._began = 0.0
-        self._is_taken = is_taken
-
-    def run(self, *, structure: bool, is_live: bool) -> None:
-        self._begin()
-        try:
-            last = self._value("SELECT last FROM positions")
-            self._report.position = last or 0
-            if not structure or not self._check_structure():
-                self._report.notes.append(
-                    "a runtime has the file, so SQLite's own structure was not checked: use --deep"
-                )
-            self._check_positions(last)
-            self._check_agents(is_live)
-        except apsw.CorruptError as error:
-            self._report.add(f"SQLite: {error}: what comes after it could not be checked")
-        except UnicodeDecodeError as error:
-            self._report.add(f"an agent or a change of status holds bytes that are no text ({error})")
-        self._connection.execute("ROLLBACK")
-        self._progress(self._report.position, self._report.position)
-
-    def _begin(self) -> None:
-        self._connection.execute("BEGIN")
-        self._began = time.monotonic()
-
-    def _rest(self) -> None:
-        """Let a commit through if one may have waited long enough, and tell how far the work is."""
-        if time.monotonic() - self._began < MAX_HOLD_S:
-            return
-        self._restart()
-        done = self._report.agents + self._report.messages + self._report.transitions
-        self._progress(min(done, self._report.position), self._report.position)  # a live file may have grown
-
-    def _restart(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-        self._begin()
-
-    def _value(self, sql: str, *parameters: Any) -> Any:
-        return self._connection.execute(sql, parameters).get
-
-    def _rows(self, sql: str, *parameters: Any) -> list[Row]:
-        return list(self._connection.execute(sql, parameters))
-
-    def _check_structure(self) -> bool:
-        """Check what SQLite knows of itself; break off if a runtime takes the file, for it is one long read."""
-        self._connection.set_progress_handler(self._is_taken, STEPS_BETWEEN_LOOKS)
-        try:
-            self._read_structure()
-            is_through = True
-        except apsw.InterruptError:
-            is_through = False
-        finally:
-            self._connection.set_progress_handler(None)
-        if not is_through:
-            self._restart()
-        return is_through
-
-    def _read_structure(self) -> None:
-        for (problems,) in self._connection.execute("PRAGMA integrity_check(100)"):
-            for problem in str(problems).splitlines():
-                if problem != "ok":
-                    self._report.add(f"SQLite: {problem}")
-        for table, row, parent, _ in self._connection.execute("PRAGMA foreign_key_check"):
-            self._report.add(f"row {row} of {table} belongs to no row of {parent}")
-
-    def _check_positions(self, last: int | None) -> None:
-        if last is None:
-            self._report.add("the counter of positions is missing")
-            return
-        missing, first_missing = 0, 0
-        for after in range(0, last, PAGE):
-            bounds = (after, min(after + PAGE, last))
-            ((count, different),) = self._rows(_COUNT, *bounds)
-            if count != different:
-                for position, names in self._rows(_REPEATED, *bounds):
-                    self._report.add(f"position {position} is both in {names}")
-            if different < bounds[1] - after and not missing:
-                there = {position for position, _ in self._rows(_POSITIONS, *bounds)}
-                first_missing = next(position for position in range(after + 1, last + 1) if position not in there)
-            missing += bounds[1] - after - different
-            self._rest()
-        now = self._value("SELECT last FROM positions")
-        for table, column in _POSITION_TABLES:
-            highest = self._value(f"SELECT max({column}) FROM {table}") or 0
-            if highest > now:
-                self._report.add(f"{table} has position {highest} and the counter stands at {now}")
-        if self._value("SELECT count(*) FROM pragma_table_info('runs')"):  # a file of the first version has none
-            for number, began in self._rows(_RUNS, now):
-                self._report.add(f"run {number} began at position {began}, before the one before it or after the end")
-        deleted = self._value("SELECT count(*) FROM agent_deletions")
-        if missing and not deleted:  # a deleted agent takes its positions with it
-            self._report.add(
-                f"{last} positions were given and {last - missing} are there: {missing} are missing,"
-                f" the first is {first_missing}"
-            )
-
-    def _check_agents(self, is_live: bool) -> None:
-        after = unfinished = 0
-        while page := self._rows(_AGENTS, after, PAGE):
-            for key, agent, head, status in page:
-                self._report.agents += 1
-                unfinished += status not in _TERMINAL
-                self._check_life(key, agent)
-                self._check_messages(key, agent, head)
-            after = page[-1][0]
-        if unfinished and not is_live:
-            self._report.notes.append(f"a crash left {unfinished} agents unfinished: the next start makes them failed")
-
-    def _check_life(self, key: int, agent: str) -> None:
-        name = f"agent {agent!r}"
-        found = self._rows(_AGENT, key)
-        steps = self._rows(_TRANSITIONS, key)
-        if not found:
-            return  # deleted meanwhile
-        ((head, now),) = found
-        self._report.transitions += len(steps)
-        status = str(AgentStatus.INITIALIZING)
-        for position, previous, following, after in steps:
-            if previous != status:
-                self._report.add(f"{name} went from {previous} to {following} when it was {status}")
-            if status in _TERMINAL:
-                self._report.add(f"{name} had ended as {status} and became {following}")
-            if after > head:
-                self._report.add(f"{name} became {following} after message {after} and has only {head}")
-            self._check_order(key, name, position, after, following)
-            status = following
-        if status != now:
-            self._report.add(f"{name} is {now} and its last step was to {status}")
-
-    def _check_order(self, key: int, name: str, position: int, after: int, following: str) -> None:
-        sql = "SELECT position FROM agent_messages WHERE agent_key = ? AND sequence_number = ?"
-        before, behind = self._value(sql, key, after), self._value(sql, key, after + 1)
-        if (before is not None and before > position) or (behind is not None and behind < position):
-            self._report.add(f"{name} became {following} out of order with message {after}")
-
-    def _check_messages(self, key: int, agent: str, head: int) -> None:
-        name = f"agent {agent!r}"
-        expected, last_position = 1, key
-        while page := self._page(key, expected - 1, head):
-            for row in page:
-                sequence, position = row[:2]
-                if sequence != expected:
-                    self._report.add(f"{name} has no message {expected} before message {sequence}")
-                if position <= last_position:
-                    self._report.add(f"{name} has message {sequence} at a position before the one before it")
-                if not _is_as_stored(agent, row):
-                    self._report.add(f"{name} has message {sequence} changed since it was stored")
-                expected, last_position = sequence + 1, position
-            self._report.messages += len(page)
-            self._rest()
-        now = self._value("SELECT head FROM agents WHERE key = ?", key)
-        beyond = self._value(_BEYOND, key, now)
-        self._rest()
-        if now is None:
-            return  # deleted meanwhile
-        if expected - 1 != head:
-            self._report.add(f"{name} should have {head} messages and ends at {expected - 1}")
-        if beyond:
-            self._report.add(f"{name} has messages beyond its head {now}")
-
-    def _page(self, *bounds: int) -> list[Row]:
-        """Read consecutive messages. One that is no text ends the page, or is one of its numbers alone."""
-        page: list[Row] = []
-        size = 0
-        with closing(self._connection.cursor()) as cursor:
-            try:
-                for row in cursor.execute(_MESSAGES, (*bounds, PAGE)):
-                    page.append(row)
-                    size += len(row[5]) + len(row[8] or b"")
-                    if size > PAGE_BYTES:
-                        break
-            except UnicodeDecodeError:
-                return page or self._rows(_NUMBERS, *bounds)
-        return page
-
-
-def _is_as_stored(agent: str, row: Row) -> bool:
-    if len(row) == _NUMBERS_ALONE:
-        return False
-    try:
-        checked_message(agent, row)
-    except ValueError:
-        return False
-    return True
+    return verify_file(path, deep=deep, progress=progress)

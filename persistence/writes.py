@@ -1,11 +1,12 @@
-"""What is to be written, as values: the only things that a store's `commit` takes.
+"""The writes that a store's `commit` accepts, as values, and the checks of what can be stored.
 
-Owns the rule of what can be stored at all. A value that would not come back equal is refused here, with one sentence,
-before it is queued anywhere. Pure; used from any thread.
+A value that would not be read back equal is refused here, with one sentence, before it is queued anywhere. Pure; used
+from any thread.
 """
 
 import math
 import re
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -21,21 +22,22 @@ from commitcast.persistence.records import (
 )
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
-"""Content, raw and metadata of one message together. One row must fit into memory several times over."""
+"""Content, raw and metadata of one message together. One row is held in memory several times over."""
 
 MAX_JSON_LEVELS: Final = 200
-"""Decoders stop near 1,000, and sooner with little stack left: a reader must never be the one to find out."""
+"""Decoders fail near 1,000 levels, and sooner with little stack left: that must not happen to a reader."""
 MAX_PLACE_LENGTH: Final = 200
-"""Characters that an error spends on naming the place of a value."""
+"""Characters of an error that name the place of a value."""
 
 _AGENT_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 _encode_json: Final = msgspec.json.Encoder().encode
 _decode_json: Final = msgspec.json.Decoder().decode
+_key_of: Final = attrgetter("key")
 
 
 class NewMessage(msgspec.Struct, frozen=True, gc=False):
-    """A message on its way to the store. Made by `new_message`, which has checked it."""
+    """A message to be stored. Made by `new_message`, which has checked it."""
 
     type: str
     role: str | None
@@ -43,16 +45,19 @@ class NewMessage(msgspec.Struct, frozen=True, gc=False):
     content_type: str
     created_at: str
     size: int
-    """Bytes that it counts for in every bound."""
+    """Bytes of content, metadata and raw, which count for every bound."""
     metadata_json: str | None = None
     raw: bytes | None = None
     key: str | None = None
 
 
 def repeated(kept: MessageRecord, new: NewMessage) -> MessageRecord | IdempotencyConflictError:
-    """Return what a message that comes again under its key is answered with: what was stored, if it is the same."""
+    """Return the reply to a message that is sent again with its key: the stored one, or a conflict if it differs."""
     same = (kept.type, kept.content, kept.content_type) == (new.type, new.content, new.content_type)
     return kept if same else IdempotencyConflictError(str(new.key), "message")
+
+
+_ONLY_MESSAGES: Final[set[type]] = {NewMessage}
 
 
 class NewAgent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -65,6 +70,11 @@ class NewAgent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     configuration_json: str = "{}"
     idempotency_key: str | None = None
     messages: tuple[NewMessage, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of its text and of its messages, which count for every bound."""
+        return texts_size(self.prompt, self.configuration_json) + sum(message.size for message in self.messages)
 
 
 class NewStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -80,23 +90,37 @@ class NewStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     wants_record: bool = True
     """Whether the reply is to be the agent's record; else it is the `StatusChange`, which costs less."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of its text, which count for every bound."""
+        return texts_size(self.reason, self.error_message, self.result_json)
+
 
 class AgentPatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Facts learnt about an agent while it runs. None leaves a column as it is."""
+    """New facts about a running agent. None leaves a column unchanged."""
 
     configuration_json: str | None = None
     pid: int | None = None
     pid_started: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its text, which count for every bound."""
+        return texts_size(self.configuration_json)
 
 
 Write = NewAgent | NewMessage | NewStatus | AgentPatch
 
 
 class AgentWrites(msgspec.Struct, frozen=True, gc=False):
-    """What one agent wants to have written in one transaction, in order."""
+    """The writes of one agent in one transaction, in order."""
 
     agent: str
     writes: list[Write]
+
+    def only_plain_messages(self) -> bool:
+        """Whether all are messages without a key: then none depends on what is stored."""
+        return set(map(type, self.writes)) == _ONLY_MESSAGES and not any(map(_key_of, self.writes))
 
 
 Reply = MessageRecord | AgentRecord | StatusChange | Exception
@@ -104,7 +128,7 @@ Reply = MessageRecord | AgentRecord | StatusChange | Exception
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """What became of one `AgentWrites`: the proof of what was committed, and one reply for each write, in order."""
+    """The result of one `AgentWrites`: the proof of what was committed, and one reply for each write, in order."""
 
     committed: Committed | None
     replies: list[Reply]
@@ -113,7 +137,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 def needs_preceding(write: Write) -> bool:
-    """Whether a write would tell an untruth if a message before it were missing: more text, or `completed`."""
+    """Whether a write would be wrong if a message before it were missing: a further message, or `completed`."""
     return isinstance(write, NewMessage) or (isinstance(write, NewStatus) and write.status is AgentStatus.COMPLETED)
 
 
@@ -148,7 +172,7 @@ def encode_text(text: str, what: str) -> bytes:
     """Return the text as UTF-8.
 
     Raises:
-        InvalidValueError: it is no text, or holds a lone surrogate, which UTF-8 cannot carry.
+        InvalidValueError: it is not text, or holds a lone surrogate, which UTF-8 cannot encode.
     """
     if not isinstance(text, str):
         raise InvalidValueError(f"{what} must be text, not {type(text).__name__}")
@@ -165,7 +189,7 @@ def encode_json(value: Any, what: str) -> str:
     """Return the value as JSON text that decodes to an equal value (tuples come back as lists).
 
     Raises:
-        InvalidValueError: JSON cannot carry it; the message names the place.
+        InvalidValueError: JSON cannot represent it; the error names the place.
     """
     try:
         encoded = _encode_json(value)
@@ -174,14 +198,14 @@ def encode_json(value: Any, what: str) -> str:
             return encoded.decode()
     except (TypeError, ValueError, OverflowError, RecursionError):
         pass
-    _refuse_what_json_cannot_carry(value, what, 0)
+    _check_json(value, what, 0)
     try:
         return _encode_json(value).decode()
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidValueError(f"{what} cannot be carried by JSON: {error}") from None
+        raise InvalidValueError(f"{what} cannot be represented in JSON: {error}") from None
 
 
-def _refuse_what_json_cannot_carry(value: Any, path: str, depth: int) -> None:
+def _check_json(value: Any, path: str, depth: int) -> None:
     if depth > MAX_JSON_LEVELS:
         raise InvalidValueError(f"{path} is nested deeper than {MAX_JSON_LEVELS} levels")
     if value is None or isinstance(value, (bool, int)):
@@ -190,19 +214,19 @@ def _refuse_what_json_cannot_carry(value: Any, path: str, depth: int) -> None:
         encode_text(value, path)
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise InvalidValueError(f"{path} is {value}, which JSON cannot carry: send None or text")
+            raise InvalidValueError(f"{path} is {value}, which JSON cannot represent: send None or text")
     elif isinstance(value, dict):
         for name, inner in value.items():
             if not isinstance(name, str):
-                raise InvalidValueError(f"{path} has a key of type {type(name).__name__}: JSON has only text for keys")
+                raise InvalidValueError(f"{path} has a key of type {type(name).__name__}: keys in JSON are text")
             encode_text(name, f"a key of {path}")
             step = f".{name:.80}" if name.isidentifier() else f"[{name!r:.80}]"
-            _refuse_what_json_cannot_carry(inner, _place(path, step), depth + 1)
+            _check_json(inner, _place(path, step), depth + 1)
     elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
-            _refuse_what_json_cannot_carry(inner, _place(path, f"[{index}]"), depth + 1)
+            _check_json(inner, _place(path, f"[{index}]"), depth + 1)
     else:
-        raise InvalidValueError(f"{path} is a {type(value).__name__}, which JSON cannot carry")
+        raise InvalidValueError(f"{path} is a {type(value).__name__}, which JSON cannot represent")
 
 
 def _place(path: str, step: str) -> str:
@@ -212,8 +236,13 @@ def _place(path: str, step: str) -> str:
 
 
 def text_size(text: str) -> int:
-    """Return the bytes of a text in UTF-8. At no cost for ASCII."""
+    """Return the number of bytes of a text in UTF-8. Constant time for ASCII."""
     return len(text) if text.isascii() else len(text.encode())
+
+
+def texts_size(*texts: str | None) -> int:
+    """Return the sum of the sizes of several texts, of which some may be missing."""
+    return sum(text_size(text) for text in texts if text is not None)
 
 
 def new_message(
@@ -242,7 +271,7 @@ def new_message(
     """
     content_type = "text"
     if type not in MESSAGE_TYPES:
-        raise InvalidValueError(f"{type!r:.80} is no type of message: use one of {', '.join(MESSAGE_TYPES)}")
+        raise InvalidValueError(f"{type!r:.80} is not a type of message: use one of {', '.join(MESSAGE_TYPES)}")
     if not isinstance(content, str):
         if not isinstance(content, (dict, list)):
             raise InvalidValueError(

@@ -199,6 +199,20 @@ def test_the_actors_know_the_floors_below_through_their_backend() -> None:
     assert users == {"backend.py", "runtime.py", "testing.py"}
 
 
+def test_what_all_stores_share_knows_none_of_them() -> None:
+    """A second store stands beside the first: only the package and `verify`, which need a file, name one."""
+    seen = {
+        str(module.relative_to(ROOT)): {name for name in dependencies(module) if "persistence.sqlite" in name}
+        for module in (ROOT / "persistence").glob("*.py")
+    }
+
+    assert {module for module, names in seen.items() if names} <= {
+        "persistence/__init__.py",
+        "persistence/verify.py",
+        "persistence/yardsticks.py",
+    }
+
+
 def test_sql_stands_in_persistence_only() -> None:
     found = []
     for module in modules():
@@ -212,7 +226,7 @@ def test_sql_stands_in_persistence_only() -> None:
 
 def test_nothing_begins_a_deferred_write_transaction() -> None:
     """A read transaction that becomes a write one can fail at once, whatever the busy timeout says."""
-    writer = (ROOT / "persistence/sqlite/store.py").read_text("utf-8")
+    writers = [(ROOT / f"persistence/sqlite/{name}.py").read_text("utf-8") for name in ("commit", "watch")]
 
-    assert writer.count('"BEGIN IMMEDIATE"') == 1
-    assert '"BEGIN"' not in writer
+    assert [writer.count('"BEGIN IMMEDIATE"') for writer in writers] == [1, 1]
+    assert not any('"BEGIN"' in writer for writer in writers)

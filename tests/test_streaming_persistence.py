@@ -20,6 +20,7 @@ from commitcast.persistence.errors import (
 )
 from commitcast.persistence.records import Committed
 from commitcast.persistence.sqlite.store import SqliteStore
+from stores import reader_value
 from waiting import wait_until
 
 SECONDS = 10.0
@@ -190,15 +191,15 @@ class TestDatabase:
     ) -> None:
         with AgentRuntime(":memory:" if memory else path) as runtime:
             assert isinstance(runtime.store, SqliteStore)
-            assert runtime.store.ask("PRAGMA journal_mode") == mode
+            assert reader_value(runtime.store, "PRAGMA journal_mode") == mode
             agent = runtime.launch()
             assert emit_all(agent, ["kept"]) == [1]
             assert contents_of(agent) == ["kept"]
 
     def test_foreign_keys_are_on_and_synchronous_is_extra(self, agent_runtime: AgentRuntime) -> None:
         assert isinstance(agent_runtime.store, SqliteStore)
-        assert agent_runtime.store.ask("PRAGMA foreign_keys") == 1
-        assert agent_runtime.store.ask("PRAGMA synchronous") == 3
+        assert reader_value(agent_runtime.store, "PRAGMA foreign_keys") == 1
+        assert reader_value(agent_runtime.store, "PRAGMA synchronous") == 3
 
     def test_saving_for_an_unknown_agent_is_refused_by_the_foreign_key(self, agent_runtime: AgentRuntime) -> None:
         error = agent_runtime.emit("nobody", "hello").exception(SECONDS)
@@ -435,7 +436,7 @@ class TestWhatTheOriginNeverTested:
         assert isinstance(store, SqliteStore)
         assert store._writer is not None
         agent.emit("before").get(SECONDS)
-        pages = store.ask("PRAGMA page_count")
+        pages = reader_value(store, "PRAGMA page_count")
         store._writer.pragma("max_page_count", pages)
 
         future = agent.emit("y" * 200_000)

@@ -14,8 +14,8 @@ from commitcast.actors.commands.output import note, print_json
 from commitcast.actors.commands.stopping import LIMIT_S, stopping_on_signals
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.templates import load_templates
-from commitcast.gateway.server.access.auth import MissingExtraError
 from commitcast.gateway.server.access.origins import Access, parse_address
+from commitcast.gateway.server.errors import MissingExtraError
 from commitcast.gateway.server.server import ASGI
 from commitcast.gateway.server.sockets.tls import server_context
 

@@ -23,8 +23,7 @@ from commitcast.gateway.client.blocking import (
 from commitcast.gateway.client.protocol import After, OnCursor
 from commitcast.gateway.client.reconnect import HELLO, AsyncToken, Comeback, Lost, Token, closed, decode, greeting
 from commitcast.gateway.protocol import frames
-from commitcast.gateway.protocol.errors import ErrorCode
-from commitcast.persistence.errors import CommitcastError
+from commitcast.gateway.protocol.errors import ErrorCode, RequestError
 
 T = TypeVar("T")
 
@@ -33,27 +32,6 @@ TIMEOUT_S: Final = 30.0
 REPLY_TIMEOUT_S: Final = 10.0
 """For one try, from connecting to the reply: a commit takes milliseconds, so the connection is probably dead."""
 _ID: Final = 1
-
-
-class RequestError(CommitcastError, ConnectionError):
-    """A request was refused for good, or there was no reply in time.
-
-    Attributes:
-        error_code: of the server, or "unavailable" if there was no reply in time: it may then have been done.
-        message: for people.
-        key: the idempotency key that was used; the same request with the same key does nothing twice.
-    """
-
-    code = "unavailable"
-
-    def __init__(self, error_code: str, message: str, key: str | None = None) -> None:
-        super().__init__(error_code, message)
-        self.error_code = error_code
-        self.message = message
-        self.key = key
-
-    def __str__(self) -> str:
-        return f"{self.message} ({self.error_code})"
 
 
 class SubscribeOptions(TypedDict, total=False):

@@ -1,11 +1,9 @@
 """What can go wrong between server and subscriber, and the codes that say so on the wire.
 
 CommitcastError
-├── TokenError (PermissionError)          a token that is not accepted (in `auth`)
-├── MissingExtraError (ImportError)       what was asked for needs a package that is not installed (in `auth`)
 ├── ListenError (OSError)                 the address cannot be served
 ├── FrameError (ValueError)               a frame that does not keep to the protocol
-├── RequestError (ConnectionError)        a request was refused, or not answered in time (in `requests`)
+├── RequestError (ConnectionError)        a request was refused, or not answered in time
 └── SubscriptionError (ConnectionError)   the server refused for good; raised by the client
 
 A close code tells the client whether to come back: 4000 to 4499 yes, 4500 to 4999 no.
@@ -107,6 +105,27 @@ class FrameError(CommitcastError, ValueError):
         super().__init__(message)
         self.id = id
         self.error_code = code
+
+
+class RequestError(CommitcastError, ConnectionError):
+    """A request was refused for good, or there was no reply in time.
+
+    Attributes:
+        error_code: of the server, or "unavailable" if there was no reply in time: it may then have been done.
+        message: for people.
+        key: the idempotency key that was used; the same request with the same key does nothing twice.
+    """
+
+    code = "unavailable"
+
+    def __init__(self, error_code: str, message: str, key: str | None = None) -> None:
+        super().__init__(error_code, message)
+        self.error_code = error_code
+        self.message = message
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.error_code})"
 
 
 class SubscriptionError(CommitcastError, ConnectionError):

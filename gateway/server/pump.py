@@ -20,13 +20,12 @@ from commitcast.gateway.server.metrics import Traffic
 from commitcast.gateway.server.pacer import MAX_DEBT_S, QUIET_S, Pacer
 from commitcast.gateway.server.pages import PageCache, PageKey, SharedPage
 from commitcast.persistence.errors import AgentNotFoundError
-from commitcast.persistence.store import AgentPage, FeedPage, Head, Reader
+from commitcast.persistence.store import READERS, AgentPage, FeedPage, Head, Reader
 
 logger: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-READERS: Final = 4
 CLOSE_S: Final = 6.0
 """For the reads under way at the end: a store waits five seconds for another program that has the file."""
 HEADS_ROWS: Final = 512

@@ -16,8 +16,9 @@ from commitcast.gateway.hub.prepared import PreparedFrame
 from commitcast.gateway.hub.subscription import Subscription
 from commitcast.gateway.protocol import decoding, frames
 from commitcast.gateway.protocol.errors import CloseCode, ErrorCode, FrameError
-from commitcast.gateway.server.access.auth import Grant, TokenError
+from commitcast.gateway.server.access.auth import Grant
 from commitcast.gateway.server.access.limits import BYTES_PER_REQUEST, Bucket
+from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.liveness import Pulse
 from commitcast.gateway.server.operations import Refusal, Request, check_may_read, perform
 from commitcast.gateway.server.peer import Peer, SessionServices

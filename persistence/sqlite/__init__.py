@@ -1,4 +1,4 @@
-"""The store in an SQLite file: one writer connection, a few readers, and the gate between them."""
+"""The store in an SQLite file: one writer connection, a few readers, and a fair lock between them."""
 
 from commitcast.persistence.sqlite.store import SqliteStore
 

@@ -1,7 +1,7 @@
-"""Copying a database that is being written to, in steps between its commits.
+"""Copies a database that is being written to, in steps between its commits.
 
-Runs on the writer's own connection, so that what is committed between two steps is in the copy as well and the copy
-never has to begin again. Must never leave a half-made copy under the name that was asked for.
+Runs on the writer's own connection, so that commits between two steps are copied as well and the copy never has to
+begin again. Must never leave an incomplete copy under the requested name.
 """
 
 import contextlib
@@ -18,15 +18,14 @@ import apsw
 from commitcast.persistence import fork
 from commitcast.persistence.errors import StorePathError
 from commitcast.persistence.sqlite import opening
+from commitcast.persistence.store import Progress
 
 STEP_PAGES: Final = 256
-"""Of 4 KiB: what is copied at once, in one to three milliseconds, while a commit waits."""
+"""Pages of 4 KiB that are copied at once, in one to three milliseconds, while a commit waits."""
 REST_S: Final = 0.001
-"""Between two steps, so that a commit that waits comes first."""
+"""Pause between two steps, so that a waiting commit comes first."""
 KEPT_NAME_BYTES: Final = 200
-"""Of the copy's name in that of the file in the making, which is longer, and whose journal's is longer still."""
-
-Progress = Callable[[int, int], object]
+"""Bytes of the copy's name that the name of the partial file keeps: it is longer, and its journal's longer still."""
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
@@ -36,7 +35,7 @@ def target_of(path: str | os.PathLike[str]) -> Path:
         StorePathError: the file exists, is not in a folder, or cannot be one.
     """
     if str(path) == opening.MEMORY:
-        raise StorePathError(str(path), "a copy in memory would be kept nowhere: choose the name of a file")
+        raise StorePathError(str(path), "a copy in memory would be lost: choose the name of a file")
     target = Path(path).absolute()
     opening.check_name(target)
     if not target.parent.is_dir():
@@ -54,9 +53,9 @@ def back_up(
     between_commits: Callable[[], AbstractContextManager[object]],
     progress: Progress,
 ) -> None:
-    """Copy a database into a new file of mode 0600. Others may be made in the same folder, or under the same name.
+    """Copy a database into a new file of mode 0600. Other copies may run at once, even to the same name.
 
-    What a crash leaves behind is named after the copy, and ends in `.partial`.
+    A crash leaves a file behind that is named after the copy and ends in `.partial`.
 
     Args:
         writer: the connection that writes to it.
@@ -65,7 +64,7 @@ def back_up(
         progress: called with pages done and pages in all.
 
     Raises:
-        StorePathError: the target exists by now.
+        StorePathError: the target was created meanwhile.
         OSError: it cannot be written.
         apsw.Error: the database cannot be read.
 
@@ -100,8 +99,8 @@ def back_up(
 
 def _give_name(partial: Path, target: Path) -> None:
     try:
-        os.link(partial, target)  # which, unlike a rename, replaces nothing
-    except FileExistsError as error:  # it was made meanwhile, by another copy say
+        os.link(partial, target)  # unlike a rename, it replaces nothing
+    except FileExistsError as error:  # it was created meanwhile, e.g. by another copy
         raise _exists(target) from error
 
 

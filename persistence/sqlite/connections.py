@@ -1,4 +1,4 @@
-"""Connections to an SQLite file: the settings that durability rests on, read back, and how long a lock is waited for.
+"""Connections to an SQLite file: the settings that durability rests on, read back, and the busy handler.
 
 Must never hand out a connection on which a setting did not take. Any thread.
 """
@@ -12,14 +12,14 @@ import apsw
 
 from commitcast.persistence import fork
 from commitcast.persistence.errors import StoreReadTimeoutError, StoreSettingError
-from commitcast.persistence.patience import left_s
+from commitcast.persistence.read_timeout import remaining_s
 
 JOURNAL_MODE: Final = "delete"
 BUSY_TIMEOUT_S: Final = 5.0
 """How long SQLite waits for another program that has the file before it says BUSY."""
 BUSY_POLL_S: Final = 0.001
-"""How often it looks meanwhile. SQLite's own waiting comes to look ten times a second, and finds a busy file locked
-nearly every time."""
+"""How often it polls meanwhile. SQLite's own busy handler polls ten times a second, and finds a busy file locked nearly
+every time."""
 
 
 def connect(
@@ -51,10 +51,10 @@ def connect(
     fork.check_usable()
     connection = apsw.Connection(source, flags=flags, vfs=vfs)
     try:
-        connection.set_busy_handler(_Patience(give_up, busy_timeout_s))
+        connection.set_busy_handler(_BusyHandler(give_up, busy_timeout_s))
         in_memory = "vfs=memdb" in source
         mode = "memory" if in_memory else JOURNAL_MODE
-        if create:  # a reader has no say in it: it would take the writer's lock
+        if create:  # a reader must not set it: that would take the writer's lock
             _set(connection, source, "journal_mode", mode, mode)
         for pragma, value, wanted in (
             ("synchronous", "extra", 3),
@@ -72,8 +72,8 @@ def connect(
     return connection
 
 
-class _Patience:
-    """Decides for one connection whether a lock is waited for any longer."""
+class _BusyHandler:
+    """Decides for one connection whether to go on waiting for a lock."""
 
     def __init__(self, give_up: Callable[[], bool], timeout_s: float | None) -> None:
         self._give_up = give_up
@@ -91,7 +91,7 @@ class _Patience:
 
 def _may_wait() -> bool:
     try:
-        left_s()
+        remaining_s()
     except StoreReadTimeoutError:
         return False
     return True
@@ -99,8 +99,8 @@ def _may_wait() -> bool:
 
 def _set(connection: apsw.Connection, source: str, pragma: str, value: str, wanted: Any) -> None:
     connection.pragma(pragma, value)
-    found = connection.pragma(pragma)
-    if found != wanted:
+    actual = connection.pragma(pragma)
+    if actual != wanted:
         raise StoreSettingError(
-            source, f"PRAGMA {pragma} is {found!r} after it was set to {value!r}, so durability cannot be promised"
+            source, f"PRAGMA {pragma} is {actual!r} after it was set to {value!r}, so durability cannot be promised"
         )

@@ -1,29 +1,26 @@
-"""Whether a cursor belongs to what is in the file: an epoch names a log and the run in which the cursor was given out.
+"""Runs of a file, and the cursors that they gave out: an epoch names a log and the run that gave the cursor out.
 
-A file that is put back from a backup knows neither the runs that came after the backup, nor that the run in which it
-was made went on. So a cursor is good if this file knows its run and the run reached as far in it. Inside a snapshot.
+A file that is restored from a backup knows neither the runs that came after the backup, nor that the run which made
+the backup went on. So a cursor is valid if this file knows its run and the run reached as far. Inside a transaction.
 """
 
+import secrets
 from typing import Final
 
 import apsw
 
 from commitcast.persistence.errors import StaleEpochError
 
+_BEGIN: Final = "INSERT INTO runs (epoch, began) SELECT ?, last FROM positions"
 _NOW: Final = "SELECT epoch FROM runs ORDER BY number DESC LIMIT 1"
 _NEXT: Final = (
     "SELECT (SELECT began FROM runs WHERE number > r.number ORDER BY number LIMIT 1) FROM runs r WHERE r.epoch = ?"
 )
 
 
-def current(connection: apsw.Connection, log: str) -> str:
-    """Return the epoch of a cursor that is given out now.
-
-    Args:
-        connection: in a transaction.
-        log: the epoch of the agent, or of the file for a cursor over all.
-    """
-    return f"{log}{connection.execute(_NOW).get}"
+def begin_run(connection: apsw.Connection) -> None:
+    """Begin a new run, which ends the run before it at the current end of the file."""
+    connection.execute(_BEGIN, (secrets.token_hex(8),))
 
 
 def check(connection: apsw.Connection, log: str, epoch: str | None, position: int | None) -> str:
@@ -32,13 +29,13 @@ def check(connection: apsw.Connection, log: str, epoch: str | None, position: in
     Args:
         connection: in a transaction.
         log: the epoch of the agent, or of the file for a cursor over all.
-        epoch: that the cursor was given out with. One that names a log alone proves that, and no more.
-        position: of the cursor; None for the end, which is there in any case.
+        epoch: of the cursor. An epoch that names a log and no run proves the log only.
+        position: of the cursor; None for the end, which every history has.
 
     Raises:
-        StaleEpochError: it is of another history.
+        StaleEpochError: the cursor is of another history.
     """
-    now = current(connection, log)
+    now = f"{log}{connection.execute(_NOW).get}"
     if epoch is None or epoch == now:
         return now
     theirs, run = epoch[: len(log)], epoch[len(log) :]

@@ -1,10 +1,9 @@
-"""The folder of a database: what happens to the names in it is made durable without asking for a descriptor.
+"""The folder of a database: syncs it without opening a new descriptor.
 
 SQLite opens the folder anew for each sync of it, after the journal was created and after it was unlinked, and takes
-"cannot be opened" for done (`unixSync`, `unixDelete` in os_unix.c): with every descriptor of the process in use, a
-commit would be acknowledged that a power cut takes back. So the descriptor is kept from the start, and SQLite's
-system call `openDirectory` is replaced by one that syncs through it. Of folders that nobody keeps, the original is
-called. Any thread.
+"cannot be opened" for success (`unixSync`, `unixDelete` in os_unix.c): with every descriptor of the process in use, a
+commit would be acknowledged that a power cut undoes. So the descriptor is kept from the start, and SQLite's system call
+`openDirectory` is replaced by one that syncs through it. For other folders it calls the original. Any thread.
 """
 
 import ctypes
@@ -36,7 +35,7 @@ class Folder:
 
         Raises:
             OSError: the folder cannot be opened.
-            StoreSettingError: SQLite cannot be told how to sync it.
+            StoreSettingError: SQLite's system call cannot be replaced.
         """
         self._descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._name = os.fsencode(path.parent)
@@ -56,17 +55,17 @@ class Folder:
         os.fsync(self._descriptor)
 
     def sync_for_sqlite(self) -> None:
-        """Sync it in the middle of SQLite's work, which cannot be told of a failure. `check` tells."""
+        """Sync it when SQLite asks. A failure cannot be returned to SQLite; `check` raises it."""
         try:
             self.sync()
-        except Exception as error:  # whatever it is, it must reach `check`, not SQLite
+        except Exception as error:  # any failure must reach `check`, not SQLite
             self._failure = error
 
     def check(self) -> None:
-        """Raise what a sync in SQLite's work failed with since the last call, if one did.
+        """Raise the error of a sync that failed since the last call, if one did.
 
         Raises:
-            Exception: as it came; what was committed since may not be durable.
+            Exception: of the sync; commits since then may not be durable.
         """
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -81,7 +80,7 @@ class Folder:
 
 
 class _Hook:
-    """The replaced system call, in force while there is a folder. One for the process, as SQLite's is."""
+    """The replaced system call, installed while there is a folder. One per process, as SQLite's is."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -125,7 +124,7 @@ class _Hook:
             return answer
         for folder in kept:
             folder.sync_for_sqlite()
-        return apsw.SQLITE_CANTOPEN  # which SQLite takes for: there is nothing to sync
+        return apsw.SQLITE_CANTOPEN  # SQLite treats it as: there is nothing to sync
 
 
 class _SystemCalls:

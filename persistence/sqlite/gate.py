@@ -1,10 +1,11 @@
 """The gate between page reads and commits of one file inside one process.
 
-In DELETE mode a reader and a commit exclude each other, and SQLite settles it by polling, which starves whoever
-polls less often. The gate settles it by turns: while a commit waits or runs, new readers queue; when it ends, those who
-queued are let in, in the order in which they came, up to `max_readers`, before the next commit can begin. So a reader
-waits for at most one commit for every `max_readers` ahead of it, and a commit for at most one page of each reader
-inside. Any thread; blocks; never spins. A wait that is broken off (Ctrl-C, a deadline) leaves no place taken.
+In DELETE mode a reader and a commit exclude each other, and SQLite settles it by polling, which starves the side that
+polls less often. The gate settles it by turns: while a commit waits or runs, new readers queue; when it ends, the
+queued readers are let in, in the order in which they came, up to `max_readers`, before the next commit can begin. So a
+reader waits for at most one commit for every `max_readers` ahead of it, and a commit for at most one page of each
+reader inside. Prior art: a phase-fair reader-writer lock (Brandenburg and Anderson, 2009). Any thread; blocks; never
+spins. A wait that is broken off (Ctrl-C, a time limit) leaves no place taken.
 """
 
 import threading
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from commitcast.persistence.patience import left_s
+from commitcast.persistence.read_timeout import remaining_s
 
 
 class Gate:
@@ -33,10 +34,10 @@ class Gate:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Hold a reader's place. Blocks while a commit waits or runs, for as long as `patience` allows.
+        """Hold a reader's place. Blocks while a commit waits or runs, up to the time limit of `read_within`.
 
         Raises:
-            StoreReadTimeoutError: it took longer.
+            StoreReadTimeoutError: the time limit was reached.
         """
         with self._changed:
             if self._writing or self._writer_waits or self._queue or self._readers >= self._max_readers:
@@ -53,8 +54,8 @@ class Gate:
         ticket = object()
         self._queue.append(ticket)
         try:
-            while ticket in self._queue:  # whoever takes it out has taken the place for it
-                self._changed.wait(left_s())
+            while ticket in self._queue:  # `_admit` takes it out and has then taken a place for it
+                self._changed.wait(remaining_s())
         except BaseException:
             if ticket in self._queue:
                 self._queue.remove(ticket)
@@ -67,11 +68,11 @@ class Gate:
         self._admit()
 
     @contextmanager
-    def writing(self, timeout_s: float | None = None) -> Iterator[bool]:
+    def writing(self, timeout: float | None = None) -> Iterator[bool]:
         """Hold the writer's place. Blocks until the readers inside have left; one writer thread only.
 
         Args:
-            timeout_s: seconds that this may take; None waits for ever.
+            timeout: seconds that this may take; None: no limit.
 
         Yields:
             Whether they left in time; else the place is not held.
@@ -80,7 +81,7 @@ class Gate:
             assert not self._writing and not self._writer_waits
             self._writer_waits = True
             try:
-                self._writing = self._changed.wait_for(lambda: not self._readers, timeout_s)
+                self._writing = self._changed.wait_for(lambda: not self._readers, timeout)
             finally:
                 self._writer_waits = False
                 self._admit()
@@ -92,7 +93,7 @@ class Gate:
                 self._admit()
 
     def _admit(self) -> None:
-        """Let in who may be inside now, and wake everybody to look."""
+        """Let in the readers that may be inside now, and wake all that wait."""
         while self._queue and self._readers < self._max_readers and not self._writing and not self._writer_waits:
             self._queue.popleft()
             self._readers += 1

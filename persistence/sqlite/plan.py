@@ -1,4 +1,4 @@
-"""The rows of one transaction before they are written, table by table. The writer's thread only."""
+"""The rows of one transaction before they are written, by table, and the statements. The writer's thread only."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import apsw
 
-from commitcast.persistence.errors import NotStoredError
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord, StatusChange
 from commitcast.persistence.sqlite.rows import (
     AGENT_COLUMNS,
@@ -40,8 +39,8 @@ _PATCH: Final = (
 _RETURNING: Final = f" RETURNING key, {AGENT_COLUMNS}"
 
 
-class StaleHeadError(NotStoredError):
-    """The compare-and-set of a status found another status than the one in memory. Names it if there was one only."""
+class StaleStatusError(Exception):
+    """The compare-and-set of a status failed: the row has another status than the cached head. Never leaves `Batch`."""
 
     def __init__(self, status: str) -> None:
         super().__init__(status)
@@ -49,26 +48,26 @@ class StaleHeadError(NotStoredError):
 
 
 class Plan:
-    """Rows to be written, by table, and the last position given to them."""
+    """Rows to be written, by table, and the last position given out."""
 
     def __init__(self, position: int) -> None:
         self.position = position
         self.agents: list[tuple[Any, ...]] = []
         self.keys: list[int] = []
-        """Of the agents of `messages`, each in its place."""
+        """The agent's key of each of `messages`."""
         self.messages: list[MessageRecord] = []
         self.changed_keys: list[int] = []
-        """Of the agents of `changes`, each in its place."""
+        """The agent's key of each of `changes`."""
         self.changes: list[StatusChange] = []
         self.wants_records = False
-        """Whether anybody wants the record of an agent whose status changes."""
+        """Whether a reply needs the record of an agent whose status changes."""
         self.patches: list[tuple[Any, ...]] = []
         self.heads: dict[int, int] = {}
         self.changed: dict[int, AgentRecord] = {}
-        """By key, once it is executed: the agents whose status or facts were changed, as they are then."""
+        """After `execute`: by key, the agents whose status or facts were changed, as they are then."""
 
     def add_agent(self, agent: str, new: NewAgent) -> AgentRecord:
-        """Add an agent at the next position, and return it. Its messages are added by themselves."""
+        """Add an agent at the next position, and return it. Its messages are added separately."""
         self.position += 1
         record = AgentRecord(
             id=agent,
@@ -92,16 +91,16 @@ class Plan:
                 agent,
                 sequence,
                 position,
-                one.type,
-                one.role,
-                one.content,
-                one.content_type,
-                one.created_at,
-                one.metadata_json,
-                one.raw,
-                one.key,
+                message.type,
+                message.role,
+                message.content,
+                message.content_type,
+                message.created_at,
+                message.metadata_json,
+                message.raw,
+                message.key,
             )
-            for sequence, position, one in zip(count(after + 1), count(self.position + 1), new, strict=False)
+            for sequence, position, message in zip(count(after + 1), count(self.position + 1), new, strict=False)
         ]
         self.position += len(records)
         self.keys += [key] * len(records)
@@ -133,12 +132,12 @@ class Plan:
 
         Raises:
             apsw.Error: a row was refused, or the transaction failed.
-            StaleHeadError: an agent's status is not what the plan was made for.
+            StaleStatusError: an agent's status is not what the plan was made for.
         """
         if self.agents:
             connection.executemany(_INSERT_AGENT, self.agents)
         if self.messages:
-            # Each row is made when SQLite takes it: thousands of tuples that wait would keep the collector busy.
+            # Each row is made when SQLite takes it: thousands of waiting tuples would cost garbage collections.
             connection.executemany(INSERT_MESSAGE, map(message_row, self.keys, self.messages))
         if self.heads:
             connection.executemany(SET_HEAD, ((head, key) for key, head in self.heads.items()))
@@ -157,7 +156,7 @@ class Plan:
         else:
             connection.executemany(_SET_STATUS, rows)
         if connection.total_changes() - before != len(self.changes):
-            raise StaleHeadError(self.changes[0].previous)
+            raise StaleStatusError(self.changes[0].previous)
 
     def _note_changed(self, rows: list[tuple[Any, ...]]) -> None:
         for row in rows:

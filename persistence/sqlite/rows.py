@@ -1,4 +1,4 @@
-"""The columns of each table in the order in which they are read, rows turned into records, and back. Pure."""
+"""Rows of each table turned into records, and back; the columns in the order in which they are read. Pure."""
 
 from typing import Any, Final
 from zlib import crc32
@@ -13,6 +13,13 @@ AGENT_COLUMNS: Final = (
     " pid, pid_started, idempotency_key, result, configuration, prompt"
 )
 AGENT_OF_KEY: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE idempotency_key = ?"
+SELECT_HEAD: Final = (
+    "SELECT key, epoch, head, status, max(key,"
+    " coalesce((SELECT position FROM agent_messages WHERE agent_key = agents.key AND sequence_number = head), 0),"
+    " coalesce((SELECT max(position) FROM agent_transitions WHERE agent_key = agents.key), 0))"
+    " FROM agents WHERE id = ?"
+)
+"""Where the log of an agent ends: its key, epoch, last sequence, status, and the position of its last entry."""
 MESSAGE_COLUMNS: Final = "sequence_number, position, type, role, content, content_type, created_at, metadata, raw, key"
 CHECKED_COLUMNS: Final = f"{MESSAGE_COLUMNS}, checksum"
 TRANSITION_COLUMNS: Final = 't.position, t."from", t."to", t.after_sequence, t.at, t.reason'

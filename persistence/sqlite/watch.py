@@ -1,16 +1,15 @@
-"""Noticing what others do to a store's file: deleted, replaced, changed in place, switched to another journal mode.
+"""Detects what other programs do to a store's file: delete, replace or change it, or switch its journal mode.
 
-The numbers that a store gives rest on what it keeps in memory, so whatever touches the file behind its back must be
-seen before anything is acknowledged. Must never repair: it turns the journal mode back, and stops for all else. The
-writer's thread only.
+The numbers that a store gives out rest on what it keeps in memory, so a change of the file by another program must be
+detected before anything is acknowledged. Must never repair: it restores the journal mode, and makes the store fail for
+all else. The writer's thread only.
 """
 
+import ctypes
 import logging
 import os
 import struct
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,24 +18,32 @@ import apsw
 from commitcast.persistence.errors import StoreBusyError, StoreError, StoreUnknownError
 from commitcast.persistence.sqlite import connections, opening
 from commitcast.persistence.sqlite.batch import Batch
-from commitcast.persistence.sqlite.closings import Closings
-from commitcast.persistence.verify import verify
+from commitcast.persistence.sqlite.pool import ReaderPool
+from commitcast.persistence.sqlite.verify import verify_file
 
 logger: Final = logging.getLogger(__name__)
 
 CHECK_SHARE: Final = 0.1
-"""Of the time, at most, for reading a file whose times have changed: some network file systems set them late."""
+"""Share of the time spent on reading a file whose times have changed: some network file systems set them late."""
 CHECK_CREDIT_S: Final = 20.0
-"""How far back time that was not used for it counts: so many reads may follow one another at once."""
+"""How much unused time is credited: it lets several reads follow one another."""
 CHECK_OPENED_BYTES: Final = 4 * 1024 * 1024
-"""Up to this size a file is read whenever another program has had it open for writing, which may have been to read."""
+"""Up to this size a file is read whenever another program had it open for writing; it may only have read it."""
 _COUNTERS: Final = struct.Struct(">II")
 _COUNTERS_AT: Final = 24
-"""Where a file says how often it was changed, and its size in pages (SQLite, Database File Format, 1.3)."""
+"""The change counter of a file, and its size in pages (SQLite, Database File Format, 1.3)."""
+
+_IN_CLOSE_WRITE: Final = 0x0000_0008
+_IN_NONBLOCK: Final = 0o4000
+_IN_CLOEXEC: Final = 0o2000000
+"""From linux/inotify.h and fcntl.h."""
+_EVENTS_BYTES: Final = 4_096
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class _Seen(NamedTuple):
-    """A file as the system sees it."""
+    """The identity, size and time of a file."""
 
     device: int
     inode: int
@@ -45,37 +52,28 @@ class _Seen(NamedTuple):
 
 
 class FileWatch:
-    """What the file was like after the last commit."""
+    """The state of the file after the last commit, compared with its state now."""
 
-    def __init__(
-        self,
-        path: Path,
-        writer: apsw.Connection,
-        *,
-        alone: Callable[[], AbstractContextManager[None]],
-        stop: Callable[[str], StoreUnknownError],
-    ) -> None:
+    def __init__(self, path: Path, writer: apsw.Connection, pool: ReaderPool) -> None:
         """Begin to watch a file that was just opened.
 
         Args:
             path: of the file.
             writer: its one writer.
-            alone: while it is entered, no other connection of the store is open.
-            stop: makes the store refuse everything from now on, and returns the error that says why.
+            pool: the other connections of the store, which refuse every read once another program has interfered.
         """
         self._path = path
         self._writer = writer
-        self._alone = alone
-        self._stop = stop
+        self._pool = pool
         self._version: int | None = _version(writer)
         self._page_bytes: int = writer.pragma("page_size")
         self._changes = 0
         self._seen = self._look()
-        self._closings = Closings(path)
+        self._close_events = _CloseWriteEvents(path)
         self._is_touched = False
-        """It may have been written to without SQLite, and was not read since."""
+        """Whether it may have been written to without SQLite, and was not read since."""
         self._accepted: set[str] = set()
-        """Problems that another program has made by SQLite."""
+        """Problems that another program has caused through SQLite: warned of, not refused."""
         self._check_at = 0.0
         """When it may be read next, of `time.monotonic()`."""
 
@@ -101,7 +99,7 @@ class FileWatch:
                 self._check(batch, version, seen)
                 break
             self._writer.execute("ROLLBACK")
-            self._turn_back()
+            self._restore_journal_mode()
         self._seen = seen
         self._changes, _ = self._counters()
 
@@ -117,17 +115,17 @@ class FileWatch:
         if different is not None:
             raise self._changed(different)
         if is_foreign:
-            logger.warning("another program has written into %s: nothing else may, while it is open", self._path)
-        batch.forget()
+            logger.warning("another program has written into %s: no other program may while it is open", self._path)
+        batch.forget_heads()
         self._version = version
 
     def is_untouched(self) -> bool:
-        """Whether nobody has written to the file since `begin`: until COMMIT the transaction itself does not."""
+        """Whether the file was not written to since `begin`: before COMMIT the transaction itself does not."""
         self._is_touched |= self._look() != self._seen
         return not self._is_due()
 
     def committed(self) -> None:
-        """Take the file as it is now for what was committed.
+        """Take the state of the file now as the committed one.
 
         Raises:
             StoreUnknownError: it was deleted, replaced, or changed meanwhile.
@@ -137,82 +135,85 @@ class FileWatch:
         changes, pages = self._counters()
         different = None
         if (changes - self._changes) % 2**32 > 1 or pages * self._page_bytes != self._seen.size:
-            different = f"it has {self._seen.size:,} bytes and says {pages * self._page_bytes:,}"
+            different = f"it has {self._seen.size:,} bytes and its header says {pages * self._page_bytes:,}"
         elif self._is_due():
             different = min(self._find_damage(self._seen.size), default=None)
         if different is not None:
             raise self._changed(different)
 
     def close(self) -> None:
-        """Watch no longer. Idempotent."""
-        self._closings.close()
+        """Stop watching. Idempotent."""
+        self._close_events.close()
 
     def _changed(self, how: str) -> StoreUnknownError:
-        return self._stop(
-            f"another program has changed {self._path} while it was open ({how}): let nothing else write to it, check "
-            "it with `commitcast verify`, and start again"
+        return self._unknown(
+            f"another program has changed {self._path} while it was open ({how}): stop that program, check the file "
+            "with `commitcast verify`, and start again"
         )
 
+    def _unknown(self, why: str) -> StoreUnknownError:
+        return self._pool.refuse(StoreUnknownError(why))
+
     def _was_opened(self, seen: _Seen) -> bool:
-        """Whether another program has had a small file open for writing. Mostly it has read: SQLite opens it so."""
-        return self._closings.any() and seen.size <= CHECK_OPENED_BYTES
+        """Whether another program had a small file open for writing. Most only read: SQLite opens files that way."""
+        return self._close_events.any() and seen.size <= CHECK_OPENED_BYTES
 
     def _is_due(self) -> bool:
-        """Whether the file is to be read now. What waits for it cannot wait until that is allowed again."""
+        """Whether the file is to be read now, within `CHECK_SHARE` of the time."""
         return self._is_touched and time.monotonic() >= self._check_at
 
     def _counters(self) -> tuple[int, int]:
-        """Return how often the file was changed, and its size in pages, as it says itself."""
+        """Return the change counter and the size in pages from the file's header."""
         _, header = self._writer.read("main", 0, _COUNTERS_AT, _COUNTERS.size)
         changes, pages = _COUNTERS.unpack(header)
         return changes, pages
 
-    def undone(self) -> None:
-        """Forget what the file was like: what is undone was written too."""
+    def rolled_back(self) -> None:
+        """Forget the state of the file: a rollback writes too."""
         self._version = None
         self._seen = self._look()
 
     def _look(self) -> _Seen:
         try:
-            found = os.stat(self._path)
+            status = os.stat(self._path)
         except OSError:
-            found = None
-        seen = found and _Seen(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+            status = None
+        seen = status and _Seen(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if seen is None or seen[:2] != getattr(self, "_seen", seen)[:2]:
             # SQLite would go on writing into the file that no longer has a name.
-            raise self._stop(
+            raise self._unknown(
                 f"{self._path} was deleted or replaced while it was open: put it back, or start again with another file"
             )
         return seen
 
     def _find_damage(self, size: int) -> set[str]:
-        """Look for what was written without SQLite: in all of a small file."""
+        """Verify a small file as a whole, and return its problems, which another program has caused."""
         self._is_touched = False
         if size > opening.CHECK_WHOLE_FILE_BYTES:
             return set()
         began = time.monotonic()
         try:
-            problems = verify(self._path, deep=True).problems
+            problems = verify_file(self._path, deep=True).problems
         except StoreError as error:
             problems = [str(error)]
         ended = time.monotonic()
         self._check_at = max(self._check_at, began - CHECK_CREDIT_S) + (ended - began) / CHECK_SHARE
         return set(problems) - self._accepted
 
-    def _turn_back(self) -> None:
-        """Leave the journal mode that another program has switched to.
+    def _restore_journal_mode(self) -> None:
+        """Switch back from the journal mode that another program has set.
 
         Raises:
-            StoreBusyError: it has the file open, so the mode cannot be changed.
+            StoreBusyError: that program has the file open, so the mode cannot be changed.
         """
-        with self._alone():  # in that mode an open connection keeps it from being left
+        with self._pool.exclusive():  # an open connection would keep the mode from being changed
             try:
                 mode = self._writer.pragma("journal_mode", connections.JOURNAL_MODE)
             except apsw.BusyError:
                 mode = "locked"
         if mode != connections.JOURNAL_MODE:
             raise StoreBusyError(
-                f"another program has switched {self._path} to another journal mode and has it open: close that one"
+                f"another program has switched {self._path} to another journal mode and has it open: close that program"
             )
         logger.warning("another program had switched %s to another journal mode: it was switched back", self._path)
 
@@ -221,3 +222,45 @@ def _version(connection: apsw.Connection) -> int:
     """Return a number that changes when another connection has committed to the file."""
     version: int = connection.execute("PRAGMA data_version").get
     return version
+
+
+class _CloseWriteEvents:
+    """Reports by inotify(7) that another program had a file open for writing. Linux.
+
+    The times of a file show a change by another program only while its owner is not writing to it itself. That a
+    writable descriptor was closed is reported at any time, and a store closes none of its own while it commits. Must
+    never be needed: without inotify, or at its limits, there are no events.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Start listening.
+
+        Args:
+            path: of an existing file.
+        """
+        self._queue = -1
+        try:
+            self._queue = _checked(_libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
+            _checked(_libc.inotify_add_watch(self._queue, os.fsencode(path), ctypes.c_uint32(_IN_CLOSE_WRITE)))
+        except (OSError, AttributeError) as error:
+            logger.debug("no inotify events for %s: %s", path, error)
+            self.close()
+
+    def any(self) -> bool:
+        """Whether there was an event since the last call. Never blocks."""
+        try:
+            return self._queue >= 0 and bool(os.read(self._queue, _EVENTS_BYTES))
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        """Stop listening. Idempotent."""
+        if self._queue >= 0:
+            os.close(self._queue)
+            self._queue = -1
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result

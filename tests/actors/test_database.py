@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from by_hand import Office
 from commitcast.actors.database import BATCH_BYTES, BATCH_ROWS
 from commitcast.actors.kernel.future import Future
-from commitcast.actors.messages import Append, ChangeStatus, Complete, Fail, Start, Terminate
+from commitcast.actors.messages import Append, ChangeStatus, Complete, CreateAgents, Fail, Start, Terminate
 from commitcast.actors.testing import FailingStore
 from commitcast.persistence import AgentNotFoundError, AgentStatus
 from commitcast.persistence.errors import PrecedingRefusedError
@@ -166,3 +166,27 @@ def test_no_transaction_is_larger_than_its_bounds(agents: int, each: int, conten
         assert sum(rows for rows, _ in sizes) == agents * each
         assert len(sizes) > 1
         assert all(rows <= BATCH_ROWS and size <= BATCH_BYTES for rows, size in sizes)
+
+
+@pytest.mark.parametrize("kind", ["creations", "ends"])
+def test_the_bytes_of_creations_and_ends_are_counted_and_not_their_characters(kind: str) -> None:
+    large = "\u5b57" * (BATCH_BYTES // 5)  # three bytes each in UTF-8: two of these pass the bound
+    with opened(":memory:") as store:
+        if kind == "ends":
+            store.commit([of(name, new_agent()) for name in KNOWN])
+        office = Office(store)
+        commit_, agents = store.commit, []
+
+        def noted(work: Any) -> Any:
+            agents.append([writes.agent for writes in work])
+            return commit_(work)
+
+        store.commit = noted  # type: ignore[method-assign]
+        for name in KNOWN:
+            if kind == "ends":
+                office.directory.ask(name, Fail("Error", large))
+            else:
+                office.writer.ask(CreateAgents(((name, new_agent(prompt=large)),)), block=False)
+        office.run()
+
+        assert agents == [["a", "b"], ["c"]]

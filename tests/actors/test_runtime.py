@@ -21,7 +21,7 @@ from commitcast.persistence import (
     verify,
 )
 from commitcast.persistence.errors import PrecedingRefusedError, StoreCorruptError
-from commitcast.persistence.sqlite.opening import is_locked
+from commitcast.persistence.sqlite.lock import is_locked
 from commitcast.persistence.writes import AgentWrites, NewMessage
 from stores import by_hand
 from waiting import wait_until

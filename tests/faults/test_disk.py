@@ -20,7 +20,7 @@ from commitcast.persistence.errors import (
     StoreFullError,
     StoreUnknownError,
 )
-from commitcast.persistence.sqlite import opening
+from commitcast.persistence.sqlite import lock
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.writes import Outcome
 from faulty_disk import DATABASE, EVER, JOURNAL, Fault, FaultyDisk, faulty_disk
@@ -176,7 +176,7 @@ class TestHalfWay:
         with pytest.raises(StoreUnknownError):
             commit(store, "a", text("fourth"))
         store.close()
-        assert not opening.is_locked(path)
+        assert not lock.is_locked(path)
         assert after_a_restart(path) in (["first"], ["first", "second", "third"])
 
     def test_a_message_whose_commit_was_not_synced_can_be_seen_in_the_file_so_reads_must_be_refused(
@@ -190,23 +190,23 @@ class TestHalfWay:
         with by_hand(path) as other:
             assert other.execute("SELECT count(*) FROM agent_messages").get == 2
 
-    def test_a_reader_who_waits_for_the_commit_that_fails_does_not_get_to_see_it(
+    def test_a_reader_that_waits_for_a_failing_commit_does_not_see_it(
         self, disk: FaultyDisk, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        refuse = store._pages.refuse
+        refuse = store._pool.refuse
         reading = InThread(lambda: store.messages("a"), begun=False)
 
         def fail() -> None:
             reading.begin()
-            wait_until(lambda: store._gate._queue, "the reader to queue")
+            wait_until(lambda: store._pool.gate._queue, "the reader to queue")
             raise apsw.exception_for(apsw.SQLITE_IOERR_DIR_FSYNC)
 
-        def refuse_late(error: StoreError) -> None:
-            wait_until(lambda: store._gate._queue or reading.is_done, "the reader to read if it can")
-            refuse(error)
+        def refuse_late(error: StoreError) -> StoreError:
+            wait_until(lambda: store._pool.gate._queue or reading.is_done, "the reader to read if it can")
+            return refuse(error)
 
         disk.on("deleted", JOURNAL, fail)
-        monkeypatch.setattr(store._pages, "refuse", refuse_late)
+        monkeypatch.setattr(store._pool, "refuse", refuse_late)
 
         with pytest.raises(StoreUnknownError):
             commit(store, "a", text("second"))
@@ -410,7 +410,7 @@ class TestRuntime:
         assert runtime.failure is None
 
     @pytest.mark.parametrize(("fault", "file"), HALF_WAY)
-    def test_an_unknown_commit_is_told_to_nobody_and_the_runtime_stops_by_itself(
+    def test_an_unknown_commit_is_not_published_and_the_runtime_stops_by_itself(
         self, path: Path, disk: FaultyDisk, runtime: AgentRuntime, gateway: MockGateway, fault: Fault, file: str
     ) -> None:
         agent = runtime.launch(id="a")
@@ -419,7 +419,7 @@ class TestRuntime:
         disk.arm(fault, file, times=EVER)
 
         error = agent.emit("unknown").exception(TIMEOUT_S)
-        wait_until(lambda: not opening.is_locked(path), "the runtime to stop by itself")
+        wait_until(lambda: not lock.is_locked(path), "the runtime to stop by itself")
         disk.disarm()
 
         assert isinstance(error, StoreUnknownError)
@@ -434,7 +434,7 @@ class TestRuntime:
         path.unlink()
 
         error = agent.emit("lost").exception(TIMEOUT_S)
-        wait_until(lambda: not opening.is_locked(path), "the runtime to stop by itself")
+        wait_until(lambda: not lock.is_locked(path), "the runtime to stop by itself")
 
         assert isinstance(error, StoreUnknownError)
         assert gateway.messages == ()

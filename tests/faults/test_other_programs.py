@@ -19,12 +19,12 @@ from commitcast.actors import AgentRuntime, database
 from commitcast.actors.errors import FutureTimeoutError
 from commitcast.gateway.server.http import routes
 from commitcast.persistence.errors import StoreLockedError, StoreUnknownError
-from commitcast.persistence.sqlite import closings, connections, watch
+from commitcast.persistence.sqlite import connections, watch
 from commitcast.persistence.sqlite.batch import Batch
 from commitcast.persistence.sqlite.folder import Folder
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.verify import Report, verify
-from stores import by_hand, commit, contents, new_agent, opened, problems, text
+from stores import by_hand, commit, contents, new_agent, opened, problems, reader_value, text
 from waiting import TIMEOUT_S, wait_until
 
 pytestmark = pytest.mark.fault
@@ -169,7 +169,7 @@ class TestChangesInPlace:
             return Report("")
 
         clock = [1_000.0]
-        monkeypatch.setattr(watch, "verify", check)
+        monkeypatch.setattr(watch, "verify_file", check)
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
             monkeypatch.setattr(time, "monotonic", lambda: clock[0])
@@ -213,7 +213,7 @@ class TestChangesInPlace:
     def test_where_the_system_tells_nothing_the_file_is_watched_all_the_same(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(closings._libc, "inotify_init1", lambda _: -1)
+        monkeypatch.setattr(watch._libc, "inotify_init1", lambda _: -1)
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
             commit(store, "a", text("second"))
@@ -286,7 +286,7 @@ sys.stdin.read()
 
             commit(store, "a", text("second"))
 
-            assert store.ask("PRAGMA journal_mode") == "delete"
+            assert reader_value(store, "PRAGMA journal_mode") == "delete"
             assert "it was switched back" in caplog.text
             assert contents(store, "a") == [(1, "first"), (2, "second")]
 

@@ -9,7 +9,7 @@ import pytest
 
 from commitcast.persistence import fork
 from commitcast.persistence.errors import StoreLockedError
-from commitcast.persistence.sqlite.opening import FileLock
+from commitcast.persistence.sqlite.lock import FileLock
 from commitcast.persistence.sqlite.store import SqliteStore
 from forking import forked, refused
 from repeating import repeating
@@ -98,7 +98,7 @@ def test_the_lock_of_a_process_that_is_gone_is_not_blamed_on_its_number(path: Pa
     lock = FileLock(path)
     try:
         path.with_name(path.name + ".lock").write_text(f"{2**22 + 1}\n")
-        with pytest.raises(StoreLockedError, match="a process has it that is not known"):
+        with pytest.raises(StoreLockedError, match="an unknown process has it open"):
             FileLock(path)
     finally:
         lock.close()

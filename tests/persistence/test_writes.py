@@ -139,7 +139,7 @@ class TestJson:
         assert msgspec.json.decode(encode_json(wide, "x")) == wide
 
     def test_a_number_that_python_does_not_read_is_refused(self) -> None:
-        with pytest.raises(InvalidValueError, match="cannot be carried by JSON"):
+        with pytest.raises(InvalidValueError, match="cannot be represented in JSON"):
             encode_json(10**5_000, "x")
         with pytest.raises(InvalidValueError, match="key of type int"):
             encode_json({10**5_000: 1}, "x")
@@ -202,7 +202,7 @@ class TestMessages:
         [
             ({"content": 42}, "content must be text"),
             ({"content": None}, "content must be text"),
-            ({"content": "x", "type": "whisper"}, "no type of message"),
+            ({"content": "x", "type": "whisper"}, "not a type of message"),
             ({"content": "x", "metadata": [1]}, "metadata must be a dict"),
             ({"content": "x", "raw": 5}, "raw must be bytes or text"),
             ({"content": "x", "role": ""}, "role"),

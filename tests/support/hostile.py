@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from commitcast.actors import AgentHandle, AgentRuntime
-from commitcast.gateway.server.access.auth import Capability, Grant, Operation, TokenError
+from commitcast.gateway.server.access.auth import Capability, Grant, Operation
+from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.server import GatewayServer
 from subscribers import Fields
 from waiting import TIMEOUT_S, wait_until

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import apsw
 
-from commitcast.persistence.records import AgentStatus, Committed
+from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, Entry, MessageRecord, StatusChange
 from commitcast.persistence.sqlite.store import SqliteStore
+from commitcast.persistence.store import Reader, Store
 from commitcast.persistence.verify import verify
 from commitcast.persistence.writes import AgentWrites, NewAgent, NewMessage, NewStatus, Outcome, Write, new_message
 
@@ -43,7 +44,7 @@ def of(agent: str, *writes: Write) -> AgentWrites:
     return AgentWrites(agent, list(writes))
 
 
-def commit(store: SqliteStore, agent: str, *writes: Write) -> Outcome:
+def commit(store: Store, agent: str, *writes: Write) -> Outcome:
     """Commit the writes of one agent."""
     return store.commit([of(agent, *writes)])[0]
 
@@ -80,6 +81,12 @@ def opened(path: str | Path, **options: Any) -> Iterator[SqliteStore]:
         store.close()
 
 
+def reader_value(store: SqliteStore, sql: str) -> Any:
+    """The single value of a query on one of the store's own readers."""
+    with store._pool.snapshot() as connection:
+        return connection.execute(sql).get
+
+
 @contextmanager
 def by_hand(path: str | Path, **options: Any) -> Iterator[apsw.Connection]:
     """A connection of somebody else."""
@@ -90,7 +97,21 @@ def by_hand(path: str | Path, **options: Any) -> Iterator[apsw.Connection]:
         connection.close()
 
 
-def contents(store: SqliteStore, agent: str) -> list[tuple[int, str]]:
+def told(entries: list[Entry]) -> list[str]:
+    """Entries in few words: contents, statuses, `+` the created and `-` the deleted agents."""
+    return [
+        entry.content
+        if isinstance(entry, MessageRecord)
+        else str(entry.status)
+        if isinstance(entry, StatusChange)
+        else f"+{entry.id}"
+        if isinstance(entry, AgentRecord)
+        else f"-{entry.agent}"
+        for entry in entries
+    ]
+
+
+def contents(store: Reader, agent: str) -> list[tuple[int, str]]:
     """Every message of an agent: sequence and content."""
     found: list[tuple[int, str]] = []
     while page := store.messages(agent, after=found[-1][0] if found else 0):

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Final
 
 from commitcast.gateway.protocol.errors import ErrorCode
-from commitcast.gateway.server.access.auth import ANYBODY, Grant, TokenError, Verifier
+from commitcast.gateway.server.access.auth import ANYBODY, Grant, Verifier
 from commitcast.gateway.server.access.connection_counts import origin_of
 from commitcast.gateway.server.access.limits import Bucket
+from commitcast.gateway.server.errors import TokenError
 
 logger: Final = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import Final, Protocol, Self
 
 import msgspec
 
-from commitcast.gateway.protocol.errors import ErrorCode
-from commitcast.persistence.errors import CommitcastError, InvalidValueError
+from commitcast.gateway.server.errors import TokenError
+from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.writes import check_agent_id
 
 logger: Final = logging.getLogger(__name__)
@@ -114,28 +114,6 @@ EVERYTHING: Final = Capability(_ANY, frozenset(Operation))
 """Of a token without limits."""
 ANYBODY: Final = Grant("anybody", (Capability(_ANY, frozenset({Operation.READ, Operation.ADMIN})),))
 """Of every client of a server that demands no token, which is on loopback only."""
-
-
-class TokenError(CommitcastError, PermissionError):
-    """A token is not accepted. The text never holds the token."""
-
-    code = "unauthenticated"
-
-    def __init__(self, message: str, *, error_code: ErrorCode = ErrorCode.UNAUTHENTICATED) -> None:
-        super().__init__(message)
-        self.error_code = error_code
-
-
-class MissingExtraError(CommitcastError, ImportError):
-    """An optional part was asked for whose libraries are not installed."""
-
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(what, extra)
-        self.what = what
-        self.extra = extra
-
-    def __str__(self) -> str:
-        return f'{self.what} needs libraries that are not installed: pip install "commitcast[{self.extra}]"'
 
 
 class Verifier(Protocol):

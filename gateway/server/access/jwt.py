@@ -17,14 +17,8 @@ from typing import Annotated, Any, Final, Literal, get_args
 import msgspec
 
 from commitcast.gateway.protocol.errors import ErrorCode
-from commitcast.gateway.server.access.auth import (
-    MAX_TOKEN_BYTES,
-    Capability,
-    Grant,
-    MissingExtraError,
-    TokenError,
-    read_key_file,
-)
+from commitcast.gateway.server.access.auth import MAX_TOKEN_BYTES, Capability, Grant, read_key_file
+from commitcast.gateway.server.errors import MissingExtraError, TokenError
 from commitcast.persistence.errors import InvalidValueError
 
 if find_spec("jwt") is None or find_spec("cryptography") is None:

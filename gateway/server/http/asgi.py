@@ -22,8 +22,8 @@ from urllib.parse import quote, unquote
 
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.frames import PATH
-from commitcast.gateway.server.access.auth import MissingExtraError
 from commitcast.gateway.server.access.origins import bearer, is_loopback, offered_token
+from commitcast.gateway.server.errors import MissingExtraError
 from commitcast.gateway.server.http import sse
 from commitcast.gateway.server.http.asgi_peer import AsgiPeer, NotServingError, call, converse
 from commitcast.gateway.server.http.request import HttpRequest, HttpResponse, error_response, respond

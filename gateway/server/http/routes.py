@@ -12,7 +12,8 @@ from typing import Any, Final, TypeVar
 
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.protocol.schema import asyncapi
-from commitcast.gateway.server.access.auth import Grant, Operation, TokenError
+from commitcast.gateway.server.access.auth import Grant, Operation
+from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.gateway import GatewayCore
 from commitcast.gateway.server.http import reads
 from commitcast.gateway.server.http.request import (
@@ -27,7 +28,7 @@ from commitcast.gateway.server.metrics import CONTENT_TYPE, exposition
 from commitcast.gateway.server.operations import refusal_of
 from commitcast.gateway.web import asset
 from commitcast.persistence.errors import CommitcastError, StoreError, StoreReadTimeoutError
-from commitcast.persistence.patience import read_within
+from commitcast.persistence.read_timeout import read_within
 
 logger: Final = logging.getLogger(__name__)
 

@@ -195,7 +195,7 @@ class TestBadInput:
 
     def test_an_unwritable_database_path(self, run: Run, tmp_path: Path) -> None:
         self.check(run, "run", "--db", str(tmp_path / "none" / "x.db"), "--", "echo", says="there is no folder")
-        self.check(run, "serve", "--db", str(tmp_path), "--listen", "127.0.0.1:0", says="no regular file")
+        self.check(run, "serve", "--db", str(tmp_path), "--listen", "127.0.0.1:0", says="not a regular file")
 
     def test_a_file_that_is_no_database(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "x.db").write_text("not a database, and longer than a header would be " * 4)

@@ -20,7 +20,8 @@ from blocking_server import blocking_server
 from commitcast.actors import AgentContext, AgentRuntime, Template
 from commitcast.gateway import SubscriptionError
 from commitcast.gateway.client import reconnect, requests
-from commitcast.gateway.client.requests import BlockingClient, Client, RequestError
+from commitcast.gateway.client.requests import BlockingClient, Client
+from commitcast.gateway.protocol.errors import RequestError
 from commitcast.persistence import CommitcastError
 from waiting import TIMEOUT_S
 

@@ -343,8 +343,8 @@ class HubMachine(RuleBasedStateMachine):
 
     def _page(self, subscription: Subscription) -> AgentPage | FeedPage:
         if subscription.is_to_all:
-            return self.store._pages.feed(subscription.position, limit=3, max_bytes=400)
-        return self.store._pages.entries(subscription.agent, subscription.cursor, subscription.position, 3, 400)
+            return self.store.feed(subscription.position, limit=3, max_bytes=400)
+        return self.store.entries(subscription.agent, subscription.cursor, subscription.position, 3, 400)
 
     @precondition(lambda self: self.pages)
     @rule(pick=picks, fails=st.booleans())

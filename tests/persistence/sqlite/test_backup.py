@@ -161,7 +161,7 @@ def test_of_two_to_one_name_one_is_made_and_the_other_is_told_so(path: Path, tar
     assert not list(path.parent.glob("*.partial*"))
 
 
-def test_what_a_crash_has_left_behind_is_in_nobodys_way(path: Path, target: Path) -> None:
+def test_a_file_left_behind_by_a_crash_does_not_hinder_a_backup(path: Path, target: Path) -> None:
     left = target.with_name("copy.db.partial")
     left.write_bytes(b"half")
     with opened(path) as store:

@@ -1,4 +1,4 @@
-"""A cursor is good for what it was given out of, over restarts, and for nothing that a backup has taken back."""
+"""Cursors over backups and copies of a file, files of the first schema, and a full disk."""
 
 import shutil
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import apsw
 import pytest
 
 from commitcast.persistence.errors import StaleEpochError
-from commitcast.persistence.sqlite import opening
+from commitcast.persistence.sqlite import epochs, opening
 from commitcast.persistence.sqlite.store import SqliteStore
 from stores import by_hand, commit, contents, new_agent, opened, problems, text
 
@@ -29,43 +29,6 @@ def full_once(begin: Callable[[apsw.Connection], None]) -> Callable[[apsw.Connec
         begin(connection)
 
     return begin_when_there_is_room
-
-
-class TestRestarts:
-    def test_a_cursor_is_good_in_the_run_that_gave_it_out_and_in_all_later_ones(self, path: Path) -> None:
-        with opened(path) as store:
-            commit(store, "a", new_agent("first", "second"))
-            of_one, of_all = cursor_of_a(store), store.position()
-
-        for _ in range(3):
-            with opened(path) as store:
-                commit(store, "a", text("more"))
-
-                assert store.standing("a", *of_one).record.id == "a"
-                assert store.position(*of_all)[0] > of_all[0]
-
-    def test_each_run_gives_out_an_epoch_of_its_own(self, path: Path) -> None:
-        seen = set()
-        for number in range(3):
-            with opened(path) as store:
-                if number == 0:
-                    commit(store, "a", new_agent())
-                seen |= {cursor_of_a(store)[1], store.position()[1]}
-
-        assert len(seen) == 6
-
-    def test_a_cursor_beyond_what_its_run_reached_is_of_another_history(self, path: Path) -> None:
-        with opened(path) as store:
-            commit(store, "a", new_agent("first"))
-            _, epoch = cursor_of_a(store)
-            _, epoch_of_all = store.position()
-        with opened(path) as store:
-            commit(store, "a", text("second"))
-
-            with pytest.raises(StaleEpochError):
-                store.standing("a", 2, epoch)
-            with pytest.raises(StaleEpochError):
-                store.position(3, epoch_of_all)
 
 
 class TestBackups:
@@ -112,29 +75,6 @@ class TestBackups:
                 store.position(*other.position())
 
 
-class TestEpochs:
-    def test_the_tail_is_there_whatever_the_run(self, path: Path) -> None:
-        with opened(path) as store:
-            commit(store, "a", new_agent("first"))
-            log, _, _ = cursor_of_a(store)[1].partition("-")
-
-            assert store.standing("a", None, f"{log}-unknown").position == 2
-
-    @pytest.mark.parametrize("epoch", ["", "other", "other-run", "-", "e-unknown"])
-    def test_one_that_was_never_given_out_is_refused(self, path: Path, epoch: str) -> None:
-        with opened(path) as store:
-            commit(store, "a", new_agent("first", epoch="e"))
-
-            with pytest.raises(StaleEpochError):
-                store.standing("a", 1, epoch)
-
-    def test_one_that_names_the_agent_alone_proves_the_agent(self, path: Path) -> None:
-        with opened(path) as store:
-            commit(store, "a", new_agent("first", epoch="e"))
-
-            assert store.standing("a", 1, "e").position == 2
-
-
 class TestOlderFiles:
     def test_a_file_of_the_first_schema_goes_on(self, path: Path) -> None:
         with by_hand(path) as connection:
@@ -157,7 +97,7 @@ class TestOlderFiles:
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
             before = cursor_of_a(store)
-        monkeypatch.setattr(opening, "begin_run", full_once(opening.begin_run))
+        monkeypatch.setattr(epochs, "begin_run", full_once(epochs.begin_run))
         with opened(path) as store:
             assert cursor_of_a(store) == before
             commit(store, "a", text("second"))

@@ -125,7 +125,7 @@ def test_a_waiting_commit_keeps_new_readers_out() -> None:
         assert not late.is_inside.is_set()
 
 
-def test_readers_who_queued_get_in_before_the_next_commit() -> None:
+def test_queued_readers_get_in_before_the_next_commit() -> None:
     with building() as place:
         first = place.writer("first").wait()
         readers = [place.reader("reader") for _ in range(3)]
@@ -173,7 +173,7 @@ def test_more_readers_than_places_get_in_by_turns_in_the_order_in_which_they_cam
         assert [sorted(turn.split()) for turn in turns] == [[], ["0", "1", "2"], ["3", "4", "5"], ["6", "7"], []]
 
 
-def test_a_newcomer_does_not_take_the_place_of_one_who_was_let_in() -> None:
+def test_a_new_reader_does_not_take_the_place_of_an_admitted_one() -> None:
     with building(max_readers=1) as place:
         writer = place.writer("first").wait()
         queued = place.reader("queued")
@@ -285,7 +285,7 @@ def test_a_page_meets_a_commit_at_the_gate_and_not_at_the_lock_of_the_file(path:
 
         def read() -> None:
             reader.start()
-            wait_until(lambda: store._gate._queue, "the reader to queue")
+            wait_until(lambda: store._pool.gate._queue, "the reader to queue")
 
         disk.on("sync", DATABASE, read)  # the commit holds the file
         commit(store, "a", text("two"))
@@ -299,9 +299,9 @@ def test_a_commit_meets_a_page_at_the_gate_and_not_at_the_lock_of_the_file(path:
         commit(store, "a", new_agent("one"))
         disk.operations.clear()
         writer = threading.Thread(target=lambda: commit(store, "a", text("two")))
-        with store._pages._snapshot():
+        with store._pool.snapshot():
             writer.start()
-            wait_until(lambda: store._gate._writer_waits, "the commit to wait")
+            wait_until(lambda: store._pool.gate._writer_waits, "the commit to wait")
 
             assert ("write", DATABASE) not in disk.operations
         writer.join(TIMEOUT_S)

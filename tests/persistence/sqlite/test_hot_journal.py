@@ -10,7 +10,7 @@ import pytest
 
 import faulty_disk
 from commitcast.persistence.errors import NotADatabaseError, StoreOpenError
-from commitcast.persistence.sqlite import opening
+from commitcast.persistence.sqlite import lock, opening
 from commitcast.persistence.sqlite.store import SqliteStore
 from faulty_disk import DATABASE, JOURNAL, FaultyDisk
 from stores import commit, contents, new_agent, opened, problems, text
@@ -89,7 +89,7 @@ def test_its_pages_were_in_the_file_so_without_its_journal_the_message_would_be_
         assert len(contents(store, "a")) == 101
 
 
-def test_it_is_rolled_back_for_somebody_who_only_reads(hot: Path) -> None:
+def test_it_is_rolled_back_for_a_read_only_store(hot: Path) -> None:
     with opened(hot, read_only=True) as store:
         assert contents(store, "a") == [(1, "kept")]
 
@@ -157,7 +157,7 @@ def test_zeros_without_the_journal_of_a_creation_are_no_database(path: Path, jou
     assert journal_of(path).read_bytes() == journal
 
 
-def test_a_reader_who_looks_while_a_commit_grows_the_file_sees_no_missing_tail(good: Path, path: Path) -> None:
+def test_an_inspection_while_a_commit_grows_the_file_sees_no_missing_tail(good: Path, path: Path) -> None:
     whole = good.read_bytes()
 
     class Racing(PosixPath):
@@ -179,7 +179,7 @@ def test_a_recovery_that_fails_is_one_error_and_leaves_the_journal(hot: Path, di
         SqliteStore(hot, vfs=disk.name).open()
 
     disk.disarm()
-    assert not opening.is_locked(hot)
+    assert not lock.is_locked(hot)
     assert journal_of(hot).exists()
     with opened(hot) as store:
         assert contents(store, "a") == [(1, "kept")]

@@ -27,7 +27,7 @@ from commitcast.persistence.errors import (
     StoreReadOnlyError,
     StoreSettingError,
 )
-from commitcast.persistence.sqlite import opening
+from commitcast.persistence.sqlite import lock, opening
 from commitcast.persistence.sqlite.store import SqliteStore
 from stores import by_hand, commit, contents, new_agent, opened, text
 
@@ -189,7 +189,7 @@ def test_a_file_that_cannot_be_ours_is_refused_and_left_as_it_is(path: Path, sam
 
     assert type(error) is expected
     assert words in str(error)
-    assert not opening.is_locked(path)
+    assert not lock.is_locked(path)
 
 
 @pytest.mark.parametrize("what", sorted(set(REFUSED) - {"flipped page header in the middle"}))
@@ -211,7 +211,7 @@ def test_a_folder_or_a_pipe_in_the_files_place_is_refused(path: Path, read_only:
     os.mkfifo(path.parent / "pipe.db")
 
     for name in ("folder.db", "pipe.db"):
-        assert "no regular file" in str(refusal(path.parent / name, read_only=read_only))
+        assert "not a regular file" in str(refusal(path.parent / name, read_only=read_only))
 
 
 def test_a_missing_folder_is_named(path: Path) -> None:
@@ -386,9 +386,9 @@ class TestOneRuntimeForAFile:
 
     def test_the_lock_is_free_once_the_first_is_closed(self, path: Path) -> None:
         with opened(path):
-            assert opening.is_locked(path)
+            assert lock.is_locked(path)
 
-        assert not opening.is_locked(path)
+        assert not lock.is_locked(path)
         with opened(path):
             pass
 
@@ -404,18 +404,16 @@ class TestOneRuntimeForAFile:
         with opened(path) as store:
             assert store.agents() == []
 
-    def test_whoever_only_looks_for_the_lock_keeps_nobody_out(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_probe_of_the_lock_does_not_keep_a_runtime_out(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         looker = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY | os.O_CREAT)
         fcntl.flock(looker, fcntl.LOCK_SH)
         monkeypatch.setattr(time, "sleep", lambda _: os.close(looker))  # gone when it is looked again
 
         with opened(path):
-            assert opening.is_locked(path)
+            assert lock.is_locked(path)
 
-    def test_whoever_looks_for_ever_is_a_holder(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(opening, "LOOKERS_PATIENCE_S", 0)
+    def test_an_endless_probe_counts_as_a_holder(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lock, "SHARED_LOCK_WAIT_S", 0)
         looker = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY | os.O_CREAT)
         fcntl.flock(looker, fcntl.LOCK_SH)
 
@@ -431,4 +429,4 @@ class TestOneRuntimeForAFile:
         monkeypatch.setattr(os, "pwrite", refuse)
 
         with opened(path):
-            assert opening.is_locked(path)
+            assert lock.is_locked(path)

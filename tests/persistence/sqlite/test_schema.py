@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from commitcast.actors.lifecycle import TRANSITIONS
 from commitcast.persistence.errors import InvalidValueError, StoreSettingError
 from commitcast.persistence.records import CONTENT_TYPES, MESSAGE_TYPES, AgentStatus
-from commitcast.persistence.sqlite import connections, opening
+from commitcast.persistence.sqlite import connections, lock, opening
 from commitcast.persistence.sqlite.opening import MEMORY
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.writes import check_agent_id
-from stores import AT, by_hand, opened, problems
+from stores import AT, by_hand, opened, problems, reader_value
 
 WANTED = {
     "journal_mode": "delete",
@@ -46,15 +46,15 @@ class TestSettings:
         with opened(path) as store:
             assert store._writer is not None
             assert store._writer.pragma(pragma) == value
-            assert store.ask(f"PRAGMA {pragma}") == value
+            assert reader_value(store, f"PRAGMA {pragma}") == value
 
     def test_readers_cannot_write(self, path: Path) -> None:
         with opened(path) as store:
-            assert store.ask("PRAGMA query_only") == 1
+            assert reader_value(store, "PRAGMA query_only") == 1
 
     def test_in_memory_only_the_journal_differs(self) -> None:
         with opened(MEMORY) as store:
-            found = {pragma: store.ask(f"PRAGMA {pragma}") for pragma in WANTED}
+            found = {pragma: reader_value(store, f"PRAGMA {pragma}") for pragma in WANTED}
 
         assert found == {**WANTED, "journal_mode": "memory"}
 
@@ -68,7 +68,7 @@ class TestSettings:
             SqliteStore(path).open()
 
         assert path.read_bytes() == b""
-        assert not opening.is_locked(path)
+        assert not lock.is_locked(path)
 
     def test_a_journal_mode_that_does_not_take_refuses_to_start(
         self, good: Path, monkeypatch: pytest.MonkeyPatch
@@ -85,18 +85,18 @@ class TestSettings:
     ) -> None:
         with opened(good) as store:
             monkeypatch.setattr(apsw, "Connection", deaf_to("synchronous"))
-            with store._pages.alone():
+            with store._pool.exclusive():
                 pass  # the readers are opened anew
 
             with pytest.raises(StoreSettingError):
                 store.agents()
 
-    def test_a_file_that_somebody_gave_a_log_is_turned_back(self, good: Path) -> None:
+    def test_a_file_in_wal_mode_is_switched_back(self, good: Path) -> None:
         with by_hand(good) as connection:
             connection.pragma("journal_mode", "wal")
 
         with opened(good) as store:
-            assert store.ask("PRAGMA journal_mode") == "delete"
+            assert reader_value(store, "PRAGMA journal_mode") == "delete"
         assert problems(good) == []
 
 

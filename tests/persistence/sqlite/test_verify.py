@@ -1,14 +1,16 @@
 """Every promise is broken by hand once, and `verify` names it; a sound file is sound, also while it is written."""
 
-import importlib
 import re
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from commitcast.actors import AgentRuntime
+from commitcast.persistence import store as store_module
 from commitcast.persistence.errors import StoreCorruptError, StoreOpenError
+from commitcast.persistence.sqlite import verify as module
 from commitcast.persistence.verify import Report, verify
 from stores import (
     AT,
@@ -25,8 +27,6 @@ from stores import (
     text,
 )
 from waiting import TIMEOUT_S
-
-module = importlib.import_module("commitcast.persistence.verify")  # its package has the function under that name
 
 # Positions 1 to 8 and 12 are of `a`: created, one, running, two, three, four, five, completed, late.
 # Positions 9 to 11 are of `b`: created, one, running; it was left behind.
@@ -177,7 +177,7 @@ DAMAGES: dict[str, tuple[list[str], str]] = {
     ),
     "an id that is no text": (
         ["UPDATE agents SET id = CAST(x'ff' AS TEXT) WHERE id = 'b'"],
-        "an agent or a change of status holds bytes that are no text (",
+        "an agent or a change of status holds bytes that are not text (",
     ),
 }
 
@@ -239,7 +239,7 @@ def test_a_file_that_cannot_be_opened_is_one_error(path: Path) -> None:
 
 
 def test_a_thousand_problems_are_listed_and_the_others_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_PROBLEMS", 3)
+    monkeypatch.setattr(store_module, "MAX_PROBLEMS", 3)
     damage(path, "UPDATE agent_messages SET checksum = checksum + 1")
 
     report = verify(path)
@@ -249,7 +249,7 @@ def test_a_thousand_problems_are_listed_and_the_others_counted(path: Path, monke
 
 @pytest.mark.parametrize("page", [1, 2, 3])
 def test_the_size_of_its_pages_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
-    monkeypatch.setattr(module, "PAGE", page)
+    monkeypatch.setattr(module, "PAGE_ROWS", page)
     monkeypatch.setattr(module, "PAGE_BYTES", page)
 
     assert verify(path).messages == 7
@@ -285,7 +285,7 @@ def test_it_does_not_change_the_file(path: Path) -> None:
 
 
 def test_progress_rises_to_everything(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAGE", 2)
+    monkeypatch.setattr(module, "PAGE_ROWS", 2)
     monkeypatch.setattr(module, "MAX_HOLD_S", 0)
     told: list[tuple[int, int]] = []
 
@@ -306,6 +306,24 @@ def test_progress_of_a_small_file_is_told_once(path: Path, monkeypatch: pytest.M
     assert told == [(12, 12)]
 
 
+@pytest.mark.parametrize("part", ["content", "metadata", "raw"])
+def test_what_is_read_at_once_is_bounded_in_bytes(tmp_path: Path, part: str) -> None:
+    large = "\u5b57" * 400_000  # 1.2 MB in UTF-8, 0.8 in Python
+    message = (
+        text(large) if part == "content" else text(metadata={"n": large}) if part == "metadata" else text(raw=large)
+    )
+    with opened(tmp_path / "large.db") as store:
+        commit(store, "a", new_agent(), *[message] * 20)
+    tracemalloc.start()
+    try:
+        assert verify(tmp_path / "large.db").messages == 20
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 5 * 1.2e6, "one message, and what its check needs"
+
+
 class TestBesideARuntime:
     def test_it_says_what_it_did_not_check_and_checks_it_when_asked(self, path: Path) -> None:
         with opened(path):
@@ -318,7 +336,7 @@ class TestBesideARuntime:
     def test_a_commit_can_be_made_between_any_two_of_its_steps(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "PAGE", 2)
+        monkeypatch.setattr(module, "PAGE_ROWS", 2)
         monkeypatch.setattr(module, "MAX_HOLD_S", 0)
         with opened(path) as store:
             assert store._writer is not None
@@ -334,7 +352,7 @@ class TestBesideARuntime:
     def test_an_agent_that_is_deleted_meanwhile_is_no_problem(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, agent: str
     ) -> None:
-        monkeypatch.setattr(module, "PAGE", 2)
+        monkeypatch.setattr(module, "PAGE_ROWS", 2)
         monkeypatch.setattr(module, "MAX_HOLD_S", 0)
         deleted: list[str] = []
 
@@ -391,9 +409,9 @@ def test_everything_that_it_can_say_is_said_here() -> None:
 def test_a_check_of_the_structure_gives_way_to_a_runtime_that_starts(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STEPS_BETWEEN_LOOKS", 1)
+    monkeypatch.setattr(module, "STEPS_BETWEEN_PROBES", 1)
     answers = iter([False])  # at the start nobody has it; then somebody does
-    monkeypatch.setattr(module.opening, "is_locked", lambda _: next(answers, True))
+    monkeypatch.setattr(module, "is_locked", lambda _: next(answers, True))
 
     report = verify(path)
 

@@ -11,8 +11,9 @@ from commitcast.actors import AgentRuntime
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.server.access import admission
 from commitcast.gateway.server.access.admission import Admission
-from commitcast.gateway.server.access.auth import Grant, TokenError
+from commitcast.gateway.server.access.auth import Grant
 from commitcast.gateway.server.access.limits import Limits
+from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.http import asgi
 from hostile import ADMIN, READ, TEXT, Passes, allowed, get, masked, opened, play
 from hosting import hosted

@@ -21,8 +21,8 @@ from commitcast.gateway.server.access.auth import (
     Grant,
     Operation,
     StaticTokens,
-    TokenError,
 )
+from commitcast.gateway.server.errors import TokenError
 from commitcast.persistence.errors import InvalidValueError
 
 SECRET = "s3cret-of-a-token"

@@ -27,8 +27,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commitcast.gateway.protocol.errors import ErrorCode
-from commitcast.gateway.server.access.auth import MAX_TOKEN_BYTES, Capability, Grant, Operation, TokenError
+from commitcast.gateway.server.access.auth import MAX_TOKEN_BYTES, Capability, Grant, Operation
 from commitcast.gateway.server.access.jwt import MAX_CAPABILITIES, JwtAlgorithm, JwtVerifier
+from commitcast.gateway.server.errors import TokenError
 from commitcast.persistence.errors import InvalidValueError
 
 SECRET: Final = "a-shared-secret-of-thirty-six-letters"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 FULL = """
 import logging, os, resource, sys
-from commitcast.persistence.sqlite.reserve import Reserve
 from stores import commit, new_agent, opened, text
 
 with opened(sys.argv[1]) as store:

@@ -1,14 +1,10 @@
-"""Random batches of everything against a simple model: what is stored does not depend on where batches are cut."""
+"""A simple model of a store, and random batches of everything that are checked against it."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commitcast.actors.lifecycle import TRANSITIONS
@@ -21,13 +17,14 @@ from commitcast.persistence.errors import (
     RowRefusedError,
 )
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord, StatusChange
-from commitcast.persistence.sqlite import batch
-from commitcast.persistence.sqlite.opening import MEMORY
 from commitcast.persistence.writes import AgentPatch, AgentWrites, NewAgent, NewMessage, NewStatus, Outcome, Write
-from stores import AT, COMPLETED, INITIALIZING, change, new_agent, of, opened, problems, text
+from databases import Database
+from stores import AT, COMPLETED, INITIALIZING, change, new_agent, of, text
 
 AGENTS = ("a", "b", "c", "d")
 REOPEN = "reopen"
+Batches = tuple[dict[str, list[Write]], list[Any]]
+"""A first batch, then batches and `REOPEN`."""
 
 contents = st.sampled_from(["x", "yy", "\u00fc"])
 keys = st.sampled_from([None, None, None, "k", "l"])
@@ -47,7 +44,9 @@ patches = st.builds(AgentPatch, pid=st.integers(1, 9))
 writes = st.lists(good_messages | good_messages | changes | bad_messages | patches | launches, min_size=1, max_size=5)
 groups = st.dictionaries(st.sampled_from(AGENTS), writes, min_size=1)
 launched = st.fixed_dictionaries({agent: st.lists(launches, min_size=1, max_size=1) for agent in AGENTS[:3]})
-batches = st.tuples(launched | groups, st.lists(groups | groups | st.just(REOPEN), min_size=1, max_size=6))
+batches: st.SearchStrategy[Batches] = st.tuples(
+    launched | groups, st.lists(groups | groups | st.just(REOPEN), min_size=1, max_size=6)
+)
 
 
 class Model:
@@ -172,17 +171,17 @@ def own_keys(agent: str, writes: list[Write]) -> AgentWrites:
     )
 
 
-def run(path: str | Path, work: list[Any]) -> None:
+def check_batches(database: Database, batches: Batches) -> None:
     """Commit everything to a store and to the models, and compare what can be read in the end."""
     models = {agent: Model(agent) for agent in AGENTS}
     last = 0
     with ExitStack() as stores:
-        store = stores.enter_context(opened(path))
-        for batch in work:
+        store = stores.enter_context(database.opened())
+        for batch in [batches[0], *batches[1]]:
             if batch == REOPEN:
-                if path != MEMORY:
+                if database.is_durable:
                     stores.close()
-                    store = stores.enter_context(opened(path))
+                    store = stores.enter_context(database.opened())
                 continue
             groups = [own_keys(agent, writes) for agent, writes in batch.items()]
             given_out: list[int] = []
@@ -197,23 +196,4 @@ def run(path: str | Path, work: list[Any]) -> None:
                 assert record is not None and (record.status, record.head) == (model.status, model.head)
                 assert [told(entry) for entry in entries] == model.entries[1:]
         assert [entry.position for entry in store.feed(0).entries] == list(range(1, last + 1))
-
-
-@settings(max_examples=80, deadline=None)
-@given(batches)
-def test_any_batches_in_memory_are_stored_as_the_model_says(work: tuple[Any, list[Any]]) -> None:
-    run(MEMORY, [work[0], *work[1]])
-
-
-@settings(max_examples=25, deadline=None)
-@given(batches, st.sampled_from([0, 1, batch.CACHED_AGENTS]))
-def test_any_batches_in_a_file_with_restarts_are_stored_as_the_model_says_and_verify(
-    work: tuple[Any, list[Any]], cached_agents: int
-) -> None:
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch, "CACHED_AGENTS", cached_agents)
-        path = Path(folder) / "agents.db"
-
-        run(path, [work[0], *work[1]])
-
-        assert problems(path) == []
+    assert database.problems() == []

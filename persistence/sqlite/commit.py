@@ -1,0 +1,219 @@
+"""Commits to an SQLite file, and the meaning of one that failed: rolled back, to be tried again, or unknown.
+
+Owns the transaction on the writer's connection, from BEGIN IMMEDIATE to COMMIT or ROLLBACK. Must never repeat a commit
+whose outcome is unknown; from then on it refuses every read. One thread.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from commitcast.persistence.errors import StoreUnavailableError, StoreUnknownError
+from commitcast.persistence.sqlite import commit_errors, epochs
+from commitcast.persistence.sqlite.batch import Batch
+from commitcast.persistence.sqlite.folder import Folder
+from commitcast.persistence.sqlite.pool import ReaderPool
+from commitcast.persistence.sqlite.watch import FileWatch
+from commitcast.persistence.writes import AgentWrites, Outcome
+
+logger: Final = logging.getLogger(__name__)
+
+RESERVED_DESCRIPTORS: Final = 4
+"""One for the journal, and a margin for other threads that open a file at the same moment."""
+_HALF_WAY: Final = (
+    "the commit to {} failed half-way ({}), so its messages may or may not be stored: start again to find out"
+)
+
+
+class DescriptorReserve:
+    """Open file descriptors that a commit can free for its journal when the process has used up all others."""
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+
+    def fill(self) -> None:
+        """Open the descriptors that are missing, as far as the system allows."""
+        with contextlib.suppress(OSError):
+            while len(self._held) < RESERVED_DESCRIPTORS:
+                self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+    def release(self) -> bool:
+        """Close all; return whether there were any."""
+        had_any = bool(self._held)
+        while self._held:
+            os.close(self._held.pop())
+        return had_any
+
+
+class Committer:
+    """Writes batches in transactions, one at a time."""
+
+    def __init__(
+        self,
+        writer: apsw.Connection,
+        pool: ReaderPool,
+        path: Path,
+        folder: Folder | None,
+        is_closing: Callable[[], bool],
+    ) -> None:
+        """Begin a run of a database that was opened and migrated.
+
+        Args:
+            writer: the connection that alone writes to it.
+            pool: its readers, which a commit excludes.
+            path: of the file.
+            folder: of the file; None for a database in memory.
+            is_closing: whether to give up waiting for other programs.
+
+        Raises:
+            apsw.Error: the database cannot be written.
+            OSError: the folder cannot be synced.
+            StoreUnknownError: the file was deleted or replaced.
+
+        Durability: on return the recovered state is on disk.
+        """
+        self.waits_for: str | None = None
+        """Why the last commit is kept waiting; None if it is not. Any thread reads it."""
+        self._writer = writer
+        self._pool = pool
+        self._path = path
+        self._folder = folder
+        self._is_closing = is_closing
+        self._in_memory = folder is None
+        self._reserve = DescriptorReserve()
+        self._has_run = False
+        self._begin_run()
+        if folder is not None:
+            folder.sync()  # a finished recovery must not come back after a power cut
+            folder.check()
+        self._batch = Batch(writer)
+        self._watch = None if folder is None else FileWatch(path, writer, pool)
+
+    def _begin_run(self) -> None:
+        """Begin a run; without room for it, begin it with the first commit.
+
+        A cursor that is given out until then is refused afterwards: a false alarm, never a missed one.
+        """
+        try:
+            epochs.begin_run(self._writer)
+            self._has_run = True
+        except (apsw.Error, MemoryError) as error:
+            refusal = commit_errors.explain(error, self._writer.system_errno, self._path)
+            if not isinstance(refusal, StoreUnavailableError):
+                raise
+
+    def close(self) -> None:
+        """Close the descriptors that it holds, not the connection. Idempotent."""
+        self._reserve.release()
+        if self._watch is not None:
+            self._watch.close()
+
+    def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
+        """Write everything in one transaction and return once it is on disk. See `Store.commit`."""
+        try:
+            return self._commit_with_reserve(work)
+        except StoreUnavailableError as error:
+            self.waits_for = str(error)
+            raise
+
+    def _commit_with_reserve(self, work: Sequence[AgentWrites]) -> list[Outcome]:
+        self._reserve.fill()
+        try:
+            return self._commit(work)
+        except StoreUnavailableError as error:
+            lacks_resources = type(error) is StoreUnavailableError  # not a lock, nor room on the disk
+            if not lacks_resources or not self._reserve.release():
+                raise
+        return self._commit(work)
+
+    def _commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
+        writing = self._pool.gate.writing
+        # In memory readers and an open transaction exclude each other, so the gate is held for all of it.
+        with writing() if self._in_memory else nullcontext():
+            try:
+                outcomes = self._write(work)
+                with nullcontext() if self._in_memory else writing():
+                    self._end()
+            except StoreUnknownError:  # the file is not touched any more; closing the connection rolls back
+                raise
+            except (apsw.Error, MemoryError) as error:
+                code = self._writer.system_errno  # before the rollback, which has errors of its own
+                self._roll_back(error)
+                if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+                    raise self._unknown(
+                        f"{self._path} is damaged ({error}): restore a backup, and start again"
+                    ) from error
+                raise commit_errors.explain(error, code, self._path) from error
+            except BaseException as error:
+                self._roll_back(error)
+                raise
+        self._has_run = True
+        self.waits_for = None
+        self._batch.committed()
+        committed_ns = time.monotonic_ns()
+        for outcome in outcomes:
+            if outcome.committed is not None:
+                outcome.committed.committed_ns = committed_ns
+        return outcomes
+
+    def _write(self, work: Sequence[AgentWrites]) -> list[Outcome]:
+        while True:
+            self._begin()
+            outcomes = self._batch.write(work)
+            if self._watch is None or self._watch.is_untouched():
+                return outcomes
+            self._writer.execute("ROLLBACK")  # another program has written to the file meanwhile: check, write again
+            self._batch.forget_heads()
+
+    def _begin(self) -> None:
+        if self._watch is None:
+            self._writer.execute("BEGIN IMMEDIATE")
+        else:
+            self._watch.begin(self._batch)
+        if not self._has_run:
+            epochs.begin_run(self._writer)
+
+    def _end(self) -> None:
+        while True:
+            try:
+                self._writer.execute("COMMIT")
+                break
+            except apsw.BusyError:  # a reader in another program; the transaction is still whole
+                if self._is_closing():
+                    raise
+                self.waits_for = f"another program is reading {self._path}: the commit waits for it"
+                logger.warning(self.waits_for)
+            except (apsw.Error, MemoryError) as error:
+                if commit_errors.was_rolled_back(error, self._writer):
+                    raise
+                raise self._unknown(_HALF_WAY.format(self._path, error)) from error
+        if self._folder is None or self._watch is None:
+            return
+        try:
+            self._folder.check()
+        except Exception as error:  # any failure of the folder's sync: the commit may not be durable
+            raise self._unknown(_HALF_WAY.format(self._path, error)) from error
+        self._watch.committed()
+
+    def _roll_back(self, cause: BaseException) -> None:
+        self._batch.forget_heads()
+        try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            if self._watch is not None and not isinstance(cause, apsw.BusyError):
+                self._watch.rolled_back()
+        except apsw.Error as error:
+            raise self._unknown(
+                f"a transaction on {self._path} failed ({cause}) and could not be rolled back ({error}): start again"
+            ) from error
+
+    def _unknown(self, why: str) -> StoreUnknownError:
+        """Refuse every read from now on: unacknowledged data must not become visible through reads either."""
+        return self._pool.refuse(StoreUnknownError(why))

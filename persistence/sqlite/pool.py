@@ -1,0 +1,94 @@
+"""A small pool of read-only connections behind the gate.
+
+Owns when a reader may be inside, and the error that every read gets once the store is closed or has failed. Any
+thread; a read blocks for at most one commit and one free connection.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+import apsw
+
+from commitcast.persistence.errors import CommitcastError, StoreClosedError, StoreReadError
+from commitcast.persistence.read_timeout import remaining_s
+from commitcast.persistence.sqlite.gate import Gate
+from commitcast.persistence.store import READERS
+
+_Error = TypeVar("_Error", bound=CommitcastError)
+
+
+class ReaderPool:
+    """Read-only connections, opened when they are first needed."""
+
+    def __init__(self, connect: Callable[[], apsw.Connection], readers: int = READERS) -> None:
+        """Make a pool; nothing is opened yet.
+
+        Args:
+            connect: opens a connection that cannot write.
+            readers: how many connections there may be.
+        """
+        self.gate: Final = Gate(readers)
+        self._connect = connect
+        self._idle: list[apsw.Connection | None] = [None] * readers
+        self._refusal: CommitcastError | None = None
+
+    def refuse(self, error: _Error) -> _Error:
+        """Answer every later read with this error, and return it."""
+        self._refusal = error
+        return error
+
+    def check(self) -> None:
+        """Raise the error that reads are answered with, if there is one."""
+        if self._refusal is not None:
+            raise type(self._refusal)(*self._refusal.args) from self._refusal
+
+    def open(self) -> None:
+        """Open every connection now: later there may be no descriptor for it."""
+        with self.gate.writing():
+            for place, connection in enumerate(self._idle):
+                self._idle[place] = connection or self._connect()
+
+    def close(self) -> None:
+        """Wait for the pages under way, then close the connections. Idempotent."""
+        with self.exclusive():
+            self._refusal = StoreClosedError()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Have no connection open inside the block, which begins when the pages under way are read."""
+        with self.gate.writing():
+            for place, connection in enumerate(self._idle):
+                self._idle[place] = None
+                if connection is not None:
+                    connection.close()
+            yield
+
+    @contextmanager
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """Give a connection in a read transaction. Blocks while a commit waits or runs.
+
+        Raises:
+            StoreReadError: the read failed, or took longer than its time limit (`StoreReadTimeoutError`).
+            CommitcastError: the store is closed or has failed.
+        """
+        with self.gate.reading():
+            self.check()
+            connection = self._idle.pop()  # the gate admits no more readers than there are connections
+            try:
+                if connection is None:
+                    connection = self._connect()
+                connection.execute("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    connection.execute("ROLLBACK")
+            except CommitcastError:
+                raise
+            except apsw.BusyError as error:
+                remaining_s()  # raises if the time limit is reached
+                raise StoreReadError(str(error)) from error
+            except (apsw.Error, ValueError) as error:  # ValueError: a damaged row holds no text, or an unknown status
+                raise StoreReadError(str(error)) from error
+            finally:
+                self._idle.append(connection)

@@ -1,0 +1,49 @@
+"""The contract of `Store`, which every store must keep: these tests see its public interface only.
+
+They run on each kind of database in `databases.DATABASES`. What is of one store alone is tested in that store's folder.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from commitcast.persistence.store import Store
+from databases import DATABASES, DURABLE, Database, fill
+from stores import INITIALIZING, RUNNING, change, commit, new_agent
+
+
+@pytest.fixture(params=DURABLE)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """An empty database that outlives its stores."""
+    return DURABLE[request.param](tmp_path)
+
+
+@pytest.fixture(params=DATABASES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty store of each kind."""
+    with DATABASES[request.param](tmp_path).opened() as store:
+        yield store
+
+
+@pytest.fixture
+def running(store: Store) -> Store:
+    """A store with the agents `a` and `b` at work, each of one message: six positions."""
+    for agent in ("a", "b"):
+        commit(store, agent, new_agent("prompt", epoch=f"epoch of {agent}"), change(INITIALIZING, RUNNING))
+    return store
+
+
+@pytest.fixture(scope="session", params=DURABLE)
+def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Database:
+    """A database that `fill` has filled, to be copied."""
+    database = DURABLE[request.param](tmp_path_factory.mktemp("filled"))
+    fill(database)
+    return database
+
+
+@pytest.fixture
+def busy(filled: Database, tmp_path: Path) -> Iterator[Store]:
+    """A store that `fill` has filled."""
+    with filled.copy(tmp_path).opened() as store:
+        yield store
