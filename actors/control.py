@@ -20,7 +20,7 @@ _RANDOM_BYTES: Final = 8
 
 
 class RuntimeOperations:
-    """Implements `gateway.operations.Operations`."""
+    """Implements `AgentControl` of the gateway."""
 
     def __init__(
         self,

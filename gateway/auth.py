@@ -5,9 +5,19 @@ from commitcast.gateway.server.access.auth import (
     Grant,
     MissingExtraError,
     Operation,
+    Permission,
     StaticTokens,
     TokenError,
     Verifier,
 )
 
-__all__ = ["Capability", "Grant", "MissingExtraError", "Operation", "StaticTokens", "TokenError", "Verifier"]
+__all__ = [
+    "Capability",
+    "Grant",
+    "MissingExtraError",
+    "Operation",
+    "Permission",
+    "StaticTokens",
+    "TokenError",
+    "Verifier",
+]

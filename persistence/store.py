@@ -21,8 +21,8 @@ MAX_PAGE_BYTES = 1024 * 1024
 """A page of agents ends with the one that passes this, so one larger than it is still read."""
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """Where an agent stands, and where a subscriber to it begins."""
+class ResolvedCursor(msgspec.Struct, frozen=True):
+    """A cursor of one agent's log, checked against the store, with the agent's record as it was then."""
 
     record: AgentRecord
     position: int
@@ -65,7 +65,7 @@ IdRange = tuple[str, str]
 def agent_size(record: AgentRecord) -> int:
     """Return the bytes of text that a record holds, for the bound on pages."""
     texts = record.prompt, record.configuration_json, record.result_json or "", record.error_message or ""
-    return sum(map(len, texts))
+    return sum(map(text_size, texts))
 
 
 def entry_size(entry: Entry) -> int:
@@ -75,7 +75,7 @@ def entry_size(entry: Entry) -> int:
     if isinstance(entry, AgentRecord):
         return agent_size(entry)
     if isinstance(entry, StatusChange):
-        return sum(len(text or "") for text in (entry.reason, entry.error_message, entry.result_json))
+        return sum(text_size(text or "") for text in (entry.reason, entry.error_message, entry.result_json))
     return 0
 
 
@@ -120,8 +120,8 @@ class Reader(Protocol):
     def keyed(self, agent: str, key: str) -> MessageRecord | None:
         """Return the message of an agent that was stored under a key, or None if there is none."""
 
-    def standing(self, agent: str, after: int | None, epoch: str | None = None) -> Standing:
-        """Return where an agent stands and where a subscriber begins.
+    def resolve_cursor(self, agent: str, after: int | None, epoch: str | None = None) -> ResolvedCursor:
+        """Check a cursor, and return the agent's record and the position that belongs to it.
 
         Args:
             agent: its id.

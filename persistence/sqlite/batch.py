@@ -70,10 +70,10 @@ class _Planned:
     __slots__ = (
         "agent",
         "entries",
-        "follows",
         "has_later",
         "head",
         "previous",
+        "previous_entry_position",
         "refused",
         "replies",
         "size",
@@ -84,7 +84,7 @@ class _Planned:
         self.agent = agent
         self.head = head
         self.previous = self.stored_sequence = head.sequence
-        self.follows = head.position
+        self.previous_entry_position = head.position
         self.replies: list[Any] = []
         self.entries: list[Entry] = []
         self.size = 0
@@ -237,7 +237,13 @@ class Batch:
         if entries:
             head = self._head(done.agent)
             committed = Committed._of(
-                done.agent, head.epoch, done.previous, head.sequence, done.follows, tuple(entries), done.size
+                done.agent,
+                head.epoch,
+                done.previous,
+                head.sequence,
+                done.previous_entry_position,
+                tuple(entries),
+                done.size,
             )
             head.position = entries[-1].position
         if done.has_later:

@@ -31,7 +31,7 @@ from commitcast.persistence.sqlite.rows import (
     checked_message,
     status_change,
 )
-from commitcast.persistence.store import MAX_PAGE_BYTES, AgentPage, FeedPage, Head, IdRange, Standing, entry_size
+from commitcast.persistence.store import MAX_PAGE_BYTES, AgentPage, FeedPage, Head, IdRange, ResolvedCursor, entry_size
 
 _Entry = TypeVar("_Entry", bound=Entry)
 
@@ -177,8 +177,8 @@ class Pages:
             row = connection.execute(_KEYED, (agent, key)).fetchone()
             return None if row is None else checked_message(agent, row)
 
-    def standing(self, agent: str, after: int | None, epoch: str | None) -> Standing:
-        """Return where an agent stands and the position at which a subscriber begins (`after` None: the tail).
+    def resolve_cursor(self, agent: str, after: int | None, epoch: str | None) -> ResolvedCursor:
+        """Check a cursor, and return the agent's record and the position that belongs to it (`after` None: the tail).
 
         Raises:
             AgentNotFoundError: there is no such agent.
@@ -192,7 +192,7 @@ class Pages:
             now = epochs.check(connection, record.epoch, epoch, None if after is None else position)
             if after is None:
                 position = max(position, connection.execute(_LAST_TRANSITION, (key,)).get or 0)
-            return Standing(record, position, now)
+            return ResolvedCursor(record, position, now)
 
     def entries(self, agent: str, sequence: int, position: int, limit: int, max_bytes: int) -> AgentPage:
         """Return what follows a cursor in one agent.

@@ -36,7 +36,7 @@ from commitcast.persistence.sqlite.gate import Gate
 from commitcast.persistence.sqlite.reader import READERS, Pages
 from commitcast.persistence.sqlite.reserve import Reserve
 from commitcast.persistence.sqlite.watch import FileWatch
-from commitcast.persistence.store import PAGE_BYTES, PAGE_ROWS, AgentPage, FeedPage, Head, IdRange, Standing
+from commitcast.persistence.store import PAGE_BYTES, PAGE_ROWS, AgentPage, FeedPage, Head, IdRange, ResolvedCursor
 from commitcast.persistence.verify import Report, verify
 from commitcast.persistence.writes import AgentWrites, Outcome
 
@@ -374,9 +374,9 @@ class SqliteStore:
         """Return the message of an agent that was stored under a key, or None if there is none."""
         return self._pages.keyed(agent, key)
 
-    def standing(self, agent: str, after: int | None, epoch: str | None = None) -> Standing:
-        """Return where an agent stands and where a subscriber begins. See `Store.standing`."""
-        return self._pages.standing(agent, after, epoch)
+    def resolve_cursor(self, agent: str, after: int | None, epoch: str | None = None) -> ResolvedCursor:
+        """Check a cursor. See `Reader.resolve_cursor`."""
+        return self._pages.resolve_cursor(agent, after, epoch)
 
     def entries(self, agent: str, sequence: int, position: int) -> AgentPage:
         """Return a page of messages and changes of status after a cursor. Raises `AgentNotFoundError`."""

@@ -107,7 +107,7 @@ def runtime(tmp_path: Path) -> Iterator[AgentRuntime]:
 
 def play(runtime: AgentRuntime, scenario: Callable[[RuntimeOperations], Awaitable[Any]]) -> Any:
     assert runtime.gateway is not None
-    operations = runtime.gateway.core.operations
+    operations = runtime.gateway.core.requests.control
     assert isinstance(operations, RuntimeOperations)
 
     async def bounded() -> Any:

@@ -14,16 +14,21 @@ import pytest
 from commitcast.actors import AgentRuntime, CommandSource, Template
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.templates import load_templates
+from commitcast.gateway.hub.redaction import Redactor
 from commitcast.gateway.protocol import frames
-from commitcast.gateway.server.access.auth import Grant, Operation
-from commitcast.gateway.server.operations import Operations, Refusal, perform
+from commitcast.gateway.server.access.auth import Grant, Permission
+from commitcast.gateway.server.metrics import Traffic
+from commitcast.gateway.server.reader import StoreReader
+from commitcast.gateway.server.requests import AgentControl, Refusal, Requests
+from commitcast.gateway.server.tasks import BackgroundTasks
 from commitcast.persistence.errors import CommitcastError, InvalidValueError
 from commitcast.persistence.records import MessageRecord
+from commitcast.persistence.sqlite.store import SqliteStore
 from hostile import LAUNCH, READ, SEND, TERMINATE, Passes, allowed, get, opened, play, spoken
 from subscribers import Fields, raw
 
 MIB: Final = 1024 * 1024
-EVERYTHING: Final = tuple(Operation)
+EVERYTHING: Final = tuple(Permission)
 CALLERS: Final = {
     "master": allowed("master", ("org1:*", EVERYTHING)),
     "reader": allowed("reader", ("org1:*", [READ])),
@@ -418,8 +423,11 @@ class TestWhatTheHostRefuses:
         error = FullError("the agent has not read what it was sent: try again later")
         FullError.retryable = retryable
         grant = allowed("one", ("*", [SEND]))
+        requests = Requests(
+            StoreReader(SqliteStore(":memory:"), BackgroundTasks(), Traffic()), cast(AgentControl, Full()), Redactor()
+        )
         with pytest.raises(Refusal) as caught:
-            asyncio.run(perform(cast(Operations, Full()), grant, frames.Send(agent="a", content="x")))
+            asyncio.run(requests.perform(grant, frames.Send(agent="a", content="x")))
 
         assert (caught.value.code, caught.value.retry) == ("limit", retryable)
         assert caught.value.message == str(error)
@@ -580,8 +588,8 @@ class TestTemplates:
 
 
 @pytest.mark.parametrize("operation", [SEND, LAUNCH, TERMINATE])
-def test_a_server_without_tokens_is_read_only(tmp_path: Path, operation: Operation) -> None:
-    fields: dict[Operation, Fields] = {
+def test_a_server_without_tokens_is_read_only(tmp_path: Path, operation: Permission) -> None:
+    fields: dict[Permission, Fields] = {
         SEND: {"agent": "a", "content": "x"},
         LAUNCH: {"template": "quick"},
         TERMINATE: {"agent": "a"},

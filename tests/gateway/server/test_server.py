@@ -123,9 +123,9 @@ class TestSubscribing:
                 await subscriber.follow(agent, 1)
 
                 def lose(committed: Committed) -> None:
-                    server.publish = publish  # type: ignore[method-assign]
+                    server.publish = publish
 
-                server.publish = lose  # type: ignore[method-assign]
+                server.publish = lose
                 await handle.aemit("lost on its way")
                 await handle.aemit("heard again")
                 assert (await subscriber.follow(agent, 3)).contents == ["heard", "lost on its way", "heard again"]

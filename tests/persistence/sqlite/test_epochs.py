@@ -15,7 +15,7 @@ from stores import by_hand, commit, contents, new_agent, opened, problems, text
 
 def cursor_of_a(store: SqliteStore) -> tuple[int, str]:
     """Where the log of agent a ends, as a subscriber would keep it."""
-    standing = store.standing("a", None)
+    standing = store.resolve_cursor("a", None)
     return standing.record.head, standing.epoch
 
 
@@ -41,7 +41,7 @@ class TestRestarts:
             with opened(path) as store:
                 commit(store, "a", text("more"))
 
-                assert store.standing("a", *of_one).record.id == "a"
+                assert store.resolve_cursor("a", *of_one).record.id == "a"
                 assert store.position(*of_all)[0] > of_all[0]
 
     def test_each_run_gives_out_an_epoch_of_its_own(self, path: Path) -> None:
@@ -63,7 +63,7 @@ class TestRestarts:
             commit(store, "a", text("second"))
 
             with pytest.raises(StaleEpochError):
-                store.standing("a", 2, epoch)
+                store.resolve_cursor("a", 2, epoch)
             with pytest.raises(StaleEpochError):
                 store.position(3, epoch_of_all)
 
@@ -90,10 +90,10 @@ class TestBackups:
         with opened(path) as store:
             commit(store, "a", text("new"), text("newer"))
 
-            assert store.standing("a", *before).record.head == 4
+            assert store.resolve_cursor("a", *before).record.head == 4
             assert store.position(*all_before)[0] == 5
             with pytest.raises(StaleEpochError, match="start again after 0"):
-                store.standing("a", *beyond)
+                store.resolve_cursor("a", *beyond)
             with pytest.raises(StaleEpochError):
                 store.position(*all_beyond)
 
@@ -107,7 +107,7 @@ class TestBackups:
                 commit(one, "a", text("second"))
 
             with pytest.raises(StaleEpochError):
-                other.standing("a", *cursor_of_a(store))
+                other.resolve_cursor("a", *cursor_of_a(store))
             with pytest.raises(StaleEpochError):
                 store.position(*other.position())
 
@@ -118,7 +118,7 @@ class TestEpochs:
             commit(store, "a", new_agent("first"))
             log, _, _ = cursor_of_a(store)[1].partition("-")
 
-            assert store.standing("a", None, f"{log}-unknown").position == 2
+            assert store.resolve_cursor("a", None, f"{log}-unknown").position == 2
 
     @pytest.mark.parametrize("epoch", ["", "other", "other-run", "-", "e-unknown"])
     def test_one_that_was_never_given_out_is_refused(self, path: Path, epoch: str) -> None:
@@ -126,13 +126,13 @@ class TestEpochs:
             commit(store, "a", new_agent("first", epoch="e"))
 
             with pytest.raises(StaleEpochError):
-                store.standing("a", 1, epoch)
+                store.resolve_cursor("a", 1, epoch)
 
     def test_one_that_names_the_agent_alone_proves_the_agent(self, path: Path) -> None:
         with opened(path) as store:
             commit(store, "a", new_agent("first", epoch="e"))
 
-            assert store.standing("a", 1, "e").position == 2
+            assert store.resolve_cursor("a", 1, "e").position == 2
 
 
 class TestOlderFiles:
@@ -163,4 +163,4 @@ class TestOlderFiles:
             commit(store, "a", text("second"))
 
             assert cursor_of_a(store)[1] != before[1]
-            assert store.standing("a", *before).record.head == 2
+            assert store.resolve_cursor("a", *before).record.head == 2

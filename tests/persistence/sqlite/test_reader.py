@@ -80,7 +80,7 @@ def told(entries: list[Entry]) -> list[str]:
 def all_entries(store: SqliteStore, agent: str) -> list[Entry]:
     """Follow an agent page by page from its creation."""
     found: list[Entry] = []
-    sequence, position = 0, store.standing(agent, 0).position
+    sequence, position = 0, store.resolve_cursor(agent, 0).position
     while True:
         page = store.entries(agent, sequence, position)
         found += page.entries
@@ -133,7 +133,7 @@ class TestMessages:
         for read in (
             lambda: busy.messages("nobody"),
             lambda: busy.entries("nobody", 0, 0),
-            lambda: busy.standing("nobody", 0),
+            lambda: busy.resolve_cursor("nobody", 0),
         ):
             with pytest.raises(AgentNotFoundError):
                 read()
@@ -184,27 +184,27 @@ class TestStanding:
         by_sequence = {entry.sequence: entry.position for entry in whole if isinstance(entry, MessageRecord)}
 
         for sequence, position in by_sequence.items():
-            assert busy.standing("a", sequence).position == position
+            assert busy.resolve_cursor("a", sequence).position == position
 
     def test_from_the_beginning_it_begins_after_the_creation(self, busy: SqliteStore) -> None:
-        standing = busy.standing("a", 0)
+        standing = busy.resolve_cursor("a", 0)
 
         assert standing.position == standing.record.position
         assert standing.record == busy.agent("a")
 
     @pytest.mark.parametrize(("agent", "last"), [("a", "a7"), ("b", "b8"), ("c", "c1")])
     def test_at_the_tail_it_begins_after_the_last_entry(self, busy: SqliteStore, agent: str, last: str) -> None:
-        standing = busy.standing(agent, None)
+        standing = busy.resolve_cursor(agent, None)
 
         assert told(busy.entries(agent, standing.record.head - 1, standing.position - 1).entries) == [last]
         assert busy.entries(agent, standing.record.head, standing.position).entries == []
 
     def test_at_the_tail_after_a_change_of_status_it_begins_after_the_change(self, running: SqliteStore) -> None:
-        assert running.standing("a", None).position == 3
-        assert running.standing("a", 1).position == 2
+        assert running.resolve_cursor("a", None).position == 3
+        assert running.resolve_cursor("a", 1).position == 2
 
     def test_beyond_the_head_it_begins_at_the_head(self, busy: SqliteStore) -> None:
-        assert busy.standing("b", 10**9).position == busy.standing("b", 8).position
+        assert busy.resolve_cursor("b", 10**9).position == busy.resolve_cursor("b", 8).position
 
 
 class TestFeed:
@@ -391,7 +391,7 @@ class TestFailures:
         with by_hand(path) as connection:
             connection.execute(f"UPDATE agent_messages SET {damage} WHERE content = 'b4'")
         with opened(path) as store:
-            position = store.standing("b", 3).position
+            position = store.resolve_cursor("b", 3).position
 
             assert [told([*store.messages("b")]), told(store.entries("b", 0, 0).entries)[1:]] == [
                 ["b1", "b2", "b3"]
