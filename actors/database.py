@@ -37,6 +37,7 @@ from commitcast.persistence.writes import (
     Outcome,
     Write,
     needs_preceding,
+    text_size,
 )
 
 logger: Final = logging.getLogger(__name__)
@@ -146,9 +147,9 @@ class DatabaseActor(PinnedActor):
             case Append():
                 self._append(command)
             case ChangeStatus():
-                self._add(command, command.change, len(command.change.result_json or ""))
+                self._add(command, command.change, text_size(command.change.result_json or ""))
             case UpdateAgent():
-                self._add(command, command.patch, len(command.patch.configuration_json or ""))
+                self._add(command, command.patch, text_size(command.patch.configuration_json or ""))
             case CreateAgents(agents):
                 return self._add_creation(agents)
             case _:
@@ -230,7 +231,8 @@ class DatabaseActor(PinnedActor):
             group.creation = creation
             group.writes.append(new)
             self._rows += 1 + len(new.messages)
-            self._bytes += len(new.prompt) + len(new.configuration_json) + sum(m.size for m in new.messages)
+            texts = text_size(new.prompt) + text_size(new.configuration_json)
+            self._bytes += texts + sum(message.size for message in new.messages)
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._commit()
         return None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from by_hand import Office
 from commitcast.actors.database import BATCH_BYTES, BATCH_ROWS
 from commitcast.actors.kernel.future import Future
-from commitcast.actors.messages import Append, ChangeStatus, Complete, Fail, Start, Terminate
+from commitcast.actors.messages import Append, ChangeStatus, CreateAgents, Complete, Fail, Start, Terminate
 from commitcast.persistence import AgentNotFoundError, AgentStatus
 from commitcast.persistence.errors import PrecedingRefusedError
 from commitcast.persistence.records import MessageRecord
@@ -170,3 +170,22 @@ def test_no_transaction_is_larger_than_its_bounds(agents: int, each: int, conten
         assert sum(rows for rows, _ in sizes) == agents * each
         assert len(sizes) > 1
         assert all(rows <= BATCH_ROWS and size <= BATCH_BYTES for rows, size in sizes)
+
+
+def test_the_prompts_in_a_transaction_are_bounded_in_bytes() -> None:
+    with opened(":memory:") as store:
+        office = Office(store)
+        commit_, sizes = store.commit, []
+
+        def noted(work: Any) -> Any:
+            sizes.append(sum(len(write.prompt.encode()) for writes in work for write in writes.writes))
+            return commit_(work)
+
+        store.commit = noted  # type: ignore[method-assign]
+        prompt = "字" * (BATCH_BYTES // 12)
+        for number in range(8):
+            office.writer.tell(CreateAgents(((str(number), new_agent(prompt=prompt)),)))
+        office.run()
+
+        assert sum(sizes) == 8 * len(prompt.encode())
+        assert max(sizes) <= BATCH_BYTES

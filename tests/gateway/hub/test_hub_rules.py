@@ -9,7 +9,7 @@ import pytest
 
 from commitcast.gateway.hub import encoding
 from commitcast.gateway.hub.hub import Drop, Hub, Read, Skip, Write
-from commitcast.gateway.hub.log import ENTRY_BYTES, AllAgentsLog, Ring, Rings
+from commitcast.gateway.hub.log import ENTRY_BYTES, AllAgentsLog, Ring, Rings, committed_size, entry_size
 from commitcast.gateway.hub.pacer import MAX_DEBT_S, QUIET_S, REST
 from commitcast.gateway.hub.subscription import FRAME_BYTES, Subscriber, Subscription
 from commitcast.gateway.protocol import frames
@@ -161,6 +161,32 @@ class TestSharing:
 
         assert [len(frame["items"]) for frame in plain.of_type("messages")] == [2, 1, 2]
         assert [len(frame["items"]) for frame in raw.of_type("messages")] == [2, 1, 1, 1]
+
+    def test_a_frame_is_bounded_in_bytes_and_not_in_characters(self, bench: Bench) -> None:
+        bench.write("a", *[text("字" * 1_000, metadata={"m": "字" * 500})] * 60)
+        peer = bench.peer("a")
+
+        bench.pump()
+
+        sizes = [len(json.dumps(frame, ensure_ascii=False).encode()) for frame in peer.of_type("messages")]
+        assert sum(sizes) > 60 * 4_500
+        assert max(sizes) < FRAME_BYTES + 6_000 + ENTRY_BYTES * 16
+
+
+def test_what_entries_count_for_is_bytes(bench: Bench) -> None:
+    wide = "字" * 1_000
+    created = bench.write(
+        "wide", new_agent(prompt=wide, configuration_json=json.dumps({"a": wide}, ensure_ascii=False))
+    )
+    said = bench.write("wide", text(wide, metadata={"m": wide}), change(INITIALIZING, RUNNING))
+    failed = bench.write("wide", change(RUNNING, FAILED, error_name="Error", error_message=wide, reason=wide))
+    bench.write("b", change(INITIALIZING, RUNNING))
+    ended = bench.write("b", change(RUNNING, COMPLETED, result_json=f'"{wide}"'))
+
+    for committed, texts in ((created, 2), (said, 2), (failed, 2), (ended, 1)):
+        size = committed_size(committed)
+        assert 3_000 * texts <= size - ENTRY_BYTES * len(committed.entries) < 3_000 * texts + 100
+        assert size == sum(map(entry_size, committed.entries))
 
 
 class TestRing:

@@ -104,3 +104,13 @@ def test_it_is_bounded_and_the_first_commits_are_kept(store: SqliteStore) -> Non
     assert list(taken) == committed[:1]
     assert dropped == {"a": committed[-1].last_position, frames.ALL: committed[-1].last_position}
     assert waiting.take() == (type(taken)(), {})
+
+
+def test_notices_are_counted_with_the_bytes_of_their_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "INBOX_BYTES", 10_000)
+    inbox = gateway.CommitInbox(lambda: None)
+
+    for _ in range(5):
+        inbox.notify("a", "internal", "字" * 2_000, retry=False)
+
+    assert len(inbox.take()[0]) == 2

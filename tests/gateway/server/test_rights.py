@@ -16,7 +16,7 @@ from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.templates import load_templates
 from commitcast.gateway.hub.redaction import Redactor
 from commitcast.gateway.protocol import frames
-from commitcast.gateway.server.access.auth import Grant, Permission
+from commitcast.gateway.server.access.auth import Grant, Permission, TokenError
 from commitcast.gateway.server.metrics import Traffic
 from commitcast.gateway.server.reader import StoreReader
 from commitcast.gateway.server.requests import AgentControl, Refusal, Requests
@@ -157,6 +157,19 @@ class TestOperations:
             assert (await runtime.agent(HERE).arecord()).head == 1
 
         play(tmp_path, scenario, token=Passes(**CALLERS), templates={"quick": Template(quick)})
+
+
+def test_a_refusal_in_another_script_is_cut_to_what_a_close_frame_can_carry(tmp_path: Path) -> None:
+    class Refusing:
+        def verify(self, token: str) -> Grant:
+            raise TokenError("拒" * 100)
+
+    async def scenario(runtime: AgentRuntime) -> None:
+        async with opened(runtime, ("Authorization", "Bearer any")) as client:
+            goodbye, code = await client.farewell()
+            assert (goodbye["reason"], code) == ("拒" * 100, 4501)
+
+    play(tmp_path, scenario, token=Refusing())
 
 
 class TestWhichTokenCounts:

@@ -15,7 +15,7 @@ from commitcast.persistence.records import AgentDeletion, AgentRecord, Entry, Me
 from commitcast.persistence.sqlite import connections
 from commitcast.persistence.sqlite import store as sqlite_store
 from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.store import MAX_PAGE_BYTES, agent_size, entry_size
+from commitcast.persistence.store import MAX_PAGE_BYTES, entry_size
 from stores import (
     AT,
     COMPLETED,
@@ -293,15 +293,16 @@ class TestAgents:
         assert found() == set()
         assert found(("", "\x7f")) == {record.id for record in busy.agents()}
 
+    @pytest.mark.parametrize("letter", ["x", "字"])
     @pytest.mark.parametrize("newest", [False, True])
-    def test_a_page_of_large_agents_is_shorter(self, busy: SqliteStore, newest: bool) -> None:
+    def test_a_page_of_large_agents_is_shorter(self, busy: SqliteStore, newest: bool, letter: str) -> None:
         for number in range(4):
-            commit(busy, f"large-{number}", new_agent(prompt="x" * 600_000))
+            commit(busy, f"large-{number}", new_agent(prompt=letter * (600_000 // len(letter.encode()))))
 
         found: list[str] = []
         pages = after = 0
         while page := busy.agents(after=after, newest=newest):
-            assert sum(map(agent_size, page[:-1])) < MAX_PAGE_BYTES
+            assert sum(len(record.prompt.encode()) for record in page[:-1]) < MAX_PAGE_BYTES
             found += [record.id for record in page]
             after, pages = page[-1].position, pages + 1
 
