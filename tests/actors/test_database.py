@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from by_hand import Office
 from commitcast.actors.database import BATCH_BYTES, BATCH_ROWS
 from commitcast.actors.kernel.future import Future
-from commitcast.actors.messages import Append, ChangeStatus, CreateAgents, Complete, Fail, Start, Terminate
+from commitcast.actors.messages import Append, ChangeStatus, Complete, CreateAgents, Fail, Start, Terminate
 from commitcast.persistence import AgentNotFoundError, AgentStatus
 from commitcast.persistence.errors import PrecedingRefusedError
 from commitcast.persistence.records import MessageRecord
