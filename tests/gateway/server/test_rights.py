@@ -675,3 +675,22 @@ class TestPagesOfAgents:
             assert foreign.body.replace(b"org2:a0", b"ID") == absent.body.replace(b"org2:zz", b"ID")
 
         play(tmp_path, scenario, token=self.TENANTS)
+
+
+def test_names_that_the_host_adds_are_hidden_wherever_an_agent_is_shown(tmp_path: Path) -> None:
+    async def scenario(runtime: AgentRuntime) -> None:
+        async with raw(runtime.url) as watcher:
+            await watcher.subscribe("*")
+            await watcher.until("live")
+            await runtime.alaunch(
+                id="a", configuration={"sessionId": "hidden", "max_tokens": 4_096, "apiKey": "hidden"}
+            )
+            created = (await watcher.until("agent", event="created"))["record"]
+            subscribed = (await watcher.ask("subscribe", agent="a"))["record"]
+        one = (await get(runtime, "/v1/agents/a")).json
+        (listed,) = (await get(runtime, "/v1/agents")).json["agents"]
+
+        shown = [record["configuration"] for record in (created, subscribed, one, listed)]
+        assert shown == [{"max_tokens": 4_096}] * 4
+
+    play(tmp_path, scenario, redact=["session id"])
