@@ -2,7 +2,7 @@
 
 The actors know the floors below them through `Backend` alone. `InProcess` is a store and a gateway server in the host's
 own process; another implementation may reach them in a process of their own. The gateway's requests back (launch, send,
-terminate) are its `Operations`, which `serve` is given. Must never cast what a commit has not returned.
+terminate) are its `AgentControl`, which `serve` is given. Must never cast what a commit has not returned.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from prometheus_client.registry import Collector
 
-from commitcast.gateway.server.operations import Operations
+from commitcast.gateway.server.requests import AgentControl
 from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence.records import Committed
 from commitcast.persistence.sqlite.store import SqliteStore
@@ -68,7 +68,7 @@ class Backend(Protocol):
     def open(self) -> None:
         """Open the store for writing. Raises `StoreOpenError`."""
 
-    def serve(self, control: Operations, numbers: Collector) -> None:
+    def serve(self, control: AgentControl, numbers: Collector) -> None:
         """Bind the address; subscribers cannot connect before `accept`. Raises `ListenError`.
 
         Args:
@@ -112,8 +112,8 @@ class InProcess:
         self.server = server
         self.writer: Writer = store
         self.reader: Reader = store
-        self.publish: Publish = _cast_to_nobody if server is None else server.core.publish
-        self.notify: Notify = _cast_to_nobody if server is None else server.core.notify
+        self.publish: Publish = _cast_to_nobody if server is None else server.publish
+        self.notify: Notify = _cast_to_nobody if server is None else server.notify
         self.verify = store.verify
         self.backup = store.backup
         self.open = store.open
@@ -129,10 +129,10 @@ class InProcess:
         """The WebSocket URL for subscribers."""
         return None if self.server is None else self.server.url
 
-    def serve(self, control: Operations, numbers: Collector) -> None:
+    def serve(self, control: AgentControl, numbers: Collector) -> None:
         """Bind the address. See `Backend.serve`."""
         if self.server is not None:
-            self.server.core.operations = control
+            self.server.core.requests.control = control
             self.server.core.registry.register(numbers)
             self.server.start()
 

@@ -20,7 +20,7 @@ _RANDOM_BYTES: Final = 8
 
 
 class RuntimeControl:
-    """Implements the gateway's `Operations`."""
+    """Implements the gateway's `AgentControl`."""
 
     def __init__(self, templates: Mapping[str, Template], system: ActorSystem) -> None:
         """Make it.

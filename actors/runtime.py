@@ -67,6 +67,7 @@ class AgentRuntime(AgentApi):
         tls: ssl.SSLContext | None = None,
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
+        redact: Sequence[str] = (),
         max_running_sources: int = MAX_RUNNING_SOURCES,
         max_unacknowledged: int = AGENT_MESSAGES,
         max_unacknowledged_bytes: int = AGENT_BYTES,
@@ -92,6 +93,7 @@ class AgentRuntime(AgentApi):
             tls: certificate and key to serve subscribers with; None serves without TLS.
             allowed_hosts: further names that a Host header may have.
             allowed_origins: further origins whose pages may subscribe.
+            redact: further names in configurations whose values subscribers are not shown, as `session id`.
             max_running_sources: threads for blocking sources; further ones wait.
             max_unacknowledged: messages that one agent may have which are not committed yet.
             max_unacknowledged_bytes: their bytes.
@@ -117,6 +119,7 @@ class AgentRuntime(AgentApi):
                 tls=tls,
                 allowed_hosts=allowed_hosts,
                 allowed_origins=allowed_origins,
+                redact=redact,
                 heartbeat_s=heartbeat_s,
             )
         self._backend = InProcess(store, server)

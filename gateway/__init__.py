@@ -7,7 +7,7 @@ from commitcast.gateway.client.asyncio import Subscription, subscribe
 from commitcast.gateway.client.blocking import BlockingSubscription, subscribe_blocking
 from commitcast.gateway.client.requests import BlockingClient, Client
 from commitcast.gateway.protocol.errors import CloseCode, ErrorCode, ListenError, RequestError, SubscriptionError
-from commitcast.gateway.server.access.auth import Capability, Grant, Operation, StaticTokens, Verifier
+from commitcast.gateway.server.access.auth import Capability, Grant, Operation, Permission, StaticTokens, Verifier
 from commitcast.gateway.server.access.limits import Limits
 from commitcast.gateway.server.errors import MissingExtraError, TokenError
 from commitcast.gateway.server.server import GatewayServer
@@ -25,6 +25,7 @@ __all__ = [
     "ListenError",
     "MissingExtraError",
     "Operation",
+    "Permission",
     "RequestError",
     "StaticTokens",
     "Subscription",

@@ -1,6 +1,15 @@
 """Rights and tokens. A door; the room is `server/access/auth.py`."""
 
-from commitcast.gateway.server.access.auth import Capability, Grant, Operation, StaticTokens, Verifier
+from commitcast.gateway.server.access.auth import Capability, Grant, Operation, Permission, StaticTokens, Verifier
 from commitcast.gateway.server.errors import MissingExtraError, TokenError
 
-__all__ = ["Capability", "Grant", "MissingExtraError", "Operation", "StaticTokens", "TokenError", "Verifier"]
+__all__ = [
+    "Capability",
+    "Grant",
+    "MissingExtraError",
+    "Operation",
+    "Permission",
+    "StaticTokens",
+    "TokenError",
+    "Verifier",
+]

@@ -145,14 +145,14 @@ class Committed(metaclass=_MadeByPersistence):
     (`previous`, `last`] of the agent, and consecutive positions over all agents.
     """
 
-    __slots__ = ("agent", "committed_ns", "entries", "epoch", "follows", "last", "previous", "size")
+    __slots__ = ("agent", "committed_ns", "entries", "epoch", "last", "previous", "previous_entry_position", "size")
 
     agent: str
     epoch: str
     previous: int
     last: int
-    follows: int
-    """Position of the agent's entry before these, 0 if there was none: shows a missing one."""
+    previous_entry_position: int
+    """Of the agent's entry before these, 0 if there was none: it shows whether one is missing."""
     entries: tuple[Entry, ...]
     size: int
     """Bytes of content, metadata and raw."""
@@ -161,14 +161,21 @@ class Committed(metaclass=_MadeByPersistence):
 
     @classmethod
     def _of(
-        cls, agent: str, epoch: str, previous: int, last: int, follows: int, entries: tuple[Entry, ...], size: int
+        cls,
+        agent: str,
+        epoch: str,
+        previous: int,
+        last: int,
+        previous_entry_position: int,
+        entries: tuple[Entry, ...],
+        size: int,
     ) -> Self:
         self = object.__new__(cls)
         self.agent = agent
         self.epoch = epoch
         self.previous = previous
         self.last = last
-        self.follows = follows
+        self.previous_entry_position = previous_entry_position
         self.entries = entries
         self.size = size
         self.committed_ns = 0

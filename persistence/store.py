@@ -29,8 +29,8 @@ Progress = Callable[[int, int], object]
 """Called during a long operation with the units done and the units in all."""
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """Where an agent stands, and where a subscriber to it begins."""
+class ResolvedCursor(msgspec.Struct, frozen=True):
+    """A cursor of one agent's log, checked against the store, with the agent's record as it was then."""
 
     record: AgentRecord
     position: int
@@ -158,8 +158,8 @@ class Reader(Protocol):
     def keyed(self, agent: str, key: str) -> MessageRecord | None:
         """Return the message of an agent that was stored under a key, or None if there is none."""
 
-    def standing(self, agent: str, after: int | None, epoch: str | None = None) -> Standing:
-        """Return where an agent stands and where a subscriber begins.
+    def resolve_cursor(self, agent: str, after: int | None, epoch: str | None = None) -> ResolvedCursor:
+        """Check a cursor, and return the agent's record and the position that belongs to it.
 
         Args:
             agent: its id.

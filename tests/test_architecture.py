@@ -34,8 +34,6 @@ PURE = {
     "gateway/server/http/sse.py",
     "gateway/server/sockets/strict_protocol.py",
     "gateway/server/liveness.py",
-    "gateway/server/pacer.py",
-    "gateway/server/pages.py",
     "gateway/client/protocol.py",
     "gateway/client/reconnect.py",
     "actors/lifecycle.py",

@@ -18,7 +18,7 @@ from commitcast.actors.bench.stream import agent_name, content_of
 from commitcast.actors.bench.workshop import Workshop
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
-from commitcast.gateway.server.pacer import REST
+from commitcast.gateway.hub.pacer import REST
 
 HISTORY: Final = "history"
 HISTORY_OF_CEILING: Final = 0.5

@@ -11,7 +11,8 @@ from typing import Any, Final, TextIO
 import msgspec
 from rich.console import Console
 
-from commitcast.gateway.hub import views
+from commitcast.gateway.hub.encoding import agent_view
+from commitcast.gateway.hub.redaction import Redactor
 from commitcast.persistence.records import AgentRecord
 
 
@@ -115,7 +116,7 @@ def print_json(value: Any) -> None:
 def print_agent(record: AgentRecord, *, as_json: bool) -> None:
     """Print an agent."""
     if as_json:
-        print_json(views.agent_view(record))
+        print_json(agent_view(record, Redactor()))
         return
     when = (record.completed_at or record.started_at or record.created_at)[:19].replace("T", " ")
     why = f"  {record.error_name}: {record.error_message}" if record.error_name else ""
@@ -126,7 +127,7 @@ def print_agent(record: AgentRecord, *, as_json: bool) -> None:
 def print_ending(record: AgentRecord, *, as_json: bool, account: str = "") -> None:
     """Print how an agent ended: data with --json, else a note, with what is to be said of its messages."""
     if as_json:
-        print_json(views.agent_view(record))
+        print_json(agent_view(record, Redactor()))
         return
     note_ending(record.id, record.status, record.head, account, record.error_message)
 

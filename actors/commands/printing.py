@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from commitcast.actors.commands.output import COLOURS, console, print_json, printable
-from commitcast.gateway.hub import views
+from commitcast.gateway.hub.encoding import message_item
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.texts import READING_MARKS, Place, Texts
 from commitcast.persistence.records import MessageRecord
@@ -51,7 +51,7 @@ class Printer:
 
     def record(self, record: MessageRecord) -> None:
         """Print a message that is durable."""
-        self.item(views.item(record, raw=self._as_json, with_agent=True))
+        self.item(message_item(record, raw=self._as_json, with_agent=True))
 
     def item(self, item: frames.Item) -> None:
         """Print a message as a subscriber has it, and flush it.

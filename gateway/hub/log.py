@@ -1,30 +1,32 @@
-"""The recent entries of a log, bounded in bytes: what a live subscriber is given without a read from the store.
+"""The recent entries of logs, bounded in bytes: live subscribers are given them without a read from the store.
 
-Pure; used from the hub's thread. Entries are the records that were committed; frames made of them are kept beside them
-while they last, so that subscribers at the same cursor share one encoding. Those may take as much again.
+A log is one agent's or that of all agents. Entries are the records that were committed; frames made of them are kept
+beside them while they last, so that subscribers at the same cursor share one encoding. Those may take as many bytes
+again. Pure; used from the hub's thread.
 """
 
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from typing import Final
 
-from commitcast.gateway.hub.prepared import PreparedFrame
-from commitcast.persistence.records import AgentRecord, Committed, Entry, MessageRecord, StatusChange
+from commitcast.gateway.hub.encoding import PreparedFrame
+from commitcast.persistence.records import Committed, Entry, MessageRecord
+from commitcast.persistence.store import entry_size as text_bytes_of
 
 RING_BYTES: Final = 256 * 1024
 """For one agent: more than a socket's buffers, so that only subscribers that fell behind read the store."""
 ALL_RINGS_BYTES: Final = 64 * 1024 * 1024
-FEED_BYTES: Final = 8 * 1024 * 1024
+ALL_AGENTS_BYTES: Final = 8 * 1024 * 1024
 """For the log of all agents: about one full batch."""
 ENTRY_BYTES: Final = 512
-"""What an entry costs beside its text."""
+"""Of memory that an entry takes beside its text."""
 
 FORMS: Final = 3
-"""What a kept frame is kept as: JSON, a WebSocket frame, and a compressed one that may be as long."""
+"""In which a frame is kept: JSON, a WebSocket frame, and a compressed one that may be as long."""
 
 FrameKey = tuple[int, int, bool, int]
-"""Position, cursor, whether raw is wanted, and how many messages fit: what makes two subscribers' next frames equal."""
-Made = tuple[PreparedFrame | None, int]
+"""Position, cursor, whether raw is included, and credit: subscriptions that have these in common share a frame."""
+NextFrame = tuple[PreparedFrame | None, int]
 """A frame, None if the entries need none, and how many entries it covers."""
 
 
@@ -35,7 +37,7 @@ class Ring:
         self.start = start
         self.epoch = epoch
         self.entries: list[Entry] = []
-        self.frames: dict[FrameKey, Made] = {}
+        self.frames: dict[FrameKey, NextFrame] = {}
         self.size = 0
         self.last_sequence: int | None = None
         """Of the agent whose entries were appended last."""
@@ -67,12 +69,13 @@ class Ring:
         if self.size > self._max_bytes:
             self._trim()
 
-    def keep(self, key: FrameKey, made: Made) -> None:
-        """Keep a frame for others at the same cursor, until something is appended or too many are kept."""
-        size = ENTRY_BYTES + (0 if made[0] is None else FORMS * len(made[0].json))
+    def keep(self, key: FrameKey, frame: NextFrame) -> None:
+        """Keep a frame for subscriptions at the same cursor, until something is appended or too many are kept."""
+        prepared, _ = frame
+        size = ENTRY_BYTES + (0 if prepared is None else FORMS * len(prepared.json))
         if self.frames_size + size > self._max_bytes:
             self.forget_frames()
-        self.frames[key] = made
+        self.frames[key] = frame
         self.frames_size += size
 
     def forget_frames(self) -> None:
@@ -93,19 +96,14 @@ class Ring:
 
 def entry_size(entry: Entry) -> int:
     """Return the bytes that an entry counts for."""
-    if isinstance(entry, MessageRecord):
-        content = len(entry.content) if entry.content.isascii() else len(entry.content.encode())
-        return ENTRY_BYTES + content + len(entry.raw or b"") + len(entry.metadata_json or "")
-    if isinstance(entry, StatusChange):
-        return ENTRY_BYTES + len(entry.result_json or "") + len(entry.error_message or "")
-    return ENTRY_BYTES + (len(entry.configuration_json) + len(entry.prompt) if isinstance(entry, AgentRecord) else 0)
+    return ENTRY_BYTES + text_bytes_of(entry)
 
 
 def committed_size(committed: Committed) -> int:
     """Return the sum over its entries; the store has added the messages up already."""
     size = ENTRY_BYTES * len(committed.entries) + committed.size
-    if len(committed.entries) > committed.last - committed.previous:  # others beside messages
-        size += sum(entry_size(entry) - ENTRY_BYTES for entry in committed.entries if type(entry) is not MessageRecord)
+    if len(committed.entries) > committed.last - committed.previous:  # other entries beside messages
+        size += sum(text_bytes_of(entry) for entry in committed.entries if not isinstance(entry, MessageRecord))
     return size
 
 
@@ -126,15 +124,17 @@ class Rings:
         return self._rings.get(agent)
 
     def extend(self, committed: Committed) -> list[tuple[str, int]]:
-        """Append to the agent's ring; begin a new one if something before it is missing.
+        """Append to the agent's ring; begin a new one if the entries before are not in it.
 
         Returns:
-            The agents whose rings had to go, each with the position where its ring ended.
+            The agents whose rings were dropped for it, each with the position where its ring ended.
         """
         ring = self._rings.get(committed.agent)
-        if ring is None or ring.epoch != committed.epoch or ring.end < committed.follows:
+        if ring is None or ring.epoch != committed.epoch or ring.end < committed.previous_entry_position:
             self.drop(committed.agent)
-            ring = self._rings[committed.agent] = Ring(committed.follows, committed.epoch, self._ring_bytes)
+            ring = self._rings[committed.agent] = Ring(
+                committed.previous_entry_position, committed.epoch, self._ring_bytes
+            )
         elif committed.last_position <= ring.end:
             return []  # known already
         self.size -= ring.size
@@ -142,13 +142,13 @@ class Rings:
         ring.extend(committed)
         self.size += ring.size
         self._rings.move_to_end(committed.agent)
-        gone = []
+        dropped = []
         while self.size > self._all_bytes and len(self._rings) > 1:
             agent, oldest = self._rings.popitem(last=False)
             self.size -= oldest.size
             self.frames_size -= oldest.frames_size
-            gone.append((agent, oldest.end))
-        return gone
+            dropped.append((agent, oldest.end))
+        return dropped
 
     def drop(self, agent: str) -> None:
         """Forget an agent's ring."""
@@ -157,22 +157,22 @@ class Rings:
             self.size -= ring.size
             self.frames_size -= ring.frames_size
 
-    def keep(self, agent: str, key: FrameKey, made: Made) -> None:
-        """Keep a frame beside an agent's ring; when there are too many over all, forget them all."""
+    def keep(self, agent: str, key: FrameKey, frame: NextFrame) -> None:
+        """Keep a frame beside an agent's ring; forget all frames when those of all rings pass the bound."""
         ring = self._rings[agent]
         self.frames_size -= ring.frames_size
-        ring.keep(key, made)
+        ring.keep(key, frame)
         self.frames_size += ring.frames_size
         if self.frames_size > self._all_bytes:
-            for each in self._rings.values():
-                each.forget_frames()
+            for kept in self._rings.values():
+                kept.forget_frames()
             self.frames_size = 0
 
 
-class Feed:
-    """The ring of the log of all agents. Commits arrive in any order of agents and leave in that of positions."""
+class AllAgentsLog:
+    """The recent entries of all agents. Commits arrive in any order of agents and are released in that of positions."""
 
-    def __init__(self, max_bytes: int = FEED_BYTES) -> None:
+    def __init__(self, max_bytes: int = ALL_AGENTS_BYTES) -> None:
         self._max_bytes = max_bytes
         self.ring: Ring | None = None
         self._early: dict[int, Committed] = {}
@@ -181,7 +181,7 @@ class Feed:
 
     @property
     def size(self) -> int:
-        """Bytes that wait or are kept."""
+        """Bytes of what is kept, and of what waits for the commits before it."""
         return self._early_bytes + (0 if self.ring is None else self.ring.size)
 
     def begin(self, position: int) -> None:
@@ -190,7 +190,7 @@ class Feed:
             self.ring = Ring(position, "", self._max_bytes)
 
     def end(self) -> None:
-        """Forget everything: nobody is interested any more."""
+        """Forget everything, when the last subscription has ended."""
         self.ring = self._stuck_at = None
         self._early.clear()
         self._early_bytes = 0
@@ -207,16 +207,16 @@ class Feed:
         return self._release(ring)
 
     def reach(self, position: int) -> bool:
-        """Begin there instead, if nothing was collected yet: the store had nothing beyond when it was last read.
+        """Begin at a position instead, if nothing was collected yet: the store had nothing beyond it when it was read.
 
-        Whoever begins in the past is given that past from the store; what is committed meanwhile joins its end.
+        A subscription that begins in the past is given that past from the store; later commits continue where it ends.
         """
         if self.ring is None or self.ring.entries or self.ring.end >= position:
             return False
         return self._restart(position)
 
     def skip_gap(self) -> bool:
-        """Go on behind a gap that has not moved since the last call; return whether it did."""
+        """Go on behind a gap that is the same as at the last call; return whether entries may have been released."""
         if self.ring is None or not self._early:
             self._stuck_at = None
             return False

@@ -1,8 +1,8 @@
-"""What comes over a socket as frames: how large it is comes first, then what it is. Pure.
+"""Decodes frames, after a check of their size. Pure.
 
-The only place where frames are decoded. A stranger chooses what is decoded here, on the gateway's only event loop: so
-nothing is made into objects that is not of the protocol, and what is too large for its kind is not decoded at all. Of a
-frame that is refused only its `id` is read, and everything else in it is passed over.
+The only place where frames are decoded. Strangers choose what is decoded here, on the gateway's only event loop: so no
+objects are made of data that is not part of the protocol, and a frame that is too large for its kind is not decoded at
+all. Of a refused frame only the `id` is read; the rest is skipped.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from commitcast.gateway.protocol.frames import (
 )
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
-"""What a decoder raises: no JSON or not ours, a lone surrogate, nested too deeply."""
+"""What a decoder raises: invalid JSON or another type, a lone surrogate, nesting that is too deep."""
 _SHOWN: Final = 200
-"""Characters of a decoder's complaint, which quotes the frame."""
+"""Characters of a decoder's message, which quotes the frame."""
 
 
 class _Head(msgspec.Struct):
-    """What is read of a frame that may be none. A decoder skips what is not here without making anything of it."""
+    """The fields that are read of an invalid frame. The decoder skips all others without making objects of them."""
 
     id: msgspec.Raw = msgspec.Raw(b"null")
     type: msgspec.Raw = msgspec.Raw(b"null")
@@ -47,7 +47,7 @@ _WITH_CONTENT: Final = frozenset(str(frame.__struct_config__.tag) for frame in (
 
 
 def size_of(data: str | bytes) -> int:
-    """Return the bytes of what came, in UTF-8."""
+    """Return the size of a message in bytes of UTF-8."""
     if isinstance(data, bytes) or data.isascii():
         return len(data)
     return len(data.encode("utf-8", "surrogatepass"))
@@ -58,11 +58,11 @@ def decode_client(data: str | bytes, *, is_known: bool = True) -> ClientFrame:
 
     Args:
         data: a message of its WebSocket.
-        is_known: whether the client has said who it is, where it must; before that it sends control frames only, and
-            of a larger one not even the `id` is read.
+        is_known: False while the client must still authenticate: it may send control frames only, and of a larger one
+            not even the `id` is read.
 
     Raises:
-        FrameError: it is none, or too large; the error has the frame's `id` if that could be read.
+        FrameError: it is not a valid frame, or too large; the error has the frame's `id` if that could be read.
     """
     if isinstance(data, bytes):
         raise FrameError("frames are text, not binary: send one JSON object in a text frame")
@@ -72,7 +72,7 @@ def decode_client(data: str | bytes, *, is_known: bool = True) -> ClientFrame:
     try:
         frame = _decode_client(data)
     except _UNREADABLE as error:
-        raise _not_ours(error, _id_of(_head_of(data))) from None
+        raise _invalid(error, _id_of(_head_of(data))) from None
     match frame:
         case Send():
             _check_content("content", frame.content, frame, frame.agent)
@@ -82,19 +82,19 @@ def decode_client(data: str | bytes, *, is_known: bool = True) -> ClientFrame:
 
 
 def _check_has_content(data: str, size: int, *, is_known: bool) -> None:
-    """Check that a frame which is too large for a control frame is one that carries content."""
+    """Check that a frame that is too large for a control frame is one that carries content."""
     if not is_known:
         raise _too_large("before `hello` a frame", MAX_CONTROL_BYTES, size, None)
     try:
         head = _decode_head(data)
     except _UNREADABLE as error:
-        raise _not_ours(error, None) from None
+        raise _invalid(error, None) from None
     if _type_of(head) not in _WITH_CONTENT:
         raise _too_large("a control frame", MAX_CONTROL_BYTES, size, _id_of(head))
 
 
 def _check_content(what: str, content: str, frame: Send | Launch, name: str) -> None:
-    """Check what a frame that may be large carries; what is echoed of it is as small as in any other frame."""
+    """Check the fields of a frame that may be large; those that are echoed are as small as in any other frame."""
     if size_of(name) > MAX_CONTROL_BYTES:
         raise _too_large("a name", MAX_CONTROL_BYTES, size_of(name), None)
     if isinstance(frame.id, str) and size_of(frame.id) > MAX_CONTROL_BYTES:
@@ -103,16 +103,16 @@ def _check_content(what: str, content: str, frame: Send | Launch, name: str) -> 
         raise _too_large(what, MAX_CONTENT_BYTES, size_of(content), frame.id)
 
 
-def _too_large(what: str, most: int, size: int, id: FrameId) -> FrameError:
-    return FrameError(f"{what} may have {most:,} bytes, and this has {size:,}", id=id, code=ErrorCode.TOO_LARGE)
+def _too_large(what: str, limit: int, size: int, id: FrameId) -> FrameError:
+    return FrameError(f"{what} may have {limit:,} bytes, and this has {size:,}", id=id, code=ErrorCode.TOO_LARGE)
 
 
-def _not_ours(error: Exception, id: FrameId) -> FrameError:
-    return FrameError(f"this is no frame of {SUBPROTOCOL}: {error!s:.{_SHOWN}}", id=id)
+def _invalid(error: Exception, id: FrameId) -> FrameError:
+    return FrameError(f"this is not a frame of {SUBPROTOCOL}: {error!s:.{_SHOWN}}", id=id)
 
 
 def _head_of(data: str | bytes) -> _Head:
-    """Return what can be read of a frame that is none."""
+    """Return what can be read of an invalid frame."""
     try:
         return _decode_head(data)
     except _UNREADABLE:
@@ -137,12 +137,14 @@ def decode_server(data: str | bytes) -> ServerFrame | None:
     """Return the frame that a server sent; None for a type of a later version.
 
     Raises:
-        FrameError: it is none.
+        FrameError: it is not a valid frame.
     """
     try:
         return _decode_server(data)
     except _UNREADABLE as error:
-        found = _type_of(_head_of(data))
-        if found is not None and found not in _SERVER_TYPES:
+        type = _type_of(_head_of(data))
+        if type is not None and type not in _SERVER_TYPES:
             return None
-        raise FrameError(f"the server sent no frame of {SUBPROTOCOL}: {error!s:.{_SHOWN}}") from None
+        raise FrameError(
+            f"the server sent a message that is not a frame of {SUBPROTOCOL}: {error!s:.{_SHOWN}}"
+        ) from None

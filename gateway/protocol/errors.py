@@ -1,12 +1,12 @@
-"""What can go wrong between server and subscriber, and the codes that say so on the wire.
+"""Errors between server and client, and their codes on the wire.
 
 CommitcastError
 ├── ListenError (OSError)                 the address cannot be served
-├── FrameError (ValueError)               a frame that does not keep to the protocol
+├── FrameError (ValueError)               a frame is not valid
 ├── RequestError (ConnectionError)        a request was refused, or not answered in time
-└── SubscriptionError (ConnectionError)   the server refused for good; raised by the client
+└── SubscriptionError (ConnectionError)   the server refused a subscription for good; raised by the client
 
-A close code tells the client whether to come back: 4000 to 4499 yes, 4500 to 4999 no.
+A close code tells the client whether to reconnect: 4000 to 4499 yes, 4500 to 4999 no.
 """
 
 from enum import IntEnum, StrEnum
@@ -97,7 +97,7 @@ class ListenError(CommitcastError, OSError):
 
 
 class FrameError(CommitcastError, ValueError):
-    """A frame that does not keep to the protocol; the connection goes on."""
+    """A frame is not valid; the connection goes on."""
 
     code = "bad_request"
 

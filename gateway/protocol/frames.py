@@ -1,7 +1,7 @@
-"""The wire protocol `commitcast.v1.json` as types: one JSON object a text frame, told apart by its key `type`.
+"""The wire protocol `commitcast.v1.json` as types: one JSON object in each text frame, whose `type` names its kind.
 
-The only place where frames are encoded; `decoding` is where they are read. Pure. Clients ignore fields and types they
-do not know; the server ignores unknown fields and refuses unknown types. Numbers stay below 2^53.
+The only place where frames are encoded; `decoding` decodes them. Pure. Clients ignore fields and types that they do not
+know; the server ignores unknown fields and refuses unknown types. Numbers stay below 2^53.
 """
 
 from typing import Annotated, Any, Final, Literal
@@ -17,13 +17,13 @@ MAX_CONTROL_BYTES: Final = 64 * 1024
 """Of a frame that carries no content."""
 MAX_CONTENT_BYTES: Final = 1024 * 1024
 MAX_FRAME_BYTES: Final = 2 * 1024 * 1024
-"""What the WebSocket layer takes at all; more closes the connection with 1009."""
+"""Of any frame; a larger one closes the connection with 1009."""
 
 MAX_NUMBER: Final = 2**53 - 1
-"""JavaScript counts no further."""
+"""The largest integer that JavaScript represents exactly."""
 
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-"""Makes a repeated request harmless: chosen by the client, once for each thing that it wants done."""
+"""Makes a repeated request harmless: the client chooses a new one for each request that is not a repetition."""
 FrameId = Annotated[int, msgspec.Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)] | str | None
 Cursor = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 """A sequence or a position, as a client may give it."""
@@ -39,7 +39,7 @@ class _Client(msgspec.Struct, tag_field="type", kw_only=True):
 
 
 class Hello(_Client, kw_only=True, tag="hello"):
-    """Say who one is, or present a new token before the old one expires."""
+    """Authenticate, or renew the token before it expires."""
 
     token: str | None = None
     """Needed if the server demands one and the handshake had none."""

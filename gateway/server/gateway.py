@@ -1,101 +1,163 @@
-"""What is behind every door of the gateway, whatever kind of connection comes through it: sessions, hub, and clock.
+"""Transport-independent part of the gateway: sessions, hub, heartbeats, and the inbox through which commits arrive.
 
-Lives on one event loop. Other threads reach it through `publish` and `notify`, which hand over and return at once. Must
-never delay a commit: what the loop cannot take in time is left to the store.
+Lives on one event loop. Other threads reach it through its `CommitInbox`, which returns at once. Must never delay a
+commit: what the loop cannot take in time is left to the store.
 """
 
 import asyncio
+import logging
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from http import HTTPStatus
-from importlib import metadata
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from commitcast.gateway.hub.subscription import Subscriber, Subscription
+from commitcast.gateway.hub.hub import Hub
+from commitcast.gateway.hub.log import ENTRY_BYTES, committed_size
+from commitcast.gateway.hub.redaction import Redactor
+from commitcast.gateway.hub.subscription import Subscription
+from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.errors import CloseCode
 from commitcast.gateway.server.access.admission import Admission
-from commitcast.gateway.server.access.auth import Grant, Verifier
+from commitcast.gateway.server.access.auth import Verifier
 from commitcast.gateway.server.access.connection_counts import ConnectionCounts
 from commitcast.gateway.server.access.limits import Limits
-from commitcast.gateway.server.commit_inbox import Handover
 from commitcast.gateway.server.http.request import HttpResponse, error_response
-from commitcast.gateway.server.metrics import GatewayCollector, Standings, Traffic
-from commitcast.gateway.server.operations import Operations
+from commitcast.gateway.server.metrics import ConnectionStats, GatewayCollector, Traffic
 from commitcast.gateway.server.peer import Peer
 from commitcast.gateway.server.pump import Pump
+from commitcast.gateway.server.reader import StoreReader
+from commitcast.gateway.server.requests import AgentControl, Requests
 from commitcast.gateway.server.session import Session
 from commitcast.gateway.server.sockets import descriptors
+from commitcast.gateway.server.tasks import BackgroundTasks
 from commitcast.persistence.records import Committed
-from commitcast.persistence.store import Reader
+from commitcast.persistence.store import Head, Reader
+from commitcast.persistence.writes import text_size
 
+logger: Final = logging.getLogger(__name__)
+
+INBOX_BYTES: Final = 64 * 1024 * 1024
+"""Waiting for the loop; what a disk takes in several seconds."""
 HEARTBEAT_S: Final = 15.0
-"""Under the thirty seconds after which proxies close what is silent."""
+"""Less than the thirty seconds after which proxies close a silent connection."""
 TICK_S: Final = 1.0
-"""How long a commit may be missing from the log of all agents before it is read from the store; and how often
-connections that take no more are looked at."""
+"""How long a commit may be missing from the log of all agents before it is read from the store; and how often paused
+connections are checked."""
 RECONNECT_MS: Final = (1_000, 3_000)
-"""A restart takes a second or two, and whoever comes too early waits longer. Clients come back spread over this, and
-the later bound is a millisecond for each of them if that is more: about the time that a handshake takes."""
+"""A restart takes a second or two. Clients reconnect spread over this range, whose end is at least a millisecond for
+each of them: about the time that a handshake takes."""
 
 
-class GatewayCore:
-    """Sessions and their hub."""
+class CommitInbox:
+    """What waits for the gateway's loop: bounded, never blocking, in order. Any thread puts; the loop takes.
+
+    What is beyond the bound is dropped and remembered as dropped: it is in the store, and subscriptions that lack it
+    read it there.
+    """
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        """Make it; `wake` is called when something is put into the empty inbox."""
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._waiting: deque[Committed | frames.Error] = deque()
+        self._bytes = 0
+        self._dropped: dict[str, int] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._waiting
+
+    def publish(self, committed: Committed) -> None:
+        """Put what was committed. Returns at once."""
+        with self._lock:
+            if self._bytes > INBOX_BYTES:
+                self._dropped[committed.agent] = self._dropped[frames.ALL] = committed.last_position
+                return  # something waits, so `take` is still to come
+            was_empty = self._append(committed, committed_size(committed))
+        if was_empty:
+            self._wake()
+
+    def notify(self, agent: str, code: str, message: str, retry: bool) -> None:
+        """Put a notice that something was refused, if there is room. Returns at once."""
+        notice = frames.Error(agent=agent, code=code, message=message, retry=retry)
+        with self._lock:
+            if self._bytes > INBOX_BYTES:
+                return
+            was_empty = self._append(notice, ENTRY_BYTES + text_size(message))
+        if was_empty:
+            self._wake()
+
+    def _append(self, item: Committed | frames.Error, size: int) -> bool:
+        was_empty = not self._waiting
+        self._waiting.append(item)
+        self._bytes += size
+        return was_empty
+
+    def take(self) -> tuple[deque[Committed | frames.Error], dict[str, int]]:
+        """Take everything that waits, and for each agent with dropped commits the position of the last one."""
+        with self._lock:
+            taken, self._waiting = self._waiting, deque()
+            dropped, self._dropped = self._dropped, {}
+            self._bytes = 0
+        return taken, dropped
+
+
+class Gateway:
+    """Sessions and their hub, for connections of any kind."""
 
     def __init__(
         self,
         store: Reader,
         *,
         verifier: Verifier | None = None,
-        operations: Operations | None = None,
+        control: AgentControl | None = None,
         limits: Limits | None = None,
         heartbeat_s: float = HEARTBEAT_S,
+        redact: Collection[str] = (),
     ) -> None:
-        """Make it; nothing runs before `begin`.
+        """Make a gateway; nothing runs before `begin`.
 
         Args:
             store: to read from; open before `begin`.
-            verifier: of tokens; None lets anybody read.
-            operations: what clients may have done; None makes it read-only.
+            verifier: of tokens; None lets every client read.
+            control: launches, sends and terminates for clients; None makes it read-only.
             limits: on what one client may ask for.
             heartbeat_s: seconds between heartbeats.
+            redact: further names in configurations whose values subscribers are not shown.
         """
         self.limits = limits or Limits()
-        self.operations = operations
         self.heartbeat_s = heartbeat_s
-        self.server = f"commitcast/{metadata.version('commitcast')}"
         self.traffic = Traffic()
-        self.pump = Pump(store, self.traffic, self._drop)
-        self.registry = CollectorRegistry(auto_describe=False)
+        self.tasks = BackgroundTasks()
+        self.redactor = Redactor(redact)
+        self.hub = Hub(redactor=self.redactor)
+        self.reader = StoreReader(store, self.tasks, self.traffic)
+        self.pump = Pump(self.hub, self.reader, self.tasks, self.traffic, self._drop)
+        self.inbox = CommitInbox(lambda: self.call(self._take))
+        self.requests = Requests(self.reader, control, self.redactor)
         self.admission = Admission(verifier, self.limits.refused_tokens)
-        self.registry.register(GatewayCollector(self.traffic, self._standings))
-        self.is_draining = False
-        self._sessions: dict[Peer, Session] = {}
-        self._handover = Handover(lambda: self.call(self._take))
         self.counts = ConnectionCounts(self.limits)
         self._from = self.counts.by_origin
-        """How many connections there are of each address; for a look inside from tests."""
+        """Connections of each address, under the name that scripts outside this package read."""
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(GatewayCollector(self.traffic, self._connection_stats))
+        self.is_draining = False
+        self._sessions: dict[Peer, Session] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         """On which it works, once it has begun."""
 
-    # From other threads.
-
-    def publish(self, committed: Committed) -> None:
-        """Hand over what was committed. Returns at once."""
-        self._handover.publish(committed)
-
-    def notify(self, agent: str, code: str, message: str, retry: bool) -> None:
-        """Hand over word of something that was refused. Returns at once."""
-        self._handover.notify(agent, code, message, retry)
-
     def call(self, function: Callable[[], object]) -> None:
-        """Have a function called on the loop, if there is one."""
+        """Have a function called on the loop, if there is one. Any thread."""
         try:
             if self.loop is not None:
                 self.loop.call_soon_threadsafe(function)
-        except RuntimeError:  # it was closed meanwhile: there is nobody to tell
+        except RuntimeError:  # it was closed meanwhile
             pass
 
     # On the loop.
@@ -103,22 +165,26 @@ class GatewayCore:
     def begin(self) -> None:
         """Begin to work on the running loop."""
         self.loop = asyncio.get_running_loop()
-        self.pump.spawn(self._beat())
-        self.pump.spawn(self._tick())
-        self._take()  # what was handed over when there was no loop yet
+        self.tasks.spawn(self._beat())
+        self.tasks.spawn(self._tick())
+        self._take()  # what was put into the inbox before there was a loop
 
-    # Who comes in.
+    def _take(self) -> None:
+        """Give the hub what is in the inbox, and perform what follows."""
+        taken, dropped = self.inbox.take()
+        for item in taken:
+            if isinstance(item, Committed):
+                self.hub.publish(item)
+            else:
+                self.hub.notify(item.agent or "", item.code, item.message, item.retry)
+        for agent, position in dropped.items():
+            self.hub.mark_stale(agent, position)
+        self.pump.run()
 
-    def enter(self, address: str) -> bool:
-        """Count a connection; return False if its address has so many that it is not worth an answer."""
-        return self.counts.enter(address)
-
-    def leave(self, address: str) -> None:
-        """Count it no longer."""
-        self.counts.leave(address)
+    # Connections.
 
     def check_capacity(self, descriptor: int | None) -> HttpResponse | None:
-        """Return the refusal of a handshake while no more connections are taken; None lets it go on.
+        """Return the refusal of a handshake while no more connections are accepted; None if it may go on.
 
         Args:
             descriptor: of the connection; None if it is not known.
@@ -131,8 +197,18 @@ class GatewayCore:
         return None
 
     async def serve(self, peer: Peer) -> None:
-        """Serve a connection that has entered, until it is closed."""
-        session = Session(self, peer)
+        """Serve a connection, which `counts` knows, until it is closed."""
+        session = Session(
+            peer,
+            hub=self.hub,
+            pump=self.pump,
+            tasks=self.tasks,
+            requests=self.requests,
+            admission=self.admission,
+            limits=self.limits,
+            traffic=self.traffic,
+            heartbeat_s=self.heartbeat_s,
+        )
         if self.counts.exceeds(peer.peer_address):
             reason = "too many connections from one address: close some first"
             await session.close(CloseCode.CONNECTION_LIMIT, reason)
@@ -143,90 +219,73 @@ class GatewayCore:
         finally:
             del self._sessions[peer]
 
-    def grant_of(self, token: str | None, address: str) -> Grant | None:
-        """Return what a token from an address allows; None without one where one is needed.
-
-        Raises:
-            TokenError: the token is not accepted.
-        """
-        return self.admission.grant_of(token, address)
-
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """How many connections are served."""
         return len(self._sessions)
-
-    def count_close(self, code: int) -> None:
-        """Count a connection that is closed."""
-        self.traffic.closes[code] += 1
-
-    def pause(self, subscriber: Subscriber) -> None:
-        """A connection takes no more."""
-        self.pump.hub.pause(subscriber)
-
-    def resume(self, subscriber: Subscriber) -> None:
-        """A connection takes more again."""
-        self.pump.hub.resume(subscriber)
-        self.pump.schedule()
-
-    async def say_goodbye(self) -> None:
-        """Send everybody away, to come back at different times; returns once each has been told."""
-        first_ms, last_ms = RECONNECT_MS
-        sessions = list(self._sessions.values())
-        waits_ms = random.sample(range(first_ms, max(last_ms, first_ms + len(sessions)) + 1), len(sessions))
-        for session, reconnect_ms in zip(sessions, waits_ms, strict=True):
-            self.pump.spawn(session.close(CloseCode.DRAIN, "the server stops", reconnect_ms))
-        await asyncio.sleep(0)  # let each write its frame
-
-    async def wait_closed(self, timeout_s: float) -> None:
-        """Wait until every connection that was sent away is closed, but no longer than so many seconds."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while self._sessions and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.01)
-
-    async def wait_caught_up(self, timeout_s: float) -> None:
-        """Wait until subscribers have what is committed, but no longer than so many seconds."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while asyncio.get_running_loop().time() < deadline:
-            unsent = any(peer.unsent_bytes for peer in self._sessions)
-            if self._handover.is_empty and self.pump.is_idle and not unsent and self.pump.hub.has_caught_up:
-                return
-            await asyncio.sleep(0.01)
-
-    def _take(self) -> None:
-        taken, dropped = self._handover.take()
-        hub = self.pump.hub
-        for fact in taken:
-            if isinstance(fact, Committed):
-                hub.publish(fact)
-            else:
-                hub.notify(fact.agent or "", fact.code, fact.message, fact.retry)
-        for agent, position in dropped.items():
-            hub.miss(agent, position)
-        self.pump.run()
 
     def _drop(self, subscription: Subscription) -> None:
         session = self._sessions.get(subscription.subscriber.peer)
         if session is not None:
             reason = f"too slow for {subscription.agent}: come back and catch up"
-            self.pump.spawn(session.close(CloseCode.SLOW, reason))
+            self.tasks.spawn(session.close(CloseCode.SLOW, reason))
 
-    def _standings(self) -> Standings:
-        return Standings(
+    def _connection_stats(self) -> ConnectionStats:
+        return ConnectionStats(
             connections=len(self._sessions),
             paused=sum(peer.subscriber.is_paused for peer in self._sessions),
             subscriptions=sum(len(peer.subscriber.subscriptions) for peer in self._sessions),
             refused_tokens=dict(self.admission.refused),
-            lags=self.pump.hub.lags(),
+            lags=self.hub.lags(),
         )
+
+    # At the end.
+
+    async def say_goodbye(self) -> None:
+        """Begin to close every connection, each with another time to reconnect; return once each has its goodbye."""
+        first_ms, last_ms = RECONNECT_MS
+        sessions = list(self._sessions.values())
+        waits_ms = random.sample(range(first_ms, max(last_ms, first_ms + len(sessions)) + 1), len(sessions))
+        for session, reconnect_ms in zip(sessions, waits_ms, strict=True):
+            self.tasks.spawn(session.close(CloseCode.DRAIN, "the server stops", reconnect_ms))
+        await asyncio.sleep(0)  # let each write its frame
+
+    async def wait_closed(self, timeout: float) -> None:
+        """Wait until every connection is closed, at most this many seconds."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        while self._sessions and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+
+    async def wait_caught_up(self, timeout: float) -> None:
+        """Wait until subscribers have what is committed, at most this many seconds."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        while asyncio.get_running_loop().time() < deadline:
+            unsent = any(peer.unsent_bytes for peer in self._sessions)
+            if self.inbox.is_empty and self.pump.is_idle and not unsent and self.hub.has_caught_up:
+                return
+            await asyncio.sleep(0.01)
+
+    # Again and again.
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self.heartbeat_s)
-            known = await self.pump.recheck(timeout_s=self.heartbeat_s / 4)  # a slow disk must not keep heartbeats back
-            heads = {agent: head.sequence for agent, head in known.items()}
+            heads = await self._recheck(timeout=self.heartbeat_s / 4)  # a slow disk must not delay heartbeats
+            sequences = {agent: head.sequence for agent, head in heads.items()}
             for session in list(self._sessions.values()):
-                session.beat(heads)
+                session.beat(sequences)
+
+    async def _recheck(self, timeout: float) -> dict[str, Head]:
+        """Compare subscriptions with the heads in the store; return these, or none if they cannot be read in time."""
+        try:
+            async with asyncio.timeout(timeout):
+                heads = await self.reader.heads(self.hub.agents)
+        except Exception as error:  # of any kind: the next heartbeat must be sent
+            logger.warning("cannot read the heads for a heartbeat: %r", error)
+            return {}
+        self.hub.recheck(heads)
+        self.pump.schedule()
+        return heads
 
     async def _tick(self) -> None:
         while True:
@@ -234,6 +293,6 @@ class GatewayCore:
             now = time.monotonic()
             for session in list(self._sessions.values()):
                 session.check_stalled(now)
-            self.pump.tidy()
-            self.pump.hub.repair()
+            self.reader.pages.forget(now)
+            self.hub.repair()
             self.pump.schedule()

@@ -1,7 +1,7 @@
-"""Whether a peer is still there, judged by what its connection shows. Pure.
+"""Whether a peer is still there and still reads. Pure.
 
-A kept-open socket proves nothing: a peer may be gone without a word, or there and reading nothing. So it is asked at
-every heartbeat, and while its socket is full, it is watched whether it takes anything at all.
+A connection that is open proves nothing: its peer may have vanished, or may be there and read nothing. So every
+heartbeat asks for a sign of life, and while the write buffer is full, its size shows whether anything is read.
 """
 
 from typing import Final
@@ -10,8 +10,8 @@ SILENT_BEATS: Final = 2
 """Heartbeats without a sign of life, after which a peer is taken to be gone."""
 
 
-class Pulse:
-    """Of one connection."""
+class LivenessMonitor:
+    """Watches one connection."""
 
     __slots__ = ("_silent_beats", "_since", "_unsent")
 
@@ -21,14 +21,14 @@ class Pulse:
         self._since = 0.0
 
     def is_silent(self, was_heard: bool) -> bool:
-        """Note whether something came since the last heartbeat; return whether nothing came for too long."""
+        """Note whether something was received since the last heartbeat; return whether nothing was for too long."""
         self._silent_beats = 0 if was_heard else self._silent_beats + 1
         return self._silent_beats >= SILENT_BEATS
 
     def stalled_s(self, unsent_bytes: int | None, now: float) -> float:
-        """Note what waits for the socket, None while it takes more; return for how long none of it was taken.
+        """Note the size of the write buffer, None while it is not full; return for how long nothing of it was read.
 
-        That more waits than before is no progress.
+        A buffer that grows is not progress.
         """
         if unsent_bytes is None or self._unsent is None or unsent_bytes < self._unsent:
             self._since = now

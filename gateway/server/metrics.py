@@ -1,7 +1,7 @@
-"""What the gateway counts of itself, and how Prometheus is told. Counts are plain numbers of the gateway's loop.
+"""The gateway's own metrics for Prometheus.
 
-`Traffic` is what the loop adds to; a collector turns it into metrics when somebody asks. The actors register theirs in
-the same registry, which belongs to one gateway: two runtimes of one process do not meet.
+The gateway's loop adds to `Traffic`, which holds plain numbers; a collector turns them into metrics at each scrape. The
+actors register theirs in the same registry, which belongs to one gateway: two runtimes of one process stay apart.
 """
 
 from bisect import bisect_left
@@ -17,11 +17,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Of Prometheus' text format."""
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-"""Bounds for times: from a commit on a fast disk to what a person calls stuck."""
+"""Bounds for times: from a commit on a fast disk to a stall that a person notices."""
 
 
 class Histogram:
-    """How often a value fell below each bound. One thread observes; any may read."""
+    """Counts values by the bounds that they are within. One thread observes; any thread may read."""
 
     def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
         self._bounds = bounds
@@ -50,9 +50,9 @@ class Traffic:
         self.bytes = 0
         self.pages = 0
         self.pumped_cpu_s = 0.0
-        """CPU time spent on making and sending what was committed."""
+        """CPU time spent on encoding and sending frames."""
         self.shared_s = 0.0
-        """Time spent on sending frames that were made for another subscriber already."""
+        """Time spent on sending frames that were encoded for another subscriber."""
         self.commit_to_write = Histogram()
         self.closes: Counter[int] = Counter()
 
@@ -63,17 +63,17 @@ class Traffic:
         self.bytes += size
 
 
-class Standings(msgspec.Struct, frozen=True):
-    """How it stands with everybody who is connected, right now."""
+class ConnectionStats(msgspec.Struct, frozen=True):
+    """The connections of a gateway, right now."""
 
     connections: int
     paused: int
-    """Of them, whose sockets take no more for now."""
+    """Of these, with a full write buffer."""
     subscriptions: int
     refused_tokens: dict[str, int]
-    """Since the start, by error code, over every door."""
+    """Since the start, by error code, over connections of every kind."""
     lags: list[int]
-    """Of each subscription to one agent: messages that are known here and were not given to it yet."""
+    """Of each subscription to one agent: messages that it is behind what the gateway knows."""
 
 
 LAG_BOUNDS: Final = (0.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
@@ -82,25 +82,27 @@ LAG_BOUNDS: Final = (0.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 class GatewayCollector:
     """Turns a gateway's numbers into metrics."""
 
-    def __init__(self, traffic: Traffic, standings: Callable[[], Standings]) -> None:
+    def __init__(self, traffic: Traffic, stats: Callable[[], ConnectionStats]) -> None:
         self._traffic = traffic
-        self._standings = standings
+        self._stats = stats
 
     def collect(self) -> Iterable[Metric]:
-        """Yield every metric, as Prometheus' client wants it. On the gateway's loop."""
-        now, traffic = self._standings(), self._traffic
+        """Yield every metric, as Prometheus' client expects. On the gateway's loop."""
+        now, traffic = self._stats(), self._traffic
         yield GaugeMetricFamily("commitcast_connections", "WebSocket connections that are open", now.connections)
-        yield GaugeMetricFamily("commitcast_connections_paused", "Connections that take no more for now", now.paused)
+        yield GaugeMetricFamily("commitcast_connections_paused", "Connections whose write buffer is full", now.paused)
         yield GaugeMetricFamily("commitcast_subscriptions", "Subscriptions", now.subscriptions)
         yield CounterMetricFamily("commitcast_frames_out", "Frames written to subscribers", traffic.frames)
         yield CounterMetricFamily("commitcast_messages_out", "Messages written, once for each", traffic.messages)
         yield CounterMetricFamily("commitcast_bytes_out", "Bytes written to subscribers", traffic.bytes)
         yield CounterMetricFamily("commitcast_pages_read", "Pages read for subscribers", traffic.pages)
         yield CounterMetricFamily(
-            "commitcast_pump_cpu_seconds", "CPU time spent on making and sending", traffic.pumped_cpu_s
+            "commitcast_pump_cpu_seconds", "CPU time spent on encoding and sending", traffic.pumped_cpu_s
         )
         yield CounterMetricFamily(
-            "commitcast_fan_out_seconds", "Spent on sending what was made for another subscriber", traffic.shared_s
+            "commitcast_fan_out_seconds",
+            "Time spent on sending what was encoded for another subscriber",
+            traffic.shared_s,
         )
         yield traffic.commit_to_write.metric(
             "commitcast_commit_to_write_seconds", "From a commit until all live subscribers were written to"

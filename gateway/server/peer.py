@@ -1,31 +1,28 @@
-"""What a session stands between: a connection of whatever kind, and the gateway that it belongs to. Types alone."""
+"""A connection as sessions and the pump see it: one of the gateway's own port, or one that an ASGI server holds."""
 
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from commitcast.gateway.hub.prepared import PreparedFrame
+from commitcast.gateway.hub.encoding import PreparedFrame
 from commitcast.gateway.hub.subscription import Subscriber
-from commitcast.gateway.server.access.auth import Grant
-from commitcast.gateway.server.access.limits import Bucket, Limits
-from commitcast.gateway.server.operations import Operations
-from commitcast.gateway.server.pump import Pump
+from commitcast.gateway.server.access.limits import Bucket
 
 
 class Peer(Protocol):
-    """A connection, of whatever kind, as sessions and the pump use it."""
+    """A connection of any kind."""
 
     subscriber: Subscriber
     peer_address: str
-    """Where it comes from, without the port; empty if that is not known."""
+    """Without the port; empty if it is not known."""
     token: str | None
     """That came with the handshake."""
     was_heard: bool
-    """Something came from the peer since this was last set to False."""
+    """Something was received from the peer since this was last set to False."""
     bucket: Bucket
-    """What is drawn from by all that comes; a stranger's, until its session knows who it is."""
+    """Limits the rate of everything that is received; a stranger's, until its session knows who it is."""
 
     def receive(self) -> AsyncIterator[str | bytes]:
-        """Yield what the client sends, until the connection is gone."""
+        """Yield what the client sends, until the connection is lost."""
         ...
 
     def write(self, frame: PreparedFrame) -> int:
@@ -34,28 +31,12 @@ class Peer(Protocol):
     def send_ping(self) -> None:
         """Ask the peer for a sign of life."""
 
-    async def wait_until_it_takes_more(self) -> None:
-        """Wait while the write buffer is full. Raises `OSError` if the connection was lost meanwhile."""
+    async def wait_until_writable(self) -> None:
+        """Wait while the write buffer is full. Raises `OSError` if the connection is lost meanwhile."""
 
     async def finish(self, code: int, reason: str) -> None:
-        """Close the connection, whether the peer helps or not."""
+        """Close the connection, even if the peer does not answer."""
 
     @property
     def unsent_bytes(self) -> int:
         """Bytes in the write buffer."""
-
-
-class SessionServices(Protocol):
-    """What every session of a gateway works with."""
-
-    pump: Pump
-    limits: Limits
-    operations: Operations | None
-    heartbeat_s: float
-    server: str
-
-    def grant_of(self, token: str | None, address: str) -> Grant | None:
-        """Return what a token from an address allows; None without one where one is needed. Raises `TokenError`."""
-
-    def count_close(self, code: int) -> None:
-        """Count a connection that is closed."""

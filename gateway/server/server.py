@@ -8,7 +8,7 @@ import asyncio
 import logging
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,7 +18,6 @@ from websockets.datastructures import Headers, MultipleValuesError
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from commitcast.gateway.hub.subscription import Subscriber
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.errors import CloseCode, ListenError
 from commitcast.gateway.protocol.frames import PATH
@@ -26,10 +25,10 @@ from commitcast.gateway.server.access.auth import Verifier
 from commitcast.gateway.server.access.connection_counts import ConnectionCounts
 from commitcast.gateway.server.access.limits import MAX_LIMIT, Limits
 from commitcast.gateway.server.access.origins import Access, bearer, offered_token, parse_address
-from commitcast.gateway.server.gateway import HEARTBEAT_S, GatewayCore
+from commitcast.gateway.server.gateway import HEARTBEAT_S, Gateway
 from commitcast.gateway.server.http.request import HttpRequest, HttpResponse, error_response
 from commitcast.gateway.server.http.routes import answer
-from commitcast.gateway.server.operations import Operations
+from commitcast.gateway.server.requests import AgentControl
 from commitcast.gateway.server.sockets.accepted import AcceptedSocket, AcceptedSockets
 from commitcast.gateway.server.sockets.inherited import silence_sockets
 from commitcast.gateway.server.sockets.listening import ListeningLoop, bind
@@ -42,7 +41,6 @@ from commitcast.gateway.server.sockets.websocket import (
 )
 from commitcast.persistence import fork
 from commitcast.persistence.errors import InvalidValueError
-from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Reader
 
 logger: Final = logging.getLogger(__name__)
@@ -73,12 +71,13 @@ class GatewayServer:
         listen: str,
         *,
         verifier: Verifier | None = None,
-        operations: Operations | None = None,
+        operations: AgentControl | None = None,
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
         heartbeat_s: float = HEARTBEAT_S,
+        redact: Collection[str] = (),
     ) -> None:
         """Make a server; nothing listens yet.
 
@@ -92,6 +91,7 @@ class GatewayServer:
             allowed_hosts: further names that a Host header may have.
             allowed_origins: further origins that pages may have.
             heartbeat_s: seconds between heartbeats.
+            redact: further names in agents' configurations whose values subscribers are not shown.
 
         Raises:
             ListenError: the address is none, or needs a token.
@@ -106,7 +106,13 @@ class GatewayServer:
         )
         if not 0 < heartbeat_s <= MAX_LIMIT:
             raise InvalidValueError(f"heartbeat_s must be more than 0 and at most {MAX_LIMIT:,}, not {heartbeat_s!r}")
-        self.core = GatewayCore(store, verifier=verifier, operations=operations, limits=limits, heartbeat_s=heartbeat_s)
+        self.core = Gateway(
+            store, verifier=verifier, control=operations, limits=limits, heartbeat_s=heartbeat_s, redact=redact
+        )
+        self.publish = self.core.inbox.publish
+        """Hand over what was committed. Returns at once. Any thread."""
+        self.notify = self.core.inbox.notify
+        """Hand over a notice that something was refused. Returns at once. Any thread."""
         # Behind an ASGI server the core counts what that says the address is, which may not be the socket's.
         counts = self.core.counts if self._host else ConnectionCounts(self.core.limits)
         self.sockets = AcceptedSockets(self.core.limits, counts)
@@ -154,7 +160,7 @@ class GatewayServer:
             self._bound.result()
         except Exception:
             self._thread.join()
-            self.core.pump.close()
+            self.core.reader.close()
             raise
 
     def accept(self) -> None:
@@ -164,7 +170,7 @@ class GatewayServer:
             ListenError: somebody else has taken the address since `start`.
         """
         assert self._thread is not None
-        self.core.call(lambda: self.core.pump.spawn(self._accept()))
+        self.core.call(lambda: self.core.tasks.spawn(self._accept()))
         self._accepting.result()
 
     def drain(self) -> None:
@@ -186,7 +192,7 @@ class GatewayServer:
         self._thread.join(catch_up_s + STOP_S)
         if self._thread.is_alive():
             logger.error("the gateway did not stop in time: its thread is left behind")
-        self.core.pump.close()
+        self.core.reader.close()
         fork.forget(self)
 
     def _drop_in_child(self) -> None:
@@ -195,14 +201,6 @@ class GatewayServer:
         self._thread = self._server = None
         self._accepting = Future()
         self.core.loop = None
-
-    def publish(self, committed: Committed) -> None:
-        """Hand over what was committed. Returns at once."""
-        self.core.publish(committed)
-
-    def notify(self, agent: str, code: str, message: str, retry: bool) -> None:
-        """Hand over word of something that was refused. Returns at once."""
-        self.core.notify(agent, code, message, retry)
 
     # On the loop.
 
@@ -226,7 +224,7 @@ class GatewayServer:
         await self._stopping.wait()
         await self.core.wait_caught_up(self._catch_up_s)
         self._is_closing = True
-        self.core.pump.cancel()
+        self.core.tasks.cancel()
         await self.core.say_goodbye()
         if self._server is not None:
             await self._close(self._server)
@@ -287,15 +285,7 @@ class GatewayServer:
     # Connections.
 
     def _connect(self, *arguments: Any, **options: Any) -> GatewayConnection:
-        return GatewayConnection(*arguments, keeper=self, **options)
-
-    def pause(self, subscriber: Subscriber) -> None:
-        """A connection takes no more."""
-        self.core.pause(subscriber)
-
-    def resume(self, subscriber: Subscriber) -> None:
-        """A connection takes more again."""
-        self.core.resume(subscriber)
+        return GatewayConnection(*arguments, pump=self.core.pump, **options)
 
     async def _handle(self, connection: ServerConnection) -> None:
         assert isinstance(connection, GatewayConnection)

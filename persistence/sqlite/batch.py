@@ -65,9 +65,10 @@ class _AgentPlan:
         "agent",
         "awaits_record",
         "entries",
-        "follows",
         "head",
         "previous",
+        "previous_entry_position",
+        "previous_entry_position",
         "refused",
         "replies",
         "size",
@@ -78,7 +79,7 @@ class _AgentPlan:
         self.agent = agent
         self.head = head
         self.previous = self.stored_sequence = head.sequence
-        self.follows = head.position
+        self.previous_entry_position = head.position
         self.replies: list[Any] = []
         self.entries: list[Entry] = []
         self.size = 0
@@ -232,7 +233,7 @@ class Batch:
                 head.epoch,
                 planned.previous,
                 head.sequence,
-                planned.follows,
+                planned.previous_entry_position,
                 tuple(entries),
                 planned.size,
             )

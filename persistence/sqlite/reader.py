@@ -33,7 +33,7 @@ from commitcast.persistence.store import (
     FeedPage,
     Head,
     IdRange,
-    Standing,
+    ResolvedCursor,
     entry_size,
 )
 
@@ -119,8 +119,8 @@ class SqliteReader:
             row = connection.execute(_KEYED, (agent, key)).fetchone()
             return None if row is None else checked_message(agent, row)
 
-    def standing(self, agent: str, after: int | None, epoch: str | None = None) -> Standing:
-        """Return where an agent stands and where a subscriber begins. See `Reader.standing`."""
+    def resolve_cursor(self, agent: str, after: int | None, epoch: str | None = None) -> ResolvedCursor:
+        """Return where an agent stands and where a subscriber begins. See `Reader.resolve_cursor`."""
         with self._pool.snapshot() as connection:
             record = _get(connection, agent)
             key = record.position
@@ -129,7 +129,7 @@ class SqliteReader:
             now = epochs.check(connection, record.epoch, epoch, None if after is None else position)
             if after is None:
                 position = max(position, connection.execute(_LAST_TRANSITION, (key,)).get or 0)
-            return Standing(record, position, now)
+            return ResolvedCursor(record, position, now)
 
     def entries(
         self, agent: str, sequence: int, position: int, limit: int = PAGE_ROWS, max_bytes: int = PAGE_BYTES

@@ -109,7 +109,7 @@ def runtime(tmp_path: Path) -> Iterator[AgentRuntime]:
 
 def play(runtime: AgentRuntime, scenario: Callable[[RuntimeControl], Awaitable[Any]]) -> Any:
     assert runtime.gateway is not None
-    operations = runtime.gateway.core.operations
+    operations = runtime.gateway.core.requests.control
     assert isinstance(operations, RuntimeControl)
 
     async def bounded() -> Any:

@@ -105,7 +105,7 @@ def test_fail_on_raises_at_that_message_and_it_is_not_kept(tmp_path: Path) -> No
 
 
 def test_nothing_but_a_store_can_make_a_committed() -> None:
-    with pytest.raises(TypeError, match="made by a store"):
+    with pytest.raises(TypeError, match="only a store makes Committed"):
         Committed()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from commitcast.actors import AgentHandle, AgentRuntime
-from commitcast.gateway.server.access.auth import Capability, Grant, Operation
+from commitcast.gateway.server.access.auth import Capability, Grant, Permission
 from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.server import GatewayServer
 from subscribers import Fields
@@ -21,7 +21,7 @@ Scenario = Callable[[AgentRuntime], Awaitable[None]]
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 FIN, RSV1 = 0x80, 0x40
-READ, SEND, LAUNCH, TERMINATE, ADMIN = Operation
+READ, SEND, LAUNCH, TERMINATE, ADMIN = Permission
 UPGRADE: Final = (
     ("Upgrade", "websocket"),
     ("Connection", "Upgrade"),
@@ -58,7 +58,7 @@ def nobody_is_left(server: GatewayServer) -> None:
 
     def left() -> list[Any]:
         core = server.core
-        hub = core.pump.hub
+        hub = core.hub
         return [what for what in (core._sessions, hub._by_agent, hub._rings.size, server.core._from) if what]
 
     wait_until(lambda: not left(), "sessions, subscriptions and counts to be gone", show=left)
@@ -91,7 +91,7 @@ class Passes:
         return self.grants[token]
 
 
-def allowed(subject: str, *rights: tuple[str, Sequence[Operation]], expires_at: float | None = None) -> Grant:
+def allowed(subject: str, *rights: tuple[str, Sequence[Permission]], expires_at: float | None = None) -> Grant:
     """Return a grant of operations on agents."""
     return Grant(subject, tuple(Capability(agent, frozenset(each)) for agent, each in rights), expires_at)
 

@@ -23,7 +23,7 @@ from commitcast.actors.sources.context import AgentContext
 from commitcast.gateway import Limits
 from commitcast.gateway.conformance import Fields
 from commitcast.gateway.conformance.matching import fill
-from commitcast.gateway.server.access.auth import Grant, Operation
+from commitcast.gateway.server.access.auth import Grant, Permission
 from hostile import Passes, allowed
 from stores import AT
 
@@ -143,7 +143,7 @@ class OurServer:
 
 def grant_of(token: str, facts: Fields) -> Grant:
     """What a token of a case allows."""
-    rights = [(agent, [Operation(each) for each in operations]) for agent, operations in facts["rights"]]
+    rights = [(agent, [Permission(each) for each in operations]) for agent, operations in facts["rights"]]
     expires_in_s = facts.get("expires_in_s")
     return allowed(token, *rights, expires_at=None if expires_in_s is None else time.time() + expires_in_s)
 

@@ -57,7 +57,7 @@ class Model:
         self.status: AgentStatus | None = None  # None: unknown
         self.entries: list[tuple[Any, ...]] = []
         self.head = 0
-        self.follows = 0
+        self.previous_entry_position = 0
         self.kept: dict[str, NewMessage] = {}
         self.launched: dict[str, NewAgent] = {}
 
@@ -143,13 +143,13 @@ def check(model: Model, writes: list[Write], outcome: Outcome) -> list[int]:
     committed = outcome.committed
     assert [told(entry) for entry in committed.entries] == new
     assert (committed.agent, committed.previous, committed.last) == (model.agent, head, model.head)
-    assert (committed.follows, committed.epoch) == (model.follows, "e" + model.agent)
+    assert (committed.previous_entry_position, committed.epoch) == (model.previous_entry_position, "e" + model.agent)
     assert committed.size == sum(
         len(message.content.encode()) + len(message.metadata_json or "") for message in committed.messages
     )
     found = [entry.position for entry in committed.entries]
     assert all(one + 1 == other for one, other in pairwise(found))
-    model.follows = found[-1]
+    model.previous_entry_position = found[-1]
     return found
 
 

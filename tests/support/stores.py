@@ -61,8 +61,8 @@ def errors(outcome: Outcome) -> list[type | None]:
 
 
 def cover(committed: Committed) -> tuple[int, int, int]:
-    """The sequences that it covers, and the position that it follows."""
-    return committed.previous, committed.last, committed.follows
+    """The sequences that it covers, and the position of the agent's entry before."""
+    return committed.previous, committed.last, committed.previous_entry_position
 
 
 def positions(committed: Committed) -> list[int]:

@@ -202,6 +202,10 @@ class ClaudeCodeParser(EventParser):
         return as_object(event.get("usage"))
 
 
+def _delta_size(text: str) -> int:
+    return _DELTA_BYTES + (len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")))
+
+
 class _Deltas:
     """Text that came as deltas, by stream (a sub-agent or none) and block. Bounded: beyond it, it forgets."""
 
@@ -212,14 +216,14 @@ class _Deltas:
     def start(self, stream: str) -> None:
         """Forget a stream's last message: a new one begins."""
         blocks = self._parts.pop(stream, {})
-        self._bytes -= sum(_DELTA_BYTES + len(part) for parts in blocks.values() for part in parts)
+        self._bytes -= sum(_delta_size(part) for parts in blocks.values() for part in parts)
 
     def add(self, stream: str, block: str, text: str) -> None:
         """Remember the next bit of a block."""
-        self._bytes += _DELTA_BYTES + len(text)
+        self._bytes += _delta_size(text)
         if self._bytes > MAX_REMEMBERED_BYTES:
             self._parts.clear()
-            self._bytes = _DELTA_BYTES + len(text)
+            self._bytes = _delta_size(text)
         self._parts.setdefault(stream, {}).setdefault(block, []).append(text)
 
     def hold(self, stream: str, text: str) -> bool:

@@ -31,8 +31,8 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 """The rights of a file that are not its owner's."""
 
 
-class Operation(StrEnum):
-    """What can be allowed."""
+class Permission(StrEnum):
+    """A right that a capability can grant."""
 
     READ = "read"
     """See agents and their messages."""
@@ -46,6 +46,10 @@ class Operation(StrEnum):
     """See how the server itself is doing: `/metrics`."""
 
 
+Operation = Permission
+"""The earlier name."""
+
+
 class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"operations": "ops"}):
     """Some operations on some agents. Decoding refuses unknown fields, for one of them may be a limit.
 
@@ -55,7 +59,7 @@ class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
 
     agent: str
     """An id, a prefix that ends with `*`, or `*`."""
-    operations: frozenset[Operation]
+    operations: frozenset[Permission]
 
     def __post_init__(self) -> None:
         if self.agent != _ANY:
@@ -87,21 +91,21 @@ class Grant(msgspec.Struct, frozen=True):
     expires_at: float | None = None
     """Unix seconds; None is never."""
 
-    def allows(self, operation: Operation, agent: str) -> bool:
+    def allows(self, operation: Permission, agent: str) -> bool:
         """Whether the operation may be done to this agent."""
         return any(operation in held.operations and held.covers(agent) for held in self.capabilities)
 
-    def allows_everywhere(self, operation: Operation) -> bool:
+    def allows_everywhere(self, operation: Permission) -> bool:
         """Whether the operation may be done to all agents, and to the server."""
         return any(operation in held.operations and held.agent == _ANY for held in self.capabilities)
 
     def readable(self) -> list[Capability]:
         """Return the capabilities that allow reading."""
-        return [held for held in self.capabilities if Operation.READ in held.operations]
+        return [held for held in self.capabilities if Permission.READ in held.operations]
 
     def launch_prefix(self) -> str | None:
         """Return what the ids of agents that the holder launches begin with; None if it may not launch."""
-        held = (held for held in self.capabilities if Operation.LAUNCH in held.operations and held.is_prefix)
+        held = (held for held in self.capabilities if Permission.LAUNCH in held.operations and held.is_prefix)
         first = next(held, None)
         return None if first is None else first.prefix
 
@@ -110,9 +114,9 @@ class Grant(msgspec.Struct, frozen=True):
         return self.expires_at is not None and now >= self.expires_at
 
 
-EVERYTHING: Final = Capability(_ANY, frozenset(Operation))
+EVERYTHING: Final = Capability(_ANY, frozenset(Permission))
 """Of a token without limits."""
-ANYBODY: Final = Grant("anybody", (Capability(_ANY, frozenset({Operation.READ, Operation.ADMIN})),))
+ANYBODY: Final = Grant("anybody", (Capability(_ANY, frozenset({Permission.READ, Permission.ADMIN})),))
 """Of every client of a server that demands no token, which is on loopback only."""
 
 
@@ -220,10 +224,10 @@ def _capabilities(words: list[str]) -> tuple[Capability, ...]:
 def _capability(operations: str, agent: str) -> Capability:
     """Return what two words allow. No error quotes them: in a file gone wrong they may be part of a token."""
     names = frozenset(operations.split(","))
-    if not names <= frozenset(Operation):
-        raise InvalidValueError(f"operations are {', '.join(Operation)}, parted by commas without spaces")
+    if not names <= frozenset(Permission):
+        raise InvalidValueError(f"operations are {', '.join(Permission)}, parted by commas without spaces")
     try:
-        return Capability(agent, frozenset(map(Operation, names)))
+        return Capability(agent, frozenset(map(Permission, names)))
     except InvalidValueError:
         raise InvalidValueError(
             "agents are an id of 1 to 128 of the characters A-Z a-z 0-9 . _ : -, the beginning of one and `*`, or `*`"

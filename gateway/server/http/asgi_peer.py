@@ -12,11 +12,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from commitcast.gateway.hub.prepared import PreparedFrame
+from commitcast.gateway.hub.encoding import PreparedFrame
 from commitcast.gateway.hub.subscription import Subscriber
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.server.access.limits import Bucket
-from commitcast.gateway.server.gateway import GatewayCore
+from commitcast.gateway.server.gateway import Gateway
 from commitcast.gateway.server.sockets.websocket import CLOSE_TIMEOUT_S, WRITE_LIMIT_BYTES
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class NotServingError(ConnectionError):
     """The gateway does not run: not yet, or no longer."""
 
 
-async def call(core: GatewayCore, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def call(core: Gateway, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Do some work on the gateway's loop. On the host's loop; cancelling it cancels the work.
 
     Raises:
@@ -66,7 +66,7 @@ async def call(core: GatewayCore, work: Callable[[], Coroutine[Any, Any, T]]) ->
 class AsgiPeer:
     """A connection that an ASGI server holds, as the gateway's sessions see it."""
 
-    def __init__(self, core: GatewayCore, *, address: str, token: str | None) -> None:
+    def __init__(self, core: Gateway, *, address: str, token: str | None) -> None:
         """Make a peer for the running loop, which is its host's.
 
         Args:
@@ -148,7 +148,7 @@ class AsgiPeer:
         self._written_bytes += len(data)
         if self.unsent_bytes > WRITE_LIMIT_BYTES and not self.subscriber.is_paused:
             self._room.clear()
-            self._core.pause(self.subscriber)
+            self.subscriber.pause()
             if self._is_drained:  # by the host, before it could see that this was paused
                 self._core.call(self._resume)
         self._wake_host()
@@ -164,7 +164,7 @@ class AsgiPeer:
         if self._host.is_closed():
             self.lose()
 
-    async def wait_until_it_takes_more(self) -> None:
+    async def wait_until_writable(self) -> None:
         """Wait while too much waits for the host, and let other connections have their turn.
 
         Raises:
@@ -210,12 +210,12 @@ class AsgiPeer:
     def _resume(self) -> None:
         if self.subscriber.is_paused and self._is_drained:
             self._room.set()
-            self._core.resume(self.subscriber)
+            self._core.pump.resume(self.subscriber)
 
     def _refuse_too_large(self) -> None:
         reason = f"a frame may have {frames.MAX_FRAME_BYTES:,} bytes"
         self.write(PreparedFrame(frames.Goodbye(code=TOO_LARGE, reason=reason)))
-        self._core.pump.spawn(self.finish(TOO_LARGE, reason))
+        self._core.tasks.spawn(self.finish(TOO_LARGE, reason))
 
     def _wake_host(self) -> None:
         if not self._is_awake:
@@ -230,7 +230,7 @@ class AsgiPeer:
 
 
 async def converse(
-    core: GatewayCore, peer: AsgiPeer, sending: Coroutine[Any, Any, None], receiving: Coroutine[Any, Any, None]
+    core: Gateway, peer: AsgiPeer, sending: Coroutine[Any, Any, None], receiving: Coroutine[Any, Any, None]
 ) -> None:
     """Run a connection until either side has ended it, and leave nothing of it. On the host's loop.
 
@@ -251,17 +251,17 @@ async def converse(
                 task.cancel()
 
 
-async def _serving(core: GatewayCore, peer: AsgiPeer) -> None:
+async def _serving(core: Gateway, peer: AsgiPeer) -> None:
     try:
         await call(core, lambda: _serve(core, peer))
     except NotServingError:
         pass
 
 
-async def _serve(core: GatewayCore, peer: AsgiPeer) -> None:
+async def _serve(core: Gateway, peer: AsgiPeer) -> None:
     """Serve a connection until it is closed, counted by its address like those of the gateway's own port."""
     try:
-        if core.enter(peer.peer_address):
+        if core.counts.enter(peer.peer_address):
             await core.serve(peer)
     finally:
-        core.leave(peer.peer_address)
+        core.counts.leave(peer.peer_address)

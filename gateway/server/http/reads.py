@@ -10,9 +10,11 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from commitcast.gateway.hub import views
+from commitcast.gateway.hub.encoding import agent_view, message_item
+from commitcast.gateway.hub.redaction import Redactor
 from commitcast.gateway.protocol import frames
-from commitcast.gateway.server.access.auth import Capability, Grant, Operation
+from commitcast.gateway.server.access.auth import Capability, Grant, Permission
+from commitcast.gateway.server.http.request import HttpRequest
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, SequenceAheadError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 from commitcast.persistence.store import MAX_PAGE_BYTES, PAGE_ROWS, IdRange, Reader, agent_size
@@ -52,7 +54,9 @@ class MessageList(msgspec.Struct):
     up_to_date: bool
 
 
-def read(store: Reader, grant: Grant, path: str, query: str) -> AgentList | frames.AgentView | MessageList | None:
+def read(
+    store: Reader, grant: Grant, request: HttpRequest, redactor: Redactor
+) -> AgentList | frames.AgentView | MessageList | None:
     """Return what is to be read at a path; None if there is nothing.
 
     Raises:
@@ -60,13 +64,13 @@ def read(store: Reader, grant: Grant, path: str, query: str) -> AgentList | fram
         CommitcastError: as the store has it.
     """
     for pattern, answer in _ROUTES:
-        if match := pattern.fullmatch(path):
+        if match := pattern.fullmatch(request.path):
             parts = [unquote(part) for part in match.groups()]
-            return answer(store, grant, parse_qs(query), *parts)  # type: ignore[no-any-return]
+            return answer(store, grant, parse_qs(request.query), redactor, *parts)  # type: ignore[no-any-return]
     return None
 
 
-def _agents(store: Reader, grant: Grant, query: Query) -> AgentList:
+def _agents(store: Reader, grant: Grant, query: Query, redactor: Redactor) -> AgentList:
     status = query.get("status", [None])[0]
     if status is not None and status not in list(AgentStatus):
         raise InvalidValueError(f"{status[:40]!r} is no status: use one of {', '.join(AgentStatus)}")
@@ -75,7 +79,7 @@ def _agents(store: Reader, grant: Grant, query: Query) -> AgentList:
     order = query.get("order", ["oldest"])[0]
     if order not in ("oldest", "newest"):
         raise InvalidValueError(f"{order[:40]!r} is no order: use oldest or newest")
-    sees_all = grant.allows_everywhere(Operation.READ)
+    sees_all = grant.allows_everywhere(Permission.READ)
     after = _number(query, "after", 0) if sees_all else _position_after(store, grant, query)
     _, epoch = store.position(after, _epoch(query))
     records = store.agents(
@@ -88,7 +92,7 @@ def _agents(store: Reader, grant: Grant, query: Query) -> AgentList:
     shown = records[:limit]
     is_cut = len(records) > limit or sum(map(agent_size, records)) >= MAX_PAGE_BYTES
     following = None if not is_cut else shown[-1].position if sees_all else f"{_AFTER_AGENT}{shown[-1].id}"
-    return AgentList(epoch, list(map(views.agent_view, shown)), following)
+    return AgentList(epoch, [agent_view(record, redactor) for record in shown], following)
 
 
 def _position_after(store: Reader, grant: Grant, query: Query) -> int:
@@ -106,30 +110,30 @@ def _range(capability: Capability) -> IdRange:
     return capability.prefix, capability.prefix + ("\x7f" if capability.is_prefix else "\x00")
 
 
-def _agent(store: Reader, grant: Grant, query: Query, agent: str) -> frames.AgentView:
-    return views.agent_view(_record(store, grant, agent))
+def _agent(store: Reader, grant: Grant, query: Query, redactor: Redactor, agent: str) -> frames.AgentView:
+    return agent_view(_record(store, grant, agent), redactor)
 
 
-def _messages(store: Reader, grant: Grant, query: Query, agent: str) -> MessageList:
+def _messages(store: Reader, grant: Grant, query: Query, redactor: Redactor, agent: str) -> MessageList:
     after = _number(query, "after", 0)
     limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
     raw = flag(query, "raw")
     record = _record(
         store, grant, agent
     )  # before the messages, so that it takes as long as for an agent that is not there
-    epoch = store.standing(agent, after, _epoch(query)).epoch
+    epoch = store.resolve_cursor(agent, after, _epoch(query)).epoch
     messages = store.messages(agent, after, limit)
     last = messages[-1].sequence if messages else after
     if not messages and after > record.head:
         raise SequenceAheadError(after, record.head)
     head = max(record.head, last)
-    items = [views.item(message, raw=raw, with_agent=False) for message in messages]
+    items = [message_item(message, raw=raw, with_agent=False) for message in messages]
     return MessageList(agent, epoch, head, record.status.value, items, last, last >= head)
 
 
 def _record(store: Reader, grant: Grant, agent: str) -> AgentRecord:
     record = store.agent(agent)
-    if record is None or not grant.allows(Operation.READ, agent):
+    if record is None or not grant.allows(Permission.READ, agent):
         raise AgentNotFoundError(agent)
     return record
 

@@ -12,9 +12,9 @@ from typing import Any, Final, TypeVar
 
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.protocol.schema import asyncapi
-from commitcast.gateway.server.access.auth import Grant, Operation
+from commitcast.gateway.server.access.auth import Grant, Permission
 from commitcast.gateway.server.errors import TokenError
-from commitcast.gateway.server.gateway import GatewayCore
+from commitcast.gateway.server.gateway import Gateway
 from commitcast.gateway.server.http import reads
 from commitcast.gateway.server.http.request import (
     HttpRequest,
@@ -25,7 +25,7 @@ from commitcast.gateway.server.http.request import (
     respond,
 )
 from commitcast.gateway.server.metrics import CONTENT_TYPE, exposition
-from commitcast.gateway.server.operations import refusal_of
+from commitcast.gateway.server.requests import refusal_of
 from commitcast.gateway.web import asset
 from commitcast.persistence.errors import CommitcastError, StoreError, StoreReadTimeoutError
 from commitcast.persistence.read_timeout import read_within
@@ -48,7 +48,7 @@ _STATUS_OF: Final = {
 }
 
 
-async def answer(core: GatewayCore, request: HttpRequest) -> HttpResponse:
+async def answer(core: Gateway, request: HttpRequest) -> HttpResponse:
     """Answer a GET whose Host and Origin were checked, in the time that there is for that."""
     try:
         async with asyncio.timeout(core.limits.answer_timeout_s):
@@ -58,12 +58,12 @@ async def answer(core: GatewayCore, request: HttpRequest) -> HttpResponse:
         return error_response(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message, Retry_After="2")
 
 
-async def _answer_or_refuse(core: GatewayCore, request: HttpRequest) -> HttpResponse:
+async def _answer_or_refuse(core: Gateway, request: HttpRequest) -> HttpResponse:
     try:
         public = await _public(core, request)
         if public is not None:
             return public
-        grant = core.grant_of(request.token, request.address)
+        grant = core.admission.grant_of(request.token, request.address)
         if grant is None:
             raise TokenError("a token is needed: send Authorization: Bearer TOKEN")
         return await _answer(core, grant, request)
@@ -90,7 +90,7 @@ def _not_admitted(error: TokenError) -> HttpResponse:
             return error_response(HTTPStatus.UNAUTHORIZED, code, message, WWW_Authenticate="Bearer")
 
 
-async def _public(core: GatewayCore, request: HttpRequest) -> HttpResponse | None:
+async def _public(core: Gateway, request: HttpRequest) -> HttpResponse | None:
     if file := asset(request.path):
         return asset_response(file, request.host)
     match request.path:
@@ -104,20 +104,20 @@ async def _public(core: GatewayCore, request: HttpRequest) -> HttpResponse | Non
             return None
 
 
-async def _readiness(core: GatewayCore) -> HttpResponse:
+async def _readiness(core: Gateway) -> HttpResponse:
     status = "draining" if core.is_draining else "ready"
     try:
-        if core.pump.store.waits_for is not None:
+        if core.reader.store.waits_for is not None:
             status = "waiting"
         else:
-            await _read_in_time(core, core.pump.store.position)
+            await _read_in_time(core, core.reader.store.position)
     except StoreError:
         status = "unavailable"
     code = HTTPStatus.OK if status == "ready" else HTTPStatus.SERVICE_UNAVAILABLE
     return json_response({"status": status}, code)
 
 
-async def _read_in_time(core: GatewayCore, function: Callable[..., T], *arguments: Any) -> T:
+async def _read_in_time(core: Gateway, function: Callable[..., T], *arguments: Any) -> T:
     """Read the store on a reader thread, or say in time that it cannot be read.
 
     Raises:
@@ -129,17 +129,17 @@ async def _read_in_time(core: GatewayCore, function: Callable[..., T], *argument
             return function(*arguments)
 
     try:
-        return await asyncio.wait_for(core.pump.read(read), READ_TIMEOUT_S)
+        return await asyncio.wait_for(core.reader.read(read), READ_TIMEOUT_S)
     except TimeoutError as error:  # every reader thread waits
         raise StoreReadTimeoutError from error
 
 
-async def _answer(core: GatewayCore, grant: Grant, request: HttpRequest) -> HttpResponse:
+async def _answer(core: Gateway, grant: Grant, request: HttpRequest) -> HttpResponse:
     if request.path == "/metrics":
-        if not grant.allows_everywhere(Operation.ADMIN):
+        if not grant.allows_everywhere(Permission.ADMIN):
             return error_response(HTTPStatus.FORBIDDEN, "forbidden", "this needs the right to admin everything")
         return respond(CONTENT_TYPE, exposition(core.registry))
-    found = await _read_in_time(core, reads.read, core.pump.store, grant, request.path, request.query)
+    found = await _read_in_time(core, reads.read, core.reader.store, grant, request, core.redactor)
     if found is None:
         message = f"there is nothing at {request.path:.200}: see /v1/agents"
         return error_response(HTTPStatus.NOT_FOUND, "not_found", message)

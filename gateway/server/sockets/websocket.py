@@ -11,7 +11,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Generator
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from websockets.asyncio.server import ServerConnection, broadcast
 from websockets.exceptions import ConnectionClosed
@@ -19,12 +19,13 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
-from commitcast.gateway.hub.prepared import WINDOW_BITS, PreparedFrame
+from commitcast.gateway.hub.encoding import WINDOW_BITS, PreparedFrame
 from commitcast.gateway.hub.subscription import Subscriber
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.server.access.limits import Bucket
 from commitcast.gateway.server.access.rates import FrameMeter
 from commitcast.gateway.server.http.bad_requests import answer_bad_requests
+from commitcast.gateway.server.pump import Pump
 from commitcast.gateway.server.sockets.older_websockets import RequestLine
 from commitcast.gateway.server.sockets.small_reads import SmallReads
 
@@ -51,20 +52,10 @@ _PING: Final = b"\x89\x00"
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
-class Keeper(Protocol):
-    """Who is told what becomes of connections."""
-
-    def pause(self, subscriber: Subscriber) -> None:
-        """It takes no more."""
-
-    def resume(self, subscriber: Subscriber) -> None:
-        """It takes more again."""
-
-
 class GatewayConnection(ServerConnection, SmallReads):
     """A subscriber's connection."""
 
-    def __init__(self, *args: Any, keeper: Keeper, **options: Any) -> None:
+    def __init__(self, *args: Any, pump: Pump, **options: Any) -> None:
         super().__init__(*args, **options)
         answer_bad_requests(self.protocol)
         self.subscriber = Subscriber(self)
@@ -77,7 +68,7 @@ class GatewayConnection(ServerConnection, SmallReads):
         """What is drawn from by all that comes; a stranger's, until its session knows who it is."""
         self.peer_address = ""
         """Where it comes from, without the port; empty if that is not known."""
-        self._keeper = keeper
+        self._pump = pump
         self._shares_frames = False
         self._compresses = False
         self._meter = FrameMeter(time.monotonic)
@@ -142,13 +133,13 @@ class GatewayConnection(ServerConnection, SmallReads):
     def pause_writing(self) -> None:
         """The write buffer is full."""
         super().pause_writing()
-        self._keeper.pause(self.subscriber)
+        self.subscriber.pause()
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The write buffer is empty enough."""
         super().resume_writing()
-        self._keeper.resume(self.subscriber)
+        self._pump.resume(self.subscriber)
         if not self.recv_messages.paused:  # the library has its own reason to wait
             self.transport.resume_reading()
 
@@ -218,7 +209,7 @@ class GatewayConnection(ServerConnection, SmallReads):
             self._meter.ping()
             self.transport.write(_PING)
 
-    async def wait_until_it_takes_more(self) -> None:
+    async def wait_until_writable(self) -> None:
         """Wait while the write buffer is full, and let other connections have their turn.
 
         Raises:

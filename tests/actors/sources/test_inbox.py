@@ -14,7 +14,7 @@ from websockets.typing import Subprotocol
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus
 from commitcast.actors.errors import InboxFullError, InputRefusedError, SourceCancelledError
 from commitcast.actors.sources.inbox import Inbox
-from commitcast.gateway.server.operations import refusal_of
+from commitcast.gateway.server.requests import refusal_of
 from commitcast.persistence import IdempotencyConflictError, MessageRecord
 from waiting import TIMEOUT_S, wait_until
 

@@ -327,6 +327,17 @@ def test_remembered_deltas_are_bounded_and_forgotten_with_their_message(
     assert last[2] is None
 
 
+def test_remembered_deltas_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claude_code, "MAX_REMEMBERED_BYTES", 2_000)
+    parser = PARSERS["claude-code"]()
+
+    *_, ascii = show(parser, encode(start(), *[delta("z" * 300)] * 3, whole("z" * 900)))
+    *_, wide = show(parser, encode(start(), *[delta("字" * 300)] * 3, whole("字" * 900)))
+
+    assert ascii[2] == {"repeats_deltas": True}
+    assert wide[2] is None, "2,700 bytes were remembered"
+
+
 @pytest.mark.parametrize(
     ("argv", "type"),
     [

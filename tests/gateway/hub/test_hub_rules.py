@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from commitcast.gateway.hub import views
+from commitcast.gateway.hub import encoding
 from commitcast.gateway.hub.hub import Drop, Hub, Read, Skip, Write
-from commitcast.gateway.hub.log import ENTRY_BYTES, Feed, Ring, Rings
+from commitcast.gateway.hub.log import ENTRY_BYTES, AllAgentsLog, Ring, Rings, committed_size, entry_size
+from commitcast.gateway.hub.pacer import MAX_DEBT_S, QUIET_S, REST
 from commitcast.gateway.hub.subscription import FRAME_BYTES, Subscriber, Subscription
 from commitcast.gateway.protocol import frames
 from commitcast.persistence.records import AgentDeletion, AgentStatus, Committed, MessageRecord
@@ -75,7 +76,7 @@ class Bench:
         epoch: str = "e",
     ) -> None:
         """Subscribe, as a session does."""
-        position = after if agent == frames.ALL else self.store.standing(agent, after).position
+        position = after if agent == frames.ALL else self.store.resolve_cursor(agent, after).position
         self.hub.subscribe(
             Subscription(peer.subscriber, agent, after, position, epoch, raw=raw, window=window, slow=slow)
         )
@@ -84,7 +85,7 @@ class Bench:
         """Perform everything; pages are read at once, or not at all."""
         self.now += 1
         self.hub.release(self.now)
-        for effect in self.hub.pump():
+        for effect in self.hub.effects():
             if isinstance(effect, Write):
                 effect.subscriber.peer.written.append(effect.frame.json)
             elif isinstance(effect, Skip):
@@ -161,6 +162,32 @@ class TestSharing:
         assert [len(frame["items"]) for frame in plain.of_type("messages")] == [2, 1, 2]
         assert [len(frame["items"]) for frame in raw.of_type("messages")] == [2, 1, 1, 1]
 
+    def test_a_frame_is_bounded_in_bytes_and_not_in_characters(self, bench: Bench) -> None:
+        bench.write("a", *[text("字" * 1_000, metadata={"m": "字" * 500})] * 60)
+        peer = bench.peer("a")
+
+        bench.pump()
+
+        sizes = [len(json.dumps(frame, ensure_ascii=False).encode()) for frame in peer.of_type("messages")]
+        assert sum(sizes) > 60 * 4_500
+        assert max(sizes) < FRAME_BYTES + 6_000 + ENTRY_BYTES * 16
+
+
+def test_what_entries_count_for_is_bytes(bench: Bench) -> None:
+    wide = "字" * 1_000
+    created = bench.write(
+        "wide", new_agent(prompt=wide, configuration_json=json.dumps({"a": wide}, ensure_ascii=False))
+    )
+    said = bench.write("wide", text(wide, metadata={"m": wide}), change(INITIALIZING, RUNNING))
+    failed = bench.write("wide", change(RUNNING, FAILED, error_name="Error", error_message=wide, reason=wide))
+    bench.write("b", change(INITIALIZING, RUNNING))
+    ended = bench.write("b", change(RUNNING, COMPLETED, result_json=f'"{wide}"'))
+
+    for committed, texts in ((created, 2), (said, 2), (failed, 2), (ended, 1)):
+        size = committed_size(committed)
+        assert 3_000 * texts <= size - ENTRY_BYTES * len(committed.entries) < 3_000 * texts + 100
+        assert size == sum(map(entry_size, committed.entries))
+
 
 class TestRing:
     def test_the_oldest_entries_are_dropped_and_the_start_moves_behind_them(self, bench: Bench) -> None:
@@ -223,7 +250,7 @@ class TestRing:
         peers = {agent: bench.peer(agent) for agent in "abc"}
         bench.pump()
         for peer in peers.values():
-            bench.hub.pause(peer.subscriber)
+            peer.subscriber.pause()
 
         for _ in range(5):
             for agent in "abc":
@@ -244,16 +271,16 @@ class TestRing:
         bench.hub.disconnect(peer.subscriber)
         bench.say("a", "y")
 
-        assert (bench.hub._rings.size, bench.hub._feed.size, bench.hub._feed.ring) == (0, 0, None)
+        assert (bench.hub._rings.size, bench.hub._all_agents.size, bench.hub._all_agents.ring) == (0, 0, None)
 
 
 class TestPaused:
     def test_a_paused_subscriber_gets_nothing_and_costs_nothing_beyond_the_ring(self, bench: Bench) -> None:
-        bench.hub = Hub(Rings(ring_bytes=20_000), Feed(max_bytes=20_000))
+        bench.hub = Hub(Rings(ring_bytes=20_000), AllAgentsLog(max_bytes=20_000))
         peer, other = bench.peer("a"), bench.peer("a")
         bench.subscribe(peer, frames.ALL, bench.store.position()[0])
         bench.pump()
-        bench.hub.pause(peer.subscriber)
+        peer.subscriber.pause()
         before = len(peer.written)
 
         for number in range(300):
@@ -262,8 +289,8 @@ class TestPaused:
             bench.pump()
 
         assert len(peer.written) == before
-        assert bench.hub._rings.size <= 20_000 and bench.hub._feed.size <= 20_000
-        assert bench.hub._notes == [] and bench.reads == []
+        assert bench.hub._rings.size <= 20_000 and bench.hub._all_agents.size <= 20_000
+        assert bench.hub._notices == [] and bench.reads == []
         assert other.of_type("messages")[-1]["last"] == 300
         bench.hub.resume(peer.subscriber)
         bench.pump()
@@ -351,7 +378,7 @@ class TestAll:
         assert contents == ["t", "c", "h", "now"]
 
     def test_what_waits_for_a_commit_that_never_came_is_bounded(self, bench: Bench) -> None:
-        bench.hub = Hub(Rings(), Feed(max_bytes=20_000))
+        bench.hub = Hub(Rings(), AllAgentsLog(max_bytes=20_000))
         peer = bench.peer(frames.ALL, bench.store.position()[0])
         bench.pump()
         bench.say("a", "before")
@@ -359,7 +386,7 @@ class TestAll:
 
         for _ in range(200):
             bench.hub.publish(bench.write("b", change(INITIALIZING, RUNNING)) if _ == 0 else bench.write("b", text("")))
-            assert bench.hub._feed.size <= 2 * 20_000
+            assert bench.hub._all_agents.size <= 2 * 20_000
         bench.pump()
         bench.hub.repair()
         bench.hub.repair()
@@ -384,15 +411,15 @@ class TestAll:
 class TestFailures:
     def fail(self, bench: Bench, monkeypatch: pytest.MonkeyPatch, content: str) -> Callable[[], None]:
         """Make the frame of one message impossible; returns what ends that."""
-        item = views.item
+        item = encoding.message_item
 
         def failing(record: MessageRecord, **options: Any) -> frames.Item:
             if record.content == content:
                 raise MemoryError
             return item(record, **options)
 
-        monkeypatch.setattr(views, "item", failing)
-        return lambda: monkeypatch.setattr(views, "item", item)
+        monkeypatch.setattr(encoding, "message_item", failing)
+        return lambda: monkeypatch.setattr(encoding, "message_item", item)
 
     @pytest.mark.parametrize("stored_before", [True, False], ids=["page", "ring"])
     def test_a_frame_that_cannot_be_made_costs_nobody_else_theirs_and_is_tried_again(
@@ -482,7 +509,7 @@ class TestFailures:
 
         bench.say("a", "x")
         assert not bench.hub.has_caught_up
-        bench.hub.pause(peer.subscriber)
+        peer.subscriber.pause()
         bench.pump()
         assert not bench.hub.has_caught_up
         bench.hub.resume(peer.subscriber)
@@ -496,7 +523,7 @@ class TestFailures:
         bench.say("a", "x")
         bench.recheck()
 
-        assert [effect for effect in bench.hub.pump() if isinstance(effect, Read)] == []
+        assert [effect for effect in bench.hub.effects() if isinstance(effect, Read)] == []
 
 
 class TestFramesOfAllRings:
@@ -517,11 +544,11 @@ class TestFramesOfAllRings:
 class TestSlowSubscribers:
     def fall_behind(self, bench: Bench, agent: str, **options: Any) -> Peer:
         """Let a live subscriber's socket take nothing while more is said than the ring keeps, and then take more."""
-        bench.hub = Hub(Rings(ring_bytes=20_000), Feed(max_bytes=20_000))
+        bench.hub = Hub(Rings(ring_bytes=20_000), AllAgentsLog(max_bytes=20_000))
         after = bench.store.position()[0] if agent == frames.ALL else 0
         peer, other = bench.peer(agent, after, **options), bench.peer(agent, after)
         bench.pump()
-        bench.hub.pause(peer.subscriber)
+        peer.subscriber.pause()
         for number in range(100):
             bench.say("a", f"{number}" + "x" * 300)
             bench.pump()
@@ -544,7 +571,7 @@ class TestSlowSubscribers:
         peer = self.fall_behind(bench, "a", slow="skip")
         (subscription,) = bench.skips
         bench.write("a", change(INITIALIZING, FAILED))
-        position = bench.store.standing("a", None).position
+        position = bench.store.resolve_cursor("a", None).position
         for effect in bench.hub.skip(subscription, 100, position, "failed"):
             assert isinstance(effect, Write)
             peer.written.append(effect.frame.json)
@@ -585,7 +612,7 @@ class TestSlowSubscribers:
         bench.pump()
         for _ in range(3):
             lost = bench.write("a", text("lost"))
-        bench.hub.miss("a", lost.last_position)
+        bench.hub.mark_stale("a", lost.last_position)
         bench.say("a", "heard")
         bench.pump()
 
@@ -614,8 +641,8 @@ class TestRelease:
         bench.say("a", "one")
         bench.say("a", "two")
 
-        assert list(bench.hub.pump()) == []
-        assert bench.hub.has_due and not bench.hub.has_caught_up
+        assert list(bench.hub.effects()) == []
+        assert bench.hub.pacer.has_due and not bench.hub.has_caught_up
         assert list(bench.hub.release(10.0)) == ["a"]
         bench.pump()
 
@@ -630,15 +657,16 @@ class TestRelease:
         bench.say("a", "two")
         bench.say("b", "first")
 
-        released = bench.hub.release(10.05, quiet_since=9.95)
-        for effect in bench.hub.pump():
+        bench.hub.pacer.spend(10.0, MAX_DEBT_S / REST)
+        released = bench.hub.release(10.0 + QUIET_S / 2)
+        for effect in bench.hub.effects():
             assert isinstance(effect, Write)
             effect.subscriber.peer.written.append(effect.frame.json)
 
         assert list(released) == ["b"]
         assert len(quiet.of_type("messages")) == 1
         assert [item["content"] for frame in loud.of_type("messages") for item in frame["items"]] == ["one", "two"]
-        assert bench.hub.has_due
+        assert bench.hub.pacer.has_due
 
     def test_the_oldest_commit_of_each_agent_is_told(self, bench: Bench) -> None:
         bench.peer("a")

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from commitcast.gateway.hub.redaction import HIDDEN, without_secrets
+from commitcast.gateway.hub.redaction import HIDDEN, Redactor
 
 SECRET = "hunter-2-s3cr3t"
+REDACTOR = Redactor()
 
 
 @pytest.mark.parametrize(
@@ -46,11 +47,13 @@ SECRET = "hunter-2-s3cr3t"
         {"json": json.dumps({"password": SECRET, "user": "x"})},
         {"nested": f"x=token={SECRET}"},
         {"yaml": f"user: x\npassword: {SECRET}\n"},
+        {"env": {"ANTHROPIC_API_KEY": SECRET, "githubToken": SECRET, "DB_PASSWORD_2": SECRET}},
+        {"X-Api-Key": SECRET, "apiKey": SECRET, "APIKEY": SECRET, "api key": SECRET, "clientSecret": SECRET},
     ],
     ids=json.dumps,
 )
 def test_a_secret_that_has_a_name_is_hidden(configuration: dict[str, Any]) -> None:
-    shown = json.dumps(without_secrets(configuration))
+    shown = json.dumps(REDACTOR.redact(configuration))
 
     assert SECRET not in shown and "4711" not in shown
 
@@ -72,7 +75,7 @@ def test_a_secret_that_has_a_name_is_hidden(configuration: dict[str, Any]) -> No
     ],
 )
 def test_what_looks_like_a_secret_is_hidden_without_a_name(prefix: str, rest: str) -> None:
-    assert without_secrets({"note": f"use {prefix}{rest}"})["note"] == f"use {HIDDEN}"
+    assert REDACTOR.redact({"note": f"use {prefix}{rest}"})["note"] == f"use {HIDDEN}"
 
 
 @pytest.mark.parametrize(
@@ -84,17 +87,31 @@ def test_what_looks_like_a_secret_is_hidden_without_a_name(prefix: str, rest: st
         {"folder": "/srv/repository", "session_id": "0190abcd-1234-7abc-8def-0123456789ab"},
         {"note": "Basic understanding of token economics: see https://example.com/sk-learn"},
         {"times": ["12:30", "a: b", "x=1"], "mail": "bob@example.com"},
+        {"max_tokens": 4_096, "maxTokens": 4_096, "token_count": 1, "author": "ann", "environment": "production"},
+        {"argv": ["claude", "--max-tokens", "4096", "--author=ann", "--environment", "staging", "--tokenizer", "fast"]},
+        {"authors": ["ann"], "keyboard": "qwerty", "primary_key": "id", "passes": 3, "compass": "north", "envelope": 1},
     ],
     ids=json.dumps,
 )
 def test_what_is_no_secret_is_shown_as_it_is(configuration: dict[str, Any]) -> None:
-    assert without_secrets(configuration) == configuration
+    assert REDACTOR.redact(configuration) == configuration
+
+
+def test_a_host_adds_its_own_names() -> None:
+    redactor = Redactor(["session id", "x_internal"])
+
+    shown = redactor.redact(
+        {"sessionId": SECRET, "argv": ["run", "--last-session-id", SECRET, f"X-Internal: {SECRET}"]}
+    )
+
+    assert shown == {"argv": ["run", "--last-session-id", HIDDEN, f"X-Internal: {HIDDEN}"]}
+    assert REDACTOR.redact({"sessionId": SECRET}) == {"sessionId": SECRET}
 
 
 def test_the_place_of_what_is_hidden_in_a_list_stays() -> None:
-    assert without_secrets(["--api-key", "x", "--verbose"]) == ["--api-key", HIDDEN, "--verbose"]
-    assert without_secrets(["--no-auth", "--verbose", "x"]) == ["--no-auth", "--verbose", "x"]
-    assert without_secrets(["https://a:b@c/d?token=e"]) == [f"https://{HIDDEN}@c/d?token={HIDDEN}"]
+    assert REDACTOR.redact(["--api-key", "x", "--verbose"]) == ["--api-key", HIDDEN, "--verbose"]
+    assert REDACTOR.redact(["--no-auth", "--verbose", "x"]) == ["--no-auth", "--verbose", "x"]
+    assert REDACTOR.redact(["https://a:b@c/d?token=e"]) == [f"https://{HIDDEN}@c/d?token={HIDDEN}"]
 
 
 PARTS = (
@@ -107,7 +124,7 @@ PARTS = (
 def test_a_long_text_takes_time_in_proportion(part: str) -> None:
     def seconds(text: str) -> float:
         begun = time.process_time()
-        without_secrets(text)
+        REDACTOR.redact(text)
         return time.process_time() - begun
 
     for other in PARTS:

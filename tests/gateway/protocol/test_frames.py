@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commitcast.gateway.hub import views
+from commitcast.gateway.hub.encoding import agent_view, message_item, status_frame
+from commitcast.gateway.hub.redaction import Redactor
 from commitcast.gateway.protocol import decoding, frames
 from commitcast.gateway.protocol.errors import ErrorCode, FrameError
 from commitcast.gateway.protocol.frames import ClientFrame, ServerFrame
@@ -175,7 +176,7 @@ class TestRoundTrip:
     @given(raw=st.binary(max_size=50) | text.map(str.encode))
     def test_raw_comes_back_byte_for_byte_as_text_or_base64(self, raw: bytes) -> None:
         message = MessageRecord("a", 1, 2, "assistant", None, "text", "text", "now", raw=raw)
-        frame = frames.Messages(agent="a", prev=0, last=1, items=[views.item(message, raw=True, with_agent=False)])
+        frame = frames.Messages(agent="a", prev=0, last=1, items=[message_item(message, raw=True, with_agent=False)])
 
         decoded = decoding.decode_server(frames.encode(frame))
 
@@ -185,7 +186,7 @@ class TestRoundTrip:
     def test_raw_is_left_out_unless_it_was_asked_for(self) -> None:
         message = MessageRecord("a", 1, 2, "assistant", None, "text", "text", "now", raw=b"line")
 
-        assert views.item(message, raw=False, with_agent=False).raw is None
+        assert message_item(message, raw=False, with_agent=False).raw is None
         assert raw_bytes(None) is None
 
     @given(metadata=st.dictionaries(text, values, max_size=4))
@@ -193,7 +194,7 @@ class TestRoundTrip:
         stored = msgspec.json.encode(metadata).decode()
         message = MessageRecord("a", 1, 2, "assistant", None, "text", "text", "now", metadata_json=stored)
 
-        item = json.loads(frames.encode(views.item(message, raw=False, with_agent=True)))
+        item = json.loads(frames.encode(message_item(message, raw=False, with_agent=True)))
 
         assert item["metadata"] == metadata
         assert (item["agent"], item["position"]) == ("a", 2)
@@ -212,7 +213,7 @@ class TestRoundTrip:
             result_json='{"partial":[1,2]}',
         )
 
-        frame = decoding.decode_server(frames.encode(views.status(change, prev=8, last=9)))
+        frame = decoding.decode_server(frames.encode(status_frame(change, prev=8, last=9)))
 
         assert isinstance(frame, frames.Status)
         assert (frame.status, frame.previous, frame.sequence, frame.reason) == ("failed", "running", 4, "why")
@@ -404,25 +405,25 @@ class TestAgentView:
             "passphrase": "hidden",
         }
 
-        view = views.agent_view(record(configuration_json=json.dumps(configuration)))
+        view = agent_view(record(configuration_json=json.dumps(configuration)), Redactor())
 
         assert view.configuration == {"model": "m", "servers": [{"url": "u", "inner": {"port": 1}}]}
         assert b"hidden" not in frames.encode(view)
 
     def test_the_process_and_the_idempotency_key_are_left_out(self) -> None:
-        view = views.agent_view(record(pid=4711, pid_started="boot", idempotency_key="hidden"))
+        view = agent_view(record(pid=4711, pid_started="boot", idempotency_key="hidden"), Redactor())
 
         encoded = frames.encode(view)
         assert b"4711" not in encoded and b"boot" not in encoded and b"hidden" not in encoded
 
     def test_a_configuration_that_is_nested_as_deeply_as_a_store_takes_is_cut(self) -> None:
         depth = 900
-        view = views.agent_view(record(configuration_json='{"a":' * depth + "1" + "}" * depth))
+        view = agent_view(record(configuration_json='{"a":' * depth + "1" + "}" * depth), Redactor())
 
         assert frames.encode(view).count(b'{"a":') == 101
 
     def test_error_and_result_are_told(self) -> None:
-        view = views.agent_view(record(error_name="ValueError", error_message="no", result_json="[1]"))
+        view = agent_view(record(error_name="ValueError", error_message="no", result_json="[1]"), Redactor())
 
         assert json.loads(frames.encode(view))["error"] == {"name": "ValueError", "message": "no"}
         assert json.loads(frames.encode(view))["result"] == [1]

@@ -242,10 +242,10 @@ class TestUnboundedReplay:
                 await handles[0].aemit("heard at once")
                 assert (await other.follow(handles[0].id, 4)).contents[-1] == "heard at once"
 
-                pump = server_of(runtime).core.pump
+                core = server_of(runtime).core
                 assert peer.unsent_bytes < MIB
-                assert pump.hub._rings.size + pump._pages.size < MIB
-                assert server_of(runtime).core.traffic.pages < 100, "pages were read for who does not take them"
+                assert core.hub._rings.size + core.reader.pages.size < MIB
+                assert core.traffic.pages < 100, "pages were read for who does not take them"
 
         play(tmp_path, scenario)
 

@@ -21,12 +21,12 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from commitcast.actors import AgentHandle, AgentRuntime
-from commitcast.gateway.hub.prepared import COMPRESSED_FROM_BYTES, PreparedFrame
+from commitcast.gateway.hub import pacer
+from commitcast.gateway.hub.encoding import COMPRESSED_FROM_BYTES, PreparedFrame
+from commitcast.gateway.hub.pacer import MAX_DEBT_S, QUIET_S, REST, Pacer
 from commitcast.gateway.protocol import decoding, frames
 from commitcast.gateway.protocol.errors import CloseCode
-from commitcast.gateway.server import pump
-from commitcast.gateway.server.liveness import Pulse
-from commitcast.gateway.server.pacer import MAX_DEBT_S, QUIET_S, REST, Pacer
+from commitcast.gateway.server.liveness import LivenessMonitor
 from commitcast.gateway.server.sockets.websocket import UNSENT_LIMIT_BYTES
 from hostile import BINARY, CLOSE, TEXT, Frame, Wire, masked, opened, play, say, server_of, spoken
 from subscribers import Fields, Raw, raw
@@ -85,8 +85,8 @@ class TestPacing:
 
     @pytest.fixture(autouse=True)
     def nothing_becomes_quiet_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pump, "QUIET_S", 1e6)
-        monkeypatch.setattr(pump, "MAX_DEBT_S", 2 * HOUR_S)
+        monkeypatch.setattr(pacer, "QUIET_S", 1e6)
+        monkeypatch.setattr(pacer, "MAX_DEBT_S", 2 * HOUR_S)
 
     @asynccontextmanager
     async def _heard(self, runtime: AgentRuntime, *agents: AgentHandle) -> AsyncIterator[Wire]:
@@ -100,22 +100,22 @@ class TestPacing:
     async def _owe(self, runtime: AgentRuntime, debt_s: float) -> None:
         """Let so much rest be owed from now on, in place of what was."""
         owing: asyncio.Queue[None] = asyncio.Queue()
-        here, pumping = asyncio.get_running_loop(), server_of(runtime).core.pump
+        here, core = asyncio.get_running_loop(), server_of(runtime).core
 
         def owe() -> None:
-            pumping._pacer._free_at = 0.0
-            pumping._pacer.spend(time.perf_counter(), debt_s / REST)
-            if pumping._rest is not None:
-                pumping._rest.cancel()
-            pumping._on_rested()
+            core.hub.pacer._free_at = 0.0
+            core.hub.pacer.spend(time.perf_counter(), debt_s / REST)
+            if core.pump._rest is not None:
+                core.pump._rest.cancel()
+            core.pump._on_rested()
             here.call_soon_threadsafe(owing.put_nowait, None)
 
-        server_of(runtime).core.call(owe)
+        core.call(owe)
         await owing.get()
 
     async def _hub_knows_of(self, runtime: AgentRuntime, *lags: int) -> None:
         """Wait until the hub has what was said: it is told after those who spoke."""
-        hub = server_of(runtime).core.pump.hub
+        hub = server_of(runtime).core.hub
         await asyncio.to_thread(wait_until, lambda: hub.lags() == list(lags), f"{lags} to be known", show=hub.lags)
 
     async def _nothing_is_heard(self, client: Wire) -> None:
@@ -170,12 +170,12 @@ class TestPacing:
 
 
 def test_more_that_waits_for_a_socket_is_no_sign_that_it_takes_anything() -> None:
-    pulse = Pulse()
+    liveness = LivenessMonitor()
 
-    assert [pulse.stalled_s(*each) for each in ((100, 1.0), (100, 2.0), (200, 3.0), (300, 4.0))] == [0, 1, 2, 3]
-    assert pulse.stalled_s(299, 5.0) == 0
-    assert pulse.stalled_s(299, 6.0) == 1
-    assert pulse.stalled_s(None, 7.0) == 0, "it takes more"
+    assert [liveness.stalled_s(*each) for each in ((100, 1.0), (100, 2.0), (200, 3.0), (300, 4.0))] == [0, 1, 2, 3]
+    assert liveness.stalled_s(299, 5.0) == 0
+    assert liveness.stalled_s(299, 6.0) == 1
+    assert liveness.stalled_s(None, 7.0) == 0, "it takes more"
 
 
 def padded(size: int, *, noisy: bool) -> PreparedFrame:
@@ -331,7 +331,7 @@ def test_a_close_in_the_middle_of_shared_writes_leaves_whole_frames(
             sessions = list(core._sessions.values())
             for session in sessions:
                 await agent.aemit("x" * 3_000)
-                close: Callable[[], Any] = lambda session=session: core.pump.spawn(  # type: ignore[misc]  # noqa: E731
+                close: Callable[[], Any] = lambda session=session: core.tasks.spawn(  # type: ignore[misc]  # noqa: E731
                     session.close(CloseCode.SLOW, "in the middle of it")
                 )
                 core.call(close)

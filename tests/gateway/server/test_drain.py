@@ -176,7 +176,7 @@ async def _nonsense(runtime: AgentRuntime, client: Wire) -> None:
 
 async def _drain(runtime: AgentRuntime, client: Wire) -> None:
     server = server_of(runtime)
-    server.core.call(lambda: server.core.pump.spawn(server.core.say_goodbye()))
+    server.core.call(lambda: server.core.tasks.spawn(server.core.say_goodbye()))
 
 
 async def _slow(runtime: AgentRuntime, client: Wire) -> None:

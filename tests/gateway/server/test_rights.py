@@ -14,16 +14,22 @@ import pytest
 from commitcast.actors import AgentRuntime, CommandSource, Template
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.templates import load_templates
+from commitcast.gateway.hub.redaction import Redactor
 from commitcast.gateway.protocol import frames
-from commitcast.gateway.server.access.auth import Grant, Operation
-from commitcast.gateway.server.operations import Operations, Refusal, perform
+from commitcast.gateway.server.access.auth import Grant, Permission
+from commitcast.gateway.server.errors import TokenError
+from commitcast.gateway.server.metrics import Traffic
+from commitcast.gateway.server.reader import StoreReader
+from commitcast.gateway.server.requests import AgentControl, Refusal, Requests
+from commitcast.gateway.server.tasks import BackgroundTasks
 from commitcast.persistence.errors import CommitcastError, InvalidValueError
 from commitcast.persistence.records import MessageRecord
+from commitcast.persistence.sqlite.store import SqliteStore
 from hostile import LAUNCH, READ, SEND, TERMINATE, Passes, allowed, get, opened, play, spoken
 from subscribers import Fields, raw
 
 MIB: Final = 1024 * 1024
-EVERYTHING: Final = tuple(Operation)
+EVERYTHING: Final = tuple(Permission)
 CALLERS: Final = {
     "master": allowed("master", ("org1:*", EVERYTHING)),
     "reader": allowed("reader", ("org1:*", [READ])),
@@ -152,6 +158,19 @@ class TestOperations:
             assert (await runtime.agent(HERE).arecord()).head == 1
 
         play(tmp_path, scenario, token=Passes(**CALLERS), templates={"quick": Template(quick)})
+
+
+def test_a_refusal_in_another_script_is_cut_to_what_a_close_frame_can_carry(tmp_path: Path) -> None:
+    class Refusing:
+        def verify(self, token: str) -> Grant:
+            raise TokenError("拒" * 100)
+
+    async def scenario(runtime: AgentRuntime) -> None:
+        async with opened(runtime, ("Authorization", "Bearer any")) as client:
+            goodbye, code = await client.farewell()
+            assert (goodbye["reason"], code) == ("拒" * 100, 4501)
+
+    play(tmp_path, scenario, token=Refusing())
 
 
 class TestWhichTokenCounts:
@@ -418,8 +437,11 @@ class TestWhatTheHostRefuses:
         error = FullError("the agent has not read what it was sent: try again later")
         FullError.retryable = retryable
         grant = allowed("one", ("*", [SEND]))
+        requests = Requests(
+            StoreReader(SqliteStore(":memory:"), BackgroundTasks(), Traffic()), cast(AgentControl, Full()), Redactor()
+        )
         with pytest.raises(Refusal) as caught:
-            asyncio.run(perform(cast(Operations, Full()), grant, frames.Send(agent="a", content="x")))
+            asyncio.run(requests.perform(grant, frames.Send(agent="a", content="x")))
 
         assert (caught.value.code, caught.value.retry) == ("limit", retryable)
         assert caught.value.message == str(error)
@@ -580,8 +602,8 @@ class TestTemplates:
 
 
 @pytest.mark.parametrize("operation", [SEND, LAUNCH, TERMINATE])
-def test_a_server_without_tokens_is_read_only(tmp_path: Path, operation: Operation) -> None:
-    fields: dict[Operation, Fields] = {
+def test_a_server_without_tokens_is_read_only(tmp_path: Path, operation: Permission) -> None:
+    fields: dict[Permission, Fields] = {
         SEND: {"agent": "a", "content": "x"},
         LAUNCH: {"template": "quick"},
         TERMINATE: {"agent": "a"},
@@ -654,3 +676,22 @@ class TestPagesOfAgents:
             assert foreign.body.replace(b"org2:a0", b"ID") == absent.body.replace(b"org2:zz", b"ID")
 
         play(tmp_path, scenario, token=self.TENANTS)
+
+
+def test_names_that_the_host_adds_are_hidden_wherever_an_agent_is_shown(tmp_path: Path) -> None:
+    async def scenario(runtime: AgentRuntime) -> None:
+        async with raw(runtime.url) as watcher:
+            await watcher.subscribe("*")
+            await watcher.until("live")
+            await runtime.alaunch(
+                id="a", configuration={"sessionId": "hidden", "max_tokens": 4_096, "apiKey": "hidden"}
+            )
+            created = (await watcher.until("agent", event="created"))["record"]
+            subscribed = (await watcher.ask("subscribe", agent="a"))["record"]
+        one = (await get(runtime, "/v1/agents/a")).json
+        (listed,) = (await get(runtime, "/v1/agents")).json["agents"]
+
+        shown = [record["configuration"] for record in (created, subscribed, one, listed)]
+        assert shown == [{"max_tokens": 4_096}] * 4
+
+    play(tmp_path, scenario, redact=["session id"])

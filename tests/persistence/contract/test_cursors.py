@@ -10,7 +10,7 @@ from stores import commit, new_agent, text
 
 def cursor_of_a(store: Store) -> tuple[int, str]:
     """Where the log of agent a ends, as a subscriber would keep it."""
-    standing = store.standing("a", None)
+    standing = store.resolve_cursor("a", None)
     return standing.record.head, standing.epoch
 
 
@@ -24,7 +24,7 @@ class TestRestarts:
             with database.opened() as store:
                 commit(store, "a", text("more"))
 
-                assert store.standing("a", *of_one).record.id == "a"
+                assert store.resolve_cursor("a", *of_one).record.id == "a"
                 assert store.position(*of_all)[0] > of_all[0]
 
     def test_each_run_gives_out_an_epoch_of_its_own(self, database: Database) -> None:
@@ -46,7 +46,7 @@ class TestRestarts:
             commit(store, "a", text("second"))
 
             with pytest.raises(StaleEpochError):
-                store.standing("a", 2, epoch)
+                store.resolve_cursor("a", 2, epoch)
             with pytest.raises(StaleEpochError):
                 store.position(3, epoch_of_all)
 
@@ -57,7 +57,7 @@ class TestEpochs:
             commit(store, "a", new_agent("first"))
             log, _, _ = cursor_of_a(store)[1].partition("-")
 
-            assert store.standing("a", None, f"{log}-unknown").position == 2
+            assert store.resolve_cursor("a", None, f"{log}-unknown").position == 2
 
     @pytest.mark.parametrize("epoch", ["", "other", "other-run", "-", "e-unknown"])
     def test_one_that_was_never_given_out_is_refused(self, database: Database, epoch: str) -> None:
@@ -65,10 +65,10 @@ class TestEpochs:
             commit(store, "a", new_agent("first", epoch="e"))
 
             with pytest.raises(StaleEpochError):
-                store.standing("a", 1, epoch)
+                store.resolve_cursor("a", 1, epoch)
 
     def test_one_that_names_the_agent_alone_proves_the_agent(self, database: Database) -> None:
         with database.opened() as store:
             commit(store, "a", new_agent("first", epoch="e"))
 
-            assert store.standing("a", 1, "e").position == 2
+            assert store.resolve_cursor("a", 1, "e").position == 2

@@ -25,7 +25,7 @@ IDEOGRAPH = "\u5b57"
 def all_entries(store: Store, agent: str, **bounds: int) -> list[Entry]:
     """Follow an agent page by page from its creation."""
     found: list[Entry] = []
-    sequence, position = 0, store.standing(agent, 0).position
+    sequence, position = 0, store.resolve_cursor(agent, 0).position
     while True:
         page = store.entries(agent, sequence, position, **bounds)
         found += page.entries
@@ -78,7 +78,7 @@ class TestMessages:
         for read in (
             lambda: busy.messages("nobody"),
             lambda: busy.entries("nobody", 0, 0),
-            lambda: busy.standing("nobody", 0),
+            lambda: busy.resolve_cursor("nobody", 0),
         ):
             with pytest.raises(AgentNotFoundError):
                 read()
@@ -133,27 +133,27 @@ class TestStanding:
         by_sequence = {entry.sequence: entry.position for entry in whole if isinstance(entry, MessageRecord)}
 
         for sequence, position in by_sequence.items():
-            assert busy.standing("a", sequence).position == position
+            assert busy.resolve_cursor("a", sequence).position == position
 
     def test_from_the_beginning_it_begins_after_the_creation(self, busy: Store) -> None:
-        standing = busy.standing("a", 0)
+        standing = busy.resolve_cursor("a", 0)
 
         assert standing.position == standing.record.position
         assert standing.record == busy.agent("a")
 
     @pytest.mark.parametrize(("agent", "last"), [("a", "a7"), ("b", "b8"), ("c", "c1")])
     def test_at_the_tail_it_begins_after_the_last_entry(self, busy: Store, agent: str, last: str) -> None:
-        standing = busy.standing(agent, None)
+        standing = busy.resolve_cursor(agent, None)
 
         assert told(busy.entries(agent, standing.record.head - 1, standing.position - 1).entries) == [last]
         assert busy.entries(agent, standing.record.head, standing.position).entries == []
 
     def test_at_the_tail_after_a_change_of_status_it_begins_after_the_change(self, running: Store) -> None:
-        assert running.standing("a", None).position == 3
-        assert running.standing("a", 1).position == 2
+        assert running.resolve_cursor("a", None).position == 3
+        assert running.resolve_cursor("a", 1).position == 2
 
     def test_beyond_the_head_it_begins_at_the_head(self, busy: Store) -> None:
-        assert busy.standing("b", 10**9).position == busy.standing("b", 8).position
+        assert busy.resolve_cursor("b", 10**9).position == busy.resolve_cursor("b", 8).position
 
 
 class TestFeed:

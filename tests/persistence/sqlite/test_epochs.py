@@ -15,7 +15,7 @@ from stores import by_hand, commit, contents, new_agent, opened, problems, text
 
 def cursor_of_a(store: SqliteStore) -> tuple[int, str]:
     """Where the log of agent a ends, as a subscriber would keep it."""
-    standing = store.standing("a", None)
+    standing = store.resolve_cursor("a", None)
     return standing.record.head, standing.epoch
 
 
@@ -53,10 +53,10 @@ class TestBackups:
         with opened(path) as store:
             commit(store, "a", text("new"), text("newer"))
 
-            assert store.standing("a", *before).record.head == 4
+            assert store.resolve_cursor("a", *before).record.head == 4
             assert store.position(*all_before)[0] == 5
             with pytest.raises(StaleEpochError, match="start again after 0"):
-                store.standing("a", *beyond)
+                store.resolve_cursor("a", *beyond)
             with pytest.raises(StaleEpochError):
                 store.position(*all_beyond)
 
@@ -70,7 +70,7 @@ class TestBackups:
                 commit(one, "a", text("second"))
 
             with pytest.raises(StaleEpochError):
-                other.standing("a", *cursor_of_a(store))
+                other.resolve_cursor("a", *cursor_of_a(store))
             with pytest.raises(StaleEpochError):
                 store.position(*other.position())
 
@@ -103,4 +103,4 @@ class TestOlderFiles:
             commit(store, "a", text("second"))
 
             assert cursor_of_a(store)[1] != before[1]
-            assert store.standing("a", *before).record.head == 2
+            assert store.resolve_cursor("a", *before).record.head == 2

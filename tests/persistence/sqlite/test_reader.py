@@ -68,7 +68,7 @@ class TestFailures:
         with by_hand(path) as connection:
             connection.execute(f"UPDATE agent_messages SET {damage} WHERE content = 'b4'")
         with opened(path) as store:
-            position = store.standing("b", 3).position
+            position = store.resolve_cursor("b", 3).position
 
             assert [told([*store.messages("b")]), told(store.entries("b", 0, 0).entries)[1:]] == [
                 ["b1", "b2", "b3"]

@@ -187,7 +187,7 @@ class Waiting:
 def test_requests_that_are_at_work_are_bounded(tmp_path: Path) -> None:
     async def scenario(runtime: AgentRuntime) -> None:
         core = server_of(runtime).core
-        waiting = core.operations = Waiting()
+        waiting = core.requests.control = Waiting()
         async with opened(runtime, ("Authorization", "Bearer t")) as greedy, raw(runtime.url, token="t") as other:
             for number in range(5):
                 await greedy.say("send", id=number, agent="a", content="x")
@@ -205,7 +205,7 @@ def test_requests_that_are_at_work_are_bounded(tmp_path: Path) -> None:
 def test_requests_outlive_their_connection_and_leave_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(runtime: AgentRuntime) -> None:
         core = server_of(runtime).core
-        waiting = core.operations = Waiting()
+        waiting = core.requests.control = Waiting()
         async with opened(runtime, ("Authorization", "Bearer t")) as client:
             await client.say("terminate", agent="a")
             await asyncio.to_thread(wait_until, lambda: waiting.now, "it to be at work")
@@ -350,7 +350,7 @@ def test_an_operation_that_fails_costs_its_request_only(tmp_path: Path, caplog: 
         core = server_of(runtime).core
         async with opened(runtime, ("Authorization", "Bearer t")) as client:
             for operations in (Failing(), Refusing()):
-                core.operations = operations
+                core.requests.control = operations
                 assert (await client.ask("send", agent="a", content="x"))["code"] == "internal"
                 assert (await client.ask("ping"))["type"] == "ok"
 

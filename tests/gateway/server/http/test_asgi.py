@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from commitcast.actors import AgentHandle, AgentRuntime, RuntimeStoppedError
 from commitcast.gateway import Limits, ListenError, subscribe
 from commitcast.gateway.protocol import frames
-from commitcast.gateway.server.gateway import GatewayCore
+from commitcast.gateway.server.gateway import Gateway
 from commitcast.gateway.server.http import asgi
 from commitcast.gateway.server.http.asgi_peer import AsgiPeer, NotServingError, call
 from commitcast.gateway.server.sockets.websocket import WRITE_LIMIT_BYTES
@@ -566,7 +566,7 @@ class TestBeginningAndEnd:
     def test_a_loop_that_is_closed_with_its_connections_is_noticed(
         self, tmp_path: Path, has_woken: bool, heartbeat_s: float
     ) -> None:
-        async def connected(core: GatewayCore) -> AsgiPeer:
+        async def connected(core: Gateway) -> AsgiPeer:
             return AsgiPeer(core, address="127.0.0.1", token=None)
 
         with AgentRuntime(tmp_path / "a.db", listen="asgi", heartbeat_s=heartbeat_s) as runtime:

@@ -169,7 +169,7 @@ def spoken(runtime: AgentRuntime, *contents: str, id: str = "a1", end: bool = Fa
 
 
 def epoch_of(runtime: AgentRuntime, agent: str = "a1") -> str:
-    return runtime.store.standing(agent, None).epoch
+    return runtime.store.resolve_cursor(agent, None).epoch
 
 
 def nobody_is_left(runtime: AgentRuntime) -> None:

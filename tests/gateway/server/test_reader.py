@@ -3,7 +3,7 @@
 import pytest
 
 from commitcast.gateway.hub.log import ENTRY_BYTES, FORMS
-from commitcast.gateway.server.pages import KEPT_S, PageCache
+from commitcast.gateway.server.reader import KEPT_S, PageCache
 from commitcast.persistence.store import AgentPage
 from stores import commit, new_agent, opened, proof, text
 

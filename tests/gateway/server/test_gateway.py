@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from commitcast.gateway.protocol import frames
-from commitcast.gateway.server import commit_inbox
+from commitcast.gateway.server import gateway
 from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence.sqlite.store import SqliteStore
 from stores import commit, new_agent, opened, proof, text
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 @pytest.fixture(autouse=True)
 def room_for_one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commit_inbox, "HANDED_OVER_BYTES", 0)
+    monkeypatch.setattr(gateway, "INBOX_BYTES", 0)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_what_was_left_out_is_read_from_the_store_without_waiting_for_a_heartbea
 
 def test_it_is_bounded_and_the_first_commits_are_kept(store: SqliteStore) -> None:
     committed = [proof(commit(store, "a", text(str(number)))) for number in range(3)]
-    waiting = commit_inbox.Handover(lambda: None)
+    waiting = gateway.CommitInbox(lambda: None)
 
     for each in committed:
         waiting.publish(each)
@@ -104,3 +104,13 @@ def test_it_is_bounded_and_the_first_commits_are_kept(store: SqliteStore) -> Non
     assert list(taken) == committed[:1]
     assert dropped == {"a": committed[-1].last_position, frames.ALL: committed[-1].last_position}
     assert waiting.take() == (type(taken)(), {})
+
+
+def test_notices_are_counted_with_the_bytes_of_their_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "INBOX_BYTES", 10_000)
+    inbox = gateway.CommitInbox(lambda: None)
+
+    for _ in range(5):
+        inbox.notify("a", "internal", "字" * 2_000, retry=False)
+
+    assert len(inbox.take()[0]) == 2

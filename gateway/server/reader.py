@@ -1,0 +1,190 @@
+"""Reads the store for subscribers: on threads of its own, each page once for all who ask for it at the same time.
+
+Owns the reader threads, and the pages that were read lately with the frames made of them: after a restart all
+subscribers ask for the same pages. A page is kept only if more followed it when it was read, for then it is history,
+which never changes; and not for long, because agents are deleted. Runs on the gateway's loop.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+
+from commitcast.gateway.hub.log import FORMS, FrameKey, NextFrame, entry_size
+from commitcast.gateway.hub.subscription import Subscription
+from commitcast.gateway.protocol import frames
+from commitcast.gateway.server.metrics import Traffic
+from commitcast.gateway.server.tasks import BackgroundTasks
+from commitcast.persistence.errors import AgentNotFoundError
+from commitcast.persistence.store import AgentPage, FeedPage, Head, Reader
+
+T = TypeVar("T")
+
+THREADS: Final = 4
+"""As many pages as a store reads at once."""
+CLOSE_S: Final = 6.0
+"""For the reads under way at the end: a store waits five seconds for another program that has the file."""
+HEADS_ROWS: Final = 512
+"""Agents whose heads are read at once: a few milliseconds, for which a commit may have to wait."""
+KEPT_BYTES: Final = 16 * 1024 * 1024
+"""Of all pages with their frames; some fifty pages of the ordinary size."""
+KEPT_S: Final = 2.0
+
+PageKey = tuple[str, int, int]
+"""The log's agent, and the cursor and position that the page follows."""
+
+
+class LogEnd(NamedTuple):
+    """Where a log ends."""
+
+    cursor: int
+    position: int
+    status: str | None
+    """Of the agent; None for all agents."""
+
+
+class SharedPage(msgspec.Struct, eq=False):
+    """A page, and the frames that were made of it for the subscriptions that asked for it."""
+
+    page: AgentPage | FeedPage
+    frames: dict[FrameKey, NextFrame] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes that it counts for, with one set of frames."""
+        return (1 + FORMS) * sum(map(entry_size, self.page.entries))
+
+
+class PageCache:
+    """The pages that were read lately. Times are of one clock, in seconds."""
+
+    def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
+        self._pages: OrderedDict[PageKey, tuple[SharedPage, int, float]] = OrderedDict()
+        self._max_bytes = max_bytes
+        self.size = 0
+        """Bytes of all pages that are kept."""
+
+    def get(self, key: PageKey, now: float) -> SharedPage | None:
+        """Return a page that was read within the last `KEPT_S` seconds."""
+        self.forget(now)
+        kept = self._pages.get(key)
+        return None if kept is None else kept[0]
+
+    def put(self, key: PageKey, page: AgentPage | FeedPage, now: float) -> SharedPage:
+        """Keep a page if it is history; return it to be shared."""
+        shared = SharedPage(page)
+        if not page.at_end and key not in self._pages:
+            size = shared.size
+            self._pages[key] = shared, size, now
+            self.size += size
+        self.forget(now)
+        return shared
+
+    def forget(self, now: float) -> None:
+        """Drop the pages that were read too long ago, and the oldest beyond the bound."""
+        while self._pages:
+            _, size, read_at = next(iter(self._pages.values()))
+            if self.size <= self._max_bytes and now - read_at <= KEPT_S:
+                return
+            self._pages.popitem(last=False)
+            self.size -= size
+
+
+class StoreReader:
+    """Calls the store on reader threads."""
+
+    def __init__(self, store: Reader, tasks: BackgroundTasks, traffic: Traffic) -> None:
+        """Make a reader; its threads start when they are needed.
+
+        Args:
+            store: to read from.
+            tasks: where reads run that several subscriptions wait for.
+            traffic: counts the pages.
+        """
+        self.store = store
+        self.pages = PageCache()
+        self._tasks = tasks
+        self._traffic = traffic
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway-reader")
+        self._under_way: set[Future[Any]] = set()
+        self._not_begun: dict[PageKey, asyncio.Task[SharedPage]] = {}
+
+    async def read(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function of the store on a reader thread."""
+        reading = self._threads.submit(function, *arguments)
+        self._under_way.add(reading)
+        reading.add_done_callback(self._under_way.discard)
+        return await asyncio.wrap_future(reading)
+
+    def close(self) -> None:
+        """End the reader threads. Blocks for the reads under way, at most `CLOSE_S`. Any thread; idempotent."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        left = wait(list(self._under_way), CLOSE_S).not_done
+        self._threads.shutdown(wait=not left)
+
+    async def page(self, subscription: Subscription) -> SharedPage:
+        """Return the page that follows a subscription's cursor.
+
+        Raises:
+            AgentNotFoundError: the agent was deleted; another one may have its id.
+        """
+        shared = await self._shared_page((subscription.agent, subscription.cursor, subscription.position))
+        if isinstance(shared.page, AgentPage):
+            _check_same_agent(subscription, shared.page.epoch)
+        return shared
+
+    async def end(self, subscription: Subscription) -> LogEnd:
+        """Return where a subscription's log ends.
+
+        Raises:
+            AgentNotFoundError: the agent was deleted; another one may have its id.
+        """
+        if subscription.is_to_all:
+            position, _ = await self.read(self.store.position)
+            return LogEnd(position, position, None)
+        end = await self.read(self.store.resolve_cursor, subscription.agent, None)
+        _check_same_agent(subscription, end.record.epoch)
+        return LogEnd(end.record.head, end.position, end.record.status.value)
+
+    async def heads(self, agents: list[str]) -> dict[str, Head]:
+        """Return the heads of the logs of these agents, without those that do not exist, and of all agents."""
+        heads: dict[str, Head] = {}
+        for some in _batched(agents, HEADS_ROWS):
+            heads |= await self.read(self.store.heads, some)
+        last, _ = await self.read(self.store.position)
+        heads[frames.ALL] = Head(last, last)
+        return heads
+
+    async def _shared_page(self, key: PageKey) -> SharedPage:
+        """Return a page that was read lately, or read it together with all who ask for it before the reading begins."""
+        kept = self.pages.get(key, time.monotonic())
+        if kept is not None:
+            return kept
+        task = self._not_begun.get(key)
+        if task is None:
+            task = self._not_begun[key] = self._tasks.spawn(self._read_page(key))
+        return await asyncio.shield(task)
+
+    async def _read_page(self, key: PageKey) -> SharedPage:
+        agent, cursor, position = key
+
+        def read() -> AgentPage | FeedPage:
+            self._not_begun.pop(key, None)  # a later subscriber may know of something that this page has not
+            return self.store.feed(position) if agent == frames.ALL else self.store.entries(agent, cursor, position)
+
+        page = await self.read(read)
+        self._traffic.pages += 1
+        return self.pages.put(key, page, time.monotonic())
+
+
+def _batched(agents: list[str], size: int) -> Iterator[list[str]]:
+    return (agents[start : start + size] for start in range(0, len(agents), size))
+
+
+def _check_same_agent(subscription: Subscription, epoch: str) -> None:
+    if epoch != subscription.epoch:
+        raise AgentNotFoundError(subscription.agent)
