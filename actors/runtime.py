@@ -39,7 +39,7 @@ from commitcast.actors.templates import Template
 from commitcast.gateway.protocol.errors import ListenError
 from commitcast.gateway.server.access.auth import StaticTokens, Verifier
 from commitcast.gateway.server.access.limits import Limits
-from commitcast.gateway.server.gateway import HEARTBEAT_S
+from commitcast.gateway.server.options import HEARTBEAT_S, ServerOptions
 from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence import fork
 from commitcast.persistence.errors import AgentNotFoundError, ForkedRuntimeError
@@ -131,16 +131,18 @@ class AgentRuntime(Managed, Maintained, AgentsById):
         if listen is not None:
             self._server = GatewayServer(
                 self._store,
-                listen,
-                verifier=StaticTokens.single(token) if isinstance(token, str) else token,
+                ServerOptions(
+                    listen=listen,
+                    verifier=StaticTokens.single(token) if isinstance(token, str) else token,
+                    limits=limits,
+                    tls=tls,
+                    allowed_hosts=allowed_hosts,
+                    allowed_origins=allowed_origins,
+                    heartbeat_s=heartbeat_s,
+                ),
                 operations=RuntimeOperations(
                     templates or {}, self._store, lambda: self._running, self._system.directory, self._handle
                 ),
-                limits=limits,
-                tls=tls,
-                allowed_hosts=allowed_hosts,
-                allowed_origins=allowed_origins,
-                heartbeat_s=heartbeat_s,
             )
             self._server.core.registry.register(RuntimeCollector(self.stats, self._system.commits))
         self.interrupted = 0

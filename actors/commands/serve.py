@@ -16,8 +16,8 @@ from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.templates import load_templates
 from commitcast.gateway.server.access.auth import MissingExtraError
 from commitcast.gateway.server.access.origins import Access, parse_address
-from commitcast.gateway.server.server import ASGI
-from commitcast.gateway.server.sockets.tls import server_context
+from commitcast.gateway.server.options import ASGI
+from commitcast.gateway.tls import server_context
 
 
 def serve(

@@ -16,14 +16,14 @@ from prometheus_client import CollectorRegistry
 
 from commitcast.gateway.hub.subscription import Subscriber, Subscription
 from commitcast.gateway.protocol.errors import CloseCode
-from commitcast.gateway.server.access.admission import Admission
-from commitcast.gateway.server.access.auth import Grant, Verifier
-from commitcast.gateway.server.access.connection_counts import ConnectionCounts
-from commitcast.gateway.server.access.limits import Limits
+from commitcast.gateway.server.access.auth import Grant
+from commitcast.gateway.server.access.authentication import Authenticator
+from commitcast.gateway.server.access.limits import ConnectionCounts, Limits
 from commitcast.gateway.server.commit_inbox import Handover
 from commitcast.gateway.server.http.request import HttpResponse, error_response
 from commitcast.gateway.server.metrics import GatewayCollector, Standings, Traffic
 from commitcast.gateway.server.operations import Operations
+from commitcast.gateway.server.options import ServerOptions
 from commitcast.gateway.server.peer import Peer
 from commitcast.gateway.server.pump import Pump
 from commitcast.gateway.server.session import Session
@@ -31,8 +31,6 @@ from commitcast.gateway.server.sockets import descriptors
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Reader
 
-HEARTBEAT_S: Final = 15.0
-"""Under the thirty seconds after which proxies close what is silent."""
 TICK_S: Final = 1.0
 """How long a commit may be missing from the log of all agents before it is read from the store; and how often
 connections that take no more are looked at."""
@@ -44,32 +42,22 @@ the later bound is a millisecond for each of them if that is more: about the tim
 class GatewayCore:
     """Sessions and their hub."""
 
-    def __init__(
-        self,
-        store: Reader,
-        *,
-        verifier: Verifier | None = None,
-        operations: Operations | None = None,
-        limits: Limits | None = None,
-        heartbeat_s: float = HEARTBEAT_S,
-    ) -> None:
+    def __init__(self, store: Reader, options: ServerOptions, operations: Operations | None = None) -> None:
         """Make it; nothing runs before `begin`.
 
         Args:
             store: to read from; open before `begin`.
-            verifier: of tokens; None lets anybody read.
-            operations: what clients may have done; None makes it read-only.
-            limits: on what one client may ask for.
-            heartbeat_s: seconds between heartbeats.
+            options: verifier, limits and heartbeat.
+            operations: performs the requests of clients; None makes it read-only.
         """
-        self.limits = limits or Limits()
+        self.limits = options.limits or Limits()
         self.operations = operations
-        self.heartbeat_s = heartbeat_s
+        self.heartbeat_s = options.heartbeat_s
         self.server = f"commitcast/{metadata.version('commitcast')}"
         self.traffic = Traffic()
         self.pump = Pump(store, self.traffic, self._drop)
         self.registry = CollectorRegistry(auto_describe=False)
-        self.admission = Admission(verifier, self.limits.refused_tokens)
+        self.authenticator = Authenticator(options.verifier, self.limits.refused_tokens)
         self.registry.register(GatewayCollector(self.traffic, self._standings))
         self.is_draining = False
         self._sessions: dict[Peer, Session] = {}
@@ -149,7 +137,7 @@ class GatewayCore:
         Raises:
             TokenError: the token is not accepted.
         """
-        return self.admission.grant_of(token, address)
+        return self.authenticator.grant_of(token, address)
 
     @property
     def connections(self) -> int:
@@ -216,7 +204,7 @@ class GatewayCore:
             connections=len(self._sessions),
             paused=sum(peer.subscriber.is_paused for peer in self._sessions),
             subscriptions=sum(len(peer.subscriber.subscriptions) for peer in self._sessions),
-            refused_tokens=dict(self.admission.refused),
+            refused_tokens=dict(self.authenticator.refused),
             lags=self.pump.hub.lags(),
         )
 

@@ -309,7 +309,7 @@ class Session:
         self._pump.hub.disconnect(self.peer.subscriber)  # nothing more for it, not even while it closes
         self._services.count_close(code)
         self._send(frames.Goodbye(code=code, reason=reason, reconnect_ms=reconnect_ms))
-        await self.peer.finish(code, reason[:120])
+        await self.peer.finish(code, reason)
 
     def beat(self, heads: dict[str, int]) -> None:
         """Send a heartbeat and ask for a sign of life; close the connection if none came for too long."""

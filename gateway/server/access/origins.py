@@ -87,14 +87,7 @@ class Access:
             needs_token: whether clients must present a token.
             allowed_hosts: names besides the listening address that a Host header may have.
             allowed_origins: origins besides the server's own that a browser's page may have.
-
-        Raises:
-            ListenError: the address is not loopback and no token is needed.
         """
-        if host is not None and not needs_token and not is_loopback(host):
-            raise ListenError(
-                host, "it can be reached from other machines, so a token is needed: give one, or use 127.0.0.1"
-            )
         self._needs_token = needs_token
         own = () if host is None else (host.lower(),)
         self._hosts = frozenset({*own, *_LOOPBACK_NAMES, *(name.lower() for name in allowed_hosts)})

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from commitcast.gateway.server.access.connection_counts import ConnectionCounts
-from commitcast.gateway.server.access.limits import Limits
+from commitcast.gateway.server.access.limits import ConnectionCounts, Limits
 from commitcast.gateway.server.sockets import descriptors
 
 logger: Final = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from commitcast.gateway.server.access.auth import Operation, StaticTokens
 from commitcast.gateway.server.access.limits import Limits
 from commitcast.gateway.server.http.request import HttpRequest
 from commitcast.gateway.server.sockets import websocket
-from commitcast.gateway.server.sockets.tls import server_context
+from commitcast.gateway.tls import server_context
 from hostile import (
     ADMIN,
     BINARY,
