@@ -65,7 +65,7 @@ IdRange = tuple[str, str]
 def agent_size(record: AgentRecord) -> int:
     """Return the bytes of text that a record holds, for the bound on pages."""
     texts = record.prompt, record.configuration_json, record.result_json or "", record.error_message or ""
-    return sum(map(len, texts))
+    return sum(map(text_size, texts))
 
 
 def entry_size(entry: Entry) -> int:
@@ -75,7 +75,7 @@ def entry_size(entry: Entry) -> int:
     if isinstance(entry, AgentRecord):
         return agent_size(entry)
     if isinstance(entry, StatusChange):
-        return sum(len(text or "") for text in (entry.reason, entry.error_message, entry.result_json))
+        return sum(text_size(text or "") for text in (entry.reason, entry.error_message, entry.result_json))
     return 0
 
 

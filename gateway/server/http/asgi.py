@@ -23,7 +23,6 @@ calls `timeout_graceful_shutdown`.
 import re
 from collections.abc import Callable
 from contextlib import aclosing
-from functools import partial
 from http import HTTPStatus
 from importlib.util import find_spec
 from typing import Final
@@ -73,22 +72,26 @@ def app(gateway: GatewayServer | Callable[[], GatewayServer | None] | None) -> A
     """
     if gateway is None:
         raise InvalidValueError('the runtime has no gateway: give it listen="asgi", or an address')
-    return _App(gateway) if isinstance(gateway, GatewayServer) else partial(_serve_current, gateway)
+    return _App(gateway) if isinstance(gateway, GatewayServer) else _CurrentApp(gateway)
 
 
-async def _serve_current(
-    current: Callable[[], GatewayServer | None], scope: Scope, receive: Receive, send: Send
-) -> None:
-    gateway = None if scope["type"] == "lifespan" else current()
-    if gateway is not None:
-        await _App(gateway)(scope, receive, send)
-    elif scope["type"] == "http":
-        await _respond(_unavailable(), scope, receive, send)
-    elif scope["type"] == "websocket":
-        await receive()  # websocket.connect
-        await _deny(_unavailable(), scope, receive, send)
-    else:
-        await _on_lifespan(receive, send)
+class _CurrentApp:
+    """The app of the gateway that a function returns, which may be another one for each request."""
+
+    def __init__(self, current: Callable[[], GatewayServer | None]) -> None:
+        self._current = current
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gateway = None if scope["type"] == "lifespan" else self._current()
+        if gateway is not None:
+            await _App(gateway)(scope, receive, send)
+        elif scope["type"] == "http":
+            await _respond(_unavailable(), scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()  # websocket.connect
+            await _deny(_unavailable(), scope, receive, send)
+        else:
+            await _on_lifespan(receive, send)
 
 
 class _App:

@@ -809,15 +809,16 @@ class TestExposedMetrics:
         play(tmp_path, scenario)
 
 
-def test_the_list_of_agents_is_bounded_in_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prompt", ["x" * MIB, "\u6f22" * (MIB // 6)], ids=["ASCII", "CJK"])
+def test_the_list_of_agents_is_bounded_in_bytes(tmp_path: Path, prompt: str) -> None:
     async def scenario(runtime: AgentRuntime) -> None:
         for number in range(8):
-            await runtime.alaunch(id=f"a{number}", prompt="x" * MIB)
+            await runtime.alaunch(id=f"a{number}", prompt=prompt)
         ids: list[str] = []
         after = 0
         while after is not None:
             page = await get(runtime, f"/v1/agents?limit=1000&after={after}")
-            assert len(page.body) < 4 * MIB
+            assert len(page.body) < MIB + len(prompt.encode()) + 64 * 1024
             ids += [agent["id"] for agent in page.json["agents"]]
             after = page.json["next"]
         assert ids == [f"a{number}" for number in range(8)]

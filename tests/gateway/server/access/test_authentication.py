@@ -1,11 +1,13 @@
 """Tokens that are not accepted: counted, told to the owner without the token, and limited by where they come from."""
 
+import asyncio
 import http.client
 import logging
 from pathlib import Path
 from typing import Final
 
 import pytest
+from websockets.asyncio.client import connect
 
 from commitcast.actors import AgentRuntime
 from commitcast.gateway.protocol.errors import ErrorCode
@@ -146,6 +148,41 @@ class TestTheOwnerIsTold:
 
         (line,) = (record.getMessage() for record in caplog.records)
         assert "S3cr3t" not in line and line.isprintable() and len(line) < 400
+
+
+class Wordy:
+    """A verifier whose reasons have more bytes than a close frame holds, and fewer characters."""
+
+    REASON = "\u4ee4\u724c\u4e0d\u88ab\u63a5\u53d7" * 20
+
+    def verify(self, token: str) -> Grant:
+        """Refuse a token."""
+        raise TokenError(self.REASON)
+
+
+class TestALongReason:
+    def test_is_cut_to_the_bytes_that_a_close_frame_holds(self, tmp_path: Path) -> None:
+        async def scenario(runtime: AgentRuntime) -> None:
+            async with connect(str(runtime.url), additional_headers={"Authorization": "Bearer x"}) as refused:
+                await refused.wait_closed()
+                assert refused.close_code == 4501
+                assert refused.close_reason and Wordy.REASON.startswith(refused.close_reason)
+
+        play(tmp_path, scenario, token=Wordy())
+
+    def test_is_cut_through_an_asgi_server_too(self, tmp_path: Path) -> None:
+        async def scenario(address: str) -> None:
+            url = f"ws://{address}/v1/ws"
+            async with connect(url, additional_headers={"Authorization": "Bearer x"}, proxy=None) as refused:
+                await refused.wait_closed()
+                assert refused.close_code == 4501
+                assert refused.close_reason and Wordy.REASON.startswith(refused.close_reason)
+
+        with (
+            AgentRuntime(tmp_path / "a.db", listen="asgi", token=Wordy()) as runtime,
+            hosted(asgi.app(runtime.gateway)) as address,
+        ):
+            asyncio.run(scenario(address))
 
 
 class TestEveryDoor:
