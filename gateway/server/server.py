@@ -19,19 +19,19 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from commitcast.gateway.protocol import frames
-from commitcast.gateway.protocol.errors import CloseCode, ListenError
+from commitcast.gateway.protocol.errors import CloseCode, ErrorCode
 from commitcast.gateway.protocol.frames import PATH
 from commitcast.gateway.protocol.quiet_log import QuietLogger
 from commitcast.gateway.server.access.limits import ConnectionCounts
 from commitcast.gateway.server.access.origins import Access, bearer, offered_token
 from commitcast.gateway.server.gateway import GatewayCore
-from commitcast.gateway.server.http.request import REPEATED_HEADER, HttpRequest, HttpResponse, error_response
+from commitcast.gateway.server.http.request import REPEATED_HEADER, HttpRequest, HttpResponse, error_response, refusal
 from commitcast.gateway.server.http.routes import answer
 from commitcast.gateway.server.operations import Operations
 from commitcast.gateway.server.options import ServerOptions
 from commitcast.gateway.server.sockets.accepted import AcceptedSocket, AcceptedSockets
 from commitcast.gateway.server.sockets.descriptors import silence_sockets
-from commitcast.gateway.server.sockets.listening import ListeningLoop, bind
+from commitcast.gateway.server.sockets.listening import ListeningLoop, bind, listen_error
 from commitcast.gateway.server.sockets.websocket import (
     CLOSE_TIMEOUT_S,
     COMPRESSION,
@@ -218,7 +218,7 @@ class GatewayServer:
         try:
             sockets = bind(self._host, self._port)
         except (OSError, UnicodeError) as error:  # UnicodeError: not a host name
-            raise _listen_error(self.address, error) from error
+            raise listen_error(self.address or "", error) from error
         self._addresses = [listener.getsockname()[:2] for listener in sockets]
         self._port = self._addresses[0][1]
         self._server = await serve(
@@ -249,7 +249,7 @@ class GatewayServer:
                 await self._server.start_serving()
         except OSError as error:
             if not self._accepting.done():
-                self._accepting.set_exception(_listen_error(self.address, error))
+                self._accepting.set_exception(listen_error(self.address or "", error))
         if not self._accepting.done():
             self._accepting.set_result(None)
 
@@ -289,7 +289,7 @@ class GatewayServer:
         try:
             host, origin, authorization = map(request.headers.get, ("Host", "Origin", "Authorization"))
         except MultipleValuesError:
-            return error_response(HTTPStatus.BAD_REQUEST, "bad_request", REPEATED_HEADER)
+            return refusal(ErrorCode.BAD_REQUEST, REPEATED_HEADER)
         path, _, query = request.path.partition("?")
         is_socket = path == PATH
         line = connection.request_line
@@ -307,11 +307,6 @@ class GatewayServer:
             return None
         read = HttpRequest(path=path, query=query, host=host or "", token=token, address=connection.peer_address)
         return await answer(self.core, read)
-
-
-def _listen_error(address: str | None, error: Exception) -> ListenError:
-    why = getattr(error, "strerror", None) or error
-    return ListenError(address or "", f"{why}: choose another address, or stop the program that has it")
 
 
 def _check_line(line: RequestLine, request: Request, is_socket: bool) -> HttpResponse | None:

@@ -29,12 +29,20 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from commitcast.gateway.protocol import frames
+from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.protocol.frames import PATH
 from commitcast.gateway.server.access.auth import MissingExtraError
 from commitcast.gateway.server.access.origins import bearer, is_loopback, offered_token
 from commitcast.gateway.server.http import sse
 from commitcast.gateway.server.http.asgi_peer import AsgiPeer, NotServingError, call, converse
-from commitcast.gateway.server.http.request import REPEATED_HEADER, HttpRequest, HttpResponse, error_response, respond
+from commitcast.gateway.server.http.request import (
+    REPEATED_HEADER,
+    HttpRequest,
+    HttpResponse,
+    error_response,
+    refusal,
+    respond,
+)
 from commitcast.gateway.server.http.routes import answer
 from commitcast.gateway.server.server import GatewayServer
 from commitcast.gateway.server.sockets.websocket import close_reason
@@ -117,7 +125,7 @@ class _App:
     def _refusal(self, scope: Scope, headers: Headers) -> HttpResponse | None:
         """Return the refusal of a request; None lets it in."""
         if any(len(headers.getlist(name)) > 1 for name in ("Host", "Origin", "Authorization")):
-            return error_response(HTTPStatus.BAD_REQUEST, "bad_request", REPEATED_HEADER)
+            return refusal(ErrorCode.BAD_REQUEST, REPEATED_HEADER)
         version = scope.get("http_version", "1.1")
         host, origin = headers.get("Host"), headers.get("Origin")
         refused = self._server.access.check(host, origin, _query(scope), headers.keys(), version)
@@ -125,7 +133,7 @@ class _App:
             return refused
         if self._needs_no_token and not is_loopback(_address(scope)):
             message = "without tokens only clients on this machine are served: give the runtime a token"
-            return error_response(HTTPStatus.FORBIDDEN, "forbidden", message)
+            return refusal(ErrorCode.FORBIDDEN, message)
         if scope.get("method", "GET") not in ("GET", "HEAD"):
             message = "only GET and HEAD are answered here"
             return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "bad_request", message, Allow="GET, HEAD")
@@ -174,13 +182,13 @@ class _App:
         refused = self._check_capacity(scope)
         if token is None and not self._needs_no_token:
             message = "a token is needed: send Authorization: Bearer TOKEN"
-            refused = error_response(HTTPStatus.UNAUTHORIZED, "unauthenticated", message, WWW_Authenticate="Bearer")
+            refused = refusal(ErrorCode.UNAUTHENTICATED, message)
         try:
             last = headers.get("Last-Event-ID")
             seen = sse.EventId.parse(last) if last else None
             subscribe = sse.subscription(agent, _query(scope), seen)
         except InvalidValueError as error:
-            refused = error_response(HTTPStatus.BAD_REQUEST, "bad_request", str(error))
+            refused = refusal(ErrorCode.BAD_REQUEST, str(error))
         if refused is not None:
             await _respond(refused, scope, receive, send)
             return
@@ -198,7 +206,7 @@ class _App:
         await receive()  # websocket.connect
         refused = self._refusal(scope, headers) or self._check_capacity(scope)
         if _path(scope) != PATH:
-            refused = refused or error_response(HTTPStatus.NOT_FOUND, "not_found", f"WebSockets are at {PATH}")
+            refused = refused or refusal(ErrorCode.NOT_FOUND, f"WebSockets are at {PATH}")
         if refused is not None:
             await _deny(refused, scope, receive, send)
             return
