@@ -28,6 +28,7 @@ PURE = {
     "gateway/server/access/limits.py",
     "gateway/server/access/origins.py",
     "gateway/server/http/request.py",
+    "gateway/server/options.py",
     "gateway/server/http/sse.py",
     "gateway/server/liveness.py",
     "gateway/server/pacer.py",
