@@ -7,9 +7,9 @@ TYPING   = build/typing/commitcast
 
 # Where versions matter: what talks to a library of others, in each of its ways. The fastapi of `lowest` is the newest for the
 # lowest starlette. Deprecations are ignored there: old libraries use what newer ones of others mean to remove.
-OF_LOWEST = tests/gateway/server/sockets/test_older_websockets.py tests/gateway/server/test_connections.py tests/gateway/server/http/test_http.py tests/gateway/server/test_server.py \
+OF_LOWEST = tests/gateway/server/sockets/test_websockets_compat.py tests/gateway/server/test_connections.py tests/gateway/server/http/test_http.py tests/gateway/server/test_server.py \
 	tests/gateway/client/test_asyncio.py tests/gateway/client/test_blocking.py tests/gateway/client/test_requests.py \
-	tests/gateway/server/test_delivery.py tests/gateway/server/test_drain.py tests/gateway/server/sockets/test_tls.py tests/gateway/protocol/test_schema.py \
+	tests/gateway/server/test_delivery.py tests/gateway/server/test_drain.py tests/gateway/test_tls.py tests/gateway/protocol/test_schema.py \
 	tests/gateway/server/access/test_jwt.py tests/gateway/server/http/test_asgi.py tests/actors/commands tests/actors/test_sources_in_runtime.py \
 	tests/persistence/sqlite/test_opening.py tests/persistence/sqlite/test_schema.py
 

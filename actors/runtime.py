@@ -35,7 +35,7 @@ from commitcast.actors.templates import Template, checked_templates
 from commitcast.gateway.protocol.errors import ListenError
 from commitcast.gateway.server.access.auth import StaticTokens, Verifier
 from commitcast.gateway.server.access.limits import Limits
-from commitcast.gateway.server.gateway import HEARTBEAT_S
+from commitcast.gateway.server.options import HEARTBEAT_S, ServerOptions
 from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence import fork
 from commitcast.persistence.deprecation import renamed_argument
@@ -113,14 +113,16 @@ class AgentRuntime(AgentApi):
         if listen is not None:
             server = GatewayServer(
                 store,
-                listen,
-                verifier=StaticTokens.single(token) if isinstance(token, str) else token,
-                limits=limits,
-                tls=tls,
-                allowed_hosts=allowed_hosts,
-                allowed_origins=allowed_origins,
-                redact=redact,
-                heartbeat_s=heartbeat_s,
+                ServerOptions(
+                    listen=listen,
+                    verifier=StaticTokens.single(token) if isinstance(token, str) else token,
+                    limits=limits,
+                    tls=tls,
+                    allowed_hosts=allowed_hosts,
+                    allowed_origins=allowed_origins,
+                    redact=redact,
+                    heartbeat_s=heartbeat_s,
+                ),
             )
         self._backend = InProcess(store, server)
         self._templates = checked_templates(templates or {})

@@ -1,4 +1,4 @@
-"""The ASGI app for subscribers: `asgi.app(runtime.gateway)`. A door; the room is `server/http/asgi.py`."""
+"""The ASGI app for subscribers: `asgi.app(runtime.gateway)`. Re-exported from `server/http/asgi.py`."""
 
 from commitcast.gateway.server.http.asgi import app
 

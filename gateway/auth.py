@@ -1,4 +1,4 @@
-"""Rights and tokens. A door; the room is `server/access/auth.py`."""
+"""Rights and tokens. Re-exported from `server/access/auth.py`."""
 
 from commitcast.gateway.server.access.auth import Capability, Grant, Operation, Permission, StaticTokens, Verifier
 from commitcast.gateway.server.errors import MissingExtraError, TokenError

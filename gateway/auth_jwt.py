@@ -1,4 +1,4 @@
-"""JSON web tokens as grants: `JwtVerifier`. Needs the extra `auth`. A door; the room is `server/access/jwt.py`."""
+"""JSON web tokens as grants: `JwtVerifier`. Needs the extra `auth`. Re-exported from `server/access/jwt.py`."""
 
 from commitcast.gateway.server.access.jwt import JwtVerifier
 

@@ -1,4 +1,4 @@
-"""Bounds on what one client may ask for. A door; the room is `server/access/limits.py`."""
+"""Limits on what one client may use. Re-exported from `server/access/limits.py`."""
 
 from commitcast.gateway.server.access.limits import Limits
 

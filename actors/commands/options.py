@@ -1,4 +1,4 @@
-"""The options that several commands share, with one wording each, and what they mean."""
+"""Options that several commands share: their help texts and the conversion of their values."""
 
 import importlib
 from enum import StrEnum
@@ -12,27 +12,27 @@ from commitcast.persistence.errors import InvalidValueError
 
 DEFAULT_DATABASE: Final = Path("commitcast.db")
 
-Database = Annotated[Path, typer.Option("--db", help="The database file.", show_default=str(DEFAULT_DATABASE))]
+Database = Annotated[Path, typer.Option("--db", help="Database file.", show_default=str(DEFAULT_DATABASE))]
 Listen = Annotated[str, typer.Option(help="HOST:PORT for subscribers, or off. Port 0 takes a free one.")]
 TokenFile = Annotated[
     Path | None,
     typer.Option(
-        help="A file with the tokens that clients must present, one a line, each followed by what it allows, or alone "
-        "for everything. Needed beyond loopback."
+        help="File of the tokens that clients must present, one per line, each followed by its rights, or alone for "
+        "all rights. Required beyond loopback."
     ),
 ]
-OwnTokenFile = Annotated[Path | None, typer.Option("--token-file", help="A file whose first line is the token.")]
+OwnTokenFile = Annotated[Path | None, typer.Option("--token-file", help="File whose first line is the token.")]
 All = Annotated[
     bool,
     typer.Option(
-        "--all", help="Print every message on a line of its own: also pieces, repeats and the bookkeeping of streams."
+        "--all", help="Print every message on its own line, including stream fragments, repeats and bookkeeping."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 
 class JwtAlgorithm(StrEnum):
-    """How tokens are signed."""
+    """Signature algorithms of JSON web tokens."""
 
     HS256 = "HS256"
     RS256 = "RS256"
@@ -45,10 +45,10 @@ def address(listen: str) -> str | None:
 
 
 def tokens(file: Path | None) -> StaticTokens | None:
-    """Return the tokens that a server accepts.
+    """Return the verifier of a token file; None without one.
 
     Raises:
-        InvalidValueError: the file cannot be read or holds none.
+        InvalidValueError: the file cannot be read or has no token.
     """
     return None if file is None else StaticTokens.from_file(file)
 
@@ -56,29 +56,29 @@ def tokens(file: Path | None) -> StaticTokens | None:
 def verifier(
     token_file: Path | None, jwt_key: Path | None, algorithm: JwtAlgorithm, audience: str | None, issuer: str | None
 ) -> Verifier | None:
-    """Return what checks the tokens of a server; None if it needs none.
+    """Return the verifier of a server's tokens; None for a server without tokens.
 
     Raises:
-        InvalidValueError: a file cannot be used, or both kinds are given.
+        InvalidValueError: a file cannot be used, or both kinds of tokens are given.
         MissingExtraError: JSON web tokens need a package that is not installed.
     """
     if jwt_key is None:
         return tokens(token_file)
     if token_file is not None:
-        raise InvalidValueError("give --token-file or --jwt-key, not both: a server has one kind of token")
-    # By name, because it needs packages that only this option needs.
+        raise InvalidValueError("--token-file and --jwt-key exclude each other: give one")
+    # By name, because only this option needs its packages.
     auth_jwt: Any = importlib.import_module("commitcast.gateway.server.access.jwt")
-    found: Verifier = auth_jwt.JwtVerifier.from_file(
+    tokens_of_issuer: Verifier = auth_jwt.JwtVerifier.from_file(
         jwt_key, algorithm=algorithm.value, audience=audience, issuer=issuer
     )
-    return found
+    return tokens_of_issuer
 
 
 def own_token(file: Path | None) -> str | None:
-    """Return the token that a client presents: the first word of the first line that is no comment.
+    """Return the token that a client presents: the first word of the first line that is not a comment.
 
     Raises:
-        InvalidValueError: the file cannot be read or holds none.
+        InvalidValueError: the file cannot be read or has no token.
     """
     if file is None:
         return None
@@ -88,5 +88,5 @@ def own_token(file: Path | None) -> str | None:
         raise InvalidValueError(f"the token file {file} cannot be read: {error}") from error
     words = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     if not words or not words[0].isascii():
-        raise InvalidValueError(f"the token file {file} holds no token: write one line of ASCII characters into it")
+        raise InvalidValueError(f"the token file {file} has no token: write one line of ASCII characters into it")
     return words[0]

@@ -1,4 +1,4 @@
-"""`commitcast serve`: what is in a database, for subscribers, until a signal comes."""
+"""`commitcast serve`: serves a database to subscribers until a signal comes."""
 
 import importlib
 import threading
@@ -14,10 +14,10 @@ from commitcast.actors.commands.output import note, print_json
 from commitcast.actors.commands.stopping import LIMIT_S, stopping_on_signals
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.templates import load_templates
-from commitcast.gateway.server.access.origins import Access, parse_address
+from commitcast.gateway.server.access.origins import parse_address
 from commitcast.gateway.server.errors import MissingExtraError
-from commitcast.gateway.server.server import ASGI
-from commitcast.gateway.server.sockets.tls import server_context
+from commitcast.gateway.server.options import ASGI, ServerOptions
+from commitcast.gateway.tls import server_context
 
 
 def serve(
@@ -26,46 +26,44 @@ def serve(
     token_file: options.TokenFile = None,
     jwt_key: Annotated[
         Path | None,
-        typer.Option(
-            help="In place of tokens in a file: the secret or public key that JSON web tokens are signed with."
-        ),
+        typer.Option(help="Accept JSON web tokens signed with this key: a file with the secret or the public key."),
     ] = None,
-    jwt_algorithm: Annotated[options.JwtAlgorithm, typer.Option(help="How they are signed.")] = (
+    jwt_algorithm: Annotated[options.JwtAlgorithm, typer.Option(help="Signature algorithm of the JSON web tokens.")] = (
         options.JwtAlgorithm.EDDSA
     ),
-    jwt_audience: Annotated[str | None, typer.Option(help="The `aud` that they must have.")] = None,
-    jwt_issuer: Annotated[str | None, typer.Option(help="The `iss` that they must have.")] = None,
+    jwt_audience: Annotated[str | None, typer.Option(help="Required `aud` of the JSON web tokens.")] = None,
+    jwt_issuer: Annotated[str | None, typer.Option(help="Required `iss` of the JSON web tokens.")] = None,
     templates: Annotated[
         Path | None,
-        typer.Option(help="A TOML file of what clients may launch: a table for each, with `command` and more."),
+        typer.Option(help="TOML file of templates that clients may launch: one table each, with `command` etc."),
     ] = None,
-    certificate: Annotated[Path | None, typer.Option(help="Serve with TLS: a PEM file of the certificate.")] = None,
-    key: Annotated[Path | None, typer.Option(help="And its private key, if that is in a file of its own.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="PEM file with the certificate, to serve with TLS.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file with its private key, if in another file.")] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A further name that clients may know the server by (repeat it).")
+        list[str] | None, typer.Option(help="Additional name that a Host header may have. Can be repeated.")
     ] = None,
     allow_origin: Annotated[
-        list[str] | None, typer.Option(help="A further origin whose pages may use the server (repeat it).")
+        list[str] | None, typer.Option(help="Additional origin whose pages may use the server. Can be repeated.")
     ] = None,
     drain_s: Annotated[
         float,
-        typer.Option(min=0, max=3_600, help="Seconds between being no longer ready and sending subscribers away."),
+        typer.Option(min=0, max=3_600, help="Seconds from reporting not ready to closing connections."),
     ] = 0.0,
     asgi: Annotated[
-        bool, typer.Option("--asgi", help="Serve through uvicorn, and with it event streams (SSE).")
+        bool, typer.Option("--asgi", help="Serve through uvicorn, which adds event streams (SSE).")
     ] = False,
     json: options.Json = False,
 ) -> None:
     """Serve a database to WebSocket subscribers and HTTP readers, until SIGINT or SIGTERM.
 
-    Agents that a crash left at work are made failed at the start; subscribers continue from where they were. Without
-    tokens it is read-only, and on this machine only.
+    Agents that a crash interrupted become failed at the start; subscribers resume at their cursors. Without tokens the
+    server is read-only and serves this machine only.
     """
     open_files.raise_limit(listens=True)
     verifier = options.verifier(token_file, jwt_key, jwt_algorithm, jwt_audience, jwt_issuer)
     tls = None if certificate is None else server_context(certificate, key)
     if asgi:
-        Access(parse_address(listen)[0], needs_token=verifier is not None)  # refuses what needs a token and has none
+        ServerOptions(listen=listen, verifier=verifier)  # raises if the address needs a token and there is none
     runtime = AgentRuntime(
         db,
         listen=ASGI if asgi else listen,
@@ -91,12 +89,12 @@ def serve(
 def _listening(
     runtime: AgentRuntime, listen: str, certificate: Path | None, key: Path | None, *, asgi: bool
 ) -> Iterator[str]:
-    """Listen as long as inside, and give the URL without its scheme and path."""
+    """Listen while inside; yields the address, HOST:PORT."""
     if not asgi:
         assert runtime.address is not None
         yield runtime.address
         return
-    try:  # by name, because it needs packages that only this option needs
+    try:  # by name, because only this option needs its packages
         uvicorn_server: Any = importlib.import_module("commitcast.actors.commands.uvicorn_server")
     except ModuleNotFoundError as error:
         raise MissingExtraError("--asgi", "http") from error
@@ -111,5 +109,5 @@ def _announce(runtime: AgentRuntime, db: Path, address: str, *, tls: bool, json:
         print_json({"url": url, "db": str(db), "interrupted": runtime.interrupted})
         return
     if runtime.interrupted:
-        note(f"{runtime.interrupted} agents that a crash had left behind are failed now")
+        note(f"{runtime.interrupted} agents that a crash had interrupted are failed now")
     note(f"serving {db} on {url}   page: http{secure}://{address}/   stop: Ctrl-C")

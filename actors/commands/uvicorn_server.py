@@ -1,7 +1,7 @@
-"""The gateway's ASGI app under uvicorn, on a thread of its own. Imported only where uvicorn is wanted.
+"""The gateway's ASGI app under uvicorn, on its own thread. Imported only for `serve --asgi`.
 
-uvicorn has no limit for a request that never ends, and an app hears of one only when its headers are complete. So it
-runs on a loop whose sockets are counted from `accept` on, and have a deadline until a request is complete.
+uvicorn has no timeout for an incomplete request, and an app is called only after its headers are complete. So uvicorn
+runs on a loop whose sockets are counted from `accept` on, with a deadline until a request is complete.
 """
 
 import asyncio
@@ -18,25 +18,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from commitcast.actors.commands.uvicorn_websocket import SeldomWarnings, websocket_options
 from commitcast.actors.runtime import AgentRuntime
-from commitcast.gateway.protocol.errors import ListenError
 from commitcast.gateway.server.http import asgi
 from commitcast.gateway.server.sockets.accepted import AcceptedSockets
-from commitcast.gateway.server.sockets.listening import BACKLOG, ListeningLoop, bind
+from commitcast.gateway.server.sockets.listening import BACKLOG, ListeningLoop, bind, listen_error
 from commitcast.gateway.server.sockets.websocket import CLOSE_TIMEOUT_S
 
 logger: Final = logging.getLogger(__name__)
 
 GRACE_S: Final = 2
-"""For responses at the end; uvicorn takes whole seconds."""
+"""For responses in progress at the end; uvicorn takes whole seconds."""
 STOP_S: Final = 4.0 * GRACE_S
-"""For its thread to end: it waits three times for that grace at most, and once for less."""
+"""For its thread to end: it waits up to three times for `GRACE_S`, and once for less."""
 
 
 @contextmanager
 def serving(
     runtime: AgentRuntime, address: tuple[str, int], certificate: Path | None, key: Path | None
 ) -> Iterator[str]:
-    """Serve a running runtime's gateway while inside; gives `HOST:PORT`.
+    """Serve a running runtime's gateway while inside; yields `HOST:PORT`.
 
     Raises:
         ListenError: the address cannot be bound.
@@ -49,7 +48,7 @@ def serving(
         uvicorn.Config(
             _with_deadlines(asgi.app(runtime.gateway), accepted, limits.answer_timeout_s),
             **websocket_options(limits),
-            proxy_headers=False,  # a program on this machine could name any address, and limits go by addresses
+            proxy_headers=False,  # a program on this machine could forge any address, and limits count by address
             ssl_certfile=certificate,
             ssl_keyfile=key,
             log_level="warning",
@@ -68,11 +67,11 @@ def serving(
     try:
         yield f"{f'[{host}]' if ':' in host else host}:{listeners[0].getsockname()[1]}"
     finally:
-        runtime.stop()  # while there is still somebody to carry what it says
+        runtime.stop()  # first, so that uvicorn still sends `goodbye`
         _ask_to_stop(loop, _stop(server, accepted))
         thread.join(STOP_S)
         if thread.is_alive():
-            logger.error("uvicorn did not stop in time: its thread is left behind")
+            logger.error("uvicorn did not stop in time: its thread goes on in the background")
         logging.getLogger("uvicorn.error").removeFilter(quiet)
 
 
@@ -92,44 +91,44 @@ async def _serve(server: uvicorn.Server, accepted: AcceptedSockets, listeners: S
 def _ask_to_stop(loop: ListeningLoop, stopping: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.run_coroutine_threadsafe(stopping, loop)
-    except RuntimeError:  # it is closed: the thread has ended by itself, and said why
+    except RuntimeError:  # closed: the thread has ended by itself, with a log line
         stopping.close()
 
 
 async def _stop(server: uvicorn.Server, accepted: AcceptedSockets) -> None:
-    """Stop once all connections are closed: uvicorn fails when it closes a WebSocket that is about to close."""
+    """Stop after all connections are closed: uvicorn raises when it closes a WebSocket that is closing."""
     await accepted.close_all(GRACE_S)
     server.should_exit = True
 
 
-def _with_deadlines(app: ASGIApp, accepted: AcceptedSockets, timeout_s: float) -> ASGIApp:
-    """Wrap an app: a connection has a deadline while the app has no request of it, or waits for it to take a message.
+def _with_deadlines(app: ASGIApp, accepted: AcceptedSockets, timeout: float) -> ASGIApp:
+    """Wrap an app: a connection has a deadline while it has no request in progress, and for each message it receives.
 
     Args:
-        app: what is served.
-        accepted: the sockets that requests come through.
-        timeout_s: for a peer to take one message; and after the last one, to take the rest and complete a next request.
+        app: to wrap.
+        accepted: the sockets of its requests.
+        timeout: seconds for a peer to receive one message; and after the last one, to complete its next request.
     """
 
     async def app_with_deadlines(scope: Scope, receive: Receive, send: Send) -> None:
         connection = accepted.find(scope.get("client"), scope.get("server"))
-        if connection is None:  # the lifespan, or a peer that is gone already
+        if connection is None:  # the lifespan, or a peer that has left already
             await app(scope, receive, send)
             return
 
         async def send_in_time(message: Message) -> None:
-            connection.set_deadline(timeout_s)
+            connection.set_deadline(timeout)
             await send(message)
             connection.clear_deadline()
 
         connection.clear_deadline()
-        connection.requests += 1  # the next one may begin before the app has returned from this one
+        connection.requests += 1  # the next request may begin before the app has returned
         try:
             await app(scope, receive, send_in_time)
         finally:
             connection.requests -= 1
-            if not connection.requests:  # of a WebSocket there is no next one: uvicorn gives it ten seconds to close
-                connection.set_deadline(CLOSE_TIMEOUT_S if scope["type"] == "websocket" else timeout_s)
+            if not connection.requests:  # a WebSocket has no next request, and uvicorn gives it ten seconds to close
+                connection.set_deadline(CLOSE_TIMEOUT_S if scope["type"] == "websocket" else timeout)
 
     return app_with_deadlines
 
@@ -137,9 +136,8 @@ def _with_deadlines(app: ASGIApp, accepted: AcceptedSockets, timeout_s: float) -
 def _bound(host: str, port: int) -> list[socket.socket]:
     try:
         listeners = bind(host, port)
-        for listener in listeners:  # at once: clients that come before uvicorn is ready wait, and are not refused
+        for listener in listeners:  # at once: clients that connect before uvicorn is ready wait
             listener.listen(BACKLOG)
         return listeners
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ListenError(f"{host}:{port}", f"{why}: choose another, or stop who has it") from error
+        raise listen_error(f"{host}:{port}", error) from error

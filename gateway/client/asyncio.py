@@ -25,6 +25,7 @@ from commitcast.gateway.client.protocol import After, Following, OnCursor, Stand
 from commitcast.gateway.client.reconnect import AsyncToken, Comeback, Lost, closed, decode
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.errors import ErrorCode
+from commitcast.gateway.protocol.quiet_log import QuietLogger
 
 OPEN_TIMEOUT_S: Final = 10.0
 """For connecting, with all handshakes."""
@@ -38,13 +39,6 @@ _HTTP_CODES: Final = {
 _HTTP_PASSING: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 
 
-class _NoDebugLogger(logging.LoggerAdapter[logging.Logger]):
-    """At DEBUG, websockets logs every header and frame: tokens and content."""
-
-    def isEnabledFor(self, level: int) -> bool:
-        return level > logging.DEBUG and super().isEnabledFor(level)
-
-
 CONNECT_OPTIONS: Final[dict[str, Any]] = {
     "subprotocols": [Subprotocol(frames.SUBPROTOCOL)],
     "compression": None,
@@ -52,7 +46,7 @@ CONNECT_OPTIONS: Final[dict[str, Any]] = {
     "close_timeout": CLOSE_TIMEOUT_S,
     "ping_interval": None,  # the server's heartbeats do this, and do not fail while the application is busy
     "proxy": None,
-    "logger": _NoDebugLogger(logging.getLogger(__name__), {}),
+    "logger": QuietLogger(logging.getLogger(__name__)),
 }
 """For the `connect` of websockets, asynchronous or not."""
 

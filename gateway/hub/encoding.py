@@ -42,7 +42,7 @@ _FLUSH_TAIL: Final = 4
 class PreparedFrame:
     """One frame of the protocol, encoded once: as JSON, and on demand as a plain or compressed WebSocket frame."""
 
-    __slots__ = ("_compressed", "_plain", "json", "messages")
+    __slots__ = ("_compressed", "_plain", "frame", "json", "messages")
 
     def __init__(self, frame: frames.ServerFrame, messages: int = 0) -> None:
         """Encode a frame.
@@ -51,6 +51,7 @@ class PreparedFrame:
             frame: of the protocol.
             messages: how many messages it carries.
         """
+        self.frame = frame
         self.json: bytes = frames.encode(frame)
         self.messages = messages
         self._plain: bytes | None = None

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -22,12 +22,11 @@ from commitcast.gateway.hub.redaction import Redactor
 from commitcast.gateway.hub.subscription import Subscription
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.errors import CloseCode
-from commitcast.gateway.server.access.admission import Admission
-from commitcast.gateway.server.access.auth import Verifier
-from commitcast.gateway.server.access.connection_counts import ConnectionCounts
-from commitcast.gateway.server.access.limits import Limits
+from commitcast.gateway.server.access.authentication import Authenticator
+from commitcast.gateway.server.access.limits import ConnectionCounts, Limits
 from commitcast.gateway.server.http.request import HttpResponse, error_response
 from commitcast.gateway.server.metrics import ConnectionStats, GatewayCollector, Traffic
+from commitcast.gateway.server.options import ServerOptions
 from commitcast.gateway.server.peer import Peer
 from commitcast.gateway.server.pump import Pump
 from commitcast.gateway.server.reader import StoreReader
@@ -43,8 +42,6 @@ logger: Final = logging.getLogger(__name__)
 
 INBOX_BYTES: Final = 64 * 1024 * 1024
 """Waiting for the loop; what a disk takes in several seconds."""
-HEARTBEAT_S: Final = 15.0
-"""Less than the thirty seconds after which proxies close a silent connection."""
 TICK_S: Final = 1.0
 """How long a commit may be missing from the log of all agents before it is read from the store; and how often paused
 connections are checked."""
@@ -111,37 +108,25 @@ class CommitInbox:
 class Gateway:
     """Sessions and their hub, for connections of any kind."""
 
-    def __init__(
-        self,
-        store: Reader,
-        *,
-        verifier: Verifier | None = None,
-        control: AgentControl | None = None,
-        limits: Limits | None = None,
-        heartbeat_s: float = HEARTBEAT_S,
-        redact: Collection[str] = (),
-    ) -> None:
+    def __init__(self, store: Reader, options: ServerOptions, control: AgentControl | None = None) -> None:
         """Make a gateway; nothing runs before `begin`.
 
         Args:
             store: to read from; open before `begin`.
-            verifier: of tokens; None lets every client read.
+            options: verifier, limits, heartbeat and redaction.
             control: launches, sends and terminates for clients; None makes it read-only.
-            limits: on what one client may ask for.
-            heartbeat_s: seconds between heartbeats.
-            redact: further names in configurations whose values subscribers are not shown.
         """
-        self.limits = limits or Limits()
-        self.heartbeat_s = heartbeat_s
+        self.limits = options.limits or Limits()
+        self.heartbeat_s = options.heartbeat_s
         self.traffic = Traffic()
         self.tasks = BackgroundTasks()
-        self.redactor = Redactor(redact)
+        self.redactor = Redactor(options.redact)
         self.hub = Hub(redactor=self.redactor)
         self.reader = StoreReader(store, self.tasks, self.traffic)
         self.pump = Pump(self.hub, self.reader, self.tasks, self.traffic, self._drop)
         self.inbox = CommitInbox(lambda: self.call(self._take))
         self.requests = Requests(self.reader, control, self.redactor)
-        self.admission = Admission(verifier, self.limits.refused_tokens)
+        self.authenticator = Authenticator(options.verifier, self.limits.refused_tokens)
         self.counts = ConnectionCounts(self.limits)
         self._from = self.counts.by_origin
         """Connections of each address, under the name that scripts outside this package read."""
@@ -204,7 +189,7 @@ class Gateway:
             pump=self.pump,
             tasks=self.tasks,
             requests=self.requests,
-            admission=self.admission,
+            authenticator=self.authenticator,
             limits=self.limits,
             traffic=self.traffic,
             heartbeat_s=self.heartbeat_s,
@@ -235,7 +220,7 @@ class Gateway:
             connections=len(self._sessions),
             paused=sum(peer.subscriber.is_paused for peer in self._sessions),
             subscriptions=sum(len(peer.subscriber.subscriptions) for peer in self._sessions),
-            refused_tokens=dict(self.admission.refused),
+            refused_tokens=dict(self.authenticator.refused),
             lags=self.hub.lags(),
         )
 

@@ -1,123 +1,89 @@
-"""The gateway's server: one thread with one event loop, and on it the sockets of its own port, if it has one.
+"""The gateway's server: a thread with an event loop, and the sockets of its own port, if it has one.
 
-Owns the thread, the listener and its handshakes: who is let in, how many, and in what time. What becomes of a
-connection then is the core's. `stop` says goodbye first, so that clients come back by themselves.
+Owns the thread, the listener and the handshakes: which connections are accepted, and their deadlines until then; after
+that they are the gateway core's. `stop` sends `goodbye` first, so that clients reconnect by themselves.
 """
 
 import asyncio
 import logging
-import ssl
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
 from typing import Any, Final
 
+from msgspec.structs import replace
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers, MultipleValuesError
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from commitcast.gateway.protocol import frames
-from commitcast.gateway.protocol.errors import CloseCode, ListenError
+from commitcast.gateway.protocol.errors import CloseCode, ErrorCode
 from commitcast.gateway.protocol.frames import PATH
-from commitcast.gateway.server.access.auth import Verifier
-from commitcast.gateway.server.access.connection_counts import ConnectionCounts
-from commitcast.gateway.server.access.limits import MAX_LIMIT, Limits
-from commitcast.gateway.server.access.origins import Access, bearer, offered_token, parse_address
-from commitcast.gateway.server.gateway import HEARTBEAT_S, Gateway
-from commitcast.gateway.server.http.request import HttpRequest, HttpResponse, error_response
+from commitcast.gateway.protocol.quiet_log import QuietLogger
+from commitcast.gateway.server.access.limits import ConnectionCounts
+from commitcast.gateway.server.access.origins import Access, bearer, offered_token
+from commitcast.gateway.server.gateway import Gateway
+from commitcast.gateway.server.http.request import REPEATED_HEADER, HttpRequest, HttpResponse, error_response, refusal
 from commitcast.gateway.server.http.routes import answer
+from commitcast.gateway.server.options import ServerOptions
 from commitcast.gateway.server.requests import AgentControl
 from commitcast.gateway.server.sockets.accepted import AcceptedSocket, AcceptedSockets
-from commitcast.gateway.server.sockets.inherited import silence_sockets
-from commitcast.gateway.server.sockets.listening import ListeningLoop, bind
-from commitcast.gateway.server.sockets.older_websockets import RequestLine, close_server, is_noise
+from commitcast.gateway.server.sockets.descriptors import silence_sockets
+from commitcast.gateway.server.sockets.listening import ListeningLoop, bind, listen_error
 from commitcast.gateway.server.sockets.websocket import (
     CLOSE_TIMEOUT_S,
     COMPRESSION,
     WRITE_LIMIT_BYTES,
     GatewayConnection,
 )
+from commitcast.gateway.server.sockets.websockets_compat import RequestLine, close_server, is_noise
 from commitcast.persistence import fork
-from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.store import Reader
 
 logger: Final = logging.getLogger(__name__)
 
-ASGI: Final = "asgi"
-"""In place of an address: no port of its own; connections come through an ASGI app (see `gateway.asgi`)."""
 STOP_S: Final = 10.0
-"""For the thread to end, beyond what subscribers are given to catch up: its own waits add up to eight seconds."""
-
-
-class _QuietLog(logging.LoggerAdapter[logging.Logger]):
-    """The library's log without its DEBUG records, which show headers and frames, and so tokens."""
-
-    def isEnabledFor(self, level: int) -> bool:
-        return level > logging.DEBUG and super().isEnabledFor(level)
-
-    def log(self, level: int, msg: object, *arguments: Any, **options: Any) -> None:
-        if not is_noise(msg):
-            super().log(level, msg, *arguments, **options)
+"""For the thread to end, after subscribers had their time to catch up: its own timeouts add up to eight seconds."""
 
 
 class GatewayServer:
-    """Streams what is committed to WebSocket subscribers, and answers one-shot reads."""
+    """Streams committed messages to WebSocket subscribers, and answers HTTP reads."""
 
     def __init__(
-        self,
-        store: Reader,
-        listen: str,
-        *,
-        verifier: Verifier | None = None,
-        operations: AgentControl | None = None,
-        limits: Limits | None = None,
-        tls: ssl.SSLContext | None = None,
-        allowed_hosts: Sequence[str] = (),
-        allowed_origins: Sequence[str] = (),
-        heartbeat_s: float = HEARTBEAT_S,
-        redact: Collection[str] = (),
+        self, store: Reader, listen: ServerOptions | str, *, operations: AgentControl | None = None, **options: Any
     ) -> None:
         """Make a server; nothing listens yet.
 
         Args:
             store: to read from; open before `start`.
-            listen: `HOST:PORT`; port 0 takes a free one. Or `asgi`, for no port of its own.
-            verifier: of the tokens that clients must present; None is for loopback only.
-            operations: what clients may have done; None makes it read-only.
-            limits: on what one client may ask for.
-            tls: certificate and key to serve with; None serves without.
-            allowed_hosts: further names that a Host header may have.
-            allowed_origins: further origins that pages may have.
-            heartbeat_s: seconds between heartbeats.
-            redact: further names in agents' configurations whose values subscribers are not shown.
+            listen: how to serve; or the address alone, `HOST:PORT` or `asgi`.
+            operations: performs the requests of clients; None makes the server read-only.
+            options: fields of `ServerOptions`, by name.
 
         Raises:
-            ListenError: the address is none, or needs a token.
-            InvalidValueError: another argument cannot be used.
+            ListenError: the address is not one, or needs a token.
+            InvalidValueError: another option cannot be used.
         """
-        self._host, self._port = ("", 0) if listen == ASGI else parse_address(listen)
+        serving = ServerOptions(listen=listen, **options) if isinstance(listen, str) else replace(listen, **options)
+        self._host, self._port = serving.address or ("", 0)
         self.access = Access(
             self._host or None,
-            needs_token=verifier is not None,
-            allowed_hosts=allowed_hosts,
-            allowed_origins=allowed_origins,
+            needs_token=serving.verifier is not None,
+            allowed_hosts=serving.allowed_hosts,
+            allowed_origins=serving.allowed_origins,
         )
-        if not 0 < heartbeat_s <= MAX_LIMIT:
-            raise InvalidValueError(f"heartbeat_s must be more than 0 and at most {MAX_LIMIT:,}, not {heartbeat_s!r}")
-        self.core = Gateway(
-            store, verifier=verifier, control=operations, limits=limits, heartbeat_s=heartbeat_s, redact=redact
-        )
+        self.core = Gateway(store, serving, operations)
         self.publish = self.core.inbox.publish
-        """Hand over what was committed. Returns at once. Any thread."""
+        """Hand over committed entries. Returns at once. Any thread."""
         self.notify = self.core.inbox.notify
-        """Hand over a notice that something was refused. Returns at once. Any thread."""
-        # Behind an ASGI server the core counts what that says the address is, which may not be the socket's.
+        """Tell an agent's subscribers that something was refused. Returns at once. Any thread."""
+        # Behind an ASGI server the core counts the addresses that it gives, which may not be the sockets'.
         counts = self.core.counts if self._host else ConnectionCounts(self.core.limits)
         self.sockets = AcceptedSockets(self.core.limits, counts)
-        """That were accepted on its own port, or by `serve --asgi` for it."""
-        self._tls = tls
+        """Accepted on its own port, or by `serve --asgi` for it."""
+        self._tls = serving.tls
         self._thread: threading.Thread | None = None
         self._server: Server | None = None
         self._bound: Future[None] = Future()
@@ -129,7 +95,7 @@ class GatewayServer:
 
     @property
     def address(self) -> str | None:
-        """Where it listens, with the port that it got; None if it has no port of its own."""
+        """The address that it listens on, with the actual port; None if it has no port of its own."""
         if not self._host:
             return None
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -142,13 +108,13 @@ class GatewayServer:
 
     @property
     def url(self) -> str | None:
-        """Of its WebSocket; None if it has no port of its own."""
+        """The URL of its WebSocket; None if it has no port of its own."""
         return None if self.address is None else f"{'ws' if self._tls is None else 'wss'}://{self.address}{PATH}"
 
     # From other threads.
 
     def start(self) -> None:
-        """Take the address. Blocks until it is bound; nobody can connect before `accept`.
+        """Bind the address. Blocks until it is bound; clients cannot connect before `accept`.
 
         Raises:
             ListenError: it cannot be bound.
@@ -164,39 +130,39 @@ class GatewayServer:
             raise
 
     def accept(self) -> None:
-        """Let clients connect. Blocks until they can, or the server was stopped.
+        """Accept connections. Blocks until clients can connect, or the server was stopped.
 
         Raises:
-            ListenError: somebody else has taken the address since `start`.
+            ListenError: another program has begun to listen on the address since `start`.
         """
         assert self._thread is not None
         self.core.call(lambda: self.core.tasks.spawn(self._accept()))
         self._accepting.result()
 
     def drain(self) -> None:
-        """Be no longer ready, and take no new subscribers; those that are there stay until `stop`. Any thread."""
+        """Report not ready, and refuse new subscribers; connected ones stay until `stop`. Any thread. Idempotent."""
         self.core.is_draining = True
 
     def stop(self, *, catch_up_s: float = 0.0) -> None:
-        """Say goodbye to everybody and stop. Idempotent. Blocks.
+        """Send `goodbye` to all connections and stop. Idempotent. Blocks, for `catch_up_s` and `STOP_S` at most.
 
         Args:
-            catch_up_s: how long subscribers may take to get what is committed already.
+            catch_up_s: seconds that subscribers may take to receive what is committed already.
         """
         if self._thread is None:
             return
         self.drain()
-        self._bound.exception()  # it may be about to be bound: before that nothing hears that it is to stop
+        self._bound.exception()  # before it is bound, the loop does not see that it is to stop
         self._catch_up_s = catch_up_s
         self.core.call(self._stopping.set)
         self._thread.join(catch_up_s + STOP_S)
         if self._thread.is_alive():
-            logger.error("the gateway did not stop in time: its thread is left behind")
+            logger.error("the gateway did not stop in time: its thread goes on in the background")
         self.core.reader.close()
         fork.forget(self)
 
     def _drop_in_child(self) -> None:
-        """Leave the port and the connections to the parent; through ASGI everything is answered with 503."""
+        """Leave the port and the connections to the parent; through ASGI every request is answered with 503."""
         silence_sockets(self._addresses)
         self._thread = self._server = None
         self._accepting = Future()
@@ -208,7 +174,7 @@ class GatewayServer:
         try:
             with asyncio.Runner(loop_factory=lambda: ListeningLoop(self.sockets)) as runner:
                 runner.run(self._serve())
-        except BaseException as error:  # whatever it was, `start` must not wait for ever
+        except BaseException as error:  # of any kind: `start` must not wait for ever
             if self._bound.done():
                 raise
             self._bound.set_exception(error)
@@ -237,17 +203,17 @@ class GatewayServer:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
                     await server.wait_closed()
                     return
-            except TimeoutError:  # of peers that have not asked for anything, or do not read the answer
+            except TimeoutError:  # of peers that have sent no request, or do not read the response
                 self.sockets.abort_all()
-        logger.warning("%d connections did not end: they are left behind", len(self.sockets))
-        for each in closing:
-            each.cancel()
+        logger.warning("%d connections did not close: they are abandoned", len(self.sockets))
+        for task in closing:
+            task.cancel()
 
     async def _bind(self) -> None:
         try:
             sockets = bind(self._host, self._port)
-        except (OSError, UnicodeError) as error:  # UnicodeError: a host that can be no name
-            raise _listen_error(self.address, error) from error
+        except (OSError, UnicodeError) as error:  # UnicodeError: not a host name
+            raise listen_error(self.address or "", error) from error
         self._addresses = [listener.getsockname()[:2] for listener in sockets]
         self._port = self._addresses[0][1]
         self._server = await serve(
@@ -256,29 +222,29 @@ class GatewayServer:
             process_request=self._process_request,
             subprotocols=[Subprotocol(frames.SUBPROTOCOL)],
             select_subprotocol=_select_subprotocol,
-            create_connection=self._connect,  # type: ignore[arg-type]  # called like the class, and makes one
+            create_connection=self._connect,  # type: ignore[arg-type]  # called like the class, and returns an instance
             compression=None,
             extensions=[COMPRESSION],
             max_size=frames.MAX_FRAME_BYTES,
             max_queue=2,  # a session answers one frame at a time
             write_limit=WRITE_LIMIT_BYTES,
-            open_timeout=None,  # it would be for the answer too: each has a deadline of its own
-            ping_interval=None,  # the core asks for signs of life itself, and says goodbye
+            open_timeout=None,  # it would include the response: each has a deadline of its own
+            ping_interval=None,  # the core pings by itself, and sends goodbye
             close_timeout=CLOSE_TIMEOUT_S,
             server_header=None,
-            logger=_QuietLog(logging.getLogger("commitcast.gateway.websockets")),
+            logger=QuietLogger(logging.getLogger("commitcast.gateway.websockets"), is_noise),
             ssl=self._tls,
             start_serving=False,
         )
 
     async def _accept(self) -> None:
-        """Begin to listen. Who has bound the same port in the meantime may be first."""
+        """Begin to listen. Another program that has bound the same port may have been first."""
         try:
             if self._server is not None and not self._is_closing:
                 await self._server.start_serving()
         except OSError as error:
             if not self._accepting.done():
-                self._accepting.set_exception(_listen_error(self.address, error))
+                self._accepting.set_exception(listen_error(self.address or "", error))
         if not self._accepting.done():
             self._accepting.set_result(None)
 
@@ -300,7 +266,7 @@ class GatewayServer:
     # Requests.
 
     async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer a request that is not to become a WebSocket; None lets it become one."""
+        """Answer a request; None lets it become a WebSocket."""
         assert isinstance(connection, GatewayConnection)
         accepted = self._socket_of(connection)
         if accepted is not None:
@@ -318,7 +284,7 @@ class GatewayServer:
         try:
             host, origin, authorization = map(request.headers.get, ("Host", "Origin", "Authorization"))
         except MultipleValuesError:
-            return error_response(HTTPStatus.BAD_REQUEST, "bad_request", "a header is there more than once")
+            return refusal(ErrorCode.BAD_REQUEST, REPEATED_HEADER)
         path, _, query = request.path.partition("?")
         is_socket = path == PATH
         line = connection.request_line
@@ -334,13 +300,8 @@ class GatewayServer:
         if is_socket:
             connection.token = token or offered_token(_offered(request.headers))
             return None
-        asked = HttpRequest(path=path, query=query, host=host or "", token=token, address=connection.peer_address)
-        return await answer(self.core, asked)
-
-
-def _listen_error(address: str | None, error: Exception) -> ListenError:
-    why = getattr(error, "strerror", None) or error
-    return ListenError(address or "", f"{why}: choose another address, or stop who has it")
+        read = HttpRequest(path=path, query=query, host=host or "", token=token, address=connection.peer_address)
+        return await answer(self.core, read)
 
 
 def _check_line(line: RequestLine, request: Request, is_socket: bool) -> HttpResponse | None:
@@ -348,7 +309,7 @@ def _check_line(line: RequestLine, request: Request, is_socket: bool) -> HttpRes
         message = "only GET and HEAD are answered here"
         return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "bad_request", message, Allow="GET, HEAD")
     if is_socket and line.version_of(request) != "HTTP/1.1":
-        message = "a WebSocket is opened with HTTP/1.1: a proxy in between has to speak it"
+        message = "a WebSocket is opened with HTTP/1.1: set a proxy in between to use it"
         return error_response(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "bad_request", message)
     return None
 
@@ -360,5 +321,5 @@ def _offered(headers: Headers) -> list[str]:
 
 
 def _select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    """Choose ours if it is offered; a client that offers none gets it too."""
+    """Return our subprotocol if the client offers it; else the handshake selects none."""
     return next((name for name in offered if name == frames.SUBPROTOCOL), None)

@@ -19,8 +19,8 @@ from commitcast.gateway.hub.hub import Hub
 from commitcast.gateway.hub.subscription import Subscription
 from commitcast.gateway.protocol import decoding, frames
 from commitcast.gateway.protocol.errors import CloseCode, ErrorCode, FrameError
-from commitcast.gateway.server.access.admission import Admission
 from commitcast.gateway.server.access.auth import Grant
+from commitcast.gateway.server.access.authentication import Authenticator
 from commitcast.gateway.server.access.limits import BYTES_PER_REQUEST, Bucket, Limits
 from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.liveness import LivenessMonitor
@@ -60,7 +60,7 @@ class Session:
         pump: Pump,
         tasks: BackgroundTasks,
         requests: Requests,
-        admission: Admission,
+        authenticator: Authenticator,
         limits: Limits,
         traffic: Traffic,
         heartbeat_s: float,
@@ -70,7 +70,7 @@ class Session:
         self._pump = pump
         self._tasks = tasks
         self._requests = requests
-        self._admission = admission
+        self._authenticator = authenticator
         self._limits = limits
         self._traffic = traffic
         self._heartbeat_s = heartbeat_s
@@ -151,7 +151,7 @@ class Session:
         return True
 
     def _grant_of(self, token: str | None) -> Grant | None:
-        return self._admission.grant_of(token, self.peer.peer_address)
+        return self._authenticator.grant_of(token, self.peer.peer_address)
 
     def _on_expired(self) -> None:
         assert self._grant is not None
@@ -335,7 +335,7 @@ class Session:
         self._hub.disconnect(self.peer.subscriber)  # nothing more is sent to it, not even while it closes
         self._traffic.closes[code] += 1
         self._send(frames.Goodbye(code=code, reason=reason, reconnect_ms=reconnect_ms))
-        await self.peer.finish(code, reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore"))
+        await self.peer.finish(code, reason)
 
     def beat(self, heads: dict[str, int]) -> None:
         """Send a heartbeat and a ping; close the connection if its peer was silent for too long."""

@@ -1,6 +1,6 @@
-"""The browser's half: the page, its style, and `client.js`, as files that the server hands out as they are.
+"""Static files for browsers: the page, its style, and `client.js`.
 
-Owns the list of what may be handed out; nothing else in the folder can be asked for. Pure; files are read once.
+Owns the list of files that are served; nothing else in the folder can be requested. Files are read once.
 """
 
 from functools import cache
@@ -30,9 +30,9 @@ _FILES: Final = {
 
 @cache
 def asset(path: str) -> Asset | None:
-    """Return the file at a path of the server, or None if there is none."""
-    found = _FILES.get(path)
-    if found is None:
+    """Return the file at a path of the server; None if there is none."""
+    file = _FILES.get(path)
+    if file is None:
         return None
-    name, content_type = found
+    name, content_type = file
     return Asset(content_type, resources.files("commitcast.gateway.web").joinpath(name).read_bytes())

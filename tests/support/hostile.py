@@ -311,3 +311,10 @@ async def asleep(runtime: AgentRuntime, connection: Wire) -> Any:
         return None
 
     return await asyncio.to_thread(wait_until, paused, "the connection to be paused")
+
+
+async def upgraded(runtime: AgentRuntime, *headers: tuple[str, str], path: str = "/v1/ws") -> Answer:
+    """Return what a handshake is answered with that should be refused."""
+    async with wire(runtime) as enemy:
+        await enemy.send(request(runtime, path, (*UPGRADE, *headers)))
+        return await enemy.answer()

@@ -12,7 +12,7 @@ from certificates import write_certificate
 from commitcast.actors import AgentRuntime
 from commitcast.actors.commands import uvicorn_server
 from commitcast.gateway.server.sockets.accepted import AcceptedSockets
-from commitcast.gateway.server.sockets.tls import server_context
+from commitcast.gateway.tls import server_context
 from hostile import CLOSE, TEXT, UPGRADE, masked, server_of
 from waiting import TIMEOUT_S
 

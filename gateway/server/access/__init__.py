@@ -1,1 +1,1 @@
-"""Who may connect and what they may do: tokens, grants, origins, limits and rates."""
+"""Access control: tokens and grants, Host and Origin, limits."""

@@ -1,8 +1,7 @@
-"""Who may do what: operations, capabilities, grants, and the plain tokens that stand for them.
+"""Authorization: operations, capabilities, grants, and static tokens.
 
-A verifier turns a token into a grant; whoever acts for a client asks the grant, for each request anew. A token must
-never get into a grant, an error's text or a log. Only reading a token file touches the disk; the rest is pure and may
-be called from any thread.
+A verifier turns a token into a grant, which is asked for each request. A token must never get into a grant, an error's
+text or a log. Only reading a token file touches the disk; the rest is pure and may be called from any thread.
 """
 
 import hashlib
@@ -23,12 +22,12 @@ from commitcast.persistence.writes import check_agent_id
 logger: Final = logging.getLogger(__name__)
 
 MAX_TOKEN_BYTES: Final = 8 * 1024
-"""Of one token: about what HTTP servers take as one header. It also bounds the work of reading one."""
+"""Of one token: about the size of a header that HTTP servers accept. It also limits the work of decoding one."""
 MAX_TOKENS: Final = 1000
-"""In one file. Every one is compared each time, on the event loop: this many take a fraction of a millisecond."""
+"""In one file. Each check compares all of them on the event loop: this many take a fraction of a millisecond."""
 _ANY: Final = "*"
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-"""The rights of a file that are not its owner's."""
+"""Permissions of a file for users other than its owner."""
 
 
 class Permission(StrEnum):
@@ -39,11 +38,11 @@ class Permission(StrEnum):
     SEND = "send"
     """Send messages to agents."""
     LAUNCH = "launch"
-    """Launch agents, whose ids then begin with the prefix that this is allowed on."""
+    """Launch agents, whose ids then begin with the prefix that this right is on."""
     TERMINATE = "terminate"
     """End agents."""
     ADMIN = "admin"
-    """See how the server itself is doing: `/metrics`."""
+    """See the server's own `/metrics`."""
 
 
 Operation = Permission
@@ -51,10 +50,10 @@ Operation = Permission
 
 
 class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"operations": "ops"}):
-    """Some operations on some agents. Decoding refuses unknown fields, for one of them may be a limit.
+    """Some operations on some agents. Decoding refuses unknown fields, because one may be a restriction.
 
     Raises:
-        InvalidValueError: `agent` is no id and no prefix, or there is no operation.
+        InvalidValueError: `agent` is neither an id nor a prefix, or there is no operation.
     """
 
     agent: str
@@ -65,31 +64,31 @@ class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
         if self.agent != _ANY:
             check_agent_id(self.agent.removesuffix(_ANY))
         if not self.operations:
-            raise InvalidValueError("a capability needs an operation: leave it out if nothing is to be allowed")
+            raise InvalidValueError("a capability needs an operation: leave it out if it should allow nothing")
 
     def covers(self, agent: str) -> bool:
-        """Whether it is about this agent."""
+        """Whether it includes this agent."""
         return agent == self.agent or (self.is_prefix and agent.startswith(self.prefix))
 
     @property
     def is_prefix(self) -> bool:
-        """Whether it is about every agent whose id begins with `prefix`."""
+        """Whether it includes every agent whose id begins with `prefix`."""
         return self.agent.endswith(_ANY)
 
     @property
     def prefix(self) -> str:
-        """What the ids begin with; empty for all agents."""
+        """The beginning of the ids; empty for all agents."""
         return self.agent.removesuffix(_ANY)
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What somebody may do, and until when."""
+    """The rights of a caller, and their expiry."""
 
     subject: str
-    """Who: goes into the log and into idempotency keys. Never a secret."""
+    """The caller's name, for the log and idempotency keys. Never a secret."""
     capabilities: tuple[Capability, ...]
     expires_at: float | None = None
-    """Unix seconds; None is never."""
+    """Unix seconds; None for never."""
 
     def allows(self, operation: Permission, agent: str) -> bool:
         """Whether the operation may be done to this agent."""
@@ -104,24 +103,24 @@ class Grant(msgspec.Struct, frozen=True):
         return [held for held in self.capabilities if Permission.READ in held.operations]
 
     def launch_prefix(self) -> str | None:
-        """Return what the ids of agents that the holder launches begin with; None if it may not launch."""
+        """Return the prefix of the ids of agents that the caller launches; None if it may not launch."""
         held = (held for held in self.capabilities if Permission.LAUNCH in held.operations and held.is_prefix)
         first = next(held, None)
         return None if first is None else first.prefix
 
     def has_expired(self, now: float) -> bool:
-        """Whether it is over at a time in Unix seconds."""
+        """Whether it has expired at a time in Unix seconds."""
         return self.expires_at is not None and now >= self.expires_at
 
 
 EVERYTHING: Final = Capability(_ANY, frozenset(Permission))
-"""Of a token without limits."""
+"""Of a token without restrictions."""
 ANYBODY: Final = Grant("anybody", (Capability(_ANY, frozenset({Permission.READ, Permission.ADMIN})),))
-"""Of every client of a server that demands no token, which is on loopback only."""
+"""Of every client of a server without tokens, which is on loopback only."""
 
 
 class Verifier(Protocol):
-    """Says what the holder of a token may do."""
+    """Checks tokens, and returns their rights."""
 
     def verify(self, token: str) -> Grant:
         """Return what a token grants.
@@ -129,7 +128,7 @@ class Verifier(Protocol):
         Raises:
             TokenError: it is not accepted, or has expired.
 
-        Threads: may be called on the gateway's event loop, so it never blocks for long.
+        Threads: called on the gateway's event loop, so it must not block.
         """
 
 
@@ -137,15 +136,15 @@ class StaticTokens:
     """Tokens from a file, one a line. Made by `single` or `from_file`.
 
     ```
-    # empty lines and lines like this one are passed over
+    # empty lines and comments like this one are ignored
     TOKEN
     TOKEN read,send org1:*
     TOKEN read * launch,terminate org1:*
     ```
 
-    The first token may do everything; the second may read agents whose id begins with `org1:` and send to them; after
-    a token stand as many pairs of operations and agents as are needed. The nth token's subject is `token-n`, so add
-    new ones at the end. A token in a file is printable ASCII without spaces. Only digests of tokens are kept.
+    The first token may do everything; the second may read agents whose id begins with `org1:` and send to them; any
+    number of pairs of operations and agents may follow a token. The nth token's subject is `token-n`, so add new ones
+    at the end. A token in a file is printable ASCII without spaces. Only digests of tokens are kept.
     """
 
     def __init__(self) -> None:
@@ -156,7 +155,7 @@ class StaticTokens:
         """Accept one token, which may do everything.
 
         Raises:
-            InvalidValueError: no client could present it.
+            InvalidValueError: a client could not present it.
         """
         tokens = cls()
         tokens._add(token, (EVERYTHING,))
@@ -167,7 +166,7 @@ class StaticTokens:
         """Accept the tokens in a file.
 
         Raises:
-            InvalidValueError: it cannot be read, holds no token, or a line is wrong; the error says which.
+            InvalidValueError: the file cannot be read, has no token, or has an invalid line, which the error names.
         """
         tokens = cls()
         for number, line in enumerate(read_key_file(path).split(b"\n"), 1):
@@ -177,9 +176,9 @@ class StaticTokens:
             try:
                 tokens._add(words[0], _capabilities(words[1:]))
             except InvalidValueError as error:
-                raise InvalidValueError(f"line {number} of the token file {path} is wrong: {error}") from None
+                raise InvalidValueError(f"line {number} of the token file {path} is invalid: {error}") from None
         if not tokens._grants:
-            raise InvalidValueError(f"the token file {path} holds no token: write one line of ASCII characters into it")
+            raise InvalidValueError(f"the token file {path} has no token: write one line of ASCII characters into it")
         return tokens
 
     def _add(self, token: str, capabilities: tuple[Capability, ...]) -> None:
@@ -187,29 +186,29 @@ class StaticTokens:
             raise InvalidValueError(f"a token is 1 to {MAX_TOKEN_BYTES:,} printable ASCII characters")
         digest = _digest(token)
         if digest in self._grants:
-            raise InvalidValueError(f"this is {self._grants[digest].subject} again: every token stands once")
+            raise InvalidValueError(f"this is {self._grants[digest].subject} again: list every token once")
         if len(self._grants) == MAX_TOKENS:
-            raise InvalidValueError(f"there may be {MAX_TOKENS:,} tokens: let an issuer sign tokens for more users")
+            raise InvalidValueError(f"there may be {MAX_TOKENS:,} tokens: use JSON web tokens for more users")
         self._grants[digest] = Grant(f"token-{len(self._grants) + 1}", capabilities)
 
     def verify(self, token: str) -> Grant:
         """Return what a token grants.
 
         Raises:
-            TokenError: it is none of these.
+            TokenError: it is not one of these.
         """
         presented = _digest(token)
-        found: Grant | None = None
-        for digest, grant in self._grants.items():  # always to the end: the time must not tell which one it was
+        granted: Grant | None = None
+        for digest, grant in self._grants.items():  # always all: the time must not tell which one matched
             if hmac.compare_digest(digest, presented):
-                found = grant
-        if found is None:
+                granted = grant
+        if granted is None:
             raise TokenError("this token is not accepted: ask for a new one")
-        return found
+        return granted
 
 
 def _digest(token: str) -> bytes:
-    """Return what is compared in place of a token: of one length whatever the token's, and no secret."""
+    """Return the digest that is compared in place of a token: it has a fixed length, and is not a secret."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -217,25 +216,25 @@ def _capabilities(words: list[str]) -> tuple[Capability, ...]:
     if not words:
         return (EVERYTHING,)
     if len(words) % 2:
-        raise InvalidValueError("after the token stand pairs of operations and agents, as in `read,send org1:*`")
+        raise InvalidValueError("after the token come pairs of operations and agents, as in `read,send org1:*`")
     return tuple(_capability(*pair) for pair in zip(words[::2], words[1::2], strict=True))
 
 
 def _capability(operations: str, agent: str) -> Capability:
-    """Return what two words allow. No error quotes them: in a file gone wrong they may be part of a token."""
+    """Return the capability that two words name. No error quotes them: they may be part of a misplaced token."""
     names = frozenset(operations.split(","))
     if not names <= frozenset(Permission):
-        raise InvalidValueError(f"operations are {', '.join(Permission)}, parted by commas without spaces")
+        raise InvalidValueError(f"operations are {', '.join(Permission)}, separated by commas without spaces")
     try:
         return Capability(agent, frozenset(map(Permission, names)))
     except InvalidValueError:
         raise InvalidValueError(
-            "agents are an id of 1 to 128 of the characters A-Z a-z 0-9 . _ : -, the beginning of one and `*`, or `*`"
+            "agents are an id of 1 to 128 of the characters A-Z a-z 0-9 . _ : -, a prefix and `*`, or `*`"
         ) from None
 
 
 def read_key_file(path: Path | str, *, is_secret: bool = True) -> bytes:
-    """Return what is in a file; log a warning if it is secret and other users of the machine may use it.
+    """Return the content of a file; log a warning if it is secret and other users of the machine may read it.
 
     Raises:
         InvalidValueError: it cannot be read.
@@ -247,5 +246,5 @@ def read_key_file(path: Path | str, *, is_secret: bool = True) -> bytes:
     except OSError as error:
         raise InvalidValueError(f"the file {path} cannot be read: {error.strerror}") from error
     if is_secret and mode & _OTHERS:
-        logger.warning("%s is secret, and other users of this machine may use it: chmod 600 %s", path, path)
+        logger.warning("%s is secret, and other users of this machine may read it: chmod 600 %s", path, path)
     return content

@@ -1,10 +1,11 @@
-"""JSON web tokens: what an issuer signed about somebody, as a grant. Needs the extra `auth`.
+"""JSON web tokens as grants: `JwtVerifier`. Needs the extra `auth`.
 
-Takes one algorithm and one key, chosen by the server's owner; what a token says of itself is never followed. The
-signature comes first: nothing of the claims is read before it holds. PyJWT checks that signature; the claims are
-checked here, against the clock that was passed in. Only `from_file` touches the disk; called from any thread.
+Accepts one algorithm and one key, chosen by the server's owner; the header of a token never chooses. The signature is
+verified before any claim is read. PyJWT verifies the signature and msgspec the types of the claims. PyJWT's own checks
+of claims are not used: they accept repeated names, `true` and `"1"` as times, round times down, check `exp` before
+`aud`, and know no other clock than the system's. Only `from_file` touches the disk; called from any thread.
 
-Claims: `sub`, `exp` and `caps` must be there; `nbf` is kept to; `aud` and `iss` must be what the server expects.
+Claims: `sub`, `exp` and `caps` are required; `nbf` is respected; `aud` and `iss` must be what the server expects.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 
+from commitcast.gateway.protocol.decoding import size_of
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.server.access.auth import MAX_TOKEN_BYTES, Capability, Grant, read_key_file
 from commitcast.gateway.server.errors import MissingExtraError, TokenError
@@ -33,32 +35,32 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 JwtAlgorithm = Literal["HS256", "RS256", "EdDSA"]
 
 MIN_SECRET_BYTES: Final = 32
-"""Of an HS256 secret: RFC 7518 section 3.2. A shorter one can be guessed from a single token, at leisure."""
+"""Of an HS256 secret: RFC 7518 section 3.2. A shorter one can be guessed offline from a single token."""
 MIN_RSA_BITS: Final = 2048
 """RFC 7518 section 3.3."""
 MAX_CAPABILITIES: Final = 64
-"""Each is looked at for each request."""
+"""Per token: each request checks all of them."""
 MAX_SUBJECT_LENGTH: Final = 128
-"""Characters: as any other name that is kept."""
+"""In characters, as for other names."""
 DEFAULT_LEEWAY_S: Final = 10.0
-"""How far two clocks that are kept may be apart."""
+"""Tolerated difference between two synchronized clocks."""
 MAX_LEEWAY_S: Final = 300.0
-"""A clock further off than this should be set, not excused."""
+"""A clock that differs by more should be corrected."""
 _END_OF_TIME: Final = 253_370_764_800
-"""The year 9999 in Unix seconds: no RFC 3339 text is longer, and no float is endless."""
+"""The end of the year 9998 in Unix seconds: later times have no RFC 3339 text."""
 _SHOWN: Final = 200
-"""Characters of a decoder's complaint, which quotes the claims."""
+"""Characters of a decoder's error that are shown; it quotes the claims."""
 _UNREADABLE: Final = (jwt.PyJWTError, msgspec.MsgspecError, ValueError, RecursionError)
-"""What decoders raise: no token, no JSON, not our claims, a lone surrogate, too many digits, nested too deeply."""
+"""What decoders raise: not a token, not JSON, wrong claims, a lone surrogate, too many digits, nested too deeply."""
 
 _JWS: Final = jwt.PyJWS()
-"""Checks signatures, and is told each time with what algorithm. It knows nothing of claims."""
+"""Verifies signatures with the algorithm that each call gives; does not read claims."""
 
 _Time = Annotated[float, msgspec.Meta(ge=0, lt=_END_OF_TIME)]
 
 
 class _Claims(msgspec.Struct):
-    """What is read of a token. Other claims are passed over: RFC 7519 section 4."""
+    """The claims that are read. Others are ignored: RFC 7519 section 4."""
 
     sub: str
     exp: _Time
@@ -85,19 +87,19 @@ class JwtVerifier:
         leeway_s: float = DEFAULT_LEEWAY_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Take the key.
+        """Make a verifier with a key.
 
         Args:
             key: for HS256 the secret, at least 32 bytes; for RS256 (at least 2,048 bits) and EdDSA (Ed25519) the
                 public key in PEM.
-            algorithm: the only one that is accepted.
-            audience: what `aud` must name; with None a token that has an `aud` is meant for somebody else.
-            issuer: what `iss` must be; None is anybody with the key.
-            leeway_s: how much longer than `exp`, and sooner than `nbf`, a token holds; at most 300.
+            algorithm: the only accepted one.
+            audience: what `aud` must contain; None refuses tokens that have an `aud`: they are for another server.
+            issuer: what `iss` must be; None accepts any.
+            leeway_s: how long after `exp` and before `nbf` a token is accepted, in seconds, at most 300.
             clock: the time in Unix seconds.
 
         Raises:
-            InvalidValueError: the key does not fit the algorithm or is too weak, or there is no such algorithm.
+            InvalidValueError: the key does not fit the algorithm or is too weak, or the algorithm is not supported.
         """
         if algorithm not in get_args(JwtAlgorithm):
             raise InvalidValueError(f"the algorithm of tokens is one of {', '.join(get_args(JwtAlgorithm))}")
@@ -122,7 +124,7 @@ class JwtVerifier:
         leeway_s: float = DEFAULT_LEEWAY_S,
         clock: Callable[[], float] = time.time,
     ) -> "JwtVerifier":
-        """Take the key from a file. White space around a secret that is text does not belong to it.
+        """Make a verifier with the key in a file. White space around an ASCII secret is not part of it.
 
         Args: those of the constructor.
 
@@ -130,7 +132,7 @@ class JwtVerifier:
             InvalidValueError: the file cannot be read, or the constructor raises it.
         """
         key = read_key_file(path, is_secret=algorithm == "HS256")
-        if key.isascii():  # not random bytes, of which the last may be any
+        if key.isascii():  # random bytes may end with any byte
             key = key.strip()
         return cls(key, algorithm=algorithm, audience=audience, issuer=issuer, leeway_s=leeway_s, clock=clock)
 
@@ -140,14 +142,14 @@ class JwtVerifier:
         Raises:
             TokenError: it is not accepted, or has expired.
         """
-        if len(token) > MAX_TOKEN_BYTES:
+        if size_of(token) > MAX_TOKEN_BYTES:
             raise TokenError(f"the token has more than {MAX_TOKEN_BYTES:,} bytes: ask for one with fewer claims")
-        claims = _claims_in(self._signed_part_of(token))
-        self._check_place(claims)
+        claims = _claims_in(self._verified_payload(token))
+        self._check_audience(claims)
         self._check_time(claims)
         return Grant(claims.sub, claims.caps, claims.exp + self._leeway_s)
 
-    def _signed_part_of(self, token: str) -> bytes:
+    def _verified_payload(self, token: str) -> bytes:
         try:
             payload: bytes = _JWS.decode(token, self._key, algorithms=self._algorithms)
         except jwt.InvalidAlgorithmError:
@@ -155,16 +157,15 @@ class JwtVerifier:
         except jwt.InvalidSignatureError:
             raise TokenError("the signature of the token is wrong: ask its issuer for a new one") from None
         except _UNREADABLE:
-            raise TokenError("this is no signed JSON web token") from None
+            raise TokenError("this is not a signed JSON web token: present one") from None
         return payload
 
-    def _check_place(self, claims: _Claims) -> None:
-        named = (claims.aud,) if isinstance(claims.aud, str) else claims.aud or ()
-        is_meant_for_us = self._audience in named if self._audience is not None else not named
-        if not is_meant_for_us:
-            raise TokenError("the token is meant for another server: its `aud` is not what is needed here")
+    def _check_audience(self, claims: _Claims) -> None:
+        audiences = (claims.aud,) if isinstance(claims.aud, str) else claims.aud or ()
+        if audiences if self._audience is None else self._audience not in audiences:
+            raise TokenError("the token is for another server: its `aud` is not the one that this server expects")
         if self._issuer not in (None, claims.iss):
-            raise TokenError("the token comes from another issuer: its `iss` is not what is needed here")
+            raise TokenError("the token is from another issuer: its `iss` is not the one that this server expects")
 
     def _check_time(self, claims: _Claims) -> None:
         now = self._clock()
@@ -176,23 +177,23 @@ class JwtVerifier:
 
 def _claims_in(payload: bytes) -> _Claims:
     try:
-        found = json.loads(payload.decode(), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
-        return msgspec.convert(found, _Claims)
+        claims = json.loads(payload.decode(), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+        return msgspec.convert(claims, _Claims)
     except _UNREADABLE as error:
-        why = str(error).encode("unicode_escape").decode()  # in one line, and without lone surrogates
+        why = str(error).encode("unicode_escape").decode()  # one line, without lone surrogates
         raise TokenError(f"the claims of the token are wrong: {why:.{_SHOWN}}") from None
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object in which every name stands once: of two, issuer and server might take another one."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return found
+    """Return a JSON object without repeated names, of which issuer and server might read different ones."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("an object has the same name twice")
+    return members
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _checked_secret(secret: bytes) -> bytes:
@@ -202,7 +203,7 @@ def _checked_secret(secret: bytes) -> bytes:
         )
     try:
         jwt.get_algorithm_by_name("HS256").prepare_key(secret)
-    except jwt.InvalidKeyError:  # whoever knows the public key of an issuer could sign with it
+    except jwt.InvalidKeyError:  # a client that knows an issuer's public key could sign with it
         raise InvalidValueError("the secret for HS256 is a key of another algorithm: give the shared secret") from None
     return secret
 
@@ -210,18 +211,18 @@ def _checked_secret(secret: bytes) -> bytes:
 def _public_key(pem: bytes, algorithm: str) -> RSAPublicKey | Ed25519PublicKey:
     if b"PRIVATE KEY" in pem:
         raise InvalidValueError(
-            "this is a private key, which stays with the issuer: give the public key that belongs to it"
+            "this is a private key, which only the issuer needs: give the public key that belongs to it"
         )
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
         raise InvalidValueError(
-            f"the key for {algorithm} is no public key in PEM (-----BEGIN PUBLIC KEY-----)"
+            f"the key for {algorithm} is not a public key in PEM (-----BEGIN PUBLIC KEY-----)"
         ) from None
     if algorithm == "EdDSA" and isinstance(key, Ed25519PublicKey):
         return key
     if algorithm != "RS256" or not isinstance(key, RSAPublicKey):
-        raise InvalidValueError(f"the key is not one for {algorithm}")
+        raise InvalidValueError(f"the key is of another kind than {algorithm} needs")
     if key.key_size < MIN_RSA_BITS:
         raise InvalidValueError(f"the key has {key.key_size:,} bits, and RS256 needs {MIN_RSA_BITS:,}")
     return key

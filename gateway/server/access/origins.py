@@ -1,32 +1,31 @@
-"""Who may talk to the server: addresses, Host and Origin; and where in a handshake a token may be. Pure.
+"""Access by address, Host and Origin; and the places in a handshake where a token may be. Pure.
 
-Without a token the server is read-only and on loopback. Host is checked against DNS rebinding, Origin against pages
-of other sites; a program that sends no Origin is no browser and passes. A reverse proxy on the same machine would make
-a server without tokens everybody's, so what shows that it came through one is refused there.
+Without tokens the server is read-only and on loopback. Host is checked against DNS rebinding, Origin against pages of
+other sites; a client that sends no Origin is not a browser and passes. A reverse proxy on the same machine would open a
+server without tokens to other machines, so it refuses requests that show signs of a proxy.
 """
 
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
-from http import HTTPStatus
 from typing import Final
 from urllib.parse import parse_qsl
 
-from commitcast.gateway.protocol.errors import ListenError
-from commitcast.gateway.server.http.request import HttpResponse, error_response
+from commitcast.gateway.protocol.errors import ErrorCode, ListenError
+from commitcast.gateway.server.http.request import HttpResponse, refusal
 
 BEARER: Final = "commitcast.bearer."
-"""Begins the subprotocol that carries a token; it is never chosen, and so never echoed."""
+"""Prefix of the subprotocol that carries a token; it is never selected, and so never echoed."""
 _TOKEN_NAMES: Final = frozenset({"token", "access_token", "jwt", "authorization", "bearer"})
 _HOST: Final = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<literal>[0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
-"""Nothing else is a host and a port: what passes stands in headers of ours."""
+"""Anything else is rejected, because the value is echoed in our own headers."""
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _OWN_SCHEMES: Final = frozenset({"http", "https"})
-"""Of a page that a server like this one has sent; also `https` if it has no TLS, for there may be a proxy that has."""
+"""Of the server's own page; also `https` without TLS, because a proxy may add that."""
 _FORWARDED: Final = frozenset(
     {
         "forwarded",  # RFC 7239
-        "via",  # RFC 9110 section 7.6.3: every proxy must send it, and hardly one does
+        "via",  # RFC 9110 section 7.6.3: every proxy must send it, and few do
         "cdn-loop",  # RFC 8586
         "client-ip",
         "fastly-client-ip",
@@ -41,16 +40,16 @@ _FORWARDED: Final = frozenset(
     }
 )
 _FORWARDED_PREFIXES: Final = ("x-forwarded", "x-original-", "x-envoy-", "x-azure-", "x-amz", "cf-", "tailscale-")
-"""How headers begin that only a proxy or a tunnel sends: Forwarded-For and its kind, and those of large operators."""
+"""Prefixes of headers that only proxies and tunnels send: Forwarded-For and similar, and those of large operators."""
 _OLD_VERSION: Final = "1.0"
-"""Of HTTP. Programs and browsers have spoken 1.1 for decades; nginx, left as it is, speaks 1.0 and adds no header."""
+"""Of HTTP. Programs and browsers have used 1.1 for decades; nginx by default uses 1.0 and adds no header."""
 
 
 def parse_address(listen: str) -> tuple[str, int]:
     """Return host and port of `HOST:PORT` (`[::1]:8765` for IPv6).
 
     Raises:
-        ListenError: it is no such address.
+        ListenError: the text is not such an address.
     """
     host, colon, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -60,7 +59,7 @@ def parse_address(listen: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine only."""
+    """Whether an address can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -70,7 +69,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Access:
-    """The rules of one server."""
+    """The access rules of one server."""
 
     def __init__(
         self,
@@ -83,18 +82,11 @@ class Access:
         """Make the rules.
 
         Args:
-            host: where the server listens; None if it does not, but is part of another.
+            host: that the server listens on; None if it is mounted in another server.
             needs_token: whether clients must present a token.
-            allowed_hosts: names besides the listening address that a Host header may have.
-            allowed_origins: origins besides the server's own that a browser's page may have.
-
-        Raises:
-            ListenError: the address is not loopback and no token is needed.
+            allowed_hosts: names that a Host header may have besides the listening address and loopback.
+            allowed_origins: origins of pages that may connect, besides the server's own.
         """
-        if host is not None and not needs_token and not is_loopback(host):
-            raise ListenError(
-                host, "it can be reached from other machines, so a token is needed: give one, or use 127.0.0.1"
-            )
         self._needs_token = needs_token
         own = () if host is None else (host.lower(),)
         self._hosts = frozenset({*own, *_LOOPBACK_NAMES, *(name.lower() for name in allowed_hosts)})
@@ -102,46 +94,48 @@ class Access:
 
     def allows_host(self, header: str | None) -> bool:
         """Whether a Host header names this server."""
-        found = _HOST.fullmatch(header or "")
-        return found is not None and (found["name"] or found["literal"]).lower() in self._hosts
+        match = _HOST.fullmatch(header or "")
+        return match is not None and (match["name"] or match["literal"]).lower() in self._hosts
 
     def allows_origin(self, origin: str | None, host: str | None) -> bool:
-        """Whether a page of this origin may talk to the server; None is no browser."""
+        """Whether a page of this origin may connect; None is a client that is not a browser."""
         if origin is None:
             return True
         origin = origin.lower().rstrip("/")
-        scheme, _, place = origin.partition("://")
-        return origin in self._origins or (host is not None and scheme in _OWN_SCHEMES and place == host.lower())
+        scheme, _, authority = origin.partition("://")
+        return origin in self._origins or (host is not None and scheme in _OWN_SCHEMES and authority == host.lower())
 
     def check(
         self, host: str | None, origin: str | None, query: str, names: Iterable[str] = (), version: str = "1.1"
     ) -> HttpResponse | None:
-        """Return the refusal of a request that may not come in; None lets it in.
+        """Return the refusal of a request; None lets it in.
 
         Args:
-            host, origin: the headers; None if they are not there.
+            host, origin: the headers; None if missing.
             query: of the URL.
             names: of all headers.
             version: of HTTP.
         """
         if not self._needs_token and (sign := sign_of_proxy(names, version)):
             message = (
-                f"without tokens this server is for its own machine only, and this came through a proxy ({sign}): "
-                "give the server tokens"
+                "without tokens this server is for its own machine only, "
+                f"and this request came through a proxy ({sign}): give the server tokens"
             )
-            return error_response(HTTPStatus.FORBIDDEN, "forbidden", message)
+            return refusal(ErrorCode.FORBIDDEN, message)
         if not self.allows_host(host):
-            return error_response(HTTPStatus.FORBIDDEN, "forbidden", "this server is not known by that Host")
+            message = "the Host header does not name this server: add the name to allowed_hosts (--allow-host)"
+            return refusal(ErrorCode.FORBIDDEN, message)
         if not self.allows_origin(origin, host):
-            return error_response(HTTPStatus.FORBIDDEN, "forbidden", "pages of that Origin may not use this server")
+            message = "pages of that Origin may not use this server: add it to allowed_origins (--allow-origin)"
+            return refusal(ErrorCode.FORBIDDEN, message)
         if has_token(query):
-            message = "a token in a URL ends in logs: send Authorization: Bearer, or hello, or a subprotocol"
-            return error_response(HTTPStatus.BAD_REQUEST, "bad_request", message)
+            message = "a token in a URL would end in logs: use Authorization: Bearer, hello, or a subprotocol"
+            return refusal(ErrorCode.BAD_REQUEST, message)
         return None
 
 
 def sign_of_proxy(names: Iterable[str], version: str) -> str:
-    """Return what shows that a request was not sent by its client itself; empty if nothing does.
+    """Return the sign that a request came through a proxy; empty if there is none.
 
     Args:
         names: of its headers.
@@ -154,17 +148,17 @@ def sign_of_proxy(names: Iterable[str], version: str) -> str:
 
 
 def bearer(authorization: str | None) -> str | None:
-    """Return the token of an `Authorization` header, if it is of that kind."""
+    """Return the token of an `Authorization: Bearer` header; None for any other."""
     scheme, _, token = (authorization or "").partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def offered_token(subprotocols: Sequence[str]) -> str | None:
-    """Return the token that a browser's page offers as a subprotocol, the one header that it can choose."""
+    """Return the token that a page offers as a subprotocol, the only header that it can set."""
     offered = (name.removeprefix(BEARER) for name in subprotocols if name.startswith(BEARER))
     return next((token for token in offered if token), None)
 
 
 def has_token(query: str) -> bool:
-    """Whether a URL's query carries what looks like a token: it would end in logs, histories and Referer headers."""
+    """Whether a query has a parameter named like a token: it would end in logs, histories and Referer headers."""
     return any(name.lower() in _TOKEN_NAMES for name, _ in parse_qsl(query, keep_blank_values=True))

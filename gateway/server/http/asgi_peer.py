@@ -1,8 +1,8 @@
 """Between two event loops: the gateway's, where sessions live, and a host's, whose ASGI server holds the sockets.
 
-Owns what is on its way between them: calls, frames to a client up to a bound in bytes, and frames from it up to a bound
-in number. Must never let one loop wait for the other, which may be slow, stopped or closed. Each method says on which
-loop it runs. A number that both need is written on one of them only.
+Owns the calls between them, a queue of frames to a client with a limit in bytes, and one of frames from it with a limit
+in frames. Must never let one loop wait for the other, which may be slow, stopped or closed. Each method says on which
+loop it runs. A number that both loops read is written on one of them only.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from commitcast.gateway.hub.encoding import PreparedFrame
 from commitcast.gateway.hub.subscription import Subscriber
 from commitcast.gateway.protocol import frames
+from commitcast.gateway.protocol.decoding import size_of
 from commitcast.gateway.server.access.limits import Bucket
 from commitcast.gateway.server.gateway import Gateway
 from commitcast.gateway.server.sockets.websocket import CLOSE_TIMEOUT_S, WRITE_LIMIT_BYTES
@@ -22,24 +23,24 @@ from commitcast.gateway.server.sockets.websocket import CLOSE_TIMEOUT_S, WRITE_L
 T = TypeVar("T")
 
 RESUME_BYTES: Final = WRITE_LIMIT_BYTES // 4
-"""A paused connection takes more again once no more than this waits: as asyncio has it for sockets."""
+"""A paused connection is resumed when at most this is unsent: asyncio's rule for sockets."""
 RECEIVED_LIMIT_FRAMES: Final = 16
-"""From one client, that wait for its session; then no more is read from it. The gateway's own port has the same."""
+"""From one client, unread by its session; then reading is paused, as on the gateway's own port."""
 CHECK_S: Final = 5.0
-"""How often a call is checked for a gateway that ended in the moment in which it was made, and will never answer."""
+"""Between two checks whether the gateway has ended since a call was made: then it is never answered."""
 TOO_LARGE: Final = 1009
 """The close code for a frame that is too large: RFC 6455 section 7.4.1."""
 
 
 class NotServingError(ConnectionError):
-    """The gateway does not run: not yet, or no longer."""
+    """The gateway is not running: it is not started yet, or has stopped."""
 
 
 async def call(core: Gateway, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Do some work on the gateway's loop. On the host's loop; cancelling it cancels the work.
+    """Run a coroutine on the gateway's loop. On the host's loop; cancelling the call cancels the coroutine.
 
     Raises:
-        NotServingError: the gateway does not run, or ended before the work did.
+        NotServingError: the gateway is not running, or ended before the coroutine did.
     """
     loop = core.loop
     if loop is None:
@@ -67,12 +68,12 @@ class AsgiPeer:
     """A connection that an ASGI server holds, as the gateway's sessions see it."""
 
     def __init__(self, core: Gateway, *, address: str, token: str | None) -> None:
-        """Make a peer for the running loop, which is its host's.
+        """Make a peer on the running loop, which is its host's.
 
         Args:
             core: of the gateway.
-            address: where it comes from, without the port.
-            token: that came with the request.
+            address: of the client, without the port.
+            token: of the request.
         """
         self.subscriber = Subscriber(self)
         self.token = token
@@ -80,33 +81,33 @@ class AsgiPeer:
         self.bucket = Bucket.of_stranger(time.monotonic())
         self.peer_address = address
         self.ending: tuple[int, str] | None = None
-        """Code and reason, once nothing more is written."""
+        """Code and reason of the close, after the last frame."""
         self._core = core
         self._host = asyncio.get_running_loop()
         # To the client: written on the gateway's loop, taken on the host's.
-        self._outbox: deque[bytes] = deque()
+        self._outbox: deque[PreparedFrame] = deque()
         self._written_bytes = 0
         self._taken_bytes = 0
         self._is_awake = False
         self._wake = asyncio.Event()
         # From the client: received on the host's loop, read on the gateway's.
-        self._is_deaf = False
+        self._is_refused = False
         self._places = asyncio.Semaphore(RECEIVED_LIMIT_FRAMES)
         self._inbox: asyncio.Queue[str | bytes | None] = asyncio.Queue()
         # Of the gateway's loop alone.
-        self._room = asyncio.Event()
-        self._room.set()
+        self._writable = asyncio.Event()
+        self._writable.set()
         self._lost = asyncio.Event()
 
     # On the host's loop.
 
-    async def outgoing(self) -> AsyncGenerator[bytes, None]:
-        """Yield each frame that is written, until the connection is to be closed. Say `took` of what was sent."""
+    async def outgoing(self) -> AsyncGenerator[PreparedFrame, None]:
+        """Yield each written frame until the connection is to be closed. The caller reports sent bytes to `took`."""
         while True:
-            is_ending = self.ending is not None  # looked at before the outbox, which gets nothing after it
+            is_ending = self.ending is not None  # read before the outbox, which gets nothing after it
             while self._outbox:
                 yield self._outbox.popleft()
-                await asyncio.sleep(0)  # an ASGI `send` need not give way, and the host has others to serve
+                await asyncio.sleep(0)  # an ASGI `send` need not yield, and the host serves other tasks
             if is_ending:
                 return
             self._is_awake = False
@@ -115,69 +116,69 @@ class AsgiPeer:
             self._wake.clear()
 
     def took(self, size: int) -> None:
-        """Note that the ASGI server took so many bytes."""
+        """Note a number of bytes that the ASGI server has taken."""
         self._taken_bytes += size
         if self.subscriber.is_paused and self._is_drained:
             self._core.call(self._resume)
 
     async def put(self, data: str | bytes) -> None:
-        """Hand over a frame of the client; waits while the session has enough. After one too large none is taken."""
+        """Hand a client's frame to the session; waits while its queue is full. After a too large one, drop all."""
         await self._places.acquire()
-        if len(data if isinstance(data, bytes) else data.encode(errors="replace")) > frames.MAX_FRAME_BYTES:
-            self._is_deaf = True
+        if size_of(data) > frames.MAX_FRAME_BYTES:
+            self._is_refused = True
             self._core.call(self._refuse_too_large)
-        elif not self._is_deaf:
+        elif not self._is_refused:
             self._core.call(partial(self._inbox.put_nowait, data))
 
     # On the gateway's loop.
 
     async def receive(self) -> AsyncIterator[str | bytes]:
-        """Yield what the client sends, until the connection is gone."""
+        """Yield the client's frames until the connection ends."""
         while (data := await self._inbox.get()) is not None:
             self.was_heard = True
             self._tell_host(self._places.release)
             yield data
-        self._inbox.put_nowait(None)  # it stays gone, for whoever asks again
+        self._inbox.put_nowait(None)  # for the next call
 
     def write(self, frame: PreparedFrame) -> int:
-        """Send a frame without waiting, and return its bytes; does nothing if the connection is not open."""
+        """Send a frame without waiting and return its size in bytes; does nothing if the connection is not open."""
         if self.ending is not None or self._lost.is_set():
             return 0
-        data = frame.json
-        self._outbox.append(data)
-        self._written_bytes += len(data)
+        size = len(frame.json)
+        self._outbox.append(frame)
+        self._written_bytes += size
         if self.unsent_bytes > WRITE_LIMIT_BYTES and not self.subscriber.is_paused:
-            self._room.clear()
+            self._writable.clear()
             self.subscriber.pause()
-            if self._is_drained:  # by the host, before it could see that this was paused
+            if self._is_drained:  # the host took it before it could see the pause
                 self._core.call(self._resume)
         self._wake_host()
-        return len(data)
+        return size
 
     def send_ping(self) -> None:
-        """Take the peer as heard, unless its host is gone with all its connections.
+        """Count the peer as alive, unless its host's loop is closed with all its connections.
 
-        The ASGI server is who pings, and it closes the connection of a peer that is silent; its pongs are not shown to
-        an app, and an `EventSource` says nothing at all. So silence cannot be seen from here, and proves nothing.
+        The ASGI server pings, and closes the connection of a silent peer; it does not show pongs to an app, and an
+        `EventSource` never sends. So silence proves nothing here.
         """
         self.was_heard = True
         if self._host.is_closed():
             self.lose()
 
     async def wait_until_writable(self) -> None:
-        """Wait while too much waits for the host, and let other connections have their turn.
+        """Wait while the connection is paused, and give other connections a turn.
 
         Raises:
             ConnectionResetError: the connection was lost meanwhile.
         """
         await asyncio.sleep(0)
-        if not self._room.is_set():
-            await self._room.wait()
+        if not self._writable.is_set():
+            await self._writable.wait()
             if self._lost.is_set():
                 raise ConnectionResetError
 
     async def finish(self, code: int, reason: str) -> None:
-        """Have the host send what is left and close the connection, whether the peer helps or not."""
+        """Make the host send the remaining frames and close; the connection is lost after `CLOSE_TIMEOUT_S`."""
         if self.ending is None:
             self.ending = code, reason
         self._wake_host()
@@ -188,14 +189,14 @@ class AsgiPeer:
             self.abort()
 
     def abort(self) -> None:
-        """Drop the connection without a word: its session ends, and then the host lets go of it."""
+        """Drop the connection without a close frame: its session ends, and then the host's task."""
         self.lose()
 
     def lose(self) -> None:
-        """Note that the connection is gone; what came before that is still read. Idempotent."""
+        """Note that the connection is lost; frames received before are still read. Idempotent."""
         if not self._lost.is_set():
             self._lost.set()
-            self._room.set()
+            self._writable.set()
             self._inbox.put_nowait(None)
 
     @property
@@ -209,7 +210,7 @@ class AsgiPeer:
 
     def _resume(self) -> None:
         if self.subscriber.is_paused and self._is_drained:
-            self._room.set()
+            self._writable.set()
             self._core.pump.resume(self.subscriber)
 
     def _refuse_too_large(self) -> None:
@@ -225,20 +226,20 @@ class AsgiPeer:
     def _tell_host(self, function: Callable[[], object]) -> None:
         try:
             self._host.call_soon_threadsafe(function)
-        except RuntimeError:  # it was closed with everything that it held
+        except RuntimeError:  # it is closed, with its connections
             self.lose()
 
 
 async def converse(
     core: Gateway, peer: AsgiPeer, sending: Coroutine[Any, Any, None], receiving: Coroutine[Any, Any, None]
 ) -> None:
-    """Run a connection until either side has ended it, and leave nothing of it. On the host's loop.
+    """Run a connection until either side has ended it, and end its tasks. On the host's loop.
 
     Args:
         core: of the gateway.
         peer: the connection.
-        sending: ends when everything was sent, or cannot be.
-        receiving: ends when the client is gone.
+        sending: ends when all frames were sent, or cannot be.
+        receiving: ends when the client has disconnected.
     """
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(_serving(core, peer))

@@ -1,6 +1,6 @@
-"""What HTTP readers get from the store: agents and messages in pages, each only for who may read it.
+"""HTTP reads of the store: pages of agents and of messages, limited to those that the caller may read.
 
-Runs on reader threads, because it reads the store.
+Runs on reader threads.
 """
 
 import re
@@ -21,7 +21,7 @@ from commitcast.persistence.store import MAX_PAGE_BYTES, PAGE_ROWS, IdRange, Rea
 
 MAX_LIMIT: Final = 1_000
 _AFTER_AGENT: Final = "@"
-"""Before an agent's id, in which it cannot be, where a page begins after that agent."""
+"""Prefix of an agent's id in a cursor that means "after that agent"; ids cannot contain it."""
 
 _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 
@@ -32,12 +32,12 @@ class AgentList(msgspec.Struct):
     """The answer to `/v1/agents`."""
 
     epoch: str
-    """That `next` belongs to: give it with it."""
+    """Of `next`: give both for the next page."""
     agents: list[frames.AgentView]
-    """Those that the caller may read: of a page there may be fewer than were asked for, or none."""
+    """Those that the caller may read; a page may have fewer than the limit, or none."""
     next: int | str | None
-    """What to give as `after` for the next page; null at the end. A position for who may read all agents; else the last
-    agent of the page, since from positions one could tell how much is said by agents that one may not know of."""
+    """The `after` of the next page; null at the end. A position for a caller that may read all agents; else the last
+    agent of the page, because positions would show how much other agents say."""
 
 
 class MessageList(msgspec.Struct):
@@ -45,23 +45,23 @@ class MessageList(msgspec.Struct):
 
     agent: str
     epoch: str
-    """That `next` belongs to: give it with it."""
+    """Of `next`: give both for the next page."""
     head: int
     status: str
     items: list[frames.Item]
     next: int
-    """What to give as `after` for the next page."""
+    """The `after` of the next page."""
     up_to_date: bool
 
 
 def read(
     store: Reader, grant: Grant, request: HttpRequest, redactor: Redactor
 ) -> AgentList | frames.AgentView | MessageList | None:
-    """Return what is to be read at a path; None if there is nothing.
+    """Return the answer to a path; None if there is no such route.
 
     Raises:
-        InvalidValueError: the query asks for something that cannot be.
-        CommitcastError: as the store has it.
+        InvalidValueError: a parameter of the query is out of range.
+        CommitcastError: from the store.
     """
     for pattern, answer in _ROUTES:
         if match := pattern.fullmatch(request.path):
@@ -73,30 +73,30 @@ def read(
 def _agents(store: Reader, grant: Grant, query: Query, redactor: Redactor) -> AgentList:
     status = query.get("status", [None])[0]
     if status is not None and status not in list(AgentStatus):
-        raise InvalidValueError(f"{status[:40]!r} is no status: use one of {', '.join(AgentStatus)}")
+        raise InvalidValueError(f"{status[:40]!r} is not a status: use one of {', '.join(AgentStatus)}")
     limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
     wanted = None if status is None else AgentStatus(status)
     order = query.get("order", ["oldest"])[0]
     if order not in ("oldest", "newest"):
-        raise InvalidValueError(f"{order[:40]!r} is no order: use oldest or newest")
+        raise InvalidValueError(f"{order[:40]!r} is not an order: use oldest or newest")
     sees_all = grant.allows_everywhere(Permission.READ)
     after = _number(query, "after", 0) if sees_all else _position_after(store, grant, query)
     _, epoch = store.position(after, _epoch(query))
     records = store.agents(
         wanted,
         after,
-        limit + 1,  # whether there is another one, of those that the caller may know of
+        limit + 1,  # one more shows whether there is a next page
         newest=order == "newest",
         within=None if sees_all else list(map(_range, grant.readable())),
     )
     shown = records[:limit]
     is_cut = len(records) > limit or sum(map(agent_size, records)) >= MAX_PAGE_BYTES
-    following = None if not is_cut else shown[-1].position if sees_all else f"{_AFTER_AGENT}{shown[-1].id}"
-    return AgentList(epoch, [agent_view(record, redactor) for record in shown], following)
+    next_after = None if not is_cut else shown[-1].position if sees_all else f"{_AFTER_AGENT}{shown[-1].id}"
+    return AgentList(epoch, [agent_view(record, redactor) for record in shown], next_after)
 
 
 def _position_after(store: Reader, grant: Grant, query: Query) -> int:
-    """Return where a page begins for who may not know of all agents: nothing is to be learnt by trying positions."""
+    """Return the position where a page begins for a caller that may not read all agents, and so not try positions."""
     after = query.get("after", ["0"])[0]
     if after == "0":
         return 0
@@ -106,7 +106,7 @@ def _position_after(store: Reader, grant: Grant, query: Query) -> int:
 
 
 def _range(capability: Capability) -> IdRange:
-    """Return the ids that a capability is about; none has a character beyond those of ASCII."""
+    """Return the range of ids of a capability; ids are ASCII."""
     return capability.prefix, capability.prefix + ("\x7f" if capability.is_prefix else "\x00")
 
 
@@ -118,9 +118,7 @@ def _messages(store: Reader, grant: Grant, query: Query, redactor: Redactor, age
     after = _number(query, "after", 0)
     limit = _number(query, "limit", PAGE_ROWS, least=1, most=MAX_LIMIT)
     raw = flag(query, "raw")
-    record = _record(
-        store, grant, agent
-    )  # before the messages, so that it takes as long as for an agent that is not there
+    record = _record(store, grant, agent)  # first, so that it takes as long as for an agent that does not exist
     epoch = store.resolve_cursor(agent, after, _epoch(query)).epoch
     messages = store.messages(agent, after, limit)
     last = messages[-1].sequence if messages else after
@@ -139,15 +137,15 @@ def _record(store: Reader, grant: Grant, agent: str) -> AgentRecord:
 
 
 def _epoch(query: Query) -> str | None:
-    """Return the epoch that `after` was given out with; None if it is not said, and nothing is checked."""
+    """Return the epoch of `after`; None if the query has none, and it is not checked."""
     return query.get("epoch", [None])[0]
 
 
 def flag(query: Query, name: str) -> bool:
-    """Return what a query says of something that is so or not; not, if it says nothing.
+    """Return a boolean parameter of a query; False if it is missing.
 
     Raises:
-        InvalidValueError: it is neither.
+        InvalidValueError: it is neither true nor false.
     """
     text = query.get(name, ["false"])[0]
     if text not in _FLAGS:

@@ -1,11 +1,31 @@
-"""HTTP as the gateway speaks it, whatever server carries it: a request in, a response out. Pure."""
+"""HTTP requests and responses of the gateway, independent of the server that carries them. Pure."""
 
 from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 
+from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.web import Asset
+
+REPEATED_HEADER: Final = "Host, Origin and Authorization may be sent once each"
+STATUS_OF: Final = {
+    ErrorCode.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
+    ErrorCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    ErrorCode.TOKEN_EXPIRED: HTTPStatus.UNAUTHORIZED,
+    ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    ErrorCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    ErrorCode.GONE: HTTPStatus.GONE,
+    ErrorCode.AHEAD: HTTPStatus.CONFLICT,
+    ErrorCode.STALE_EPOCH: HTTPStatus.CONFLICT,
+    ErrorCode.CONFLICT: HTTPStatus.CONFLICT,
+    ErrorCode.LIMIT: HTTPStatus.TOO_MANY_REQUESTS,
+    ErrorCode.RATE_LIMITED: HTTPStatus.TOO_MANY_REQUESTS,
+    ErrorCode.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    ErrorCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""The status of a response with an error of that code."""
 
 _SAFE_HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -14,21 +34,21 @@ _SAFE_HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-"""On every response: nothing is kept, guessed, run, told to other sites, or embedded by them."""
+"""On every response: it is not cached, sniffed, run as a script, or visible to other sites."""
 
 
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for."""
+    """A request whose Host and Origin were checked."""
 
     path: str
-    """As sent, still quoted."""
+    """As sent, percent-encoded."""
     query: str = ""
     host: str = ""
-    """The Host header, which was checked."""
+    """The Host header."""
     token: str | None = None
     """Of an `Authorization: Bearer` header."""
     address: str = ""
-    """Where it comes from, without the port; empty if that is not known."""
+    """Of the client, without the port; empty if unknown."""
 
     def __repr__(self) -> str:
         """Show everything but the token."""
@@ -36,7 +56,7 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HttpResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """What is answered."""
+    """A response."""
 
     status: HTTPStatus
     headers: dict[str, str]
@@ -56,12 +76,24 @@ def json_response(body: Any, status: HTTPStatus = HTTPStatus.OK, **headers: str)
 
 
 def error_response(status: HTTPStatus, code: str, message: str, **headers: str) -> HttpResponse:
-    """Return a response that says what is wrong."""
+    """Return a response with an error as JSON."""
     return json_response({"error": {"code": code, "message": message}}, status, **headers)
 
 
+def refusal(code: ErrorCode, message: str) -> HttpResponse:
+    """Return the response to a request that is refused with an error code, with the headers that its status needs."""
+    status = STATUS_OF[code]
+    match status:
+        case HTTPStatus.UNAUTHORIZED:
+            return error_response(status, code, message, WWW_Authenticate="Bearer")
+        case _ if code is ErrorCode.RATE_LIMITED:
+            return error_response(status, code, message, Retry_After="60")
+        case _:
+            return error_response(status, code, message)
+
+
 def asset_response(asset: Asset, host: str) -> HttpResponse:
-    """Return a file for browsers, which may run its own scripts and talk to its own server, and nothing else."""
+    """Return a file for browsers, which may run the server's own scripts and connect to it, and nothing else."""
     policy = (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; base-uri 'none'; "
         f"form-action 'none'; frame-ancestors 'none'; connect-src 'self' ws://{host} wss://{host}"

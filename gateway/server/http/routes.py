@@ -1,7 +1,7 @@
-"""Which path is answered with what, and for whom. On the gateway's loop; what reads the store goes to a reader thread.
+"""The routes of HTTP GET: which path is answered with what, and which right it needs.
 
-The page and its files, `/healthz`, `/readyz` and the protocol's description are for everybody who gets this far; they
-hold nothing of any agent. Everything else needs the token's right.
+The page and its files, `/healthz`, `/readyz` and the protocol's description need no token: they show nothing of any
+agent. Everything else needs a right. Runs on the gateway's loop; reads of the store run on a reader thread.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from commitcast.gateway.server.http.request import (
     asset_response,
     error_response,
     json_response,
+    refusal,
     respond,
 )
 from commitcast.gateway.server.metrics import CONTENT_TYPE, exposition
@@ -35,25 +36,15 @@ logger: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 
 READ_TIMEOUT_S: Final = 4.0
-"""Who asks gets an answer before the 5 seconds after which many a proxy or probe gives up."""
-
-_STATUS_OF: Final = {
-    "not_found": HTTPStatus.NOT_FOUND,
-    "forbidden": HTTPStatus.FORBIDDEN,
-    "bad_request": HTTPStatus.BAD_REQUEST,
-    "ahead": HTTPStatus.CONFLICT,
-    "stale_epoch": HTTPStatus.CONFLICT,
-    "conflict": HTTPStatus.CONFLICT,
-    "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
-}
+"""Less than the 5 seconds after which many proxies and probes give up."""
 
 
 async def answer(core: Gateway, request: HttpRequest) -> HttpResponse:
-    """Answer a GET whose Host and Origin were checked, in the time that there is for that."""
+    """Answer a GET, with 503 after `Limits.answer_timeout_s`."""
     try:
         async with asyncio.timeout(core.limits.answer_timeout_s):
             return await _answer_or_refuse(core, request)
-    except TimeoutError:  # another program has the file, say
+    except TimeoutError:  # for example, another program has locked the file
         message = "the store did not answer in time: try again"
         return error_response(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message, Retry_After="2")
 
@@ -63,31 +54,18 @@ async def _answer_or_refuse(core: Gateway, request: HttpRequest) -> HttpResponse
         public = await _public(core, request)
         if public is not None:
             return public
-        grant = core.admission.grant_of(request.token, request.address)
+        grant = core.authenticator.grant_of(request.token, request.address)
         if grant is None:
             raise TokenError("a token is needed: send Authorization: Bearer TOKEN")
         return await _answer(core, grant, request)
     except TokenError as error:
-        return _not_admitted(error)
+        return refusal(error.error_code, str(error))
     except CommitcastError as error:
-        refusal = refusal_of(error)
-        status = _STATUS_OF.get(refusal.code.value, HTTPStatus.INTERNAL_SERVER_ERROR)
-        return error_response(status, refusal.code.value, refusal.message)
-    except Exception:  # the last word on a request, as in the connection loop
+        refused = refusal_of(error)
+        return refusal(refused.code, refused.message)
+    except Exception:  # of a request, as in the connection loop
         logger.exception("a request failed")
-        message = "the server could not do this, and its log says why"
-        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message)
-
-
-def _not_admitted(error: TokenError) -> HttpResponse:
-    code, message = error.error_code, str(error)
-    match code:
-        case ErrorCode.FORBIDDEN:
-            return error_response(HTTPStatus.FORBIDDEN, code, message)
-        case ErrorCode.RATE_LIMITED:
-            return error_response(HTTPStatus.TOO_MANY_REQUESTS, code, message, Retry_After="60")
-        case _:
-            return error_response(HTTPStatus.UNAUTHORIZED, code, message, WWW_Authenticate="Bearer")
+        return refusal(ErrorCode.INTERNAL, "the server could not do this, and its log says why")
 
 
 async def _public(core: Gateway, request: HttpRequest) -> HttpResponse | None:
@@ -118,10 +96,10 @@ async def _readiness(core: Gateway) -> HttpResponse:
 
 
 async def _read_in_time(core: Gateway, function: Callable[..., T], *arguments: Any) -> T:
-    """Read the store on a reader thread, or say in time that it cannot be read.
+    """Read the store on a reader thread, for at most `READ_TIMEOUT_S`.
 
     Raises:
-        StoreReadTimeoutError: another program, or a commit that waits for one, holds it.
+        StoreReadTimeoutError: another program has locked it, or a commit that waits for one.
     """
 
     def read() -> T:
@@ -130,17 +108,16 @@ async def _read_in_time(core: Gateway, function: Callable[..., T], *arguments: A
 
     try:
         return await asyncio.wait_for(core.reader.read(read), READ_TIMEOUT_S)
-    except TimeoutError as error:  # every reader thread waits
+    except TimeoutError as error:  # all reader threads are busy
         raise StoreReadTimeoutError from error
 
 
 async def _answer(core: Gateway, grant: Grant, request: HttpRequest) -> HttpResponse:
     if request.path == "/metrics":
         if not grant.allows_everywhere(Permission.ADMIN):
-            return error_response(HTTPStatus.FORBIDDEN, "forbidden", "this needs the right to admin everything")
+            return refusal(ErrorCode.FORBIDDEN, "this needs the right `admin` on `*`: present a token that has it")
         return respond(CONTENT_TYPE, exposition(core.registry))
-    found = await _read_in_time(core, reads.read, core.reader.store, grant, request, core.redactor)
-    if found is None:
-        message = f"there is nothing at {request.path:.200}: see /v1/agents"
-        return error_response(HTTPStatus.NOT_FOUND, "not_found", message)
-    return json_response(found)
+    body = await _read_in_time(core, reads.read, core.reader.store, grant, request, core.redactor)
+    if body is None:
+        return refusal(ErrorCode.NOT_FOUND, f"there is nothing at {request.path:.200}: see /v1/agents")
+    return json_response(body)

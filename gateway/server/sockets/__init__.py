@@ -1,1 +1,1 @@
-"""Sockets: listening, accepting within bounds, WebSocket connections, TLS."""
+"""Sockets: listening, accepting within limits, WebSocket connections."""

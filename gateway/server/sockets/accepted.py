@@ -1,8 +1,8 @@
-"""Accepted sockets: how many there may be, from where, and how long each may take to ask for something.
+"""Accepted sockets: limits on their number, in total and per address, and a deadline for each request.
 
-Owns the place of each socket from `accept` until it is closed, whatever protocol speaks over it and in whatever state
-that is: before TLS, in half a request, in the middle of a close. A place is taken once and given back once, by the
-socket's own `close`, so that it does not depend on any library's callbacks. Belongs to one event loop.
+Counts each socket from `accept` until it is closed, for every protocol and in every state: before TLS, in the middle of
+a request, in the middle of a close. A socket is counted once and discounted once, by its own `close`, so that the count
+does not depend on a library's callbacks. Belongs to one event loop.
 """
 
 import asyncio
@@ -13,34 +13,33 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from commitcast.gateway.server.access.connection_counts import ConnectionCounts
-from commitcast.gateway.server.access.limits import Limits
+from commitcast.gateway.server.access.limits import ConnectionCounts, Limits
 from commitcast.gateway.server.sockets import descriptors
 
 logger: Final = logging.getLogger(__name__)
 
 CHECK_S: Final = 0.01
-"""Between two looks whether all sockets are closed, while that is waited for."""
+"""Between two checks whether all sockets are closed, in `wait_closed`."""
 ABORT_S: Final = 1.0
-"""For what was aborted to be closed, which takes some turns of the loop."""
+"""For aborted connections to be closed, which takes some turns of the loop."""
 WARN_EVERY_S: Final = 1.0
-"""Between two warnings about what strangers can cause at any rate."""
+"""Between two warnings that clients can cause at any rate."""
 
 Address = tuple[Any, ...]
-"""Host and port, as `getsockname` has it; what follows with IPv6 is not needed to tell two connections apart."""
+"""Host and port, as from `getsockname`; the further fields of IPv6 do not distinguish connections."""
 Ends = tuple[Address, Address]
 """The peer's address and our own."""
 
 
 class AcceptedSocket(socket.socket):
-    """An accepted socket, which has a place until it is closed."""
+    """An accepted socket, which is counted until it is closed."""
 
     def __init__(self, accepted: socket.socket, peer: Address, on_close: Callable[["AcceptedSocket"], None]) -> None:
         """Take over an accepted socket.
 
         Args:
             accepted: is detached from its descriptor.
-            peer: where it comes from. The kernel has forgotten that once the peer has reset the connection.
+            peer: its address. The kernel has forgotten it after the peer has reset the connection.
             on_close: called once.
         """
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
@@ -48,19 +47,19 @@ class AcceptedSocket(socket.socket):
         self.peer = peer
         self.ends: Ends = (peer[:2], self.getsockname()[:2])
         self.transport: asyncio.BaseTransport | None = None
-        """That owns it; None until TLS is agreed on, where that is spoken."""
+        """The transport that owns it; None until the TLS handshake is done, if there is one."""
         self.requests = 0
-        """That are complete and not answered yet."""
+        """Complete requests that are not answered yet."""
         self._on_close: Callable[[AcceptedSocket], None] | None = on_close
         self._deadline = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def getpeername(self) -> Address:
-        """Return where it comes from, also when the peer is gone."""
+        """Return the peer's address, also after the peer is gone."""
         return self.peer
 
     def close(self) -> None:
-        """Close the socket, and give its place back. Idempotent."""
+        """Close the socket and discount it. Idempotent."""
         super().close()
         if self._on_close is not None:
             on_close, self._on_close = self._on_close, None
@@ -69,34 +68,34 @@ class AcceptedSocket(socket.socket):
             on_close(self)
 
     def set_deadline(self, within_s: float) -> None:
-        """Abort the connection in some seconds, unless the deadline is cleared or set again before."""
+        """Abort the connection after a number of seconds, unless the deadline is cleared or set again before."""
         if self._on_close is None:  # it is closed
             return
         loop = asyncio.get_running_loop()
         self._deadline = loop.time() + within_s
-        if self._timer is None or self._timer.when() > self._deadline:  # else it looks again when it fires
+        if self._timer is None or self._timer.when() > self._deadline:  # else the timer checks again when it fires
             self._set_timer(loop)
 
     def clear_deadline(self) -> None:
-        """Let the connection take its time."""
+        """Remove the deadline."""
         self._deadline = math.inf
 
     def close_gracefully(self) -> None:
-        """Close the connection once the peer has taken what was sent."""
+        """Close the connection after the peer has read what was sent."""
         if self.transport is None:
             self.abort()
         elif not self.transport.is_closing():
             self.transport.close()
 
     def abort(self) -> None:
-        """Drop the connection without a word."""
+        """Drop the connection at once."""
         if isinstance(self.transport, asyncio.WriteTransport):
             self.transport.abort()
-        # With TLS there is no transport before it is agreed on, and asyncio's does nothing in `abort` once `close` was
-        # called twice, which libraries do: what has the socket sees an end, and closes it.
+        # During the TLS handshake there is no transport, and asyncio's does nothing in `abort` after `close` was called
+        # twice, which libraries do: the owner of the socket sees its end, and closes it.
         try:
             self.shutdown(socket.SHUT_RDWR)
-        except OSError:  # it is closed, or the peer was first
+        except OSError:  # closed, by us or by the peer
             pass
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -114,20 +113,20 @@ class AcceptedSocket(socket.socket):
 
 
 class AcceptedSockets:
-    """All accepted sockets of one event loop, within their bounds. Iterates over those that are not closed."""
+    """All accepted sockets of one event loop, within their limits. Iterates over the open ones."""
 
     def __init__(self, limits: Limits, counts: ConnectionCounts) -> None:
-        """Make it; a `ListeningLoop` brings what it accepts.
+        """Make it; a `ListeningLoop` hands its accepted sockets over.
 
         Args:
-            limits: for the time until a request is complete.
-            counts: that sockets are counted in, by where they come from.
+            limits: for the deadline of the first request.
+            counts: of sockets per address.
         """
         self._limits = limits
         self._counts = counts
         self._by_ends: dict[Ends, AcceptedSocket] = {}
         self._warned_at = -math.inf
-        self._untold = 0
+        self._suppressed = 0
 
     def __len__(self) -> int:
         return len(self._by_ends)
@@ -136,7 +135,7 @@ class AcceptedSockets:
         return iter(list(self._by_ends.values()))
 
     def admit(self, accepted: socket.socket, peer: Address) -> AcceptedSocket | None:
-        """Give a socket a place, and a deadline for its first request; if there is none, close it and return None."""
+        """Count a socket and set a deadline for its first request; beyond a limit, close it and return None."""
         refusal = self._refusal(accepted, peer[0])
         if refusal:
             accepted.close()
@@ -144,7 +143,7 @@ class AcceptedSockets:
             return None
         admitted = AcceptedSocket(accepted, peer, self._forget)
         former = self._by_ends.get(admitted.ends)
-        if former is not None:  # its peer has reset it and connects from the same port again; nobody has noticed yet
+        if former is not None:  # the peer has reset it and reuses its port, before we noticed
             former.abort()
         self._by_ends[admitted.ends] = admitted
         admitted.set_deadline(self._limits.handshake_timeout_s)
@@ -153,10 +152,10 @@ class AcceptedSockets:
     def _refusal(self, accepted: socket.socket, host: str) -> str:
         if not descriptors.is_for_connections(accepted.fileno()):
             limit = descriptors.soft_limit()
-            return f"of {limit:,} open files none is left for connections; raise the limit (ulimit -n, LimitNOFILE)"
+            return f"all {limit:,} open files are in use or reserved: raise the limit (ulimit -n, LimitNOFILE)"
         if not self._counts.enter(host):
             self._counts.leave(host)
-            return "its address has too many already"
+            return "its address has too many connections"
         return ""
 
     def _forget(self, closed: AcceptedSocket) -> None:
@@ -169,16 +168,17 @@ class AcceptedSockets:
         return self._by_ends.get((tuple(peer)[:2], tuple(own)[:2])) if peer and own else None
 
     def abort_all(self) -> None:
-        """Drop all connections."""
+        """Drop all connections at once."""
         for each in self:
             each.abort()
 
-    async def close_all(self, timeout_s: float) -> None:
-        """Close each connection as soon as all its requests are answered; abort what is left after some seconds.
+    async def close_all(self, timeout: float) -> None:
+        """Close each connection when all its requests are answered; abort the remaining ones after a timeout.
 
-        Returns once all are closed, `ABORT_S` after that time at the latest.
+        Args:
+            timeout: seconds until then; it returns `ABORT_S` later at the latest.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout
         while self._by_ends and time.monotonic() < deadline:
             for each in self:
                 if not each.requests:
@@ -187,18 +187,18 @@ class AcceptedSockets:
         self.abort_all()
         await self.wait_closed(ABORT_S)
 
-    async def wait_closed(self, timeout_s: float = math.inf) -> None:
-        """Wait until all are closed, but no longer than some seconds."""
-        deadline = time.monotonic() + timeout_s
+    async def wait_closed(self, timeout: float = math.inf) -> None:
+        """Wait until all are closed, for `timeout` seconds at most."""
+        deadline = time.monotonic() + timeout
         while self._by_ends and time.monotonic() < deadline:
             await asyncio.sleep(CHECK_S)
 
     def warn(self, what: str) -> None:
-        """Log what strangers can cause, at most once in `WARN_EVERY_S`."""
+        """Log a warning that clients can cause, at most once in `WARN_EVERY_S`."""
         now = time.monotonic()
         if now - self._warned_at < WARN_EVERY_S:
-            self._untold += 1
+            self._suppressed += 1
             return
-        others = f" ({self._untold} more since the last such line)" if self._untold else ""
+        others = f" ({self._suppressed} more since the last such line)" if self._suppressed else ""
         logger.warning("%s%s", what, others)
-        self._warned_at, self._untold = now, 0
+        self._warned_at, self._suppressed = now, 0

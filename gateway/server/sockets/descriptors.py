@@ -1,19 +1,26 @@
-"""How many descriptors this process may have open, and which of them are not for connections.
+"""File descriptors: the reserve that connections leave, the limit of this process, and sockets in a forked child.
 
-A connection is a descriptor, and so is the journal that each commit needs: strangers that take the last one make agents
+A connection is a descriptor, and so is the journal that each commit needs: clients that take the last one make agents
 fail. So connections leave a reserve. It is kept by number, not by a count: the kernel gives the lowest free number to
-what is opened (POSIX, "File Descriptor Allocation"), so a socket whose number lies in the reserve shows that everything
-below is in use, by connections, agents, or the host. Only our commands raise the limit: a host's process is its own,
+a new descriptor (POSIX, "File Descriptor Allocation"), so a socket whose number lies in the reserve shows that all
+below are in use, by connections, agents, or the host. Only our commands raise the limit: a host's process is its own,
 and the programs that agents run get the limit that the command was started with. Any thread.
+
+In a child that was forked from the server's process its sockets are found by their own address, because neither the
+event loop nor the server has a public list of all: some are in a TLS handshake, just accepted, or paused.
 """
 
 import os
 import resource
+import socket
+import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Any, Final
+
+from commitcast.persistence.fork import silence
 
 RESERVE: Final = 64
 """For the database, its journal, folder and readers (12), the event loops and listeners (12), standard streams, and the
@@ -21,11 +28,15 @@ pipes of ten programs that agents run, four each while they start."""
 RESERVE_SHARE: Final = 4
 """With a higher limit a quarter of it: such a process runs more agents, or has a host with files and sockets too."""
 SPARE_SHARE: Final = 8
-"""Of what connections may have, an eighth is not for WebSockets: for `/readyz` and a refusal that says why."""
+"""An eighth of the connections' descriptors is not for WebSockets, but for `/readyz` and for refusals with a reason."""
+MOST_DESCRIPTORS: Final = 65_536
+"""Descriptors that are tried where the list of the open ones cannot be read."""
+
+_WILDCARDS: Final = ("0.0.0.0", "::")
 
 _lowering: Final = threading.Lock()
 _given: list[int] = []
-"""The soft limit that this process was started with, once it has raised it."""
+"""The soft limit that this process was started with, after it was raised."""
 
 
 def soft_limit() -> int:
@@ -38,7 +49,7 @@ def room(limit: int) -> int:
     """Return the number that the descriptor of a connection must be below.
 
     Args:
-        limit: of descriptors, at least 1; half of a very low one is left to connections all the same.
+        limit: of descriptors, at least 1; connections get half of a very low one.
     """
     return limit - min(max(RESERVE, limit // RESERVE_SHARE), limit // 2)
 
@@ -57,28 +68,28 @@ def is_for_websockets(number: int | None) -> bool:
     """Whether a connection may become a WebSocket.
 
     Args:
-        number: of its descriptor: of those that come at once the first ones are served, where the number that is free
-            by then would refuse all of them. None if another server has it; then the number that is free is compared.
+        number: of its descriptor, so that of many simultaneous connections the first are served; the lowest free
+            number would refuse all of them. None if another server has it: then the lowest free number is compared.
     """
     return (_lowest_free() if number is None else number) < room_for_websockets(soft_limit())
 
 
 def _lowest_free() -> int:
-    """Return the number that what is opened next would get."""
+    """Return the number that the next descriptor would get."""
     try:
         number = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # not one is free
+    except OSError:  # none is free
         return soft_limit()
     os.close(number)
     return number
 
 
 def raise_soft_limit() -> None:
-    """Raise the soft limit to the hard one, which needs no right. A system that does not let it be is left as it is."""
+    """Raise the soft limit to the hard one, which needs no privilege. Does nothing where the system refuses it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS has no hard limit, and yet takes no more than a number of its own
+    except (OSError, ValueError):  # macOS reports no hard limit, but has one
         return
     if soft != hard and not _given:
         _given.append(soft)
@@ -86,11 +97,11 @@ def raise_soft_limit() -> None:
 
 @contextmanager
 def given_limit() -> Iterator[bool]:
-    """Have a program that is started inside get the soft limit that this process was given; tell whether it does.
+    """Give a program that is started inside the soft limit that this process was given; yields whether it gets it.
 
-    Programs that use `select`, or close every descriptor there may be, suffer from a high one. A child has what its
-    parent has while it is started, and code that runs in the child first is not safe beside threads. So this process
-    lowers its own for that moment, unless it has so much open that something else could need the raised one.
+    Programs that use `select`, or close every possible descriptor, suffer from a high limit. A child inherits its
+    parent's limit, and code that runs in the child first is not safe beside threads. So this process lowers its own
+    limit for that moment, unless it has so many descriptors open that another thread could need the raised one.
     """
     if not _given:
         yield True
@@ -107,8 +118,49 @@ def given_limit() -> Iterator[bool]:
 
 
 def give_limit(pid: int) -> None:
-    """Give a program that runs already the soft limit that this process was given, where the system can do that."""
+    """Give a running program the soft limit that this process was given, where the system can do that."""
     if hasattr(resource, "prlimit"):
-        with suppress(OSError, ValueError):  # it has exited, runs as another user, or may have no more than less
+        with suppress(OSError, ValueError):  # it has exited, runs as another user, or has a lower hard limit
             hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (_given[0], hard))
+
+
+# In a forked child.
+
+
+def silence_sockets(addresses: Sequence[tuple[str, int]]) -> None:
+    """Replace the listeners at these addresses and all their connections with /dev/null.
+
+    Runs in a forked child, on its only thread; does not block.
+
+    Args:
+        addresses: host and port of each listener, as the system gives them.
+    """
+    silence([descriptor for descriptor in _sockets() if _is_at(descriptor, addresses)])
+
+
+def _sockets() -> Iterator[int]:
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        numbers = list(range(MOST_DESCRIPTORS))
+    for number in numbers:
+        with suppress(OSError):  # that of the list itself, which is closed by now
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                yield number
+
+
+def _is_at(descriptor: int, addresses: Sequence[tuple[str, int]]) -> bool:
+    try:
+        candidate = socket.socket(fileno=descriptor)
+    except OSError:
+        return False
+    try:
+        name: Any = candidate.getsockname()
+        if candidate.family not in (socket.AF_INET, socket.AF_INET6) or candidate.type != socket.SOCK_STREAM:
+            return False
+        return any(port == name[1] and host in (name[0], *_WILDCARDS) for host, port in addresses)
+    except OSError:
+        return False
+    finally:
+        candidate.detach()

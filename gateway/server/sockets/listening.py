@@ -1,8 +1,8 @@
-"""Listening sockets, and an event loop whose servers bound what they accept.
+"""Listening sockets, and an event loop whose servers limit the connections that they accept.
 
-`asyncio` accepts whatever there is, tells a protocol of it after TLS at the earliest, and when no descriptor is free
-reports that a thousand times a second. A `ListeningLoop` is asyncio's own loop with another `create_server`, which is
-where websockets and uvicorn get theirs from; it uses nothing that asyncio does not document.
+`asyncio` accepts every connection, calls a protocol only after the TLS handshake, and logs an error a thousand times a
+second while no descriptor is free. A `ListeningLoop` is asyncio's own loop with another `create_server`, which
+websockets and uvicorn call; it uses only asyncio's documented API.
 """
 
 import asyncio
@@ -13,38 +13,39 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from commitcast.gateway.protocol.errors import ListenError
 from commitcast.gateway.server.sockets.accepted import AcceptedSocket, AcceptedSockets, Address
 
 BACKLOG: Final = 1_024
-"""Connections that wait to be accepted: everybody comes back at once after a restart."""
+"""Connections that wait to be accepted: after a restart all clients reconnect at once."""
 ACCEPTED_AT_ONCE: Final = 64
-"""Then others have their turn."""
+"""Per turn of the loop."""
 TLS_GOODBYE_S: Final = 2.0
-"""For a peer to answer the end of TLS, before the socket is closed all the same; asyncio gives it thirty seconds."""
+"""For a peer to answer the end of TLS; then the socket is closed. asyncio waits for thirty seconds."""
 ACCEPT_PAUSE_S: Final = 1.0
-"""After an error, mostly that no descriptor is free: to try again at once would keep the loop busy with it."""
+"""After an error, usually that no descriptor is free: an immediate retry would keep the loop busy."""
 BIND_ATTEMPTS: Final = 8
 """A port that is free at one address may be taken at the next one."""
 
 _NOT_THERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""A family of addresses that this machine does not have, though its names do."""
+"""An address family that this machine lacks, although the host name has addresses of it."""
 _OF_ONE_CONNECTION: Final = frozenset(
     {errno.ECONNABORTED, errno.ECONNRESET, errno.EPROTO, errno.EPERM, errno.ETIMEDOUT, errno.ENETDOWN}
     | {errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
 )
-"""Errors of a connection that was lost before it was accepted, which `accept` hands on (Linux, accept(2))."""
+"""Errors of a connection that was lost before it was accepted, which `accept` raises (Linux, accept(2))."""
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Bind each address of a host to one port; nobody can connect before a server listens there.
+    """Bind each address of a host to one port; clients cannot connect before a server listens on it.
 
     Args:
-        host: a name or an address. Addresses of a family that is not there are passed over if there is another.
-        port: 0 takes one that is free at all of them.
+        host: a name or an address. Addresses of a missing family are skipped if there are others.
+        port: 0 takes a port that is free at all addresses.
 
     Raises:
         OSError: the host has no address, or one of them is taken.
-        UnicodeError: the host can be no name.
+        UnicodeError: the host is not a name.
     """
     infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in infos))
@@ -71,8 +72,8 @@ def _bind_all(addresses: Sequence[tuple[int, Any]], port: int) -> list[socket.so
                     raise
                 missing = error
     except BaseException:
-        for each in bound:
-            each.close()
+        for listener in bound:
+            listener.close()
         raise
     if not bound and missing is not None:
         raise missing
@@ -84,7 +85,7 @@ def _bind_one(family: int, address: Address) -> socket.socket:
     try:
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:  # the port of an IPv4 address is bound, or is not, for itself
+        if family == socket.AF_INET6:  # IPv4 addresses are bound separately
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
     except BaseException:
@@ -93,11 +94,17 @@ def _bind_one(family: int, address: Address) -> socket.socket:
     return listener
 
 
+def listen_error(address: str, error: Exception) -> ListenError:
+    """Return the error of an address that could not be bound or listened on."""
+    why = getattr(error, "strerror", None) or error
+    return ListenError(address, f"{why}: choose another address, or stop the program that has it")
+
+
 Factory = Callable[[], asyncio.BaseProtocol]
 
 
 class ListeningServer(asyncio.AbstractServer):
-    """A server in place of asyncio's own, whose accepted sockets are bounded."""
+    """A server in place of asyncio's own, whose accepted sockets are limited."""
 
     def __init__(
         self,
@@ -118,15 +125,15 @@ class ListeningServer(asyncio.AbstractServer):
         self._closed = asyncio.Event()
         self._connecting: set[asyncio.Task[None]] = set()
 
-    # What its users call.
+    # asyncio's interface.
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
-        """That it listens on, until it is closed."""
+        """The listening sockets, until it is closed."""
         return () if self._closed.is_set() else self._sockets
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop that it is served by."""
+        """Return the event loop that it runs on."""
         return self._loop
 
     def is_serving(self) -> bool:
@@ -134,7 +141,7 @@ class ListeningServer(asyncio.AbstractServer):
         return self._is_serving
 
     async def start_serving(self) -> None:
-        """Begin to accept connections."""
+        """Start accepting connections. Idempotent."""
         if self._is_serving or self._closed.is_set():
             return
         for listener in self._sockets:
@@ -148,7 +155,7 @@ class ListeningServer(asyncio.AbstractServer):
         await self.wait_closed()
 
     def close(self) -> None:
-        """Accept no more connections, and drop those without TLS yet: the server's user does not know of them."""
+        """Stop accepting, and drop connections in the TLS handshake: its user does not know them. Idempotent."""
         if self._closed.is_set():
             return
         self._is_serving = False
@@ -156,12 +163,12 @@ class ListeningServer(asyncio.AbstractServer):
         for listener in self._sockets:
             self._loop.remove_reader(listener)
             listener.close()
-        for each in self._accepted:
-            if each.transport is None:
-                each.abort()
+        for accepted in self._accepted:
+            if accepted.transport is None:
+                accepted.abort()
 
     async def wait_closed(self) -> None:
-        """Wait until it is closed, and every connection with it."""
+        """Wait until it and all its connections are closed."""
         await self._closed.wait()
         await self._accepted.wait_closed()
 
@@ -186,7 +193,7 @@ class ListeningServer(asyncio.AbstractServer):
 
     def _pause(self, listener: socket.socket, error: OSError) -> None:
         why = os.strerror(error.errno) if error.errno else str(error)
-        self._accepted.warn(f"no connection can be accepted ({why}); those that come wait")
+        self._accepted.warn(f"no connection can be accepted ({why}); new ones wait")
         self._loop.remove_reader(listener)
         self._loop.call_later(ACCEPT_PAUSE_S, self._resume, listener)
 
@@ -202,18 +209,18 @@ class ListeningServer(asyncio.AbstractServer):
             raise
         try:
             accepted.transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, accepted, **self._tls)
-        except Exception:  # the peer left, or does not speak TLS: what a stranger does is not logged
-            accepted.abort()  # not closed: the transport that owns the socket does that
+        except Exception:  # the peer left, or does not use TLS: not logged, because any client can cause it
+            accepted.abort()  # not closed: its transport does that
 
 
 class ListeningLoop(asyncio.SelectorEventLoop):
-    """An event loop whose servers bound what they accept. It is asyncio's own, whatever policy the host has set."""
+    """An event loop whose servers limit accepted connections: asyncio's selector loop, whatever policy the host has."""
 
     def __init__(self, accepted: AcceptedSockets) -> None:
         super().__init__()
         self._accepted = accepted
 
-    async def create_server(  # type: ignore[override]  # with all that the users of this loop give
+    async def create_server(  # type: ignore[override]  # with the arguments that websockets and uvicorn pass
         self,
         protocol_factory: Factory,
         host: None = None,
@@ -226,7 +233,7 @@ class ListeningLoop(asyncio.SelectorEventLoop):
         start_serving: bool = True,
         **tls_options: float | None,
     ) -> ListeningServer:
-        """Make a server of sockets that are bound."""
+        """Make a server of bound sockets."""
         bound = [sock] if sock is not None else sockets
         server = ListeningServer(self, self._accepted, protocol_factory, bound, ssl, tls_options)
         if start_serving:

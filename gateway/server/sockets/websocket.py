@@ -1,55 +1,102 @@
-"""One WebSocket connection of the server: the only place that touches more of `websockets` than `serve` and `recv`.
+"""One WebSocket connection of the server; the only module that uses more of `websockets` than its documented API.
 
-Adds to `ServerConnection` a write that shares one prepared frame with other connections, word of when the socket takes
-no more and takes more again, bounds on fragments and on control frames, and a goodbye before the library closes for a
-client's fault. What it uses beyond the documented API is listed in `INTERNALS` and was tested with websockets 15 to 17;
-where one of them is missing, frames are sent by the documented `broadcast`, which builds one for each. Runs on the
-gateway's loop.
+Adds to `ServerConnection`: a write that shares one prepared frame with other connections, callbacks when the transport
+pauses and resumes writing, limits on fragments and control frames, a `goodbye` before the library closes for a client's
+fault, and JSON answers to requests that the library would refuse with a text of its own or drop. The undocumented
+methods are listed in `INTERNALS`, tested with websockets 15 to 17; where one is missing, frames are sent by the
+documented `broadcast`, which builds one per connection. Runs on the gateway's loop.
 """
 
 import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Generator
+from http import HTTPStatus
 from typing import Any, Final
 
 from websockets.asyncio.server import ServerConnection, broadcast
-from websockets.exceptions import ConnectionClosed
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed, InvalidMessage
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
 from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import StatusLike
 
 from commitcast.gateway.hub.encoding import WINDOW_BITS, PreparedFrame
 from commitcast.gateway.hub.subscription import Subscriber
 from commitcast.gateway.protocol import frames
-from commitcast.gateway.server.access.limits import Bucket
-from commitcast.gateway.server.access.rates import FrameMeter
-from commitcast.gateway.server.http.bad_requests import answer_bad_requests
+from commitcast.gateway.server.access.limits import Bucket, FrameMeter
+from commitcast.gateway.server.http.request import error_response
 from commitcast.gateway.server.pump import Pump
-from commitcast.gateway.server.sockets.older_websockets import RequestLine
-from commitcast.gateway.server.sockets.small_reads import SmallReads
+from commitcast.gateway.server.sockets.websockets_compat import RequestLine, status_of
 
 WRITE_LIMIT_BYTES: Final = 64 * 1024
-"""Beyond this the connection is paused; the rest stays in the ring or the store."""
+"""Unsent bytes beyond which the connection is paused; further messages stay in memory or in the store."""
 UNSENT_LIMIT_BYTES: Final = 16 * 1024
 """TCP_NOTSENT_LOWAT: without it the kernel takes 4 MiB, behind which a ping waits until a slow client seems dead."""
 CLOSE_TIMEOUT_S: Final = 2.0
 """How long a peer may take to read what is left and to close; then the connection is dropped."""
+READ_BYTES: Final = 4 * 1024
+"""Parsed per turn of the loop: 700 of the smallest frames. asyncio reads 64 times as much by itself, which blocks the
+loop for a third of a second and does not stop at a `pause_reading` in between."""
+MAX_REASON_BYTES: Final = 123
+"""Of a close frame: 125 without the code (RFC 6455 section 5.5). The library raises if there are more."""
 COMPRESSION: Final = ServerPerMessageDeflateFactory(
     server_no_context_takeover=True, client_no_context_takeover=True, server_max_window_bits=WINDOW_BITS
 )
-"""What is negotiated: every message for itself, so that one compressed frame is right for everybody."""
+"""What is negotiated: each message is compressed by itself, so that all connections can share a compressed frame."""
 INTERNALS: Final = (
     *("protocol", "transport", "loop", "data_received", "process_event", "send_data"),
     *("pause_writing", "resume_writing"),
 )
+ABNORMAL_CLOSURE: Final = 1006
+"""RFC 6455 section 7.4.1: the connection ended without a close frame, so nothing can be sent."""
 
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # 25 on Linux; not in every Python
-_GONE: Final = 1006
-"""The library's code for a connection that ended without a close frame: nobody is there to be told anything."""
 _PING: Final = b"\x89\x00"
-"""A ping without payload; its pong is one that the library did not ask for, and ignores."""
+"""A ping without payload; the library did not send it, so it ignores the pong."""
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+_REFUSALS: Final = {
+    HTTPStatus.REQUEST_URI_TOO_LONG: ("bad_request", "the request line is too long: 8 KiB at most"),
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (
+        "bad_request",
+        "there are too many headers, or one is longer than 8 KiB",
+    ),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("unavailable", "the server stops"),
+    HTTPStatus.INTERNAL_SERVER_ERROR: ("internal", "the server failed; its log says more"),
+}
+"""By status, the library's refusals for other reasons than a wrong handshake."""
+_UNREADABLE: Final = (
+    "bad_request",
+    "this request cannot be answered here: send GET or HEAD over HTTP/1.1, without a body",
+)
+
+
+def close_reason(reason: str) -> str:
+    """Return a text cut to the bytes that a close frame holds."""
+    return reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
+
+
+class SmallReads(asyncio.Protocol, asyncio.BufferedProtocol):
+    """Makes asyncio read at most `READ_BYTES` per turn of the loop, with TLS and without.
+
+    Stands behind the class that has `data_received` in the method resolution order.
+    """
+
+    _view: memoryview
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the buffer to read into. It is not kept between reads: most connections are silent for long."""
+        self._view = memoryview(bytearray(READ_BYTES))  # a view, because asyncio slices it for TLS
+        return self._view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand over the bytes that were read."""
+        data = bytes(self._view[:nbytes])
+        del self._view
+        self.data_received(data)
 
 
 class GatewayConnection(ServerConnection, SmallReads):
@@ -57,24 +104,24 @@ class GatewayConnection(ServerConnection, SmallReads):
 
     def __init__(self, *args: Any, pump: Pump, **options: Any) -> None:
         super().__init__(*args, **options)
-        answer_bad_requests(self.protocol)
+        _answer_bad_requests(self.protocol)
         self.subscriber = Subscriber(self)
         self.request_line = RequestLine(self.protocol)
         self.token: str | None = None
-        """That came with the handshake."""
+        """Of the handshake."""
         self.was_heard = True
-        """Something came from the peer since this was last set to False."""
+        """The peer has sent something since this was last set to False."""
         self.bucket = Bucket.of_stranger(time.monotonic())
-        """What is drawn from by all that comes; a stranger's, until its session knows who it is."""
+        """Meters the peer's requests; a stranger's until its session has authenticated it."""
         self.peer_address = ""
-        """Where it comes from, without the port; empty if that is not known."""
+        """Without the port; empty if unknown."""
         self._pump = pump
         self._shares_frames = False
         self._compresses = False
         self._meter = FrameMeter(time.monotonic)
         self._has_failed = False
         self._failed_early: tuple[int, str] | None = None
-        self._asking: asyncio.Future[Any] | None = None
+        self._pinging: asyncio.Future[Any] | None = None
 
     # What the library calls.
 
@@ -86,20 +133,20 @@ class GatewayConnection(ServerConnection, SmallReads):
         raw = transport.get_extra_info("socket")
         try:
             raw.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_LIMIT_BYTES)
-        except (OSError, AttributeError):  # another system, or a socket that is no TCP: it works without, less well
+        except (OSError, AttributeError):  # another system, or a socket without TCP: it works without, less well
             pass
         if all(hasattr(self, name) for name in INTERNALS):
             self._shares_frames = True
             self._say_goodbye_before_failing()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """End all waits for the connection's end, in whatever state the library is: it asserts that it is this one."""
+        """End all waits for the end of the connection. The library asserts this state, and may be in another one."""
         self.protocol.receive_eof()
         self.protocol.state = State.CLOSED
         super().connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
-        """Note that the peer is there; read no more from one that does not read: each ping of its costs a pong."""
+        """Note that the peer is alive. Reading is paused while the peer does not read: each ping costs a pong."""
         if self.transport.is_closing():
             return
         self.was_heard = True
@@ -108,7 +155,7 @@ class GatewayConnection(ServerConnection, SmallReads):
             self.transport.pause_reading()
 
     def process_event(self, event: Any) -> None:
-        """Count frames; the library's own bound on fragments is for the whole process, and high."""
+        """Count frames; the library's own limit on fragments holds for the whole process, and is high."""
         if isinstance(event, Frame):
             is_open = self.protocol.state is State.OPEN
             fault = None if self._has_failed else self._meter.fault_of(event.opcode, self.bucket, is_open=is_open)
@@ -116,53 +163,53 @@ class GatewayConnection(ServerConnection, SmallReads):
                 self.protocol.fail(*fault)
                 self.send_data()
             if not is_open and event.opcode in _DATA:
-                return  # it came with what the connection was closed for
+                return  # it came with the frame that the connection was closed for
         super().process_event(event)
 
     def send_data(self) -> None:
-        """Write what is to be sent at once: a read full of pings is answered with one write."""
+        """Send everything with one write: the answer to a read full of pings."""
         writes = self.protocol.data_to_send()
-        if self.transport.is_closing():  # asyncio would warn of what nobody can help
+        if self.transport.is_closing():  # asyncio would log a warning
             return
         if data := b"".join(writes):
             self.transport.write(data)
-        if b"" in writes:  # it stands for the end
+        if b"" in writes:  # the library's mark for the end
             self.protocol.writes.append(b"")
             super().send_data()
 
     def pause_writing(self) -> None:
-        """The write buffer is full."""
+        """Pause the subscriber: the write buffer is full."""
         super().pause_writing()
         self.subscriber.pause()
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """The write buffer is empty enough."""
+        """Resume the subscriber: the write buffer has drained."""
         super().resume_writing()
         self._pump.resume(self.subscriber)
-        if not self.recv_messages.paused:  # the library has its own reason to wait
+        if not self.recv_messages.paused:  # the library has paused reading for its own reason
             self.transport.resume_reading()
 
     def _say_goodbye_before_failing(self) -> None:
-        """Have the goodbye of a frame that is too large, or none at all, go before the library's close frame."""
+        """Send `goodbye` before the library closes for a fault of the peer, such as a frame that is too large."""
         fail = self.protocol.fail
 
         def say_goodbye_and_fail(code: int, reason: str = "") -> None:
-            if self.protocol.state is State.CONNECTING and code != _GONE:
-                # There are bytes behind the request, which is answered all the same.
+            if self.protocol.state is State.CONNECTING and code != ABNORMAL_CLOSURE:
+                # There are bytes behind the request, which is answered nevertheless.
                 self._failed_early = code, reason
-                self.protocol.parser = self._swallow()
+                self.protocol.parser = self._discard()
                 return
             self._has_failed = True
-            if code != _GONE:
-                self.loop.call_later(CLOSE_TIMEOUT_S, self.abort)  # the library would read as long as something comes
+            if code != ABNORMAL_CLOSURE:
+                self.loop.call_later(CLOSE_TIMEOUT_S, self.abort)  # the library would go on reading
                 self.write(PreparedFrame(frames.Goodbye(code=code, reason=reason)))
             fail(code, reason)
 
         self.protocol.fail = say_goodbye_and_fail  # type: ignore[method-assign]  # the library has no hook for it
 
-    def _swallow(self) -> Generator[None, None, None]:
-        """Take what still comes for nothing, until the peer has said everything."""
+    def _discard(self) -> Generator[None, None, None]:
+        """Discard everything up to the end of the stream."""
         while True:
             self.protocol.reader.discard()
             if self.protocol.reader.eof:
@@ -172,16 +219,17 @@ class GatewayConnection(ServerConnection, SmallReads):
     # What the gateway calls.
 
     def is_negotiated(self) -> None:
-        """Note what the handshake agreed on."""
+        """Note the result of the handshake."""
         if self._failed_early is not None:
             self.protocol.fail(*self._failed_early)
             self.send_data()
-        deflate = next((each for each in self.protocol.extensions if isinstance(each, PerMessageDeflate)), None)
-        # A client may insist on a smaller window than that of the frames that are shared: it gets them plain.
+        extensions = self.protocol.extensions
+        deflate = next((extension for extension in extensions if isinstance(extension, PerMessageDeflate)), None)
+        # A client that insists on a smaller window than the shared frames have gets them uncompressed.
         self._compresses = deflate is not None and deflate.local_max_window_bits >= WINDOW_BITS
 
     async def receive(self) -> AsyncIterator[str | bytes]:
-        """Yield what the client sends, until the connection is gone, however that was."""
+        """Yield the client's messages until the connection ends, in any way."""
         try:
             async for data in self:
                 yield data
@@ -189,8 +237,8 @@ class GatewayConnection(ServerConnection, SmallReads):
             pass
 
     def write(self, frame: PreparedFrame) -> int:
-        """Send a frame without waiting, and return its bytes; does nothing if the connection is not open."""
-        if self.transport.is_closing():  # asyncio would warn of what nobody can help
+        """Send a frame without waiting and return its size in bytes; does nothing if the connection is not open."""
+        if self.transport.is_closing():  # asyncio would log a warning
             return 0
         if not self._shares_frames:
             broadcast([self], frame.json.decode())
@@ -202,15 +250,15 @@ class GatewayConnection(ServerConnection, SmallReads):
         return len(data)
 
     def send_ping(self) -> None:
-        """Ask the peer for a sign of life, without waiting for it."""
+        """Ping the peer, without waiting for the pong."""
         if not self._shares_frames:
-            self._asking = asyncio.ensure_future(self.ping())
+            self._pinging = asyncio.ensure_future(self.ping())
         elif self.protocol.state is State.OPEN and not self.transport.is_closing():
             self._meter.ping()
             self.transport.write(_PING)
 
     async def wait_until_writable(self) -> None:
-        """Wait while the write buffer is full, and let other connections have their turn.
+        """Wait while the write buffer is full, and give other connections a turn.
 
         Raises:
             OSError: the connection was lost meanwhile.
@@ -219,15 +267,15 @@ class GatewayConnection(ServerConnection, SmallReads):
         await self.drain()
 
     async def finish(self, code: int, reason: str) -> None:
-        """Close the connection, whether the peer helps or not."""
+        """Close the connection, and drop it if the peer does not close in `CLOSE_TIMEOUT_S`."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await self.close(code, reason)
+                await self.close(code, close_reason(reason))
         except TimeoutError:  # `close` has no limit of its own while the write buffer is full
             self.abort()
 
     def abort(self) -> None:
-        """Drop the connection without a word. What was not sent is lost."""
+        """Drop the connection without a close frame. Unsent bytes are lost."""
         if hasattr(self, "transport"):
             self.transport.abort()
 
@@ -235,3 +283,32 @@ class GatewayConnection(ServerConnection, SmallReads):
     def unsent_bytes(self) -> int:
         """Bytes in the write buffer."""
         return self.transport.get_write_buffer_size()
+
+
+# Requests that the library would refuse with a text of its own, which quotes headers and so may quote a token.
+
+
+def _answer_bad_requests(protocol: ServerProtocol) -> None:
+    """Make a connection's protocol answer in JSON, and also where it would drop the connection without an answer."""
+    send_eof = protocol.send_eof
+
+    def answer_and_send_eof() -> None:
+        error = protocol.handshake_exc
+        if isinstance(error, InvalidMessage) and not protocol.reader.eof:  # else the peer has left
+            status = status_of(error)
+            protocol.writes.append(_response(status, *_REFUSALS.get(status, _UNREADABLE)).serialize())
+        send_eof()
+
+    protocol.reject = _reject  # type: ignore[method-assign, assignment]  # it names the second argument
+    protocol.send_eof = answer_and_send_eof  # type: ignore[method-assign]  # the library has no hook for it
+
+
+def _reject(status: StatusLike, _: str) -> Response:
+    status = HTTPStatus(status)
+    not_a_handshake = f"this is not a WebSocket handshake at {frames.PATH}: {status.phrase}"
+    return _response(status, *_REFUSALS.get(status, ("bad_request", not_a_handshake)))
+
+
+def _response(status: HTTPStatus, code: str, message: str) -> Response:
+    response = error_response(status, code, message)
+    return Response(status.value, status.phrase, Headers({**response.headers, "Connection": "close"}), response.body)

@@ -17,7 +17,7 @@ from commitcast.gateway import subscribe
 from commitcast.gateway.client import reconnect
 from commitcast.gateway.server import gateway
 from commitcast.gateway.server.access.limits import Limits
-from commitcast.gateway.server.sockets.tls import server_context
+from commitcast.gateway.tls import server_context
 from hostile import (
     CLOSE,
     CONT,

@@ -63,7 +63,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("session", "access.admission"):
+    for module in ("session", "access.authentication"):
         monkeypatch.setattr(f"commitcast.gateway.server.{module}.time", clock)
     return clock
 

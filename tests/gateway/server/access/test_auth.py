@@ -209,14 +209,14 @@ class TestATokenFile:
 
     @pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", " \t\r\n"])
     def test_without_a_token_is_refused(self, path: Path, text: str) -> None:
-        assert refusal_of(path, text).startswith(f"the token file {path} holds no token: ")
+        assert refusal_of(path, text).startswith(f"the token file {path} has no token: ")
 
     @pytest.mark.parametrize(
         ("line", "why"),
         [
             ("{} read", "pairs of operations and agents"),
             ("{} read * send", "pairs of operations and agents"),
-            ("{} reed *", "operations are read, send, launch, terminate, admin, parted by commas"),
+            ("{} reed *", "operations are read, send, launch, terminate, admin, separated by commas"),
             ("{} READ *", "operations are"),
             ("{} read, *", "operations are"),
             ("{} read *,org1", "agents are an id"),
@@ -235,7 +235,7 @@ class TestATokenFile:
     def test_with_a_wrong_line_is_refused_by_its_number(self, path: Path, line: str, why: str) -> None:
         shown = refusal_of(path, f"other\n# comment\n{line.format(SECRET)}\nlast\n")
 
-        assert shown.startswith(f"line 3 of the token file {path} is wrong: ")
+        assert shown.startswith(f"line 3 of the token file {path} is invalid: ")
         assert why in shown
 
     def test_that_is_no_text_is_refused(self, path: Path) -> None:

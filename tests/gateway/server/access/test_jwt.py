@@ -256,7 +256,7 @@ class TestASignature:
         ids=repr,
     )
     def test_under_an_odd_header_is_refused(self, header: Any) -> None:
-        assert str(refusal_of(by_hand(CLAIMS, header))) == "this is no signed JSON web token"
+        assert str(refusal_of(by_hand(CLAIMS, header))) == "this is not a signed JSON web token: present one"
 
 
 class TestClaims:
@@ -286,7 +286,7 @@ class TestClaims:
     def test_that_are_no_json_are_refused_also_where_nobody_reads_them(self, constant: str) -> None:
         payload = json.dumps(CLAIMS)[:-1] + f', "x": [{constant}]}}'
 
-        assert f"{constant} is no number in JSON" in str(refusal_of(by_hand(payload.encode())))
+        assert f"{constant} is not a number in JSON" in str(refusal_of(by_hand(payload.encode())))
 
     def test_with_a_time_beyond_the_year_9998_are_refused(self) -> None:
         assert verifier().verify(by_hand(CLAIMS | {"exp": 253_370_764_799})).subject == "ann"
@@ -322,8 +322,8 @@ class TestClaims:
     def test_that_stand_twice_are_refused(self) -> None:
         twice = json.dumps(CLAIMS)[:-1].encode()
 
-        assert "stands twice" in str(refusal_of(by_hand(twice + b', "sub": "bob"}')))
-        assert "stands twice" in str(refusal_of(by_hand(twice + b', "x": {"a": 1, "\\u0061": 2}}')))
+        assert "the same name twice" in str(refusal_of(by_hand(twice + b', "sub": "bob"}')))
+        assert "the same name twice" in str(refusal_of(by_hand(twice + b', "x": {"a": 1, "\\u0061": 2}}')))
 
     @pytest.mark.parametrize(
         "payload",
@@ -349,6 +349,12 @@ class TestSize:
             last = token
 
         assert len(last) > MAX_TOKEN_BYTES - 4 and verifier().verify(last).subject == "ann"
+        assert "more than 8,192 bytes" in str(refusal_of(token))
+
+    def test_the_limit_counts_bytes(self) -> None:
+        token = "\u6f22" * (MAX_TOKEN_BYTES // 3 + 1)
+
+        assert len(token) < MAX_TOKEN_BYTES
         assert "more than 8,192 bytes" in str(refusal_of(token))
 
     def test_a_token_without_end_is_refused_without_being_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,7 +474,7 @@ class TestAKey:
             (curve, "EdDSA"),
             (public(ed448.Ed448PrivateKey.generate()), "EdDSA"),
         ):
-            assert self.refusal_of(key, algorithm) == f"the key is not one for {algorithm}"
+            assert self.refusal_of(key, algorithm) == f"the key is of another kind than {algorithm} needs"
 
     @pytest.mark.parametrize("algorithm", ["RS256", "EdDSA"])
     def test_that_is_no_key_is_refused(self, algorithm: str, rsa_key: rsa.RSAPrivateKey) -> None:
@@ -480,7 +486,7 @@ class TestAKey:
             *("", SECRET, b"\xff" * 300, unknown_curve),
             *(public(rsa_key, Encoding.DER), public(rsa_key)[:200]),
         ):
-            assert "is no public key in PEM" in self.refusal_of(key, algorithm)
+            assert "is not a public key in PEM" in self.refusal_of(key, algorithm)
 
     @pytest.mark.parametrize("algorithm", ["none", "HS512", "hs256", "", "PS256", ["HS256"], None])
     def test_is_taken_for_one_of_three_algorithms_only(self, algorithm: Any) -> None:

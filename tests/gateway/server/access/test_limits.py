@@ -16,7 +16,7 @@ from certificates import write_certificate
 from commitcast.actors import AgentRuntime
 from commitcast.gateway.server.access.limits import MAX_LIMIT, OVERDRAFT, Bucket, Limits
 from commitcast.gateway.server.sockets import websocket
-from commitcast.gateway.server.sockets.tls import server_context
+from commitcast.gateway.tls import server_context
 from commitcast.persistence.errors import CommitcastError, InvalidValueError
 from commitcast.persistence.records import AgentRecord, MessageRecord
 from hostile import (

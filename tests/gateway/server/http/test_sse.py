@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from commitcast.actors import AgentHandle, AgentRuntime
 from commitcast.gateway import Capability, Grant, Limits, Operation, StaticTokens
+from commitcast.gateway.hub.encoding import PreparedFrame
 from commitcast.gateway.protocol import decoding, frames
 from commitcast.gateway.server.http import asgi
 from commitcast.gateway.server.http.request import HttpResponse
@@ -547,17 +548,17 @@ class TestStreams:
     def begun(self) -> EventStream:
         stream = EventStream("a1", None)
         subscribed = frames.Subscribed(agent="a1", epoch="e", after=0, head=0, first=1, status="running", record=None)
-        assert isinstance(stream.take(frames.encode(subscribed)), bytes)
+        assert isinstance(stream.take(PreparedFrame(subscribed)), bytes)
         return stream
 
     def test_an_agent_that_is_deleted_ends_the_stream(self) -> None:
         stream = self.begun()
-        stream.take(frames.encode(frames.Error(agent="a1", code="gone", message="it was deleted", retry=False)))
+        stream.take(PreparedFrame(frames.Error(agent="a1", code="gone", message="it was deleted", retry=False)))
         assert stream.is_over
 
     def test_word_of_a_refused_append_does_not(self) -> None:
         stream = self.begun()
-        told = stream.take(frames.encode(frames.Error(agent="a1", code="unavailable", message="full", retry=True)))
+        told = stream.take(PreparedFrame(frames.Error(agent="a1", code="unavailable", message="full", retry=True)))
         assert isinstance(told, bytes) and told.startswith(b"event: error\ndata: {") and told.endswith(b"}\n\n")
         assert not stream.is_over
 
@@ -567,7 +568,7 @@ class TestStreams:
     )
     def test_a_refusal_becomes_a_status(self, code: str, status: int) -> None:
         answered = EventStream("a1", None).take(
-            frames.encode(frames.Error(agent="a1", code=code, message="no", retry=False))
+            PreparedFrame(frames.Error(agent="a1", code=code, message="no", retry=False))
         )
         assert isinstance(answered, HttpResponse)
         assert answered.status == status

@@ -17,12 +17,10 @@ from commitcast.actors import AgentRuntime
 from commitcast.actors.commands import uvicorn_server, uvicorn_websocket
 from commitcast.actors.commands.uvicorn_server import serving
 from commitcast.actors.commands.uvicorn_websocket import BoundedWebSocket
-from commitcast.gateway.server.access.limits import OVERDRAFT, STRANGER_BURST, Bucket, Limits
-from commitcast.gateway.server.access.rates import FrameMeter
+from commitcast.gateway.server.access.limits import OVERDRAFT, STRANGER_BURST, Bucket, FrameMeter, Limits
 from commitcast.gateway.server.sockets import websocket
-from commitcast.gateway.server.sockets.small_reads import READ_BYTES
-from commitcast.gateway.server.sockets.tls import server_context
-from commitcast.gateway.server.sockets.websocket import GatewayConnection
+from commitcast.gateway.server.sockets.websocket import READ_BYTES, GatewayConnection
+from commitcast.gateway.tls import server_context
 from hostile import CONT, PING, PONG, TEXT, Wire, masked, nobody_is_left, opened, play, server_of
 from waiting import TIMEOUT_S, wait_until
 

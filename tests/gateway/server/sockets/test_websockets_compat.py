@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import InvalidMessage
 
 from commitcast.actors import AgentRuntime
-from commitcast.gateway.server.sockets.older_websockets import is_noise
+from commitcast.gateway.server.sockets.websockets_compat import is_noise
 from waiting import TIMEOUT_S, wait_until
 
 UPGRADE = (

@@ -1,9 +1,9 @@
-"""Tokens at the door: what each allows, how many that are not accepted come from where, and word of it to the owner.
+"""Checks tokens: what each grants, how many wrong ones an address has presented, and a log line about them.
 
-Owns the verifier. Must never keep, log or repeat a token: of those that were accepted it knows digests, of those that
-were not it knows how many. Over every door, WebSocket and HTTP alike, an address that has presented too many wrong ones
-is refused without another being looked at, so that nobody can guess on; tokens that were accepted before still are,
-since behind one address there may be a proxy, and behind that everybody. Runs on the gateway's loop.
+Owns the verifier. Must never keep, log or repeat a token: it keeps digests of accepted tokens and counts refused ones.
+An address that has presented too many wrong tokens, over WebSocket and HTTP together, is refused without a further
+check, so that tokens cannot be guessed; tokens that were accepted before are still accepted, because a proxy brings all
+its clients from one address. Runs on the gateway's loop.
 """
 
 import hashlib
@@ -15,25 +15,24 @@ from typing import Final
 
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.server.access.auth import ANYBODY, Grant, Verifier
-from commitcast.gateway.server.access.connection_counts import origin_of
-from commitcast.gateway.server.access.limits import Bucket
+from commitcast.gateway.server.access.limits import Bucket, origin_of
 from commitcast.gateway.server.errors import TokenError
 
 logger: Final = logging.getLogger(__name__)
 
 MAX_ADDRESSES: Final = 4_096
-"""Whose refusals are counted; the one that was quiet for longest is forgotten for another."""
+"""Addresses whose refusals are counted; beyond it the one that was quiet for longest is forgotten."""
 MAX_ACCEPTED: Final = 10_000
-"""Tokens that are known to be good; as many as there may be connections."""
+"""Digests of accepted tokens that are kept; the default limit of connections."""
 LOG_EVERY_S: Final = 10.0
-"""Between two lines about refused tokens: anybody can cause one, and a log must not fill with them."""
+"""Between two log lines about refused tokens: any client can cause one, and must not fill the log."""
 _SHOWN: Final = 200
-"""Characters of why a token was refused."""
+"""Characters of the reason that are logged."""
 _MINUTE_S: Final = 60.0
 
 
-class Admission:
-    """Of one gateway."""
+class Authenticator:
+    """Checks the tokens of one gateway."""
 
     def __init__(
         self, verifier: Verifier | None, refused_a_minute: int, clock: Callable[[], float] = time.monotonic
@@ -41,58 +40,57 @@ class Admission:
         """Make it.
 
         Args:
-            verifier: of tokens; None lets anybody read.
-            refused_a_minute: tokens that are not accepted, of one address, before no more are looked at.
-            clock: seconds that never go back.
+            verifier: of tokens; None lets every client read.
+            refused_a_minute: refused tokens per address and minute, before no unknown ones are checked.
+            clock: monotonic seconds.
         """
         self.refused: Counter[str] = Counter()
-        """How many were refused, by the error code."""
+        """Refused tokens, by error code."""
         self._verifier = verifier
-        self._most = refused_a_minute
+        self._refused_a_minute = refused_a_minute
         self._clock = clock
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
         self._accepted: OrderedDict[bytes, None] = OrderedDict()
-        self._told_at = -LOG_EVERY_S
-        self._untold = 0
+        self._logged_at = -LOG_EVERY_S
+        self._unlogged = 0
 
     @property
     def needs_token(self) -> bool:
-        """Whether clients must present one."""
+        """Whether clients must present a token."""
         return self._verifier is not None
 
     def grant_of(self, token: str | None, address: str) -> Grant | None:
-        """Return what a token allows; None without one where one is needed.
+        """Return what a token grants; None if there is no token but one is needed.
 
         Args:
             token: as it was presented.
-            address: where it came from, without the port; empty if that is not known.
+            address: of the client, without the port; empty if unknown.
 
         Raises:
-            TokenError: it is not accepted, has expired, allows nothing, or too many of that address were wrong.
+            TokenError: it is not accepted, has expired, allows nothing, or its address presented too many wrong ones.
         """
         if self._verifier is None:
             return ANYBODY
         if token is None:
             return None
         try:
-            grant = self._checked(self._verifier, token, address)
+            return self._verified(self._verifier, token, address)
         except TokenError as error:
             self.refused[error.error_code.value] += 1
-            self._tell(address, error, token)
+            self._log(address, error, token)
             raise
-        return grant
 
-    def _checked(self, verifier: Verifier, token: str, address: str) -> Grant:
+    def _verified(self, verifier: Verifier, token: str, address: str) -> Grant:
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         if digest not in self._accepted:
             self._check_may_try(address)
         try:
             grant = verifier.verify(token)
         except TokenError as error:
-            if error.error_code is ErrorCode.UNAUTHENTICATED:  # one that has expired was no guess
+            if error.error_code is ErrorCode.UNAUTHENTICATED:  # an expired token is not a guess
                 self._bucket_of(address).take(self._clock(), 1.0)
             raise
-        except BaseException as error:  # a host's own: neither a loss of the connection, nor the end of this loop
+        except BaseException as error:  # the host's verifier must neither look like a lost connection nor end this loop
             raise RuntimeError("the verifier of tokens failed") from error
         if grant.has_expired(time.time()):
             raise TokenError("the token has expired: present a new one", error_code=ErrorCode.TOKEN_EXPIRED)
@@ -114,22 +112,23 @@ class Admission:
             raise TokenError(message, error_code=ErrorCode.RATE_LIMITED)
 
     def _bucket_of(self, address: str) -> Bucket:
-        network = origin_of(address)
-        bucket = self._buckets.get(network)
+        origin = origin_of(address)
+        bucket = self._buckets.get(origin)
         if bucket is None:
-            bucket = self._buckets[network] = Bucket(self._most / _MINUTE_S, self._most, self._clock())
+            rate = self._refused_a_minute / _MINUTE_S
+            bucket = self._buckets[origin] = Bucket(rate, self._refused_a_minute, self._clock())
             if len(self._buckets) > MAX_ADDRESSES:
                 self._buckets.popitem(last=False)
-        self._buckets.move_to_end(network)
+        self._buckets.move_to_end(origin)
         return bucket
 
-    def _tell(self, address: str, error: TokenError, token: str) -> None:
-        """Log that a token was refused, but not every time."""
+    def _log(self, address: str, error: TokenError, token: str) -> None:
+        """Log a refused token, at most once in `LOG_EVERY_S`."""
         now = self._clock()
-        if now - self._told_at < LOG_EVERY_S:
-            self._untold += 1
+        if now - self._logged_at < LOG_EVERY_S:
+            self._unlogged += 1
             return
-        others = f", and {self._untold} more since the last such line" if self._untold else ""
-        why = "no reason is told" if token in str(error) else ascii(str(error))[1:-1][:_SHOWN]
+        others = f", and {self._unlogged} more since the last such line" if self._unlogged else ""
+        why = "the reason is not shown" if token in str(error) else ascii(str(error))[1:-1][:_SHOWN]
         logger.warning("a token from %s was refused: %s%s", address or "an unknown address", why, others)
-        self._told_at, self._untold = now, 0
+        self._logged_at, self._unlogged = now, 0

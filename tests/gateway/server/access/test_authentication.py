@@ -1,17 +1,19 @@
 """Tokens that are not accepted: counted, told to the owner without the token, and limited by where they come from."""
 
+import asyncio
 import http.client
 import logging
 from pathlib import Path
 from typing import Final
 
 import pytest
+from websockets.asyncio.client import connect
 
 from commitcast.actors import AgentRuntime
 from commitcast.gateway.protocol.errors import ErrorCode
-from commitcast.gateway.server.access import admission
-from commitcast.gateway.server.access.admission import Admission
+from commitcast.gateway.server.access import authentication
 from commitcast.gateway.server.access.auth import Grant
+from commitcast.gateway.server.access.authentication import Authenticator
 from commitcast.gateway.server.access.limits import Limits
 from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.http import asgi
@@ -32,7 +34,7 @@ class Clock:
         return self.now
 
 
-def refused(door: Admission, token: str, address: str = "1.2.3.4") -> ErrorCode:
+def refused(door: Authenticator, token: str, address: str = "1.2.3.4") -> ErrorCode:
     """Return why a token is refused."""
     with pytest.raises(TokenError) as caught:
         door.grant_of(token, address)
@@ -41,7 +43,7 @@ def refused(door: Admission, token: str, address: str = "1.2.3.4") -> ErrorCode:
 
 class TestGuessing:
     def test_an_address_with_too_many_wrong_tokens_is_refused_even_with_a_right_one(self) -> None:
-        door = Admission(Passes(good=GOOD), 3, Clock())
+        door = Authenticator(Passes(good=GOOD), 3, Clock())
 
         codes = [refused(door, f"wrong {number}") for number in range(4)]
 
@@ -50,7 +52,7 @@ class TestGuessing:
         assert door.grant_of("good", "1.2.3.5") is GOOD, "another address is not meant"
 
     def test_a_token_that_was_accepted_before_goes_on_being_accepted(self) -> None:
-        door = Admission(Passes(good=GOOD), 3, Clock())
+        door = Authenticator(Passes(good=GOOD), 3, Clock())
         door.grant_of("good", "1.2.3.4")
 
         for number in range(10):
@@ -60,7 +62,7 @@ class TestGuessing:
 
     def test_one_that_was_accepted_and_is_so_no_longer_is_refused(self) -> None:
         passes = Passes(good=GOOD)
-        door = Admission(passes, 3, Clock())
+        door = Authenticator(passes, 3, Clock())
         door.grant_of("good", "1.2.3.4")
         passes.grants.clear()
 
@@ -68,7 +70,7 @@ class TestGuessing:
 
     def test_it_is_looked_at_again_after_a_while(self) -> None:
         clock = Clock()
-        door = Admission(Passes(good=GOOD), 6, clock)
+        door = Authenticator(Passes(good=GOOD), 6, clock)
         for number in range(7):
             refused(door, f"wrong {number}")
 
@@ -78,7 +80,7 @@ class TestGuessing:
         assert door.grant_of("good", "1.2.3.4") is GOOD
 
     def test_tokens_that_have_expired_or_allow_nothing_are_no_guesses(self) -> None:
-        door = Admission(Passes(good=GOOD, expired=EXPIRED, empty=allowed("empty")), 3, Clock())
+        door = Authenticator(Passes(good=GOOD, expired=EXPIRED, empty=allowed("empty")), 3, Clock())
 
         assert {refused(door, "expired") for _ in range(10)} == {ErrorCode.TOKEN_EXPIRED}
         assert {refused(door, "empty") for _ in range(10)} == {ErrorCode.FORBIDDEN}
@@ -97,7 +99,7 @@ class TestGuessing:
         ],
     )
     def test_one_line_of_addresses_is_one_peer(self, one: str, other: str, is_same: bool) -> None:
-        door = Admission(Passes(good=GOOD), 1, Clock())
+        door = Authenticator(Passes(good=GOOD), 1, Clock())
         refused(door, "wrong", one)
 
         if is_same:
@@ -106,9 +108,9 @@ class TestGuessing:
             assert door.grant_of("good", other) is GOOD
 
     def test_what_is_remembered_has_a_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(admission, "MAX_ADDRESSES", 10)
-        monkeypatch.setattr(admission, "MAX_ACCEPTED", 10)
-        door = Admission(Passes(**{f"good{number}": GOOD for number in range(50)}), 1, Clock())
+        monkeypatch.setattr(authentication, "MAX_ADDRESSES", 10)
+        monkeypatch.setattr(authentication, "MAX_ACCEPTED", 10)
+        door = Authenticator(Passes(**{f"good{number}": GOOD for number in range(50)}), 1, Clock())
 
         for number in range(50):
             refused(door, "wrong", f"1.2.3.{number}")
@@ -121,9 +123,9 @@ class TestGuessing:
 class TestTheOwnerIsTold:
     def test_of_the_first_and_then_now_and_again_how_many_it_were(self, caplog: pytest.LogCaptureFixture) -> None:
         clock = Clock()
-        door = Admission(Passes(), 1_000, clock)
+        door = Authenticator(Passes(), 1_000, clock)
 
-        with caplog.at_level(logging.WARNING, "commitcast.gateway.server.access.admission"):
+        with caplog.at_level(logging.WARNING, "commitcast.gateway.server.access.authentication"):
             for number in range(100):
                 refused(door, f"S3cr3t{number}")
             clock.now += 11
@@ -143,10 +145,45 @@ class TestTheOwnerIsTold:
             def verify(self, token: str) -> Grant:
                 raise TokenError(says.format(token if "known" in says else ""))
 
-        refused(Admission(Talkative(), 10, Clock()), "S3cr3t")
+        refused(Authenticator(Talkative(), 10, Clock()), "S3cr3t")
 
         (line,) = (record.getMessage() for record in caplog.records)
         assert "S3cr3t" not in line and line.isprintable() and len(line) < 400
+
+
+class Wordy:
+    """A verifier whose reasons have more bytes than a close frame holds, and fewer characters."""
+
+    REASON = "\u4ee4\u724c\u4e0d\u88ab\u63a5\u53d7" * 20
+
+    def verify(self, token: str) -> Grant:
+        """Refuse a token."""
+        raise TokenError(self.REASON)
+
+
+class TestALongReason:
+    def test_is_cut_to_the_bytes_that_a_close_frame_holds(self, tmp_path: Path) -> None:
+        async def scenario(runtime: AgentRuntime) -> None:
+            async with connect(str(runtime.url), additional_headers={"Authorization": "Bearer x"}) as refused:
+                await refused.wait_closed()
+                assert refused.close_code == 4501
+                assert refused.close_reason and Wordy.REASON.startswith(refused.close_reason)
+
+        play(tmp_path, scenario, token=Wordy())
+
+    def test_is_cut_through_an_asgi_server_too(self, tmp_path: Path) -> None:
+        async def scenario(address: str) -> None:
+            url = f"ws://{address}/v1/ws"
+            async with connect(url, additional_headers={"Authorization": "Bearer x"}, proxy=None) as refused:
+                await refused.wait_closed()
+                assert refused.close_code == 4501
+                assert refused.close_reason and Wordy.REASON.startswith(refused.close_reason)
+
+        with (
+            AgentRuntime(tmp_path / "a.db", listen="asgi", token=Wordy()) as runtime,
+            hosted(asgi.app(runtime.gateway)) as address,
+        ):
+            asyncio.run(scenario(address))
 
 
 class TestEveryDoor:

@@ -10,7 +10,7 @@ import pytest
 
 from certificates import write_certificate
 from commitcast.actors import AgentRuntime
-from commitcast.gateway.server.sockets.tls import server_context
+from commitcast.gateway.tls import server_context
 from commitcast.persistence.errors import InvalidValueError
 from subscribers import raw
 
