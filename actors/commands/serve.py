@@ -37,7 +37,9 @@ def serve(
     jwt_issuer: Annotated[str | None, typer.Option(help="The `iss` that they must have.")] = None,
     templates: Annotated[
         Path | None,
-        typer.Option(help="A TOML file of what clients may launch: a table for each, with `command` and more."),
+        typer.Option(
+            help="A TOML file: a table for each command that clients may launch. Prompts go to its standard input."
+        ),
     ] = None,
     certificate: Annotated[Path | None, typer.Option(help="Serve with TLS: a PEM file of the certificate.")] = None,
     key: Annotated[Path | None, typer.Option(help="And its private key, if that is in a file of its own.")] = None,

@@ -39,6 +39,11 @@ logger: Final = logging.getLogger(__name__)
 PROMPT_PLACEHOLDER: Final = "{prompt}"
 """Replaced in every argument."""
 
+PROMPT_IS_AN_OPTION: Final = (
+    "the prompt begins with '-', so the program could read it as an option: begin it with another character (the "
+    "server's owner can allow it, by an argument -- before {prompt} in the template)"
+)
+
 EXIT_TIMEOUT_S: Final = 30.0
 """How long a program may do nothing after its verdict and not exit. Those that tidy up are gone within seconds; one
 that an open handle keeps alive never goes, and its agent would be running for ever."""
@@ -96,7 +101,7 @@ class CommandSource:
         self.type = guess_type(self.argv) if type is None else type
         self._is_guess = type is None
         if self.type not in PARSERS:
-            raise InvalidValueError(f"{type!r:.80} is no type of command: use one of {', '.join(PARSERS)}")
+            raise InvalidValueError(f"{type!r:.80} is not a type of command: use one of {', '.join(PARSERS)}")
         self.echoes_prompt = echoes_prompt(self.type, self.argv)
         self._name = clean_text(PurePath(self.argv[0]).name)
         self._cwd = None if cwd is None else _checked_text(os.fspath(cwd), "cwd")
@@ -104,12 +109,15 @@ class CommandSource:
         self._grace_s = _checked_seconds(grace_s, "grace_s")
         self._exit_timeout_s = _checked_seconds(exit_timeout_s, "exit_timeout_s", may_be_infinite=True)
         self._stdin = stdin
-        self._tells_paths = True
+        self._is_for_clients = False
 
     def for_clients(self) -> "CommandSource":
-        """Return the same program for callers that must not learn where it lies: the log names paths, errors do not."""
+        """Return the same program for prompts of a server's clients.
+
+        The log names paths, errors do not. A prompt that the program could read as an option is refused.
+        """
         other = copy.copy(self)
-        other._tells_paths = False
+        other._is_for_clients = True
         return other
 
     def run(self, context: AgentContext) -> Ending:
@@ -136,6 +144,8 @@ class CommandSource:
             pipes.close(self._grace_s)
 
     def _run(self, context: AgentContext, pipes: ChildPipes) -> Ending:
+        if self._is_for_clients and self._would_be_an_option(context.prompt):
+            return failed(SourceError(PROMPT_IS_AN_OPTION), {})
         argv, stdin = self._with_prompt(context.prompt)
         try:
             pipes.start(
@@ -149,7 +159,7 @@ class CommandSource:
             )
         except (OSError, ValueError) as error:
             why = self._why_not_started(error)
-            if not self._tells_paths:
+            if self._is_for_clients:
                 folder = "" if self._cwd is None else f" in {self._cwd!r}"
                 logger.warning("agent %s failed: cannot start %r%s: %s", context.id, self.argv[0], folder, error)
             return failed(why, {})
@@ -206,12 +216,19 @@ class CommandSource:
             return [argument.replace(PROMPT_PLACEHOLDER, prompt) for argument in self.argv], b""
         return list(self.argv), prompt.encode(errors="replace")
 
+    def _would_be_an_option(self, prompt: str) -> bool:
+        """Whether a prompt would stand where the program reads options."""
+        first = self.argv.index(PROMPT_PLACEHOLDER) if PROMPT_PLACEHOLDER in self.argv else len(self.argv)
+        return prompt.startswith("-") and first < len(self.argv) and "--" not in self.argv[:first]
+
     def _why_not_started(self, error: OSError | ValueError) -> SourceError:
-        program = clean_text(self.argv[0]) if self._tells_paths else self._name
+        program = self._name if self._is_for_clients else clean_text(self.argv[0])
         if isinstance(error, FileNotFoundError):
             if self._cwd is not None and not os.path.isdir(self._cwd):
-                folder = repr(clean_text(self._cwd)) if self._tells_paths else "such as its template says"
-                return SourceError(f"cannot start {program!r}: there is no folder {folder}")
+                folder = (
+                    "the folder of its template" if self._is_for_clients else f"the folder {clean_text(self._cwd)!r}"
+                )
+                return SourceError(f"cannot start {program!r}: {folder} does not exist")
             if not self._program_exists():
                 return CommandNotFoundError(program)
             return SourceError(f"cannot start {program!r}: the interpreter in its first line does not exist")

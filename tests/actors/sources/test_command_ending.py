@@ -346,7 +346,7 @@ def test_a_folder_that_does_not_exist_is_a_failure_that_says_so(agent: Agent) ->
     ending = agent.run(shell("echo", cwd="/no/such/folder"))
 
     assert (ending.status, ending.error_name) == (AgentStatus.FAILED, "SourceError")
-    assert ending.error_message == "cannot start '/bin/sh': there is no folder '/no/such/folder'"
+    assert ending.error_message == "cannot start '/bin/sh': the folder '/no/such/folder' does not exist"
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_a_prompt_that_cannot_be_an_argument_is_a_failure_that_says_so(agent: Ag
         (["ls", 1], {}, "argument 1 must be text, not int"),
         (["ls", b"x"], {}, "argument 1 must be text, not bytes"),
         (["ls", "a\0b"], {}, "argument 1 holds a NUL character"),
-        (["ls"], {"type": "fortran"}, "'fortran' is no type of command: use one of claude-code, gemini-cli"),
+        (["ls"], {"type": "fortran"}, "'fortran' is not a type of command: use one of claude-code, gemini-cli"),
         (["ls"], {"cwd": "a\0b"}, "cwd holds a NUL character"),
         (["ls"], {"env": {"A=B": "x"}}, "cannot be the name of an environment variable"),
         (["ls"], {"env": {"A": 1}}, "the environment variable 'A' must be text, not int"),
