@@ -9,10 +9,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from commitcast.actors.errors import BackpressureError
 from commitcast.actors.kernel.waiting import Signal
+from commitcast.actors.loop import call_on_loop
 from commitcast.persistence.fork import GONE
 
 AGENT_MESSAGES: Final = 1_024
@@ -149,13 +151,7 @@ class Flow:
         loop = asyncio.get_running_loop()
         while True:
             freed = asyncio.Event()
-
-            def call(freed: asyncio.Event = freed) -> None:
-                try:
-                    loop.call_soon_threadsafe(freed.set)
-                except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
-                    pass
-
+            call = partial(call_on_loop, loop, freed.set)
             with self._lock:
                 if self._count(agent, size, call):
                     return

@@ -6,6 +6,7 @@ CommitcastError
 ├── WouldBlockError (RuntimeError)        a callback wanted to wait on a thread that runs actors
 │   └── LoopWouldBlockError               a source was about to block its event loop
 ├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
+├── ReceiveTimeoutError (TimeoutError)    nothing was sent to the agent within the time given
 ├── FutureCancelledError                  the request was taken back
 ├── RuntimeStoppedError (RuntimeError)    the runtime is not running
 ├── GatewayStoppedError (RuntimeError)    the actor that the host gave as the gateway is not alive
@@ -39,7 +40,7 @@ class BackpressureError(CommitcastError, TimeoutError):
     def __str__(self) -> str:
         return (
             f"agent {self.agent!r} has as many unacknowledged messages as it may have: "
-            "wait for the futures of earlier ones, or use `await handle.aemit(...)`"
+            "wait for the futures of earlier ones, or use `await ….aemit(...)`, which waits for room"
         )
 
 
@@ -59,7 +60,7 @@ class LoopWouldBlockError(WouldBlockError):
     """A source on an event loop was about to block it, and with it everything else that runs there."""
 
     def __str__(self) -> str:
-        return "this would block the event loop that it is called on: `await asyncio.to_thread(context.inbox.get)`"
+        return "this would block the event loop that it is called on: use `await context.receive()`"
 
 
 class MailboxFullError(BackpressureError):
@@ -85,6 +86,21 @@ class FutureTimeoutError(CommitcastError, pykka.Timeout, TimeoutError):
 
     def __str__(self) -> str:
         return f"no answer within {self.timeout:g} seconds: it may still come, so wait again before you repeat it"
+
+
+class ReceiveTimeoutError(CommitcastError, TimeoutError):
+    """A source waited for a text, and none was sent to its agent within the time given."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __init__(self, agent: str, timeout: float) -> None:
+        super().__init__(agent, timeout)
+        self.agent = agent
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return f"nothing was sent to agent {self.agent!r} within {self.timeout:g} seconds: receive again to wait longer"
 
 
 class FutureCancelledError(CommitcastError):

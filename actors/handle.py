@@ -20,6 +20,7 @@ from commitcast.actors.kernel.waiting import is_in_turn
 from commitcast.actors.loop import running_loop
 from commitcast.actors.messages import AgentCommand, Complete, Emit, Fail, Start, Terminate
 from commitcast.actors.signals import RECHECK_S, Watches
+from commitcast.actors.sources.draft import clean_text, error_text
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, StoreClosedError
 from commitcast.persistence.patience import left_s, read_within
@@ -177,9 +178,8 @@ class AgentHandle:
         Returns:
             As for `complete`.
         """
-        found = name or ("Error" if isinstance(error, str) else type(error).__name__)
-        text = (str(error) or found).encode("utf-8", "replace").decode()
-        return self._ask(lambda: Fail(found, text))
+        kind, text = ("Error", clean_text(error)) if isinstance(error, str) else error_text(error)
+        return self._ask(lambda: Fail(name or kind, text or name or kind))
 
     def terminate(self, reason: str | None = None) -> Future[AgentRecord]:
         """End it, whatever it is doing, and make its source stop. The future raises as for `complete`."""

@@ -16,7 +16,7 @@ from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.supervision import RestartPolicy
 from commitcast.actors.messages import CreateAgents, Created
 from commitcast.actors.source_state import AgentSource
-from commitcast.actors.sources.runner import Source, SourceRunner, check_source
+from commitcast.actors.sources.runner import RunServices, Source, SourceRunner, check_source
 from commitcast.actors.sources.tasks import SourceTasks
 from commitcast.actors.sources.threads import SourceThreads
 from commitcast.persistence.clock import now
@@ -103,9 +103,7 @@ class Launcher:
         """
         self._database = database
         self._directory = directory
-        self._flow = flow
-        self._threads = threads
-        self._tasks = tasks
+        self._run_services = RunServices(directory.ask, directory.tell, flow, threads, tasks, now)
         self._loop = loop
 
     def create(self, launches: list[Launch]) -> Future[list[Outcome]]:
@@ -167,8 +165,5 @@ class Launcher:
         source = None
         if launch.source is not None:
             choose = self._loop if loop is None else lambda: loop
-            feed = SourceRunner(
-                launch.source, record, self._directory, self._flow, self._threads, self._tasks, choose, now
-            )
-            source = AgentSource(feed, launch.restart)
+            source = AgentSource(SourceRunner(launch.source, record, self._run_services, choose), launch.restart)
         self._directory.add(record.id, Created(record, committed, source))

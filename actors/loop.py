@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 
@@ -11,6 +12,15 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def call_on_loop(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> bool:
+    """Call `callback` on a loop, soon; return False if the loop was closed, so that nothing waits there. Any thread."""
+    try:
+        loop.call_soon_threadsafe(callback)
+    except RuntimeError:
+        return False
+    return True
 
 
 class LoopThread:

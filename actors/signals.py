@@ -7,9 +7,11 @@ store, then waits for a newer version, so no commit can fall between. Costs noth
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from commitcast.actors.kernel.waiting import Signal
+from commitcast.actors.loop import call_on_loop
 
 RECHECK_S: Final = 1.0
 """A waiter reads the store again after this long even if nobody woke it, so a lost wake-up only delays."""
@@ -46,13 +48,7 @@ class Watch:
         """Await a newer version, for `timeout_s` at most."""
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
-
-        def wake() -> None:
-            try:
-                loop.call_soon_threadsafe(changed.set)
-            except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
-                pass
-
+        wake = partial(call_on_loop, loop, changed.set)
         if self._register(version, wake):
             try:
                 await asyncio.wait_for(changed.wait(), timeout_s)

@@ -28,8 +28,8 @@ MAX_REASON_CHARACTERS: Final = 1_000
 """Of an error's text in the message that marks a restart; the whole of it is in the record when the agent fails."""
 
 
-class Feed(Protocol):
-    """One run of a source."""
+class SourceRun(Protocol):
+    """One run of a source: a `SourceRunner`, which imports the messages, which import this module."""
 
     takes_input: bool
     """Whether it reads its inbox."""
@@ -49,7 +49,7 @@ class Feed(Protocol):
     def last_words(self) -> list[NewMessage]:
         """Return what it has read and not said yet, once; from then on it says nothing more."""
 
-    def again(self) -> "Feed":
+    def again(self) -> "SourceRun":
         """Return another run of the same source, with the same inbox; not begun yet."""
 
 
@@ -65,9 +65,9 @@ class HeldEnd(NamedTuple):
 class AgentSource:
     """The source of one agent, over all its runs."""
 
-    def __init__(self, feed: Feed, policy: RestartPolicy) -> None:
+    def __init__(self, run: SourceRun, policy: RestartPolicy) -> None:
         """Begin with the first run, which is not started yet."""
-        self._feed = feed
+        self._run = run
         self.restart_timer: Timer | None = None
         """Of the next run, while it is waited for."""
         self._restarts = Restarts(policy)
@@ -87,12 +87,12 @@ class AgentSource:
     @property
     def inbox(self) -> Inbox:
         """What was sent to the agent and is not taken yet; the next run finds it too."""
-        return self._feed.inbox
+        return self._run.inbox
 
     @property
     def has_processes(self) -> bool:
         """Whether processes of it may live: then its agent's end is not told yet. Ask after `cancel`."""
-        return self.is_running and self._feed.has_processes
+        return self.is_running and self._run.has_processes
 
     @property
     def has_failed(self) -> bool:
@@ -102,18 +102,18 @@ class AgentSource:
     def start(self) -> None:
         """Begin the first run."""
         self.is_running = True
-        self._feed.start()
+        self._run.start()
 
     def start_again(self) -> None:
         """Begin another run."""
-        self._feed = self._feed.again()
+        self._run = self._run.again()
         self.start()
 
     def cancel(self) -> bool:
         """Ask the source to stop, and do not run it again; return whether its end is to be waited for."""
         if self.restart_timer is not None:
             self.restart_timer.cancel()
-        self._feed.cancel()
+        self._run.cancel()
         return self.has_processes
 
     def truth(self, status: AgentStatus, facts: dict[str, str | None]) -> tuple[AgentStatus, dict[str, str | None]]:
@@ -143,11 +143,11 @@ class AgentSource:
 
     def last_words(self) -> list[NewMessage]:
         """Return what the source has read and not said yet, if it runs, once; from then on it says nothing more."""
-        return self._feed.last_words() if self.is_running else []
+        return self._run.last_words() if self.is_running else []
 
     def keep_place(self, agent: str, size: int) -> CommitcastError | None:
         """Keep a place in the inbox for a text of so many bytes; return why that cannot be done."""
-        if not self._feed.takes_input:
+        if not self._run.takes_input:
             return InputRefusedError(agent, "runs a program that takes no further input")
         return None if self.inbox.reserve(size) else InboxFullError(agent)
 

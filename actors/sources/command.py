@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from commitcast.actors.errors import CommandNotFoundError, SourceCancelledError, SourceError
 from commitcast.actors.sources.context import AgentContext
-from commitcast.actors.sources.draft import Ending
+from commitcast.actors.sources.draft import Ending, clean_text
 from commitcast.actors.sources.parsers import (
     PARSERS,
     Verdict,
@@ -26,7 +26,6 @@ from commitcast.actors.sources.parsers import (
     guess_type,
     is_told_to_print_json,
 )
-from commitcast.actors.sources.parsers.decoding import clean_text
 from commitcast.actors.sources.processes.pipes import ChildPipes
 from commitcast.actors.sources.processes.process import process_started
 from commitcast.actors.sources.speech import Speech

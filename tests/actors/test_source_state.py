@@ -12,7 +12,7 @@ from commitcast.persistence.writes import NewMessage
 FAILED = Ending(status=AgentStatus.FAILED, error_name="OSError", error_message="no")
 
 
-class Feed:
+class Run:
     """One run of a source; all runs of it share what they note."""
 
     def __init__(self, notes: list[str], run: int = 0, inbox: Inbox | None = None) -> None:
@@ -32,13 +32,13 @@ class Feed:
         self.notes.append(f"last words of {self.run}")
         return []
 
-    def again(self) -> "Feed":
-        return Feed(self.notes, self.run + 1, self.inbox)
+    def again(self) -> "Run":
+        return Run(self.notes, self.run + 1, self.inbox)
 
 
 def source(policy: RestartPolicy | None = None) -> tuple[AgentSource, list[str]]:
     notes: list[str] = []
-    return AgentSource(Feed(notes), policy or RestartPolicy(intensity=2, period_s=100, backoff_s=1)), notes
+    return AgentSource(Run(notes), policy or RestartPolicy(intensity=2, period_s=100, backoff_s=1)), notes
 
 
 def test_it_runs_again_after_each_failure_and_everything_goes_to_the_newest_run() -> None:

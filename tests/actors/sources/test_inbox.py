@@ -178,7 +178,7 @@ class TestInARuntime:
         record = agent_runtime.launch(source).wait(TIMEOUT_S)
 
         assert record.error_name == "LoopWouldBlockError"
-        assert "await asyncio.to_thread(context.inbox.get)" in (record.error_message or "")
+        assert "use `await context.receive()`" in (record.error_message or "")
 
     def test_a_client_is_told_that_it_is_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Inbox.__init__, "__kwdefaults__", {"limit_messages": 1, "limit_bytes": 1_000})
