@@ -160,19 +160,21 @@ class TestReceiving:
             with pytest.raises(ReceiveTimeoutError) as caught:
                 context.receive(timeout=0.01)
             assert isinstance(caught.value, TimeoutError)
+            context.emit("nothing yet")
             return context.receive(timeout=TIMEOUT_S)
 
         async def awaiting(context: AgentContext) -> str:
             with pytest.raises(TimeoutError, match=r"nothing was sent to agent .* within 0.01 seconds"):
                 await context.receive(timeout=0.01)
+            context.emit("nothing yet")
             return await context.receive(timeout=TIMEOUT_S)
 
         agent = agent_runtime.launch(awaiting if is_async else blocking)
-        wait_until(lambda: agent.record().status is AgentStatus.RUNNING, "it to run")
+        next(iter(agent.follow()))
         agent.send("hello").get(TIMEOUT_S)
 
         assert agent.wait(TIMEOUT_S).status is AgentStatus.COMPLETED
-        assert contents(agent) == ["hello"]
+        assert contents(agent) == ["nothing yet", "hello"]
 
     def test_a_wait_that_is_broken_off_loses_no_text(self, agent_runtime: AgentRuntime) -> None:
         async def source(context: AgentContext) -> AsyncIterator[str]:
