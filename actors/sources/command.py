@@ -1,8 +1,8 @@
 """A command line program as an agent's source: its lines become messages, its end becomes the agent's end.
 
-Owns what a program is told (prompt, environment) and the run from start to end; what it says is `speech.py`'s, how
-it ended `verdict.py`'s. Must never read output before the process is recorded in the store: what runs unrecorded
-could not be found again after a crash. One thread for each run.
+Owns what a program is given (prompt, environment) and the run from start to end; `output_reader.py` owns its output,
+`verdict.py` decides how it ended. Must never read output before the process is recorded in the store: a process that
+is not recorded could not be found again after a crash. One thread for each run.
 """
 
 import copy
@@ -18,6 +18,7 @@ from typing import Any, Final
 from commitcast.actors.errors import CommandNotFoundError, SourceCancelledError, SourceError
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Ending, clean_text
+from commitcast.actors.sources.output_reader import OutputReader
 from commitcast.actors.sources.parsers import (
     PARSERS,
     Verdict,
@@ -28,7 +29,6 @@ from commitcast.actors.sources.parsers import (
 )
 from commitcast.actors.sources.processes.pipes import ChildPipes
 from commitcast.actors.sources.processes.process import process_started
-from commitcast.actors.sources.speech import Speech
 from commitcast.actors.sources.verdict import account, decide_ending, failed
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
@@ -163,47 +163,47 @@ class CommandSource:
                 logger.warning("agent %s failed: cannot start %r%s: %s", context.id, self.argv[0], folder, error)
             return failed(why, {})
         _record_process(context, pipes)
-        speech = Speech(first_parser(self.type, self.argv, is_guess=self._is_guess), context)
-        pipes.read_into(speech.feed)
+        reader = OutputReader(first_parser(self.type, self.argv, is_guess=self._is_guess), context)
+        pipes.read_into(reader.feed)
         try:
-            verdict = self._listen(context, pipes, speech)
+            verdict = self._listen(context, pipes, reader)
             pipes.stop(self._grace_s)
             pipes.drain()
-            speech.end()
+            reader.end()
         except SourceCancelledError:
-            return self._stopped(pipes, speech)
-        parser = speech.parser
+            return self._stopped(pipes, reader)
+        parser = reader.parser
         if verdict is not None:  # and not what it says of being stopped
             parser.verdict = verdict
         hangs = verdict is not None
         option = self._missing_option()
         return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail, option, hangs=hangs)
 
-    def _stopped(self, pipes: ChildPipes, speech: Speech) -> Ending:
+    def _stopped(self, pipes: ChildPipes, reader: OutputReader) -> Ending:
         """Stop the program for an agent that has ended; what it says of its work until it is gone is kept."""
-        speech.hush()
+        reader.mute()
         pipes.stop(self._grace_s)
         pipes.drain()
-        speech.end()
+        reader.end()
         pipes.reap()
-        return Ending(status=AgentStatus.TERMINATED, result=account(speech.parser) or None)
+        return Ending(status=AgentStatus.TERMINATED, result=account(reader.parser) or None)
 
-    def _listen(self, context: AgentContext, pipes: ChildPipes, speech: Speech) -> Verdict | None:
+    def _listen(self, context: AgentContext, pipes: ChildPipes, reader: OutputReader) -> Verdict | None:
         """Read until the program has ended; return its verdict if it gave one and does not exit."""
-        due_in_s = self._exit_due_in_s(pipes, speech)
-        while pipes.wait(_sooner(due_in_s, speech.patience_s())):
+        due_in_s = self._exit_due_in_s(pipes, reader)
+        while pipes.wait(_sooner(due_in_s, reader.due_in_s())):
             _check_cancelled(context)
-            speech.show_due()
-            has_looked, due_in_s = due_in_s == 0, self._exit_due_in_s(pipes, speech)
+            reader.show_due()
+            has_looked, due_in_s = due_in_s == 0, self._exit_due_in_s(pipes, reader)
             if has_looked and due_in_s == 0:  # looked once more, because this process may have been stopped meanwhile
-                return speech.parser.believed_verdict
+                return reader.parser.believed_verdict
         return None
 
-    def _exit_due_in_s(self, pipes: ChildPipes, speech: Speech) -> float | None:
+    def _exit_due_in_s(self, pipes: ChildPipes, reader: OutputReader) -> float | None:
         """Return how long the program may still do nothing and not exit; None: for as long as it likes."""
-        if speech.parser.believed_verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
+        if reader.parser.believed_verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
             return None
-        return min(max(0.0, self._exit_timeout_s - speech.idle_s()), LONGEST_STEP_S)
+        return min(max(0.0, self._exit_timeout_s - reader.idle_s()), LONGEST_STEP_S)
 
     def _missing_option(self) -> str | None:
         """Return the option that makes the program print JSON, if it was not given."""

@@ -32,7 +32,8 @@ class Draft(msgspec.Struct, frozen=True):
             return value
         if isinstance(value, str):
             return cls(value)
-        raise TypeError(f"a source must yield str or Draft, not {type(value).__name__}")
+        advice = ": wrap it as Draft(value)" if isinstance(value, (dict, list)) else ""
+        raise TypeError(f"a source must yield str or Draft, not {type(value).__name__}{advice}")
 
     def repaired(self) -> "Draft":
         """Return the draft without lone surrogates, and with a text's original in `raw` if that is empty."""

@@ -7,6 +7,7 @@ from the source's own thread or loop, and from any thread that the source starts
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Never
 
 from commitcast.actors.backpressure import Flow
@@ -111,10 +112,9 @@ class Emitter:
         Raises:
             InvalidValueError: something else in it cannot be stored.
         """
-        try:
+        with suppress(InvalidValueError):
             return self._message(draft)
-        except InvalidValueError:
-            return self._message(draft.repaired())
+        return self._message(draft.repaired())
 
     def raise_cancelled(self) -> Never:
         """Raise `SourceCancelledError`. In the source's own task, the cancelling on its way then does no more."""

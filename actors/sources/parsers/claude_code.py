@@ -18,12 +18,13 @@ from commitcast.actors.sources.parsers.event_parser import EventParser
 from commitcast.actors.sources.parsers.parser import Verdict
 from commitcast.actors.sources.parsers.reasons import reason_in
 from commitcast.actors.sources.parsers.usage import Counter, add_up, is_number
+from commitcast.persistence.writes import text_size
 
 MAX_REMEMBERED_BYTES: Final = 16 * 1024 * 1024
 """Of text that came as deltas, to know it again: 200,000 deltas, more than a model says in one message."""
 
 _DELTA_BYTES: Final = 64
-"""What remembering one more delta costs beside its characters."""
+"""What remembering one more delta costs beside its text."""
 
 _OF_A_TURN: Final = ("duration_ms", "num_turns")
 _BEGINNINGS: Final = ("init", "session_start")
@@ -212,14 +213,14 @@ class _Deltas:
     def start(self, stream: str) -> None:
         """Forget a stream's last message: a new one begins."""
         blocks = self._parts.pop(stream, {})
-        self._bytes -= sum(_DELTA_BYTES + len(part) for parts in blocks.values() for part in parts)
+        self._bytes -= sum(_DELTA_BYTES + text_size(part) for parts in blocks.values() for part in parts)
 
     def add(self, stream: str, block: str, text: str) -> None:
         """Remember the next bit of a block."""
-        self._bytes += _DELTA_BYTES + len(text)
+        self._bytes += _DELTA_BYTES + text_size(text)
         if self._bytes > MAX_REMEMBERED_BYTES:
             self._parts.clear()
-            self._bytes = _DELTA_BYTES + len(text)
+            self._bytes = _DELTA_BYTES + text_size(text)
         self._parts.setdefault(stream, {}).setdefault(block, []).append(text)
 
     def hold(self, stream: str, text: str) -> bool:

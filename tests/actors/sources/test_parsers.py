@@ -327,6 +327,17 @@ def test_remembered_deltas_are_bounded_and_forgotten_with_their_message(
     assert last[2] is None
 
 
+def test_remembered_deltas_are_counted_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claude_code, "MAX_REMEMBERED_BYTES", 1000)
+    parser = PARSERS["claude-code"]()
+
+    *_, ascii_text = show(parser, encode(start(), delta("x" * 400), delta("y" * 400), whole("x" * 400 + "y" * 400)))
+    *_, wide_text = show(parser, encode(start(), delta("字" * 400), delta("字" * 400), whole("字" * 800)))
+
+    assert ascii_text[2] == {"repeats_deltas": True}
+    assert wide_text[2] is None
+
+
 @pytest.mark.parametrize(
     ("argv", "type"),
     [
