@@ -44,21 +44,21 @@ PROMPT_IS_AN_OPTION: Final = (
 )
 
 EXIT_TIMEOUT_S: Final = 30.0
-"""How long a program may do nothing after its verdict and not exit. Those that tidy up are gone within seconds; one
-that an open handle keeps alive never goes, and its agent would be running for ever."""
+"""How long a program may do nothing after its verdict and not exit. Programs that clean up exit within seconds; one
+that an open handle keeps alive never exits, and its agent would be running for ever."""
 
 LONGEST_STEP_S: Final = 3600.0
-"""A selector cannot wait for just any time; it is only asked again."""
+"""The longest wait of one call: a selector cannot wait for every length of time."""
 
 
 class CommandSource:
-    """A program to run, once for each agent that it is given to.
+    """A program to run, once for each agent.
 
     Attributes:
         argv: the program and its arguments.
         type: the kind of agent; it chooses the parser.
         echoes_prompt: whether the program prints the prompt as a message of its own.
-        takes_input: False: its standard input is closed behind the prompt.
+        takes_input: False: its standard input is closed after the prompt.
         owns_processes: True: the agent's end is not told before its processes are gone.
     """
 
@@ -90,8 +90,8 @@ class CommandSource:
                 verdict counts. Signs of life and plain text are silence. Give more, or `math.inf`, to a program whose
                 background tasks are silent for longer and then speak again.
             stdin: a descriptor of a pipe, socket or file: all that comes from it up to its end is passed on to the
-                program as it comes, behind the prompt if that goes to standard input too. Stays the caller's, and must
-                be open for as long as the program runs.
+                program as it comes, after the prompt if that goes to standard input too. The caller keeps it, and must
+                leave it open for as long as the program runs.
 
         Raises:
             InvalidValueError: one of them cannot be used.
@@ -180,7 +180,7 @@ class CommandSource:
         return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail, option, hangs=hangs)
 
     def _stopped(self, pipes: ChildPipes, reader: OutputReader) -> Ending:
-        """Stop the program for an agent that has ended; what it says of its work until it is gone is kept."""
+        """Stop the program for an agent that has ended; its account of its work until then is kept."""
         reader.mute()
         pipes.stop(self._grace_s)
         pipes.drain()
@@ -275,7 +275,7 @@ def _checked_text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise InvalidValueError(f"{what} must be text, not {value.__class__.__name__}")
     if "\0" in value:
-        raise InvalidValueError(f"{what} holds a NUL character, which no program can be given")
+        raise InvalidValueError(f"{what} holds a NUL character, which cannot be passed to a program")
     return value
 
 
@@ -290,5 +290,5 @@ def _checked_env(env: Mapping[str, str]) -> dict[str, str]:
 
 def _checked_seconds(value: float, name: str, *, may_be_infinite: bool = False) -> float:
     if not isinstance(value, (int, float)) or not value >= 0 or (math.isinf(value) and not may_be_infinite):
-        raise InvalidValueError(f"{name} must be a number of seconds from 0 up, not {value!r:.80}")
+        raise InvalidValueError(f"{name} must be 0 or more seconds, not {value!r:.80}")
     return float(value)

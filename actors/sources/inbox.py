@@ -64,7 +64,7 @@ class Inbox:
             LoopWouldBlockError: there was none, and waiting would block an event loop.
         """
         if timeout is not None and timeout < 0:
-            raise ValueError("'timeout' must be a non-negative number")
+            raise ValueError(f"'timeout' must be a non-negative number of seconds, not {timeout}")
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             arrived = Signal()
@@ -118,7 +118,7 @@ class Inbox:
         return self.get(block=False)
 
     def empty(self) -> bool:
-        """Whether there is nothing to take now."""
+        """Whether there are no texts to take now."""
         return not self._texts
 
     def qsize(self) -> int:
@@ -155,7 +155,7 @@ class Inbox:
         self._bytes += size
 
     def settle(self, text: str | None, size: int) -> None:
-        """Put a text into its place, now that it is stored; or give the place back, with None, because it was not."""
+        """Put a text that is stored into its place; None gives the place back, because the text was not stored."""
         with self._lock:
             if text is None or self._end is not None:
                 self._count(-1, -size)

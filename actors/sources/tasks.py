@@ -14,7 +14,7 @@ from commitcast.actors.kernel.waiting import Signal
 from commitcast.actors.loop import call_on_loop, running_loop
 
 CHECK_S: Final = 0.05
-"""How often `join` looks whether a loop still runs: one that was stopped tells nobody."""
+"""How often `join` checks whether a loop still runs: a loop that is stopped sends no notice."""
 
 
 class SourceTask:

@@ -1,4 +1,4 @@
-"""From a line's bytes to values that a store can keep: never raises, whatever the line holds.
+"""From a line's bytes to values that a store can keep: never raises, for any bytes.
 
 Owns the rule of what a source does with bad text: it is shown with U+FFFD where it is bad, and the line
 itself is kept in `raw`. Numbers that JSON cannot carry become text, and nesting is cut, so that metadata made

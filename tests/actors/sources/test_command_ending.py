@@ -233,7 +233,7 @@ def test_no_verdict_is_a_failure_where_there_always_is_one(agent: Agent) -> None
 
     assert (ending.status, ending.error_name) == (AgentStatus.FAILED, "VerdictMissingError")
     assert ending.error_message == (
-        "sh ended with exit code 0 but never said whether it had succeeded; its last error was: stream lost"
+        "sh ended with exit code 0 but did not report whether it had succeeded; its last error was: stream lost"
     )
 
 
@@ -290,7 +290,13 @@ MISSING = "VerdictMissingError"
         (53, parser_of("gemini-cli"), "", FAILED, "x ended with exit code 53: the turn limit was exceeded"),
         (53, parser_of("codex"), "", FAILED, "x ended with exit code 53"),
         (1, parser_of("codex", None, "y"), "", FAILED, "x ended with exit code 1; its last error was: y"),
-        (0, parser_of("codex"), "e", MISSING, "x ended with exit code 0 but never said whether it had succeeded\ne"),
+        (
+            0,
+            parser_of("codex"),
+            "e",
+            MISSING,
+            "x ended with exit code 0 but did not report whether it had succeeded\ne",
+        ),
     ],
 )
 def test_the_ending_follows_from_exit_code_verdict_and_kind(
@@ -373,8 +379,8 @@ def test_a_prompt_that_cannot_be_an_argument_is_a_failure_that_says_so(agent: Ag
         (["ls"], {"cwd": "a\0b"}, "cwd holds a NUL character"),
         (["ls"], {"env": {"A=B": "x"}}, "cannot be the name of an environment variable"),
         (["ls"], {"env": {"A": 1}}, "the environment variable 'A' must be text, not int"),
-        (["ls"], {"grace_s": -1}, "grace_s must be a number of seconds from 0 up"),
-        (["ls"], {"grace_s": float("nan")}, "grace_s must be a number of seconds from 0 up"),
+        (["ls"], {"grace_s": -1}, "grace_s must be 0 or more seconds"),
+        (["ls"], {"grace_s": float("nan")}, "grace_s must be 0 or more seconds"),
     ],
 )
 def test_bad_input_is_refused_at_once_in_one_sentence(argv: Any, options: dict[str, Any], message: str) -> None:
