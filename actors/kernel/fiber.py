@@ -41,6 +41,7 @@ class Fiber:
         self._paused = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._has_ended = False
         self._is_abandoned = False
 
     def resume(self) -> None:
@@ -52,6 +53,8 @@ class Fiber:
         else:
             self._resumed.release()
         self._paused.acquire()
+        if self._has_ended:
+            self._thread.join()
         if self._error is not None:
             raise self._error
 
@@ -80,4 +83,5 @@ class Fiber:
         except BaseException as error:  # raised where it was resumed
             self._error = error
         finally:
+            self._has_ended = True
             self._paused.release()

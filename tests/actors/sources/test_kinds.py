@@ -235,7 +235,7 @@ ERRORS: dict[str, tuple[str, list[Any], str]] = {
     "pi begins another turn and ends": (
         "pi",
         [{"type": "agent_start"}, *pi_end("stop"), {"type": "turn_start"}],
-        "never",
+        "did not report",
     ),
     "copilot says an error and exit code 0": (
         "copilot",
@@ -268,7 +268,11 @@ ERRORS: dict[str, tuple[str, list[Any], str]] = {
         "too many",
     ),
     "copilot's result is an exit code": ("copilot", [{**COPILOT_RESULT, "exitCode": 3}], "exit code 3"),
-    "copilot ends before its result": ("copilot", [copilot("session.start"), copilot("assistant.turn_start")], "never"),
+    "copilot ends before its result": (
+        "copilot",
+        [copilot("session.start"), copilot("assistant.turn_start")],
+        "did not report",
+    ),
 }
 
 
