@@ -8,7 +8,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -16,6 +16,7 @@ from commitcast.actors.backpressure import Flow
 from commitcast.actors.errors import SourceCancelledError
 from commitcast.actors.messages import SourceEnded, Start
 from commitcast.actors.sources.closing import aclosed, close_unfinished_by, closed
+from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft, Ending, clean_text
 from commitcast.actors.sources.emitter import Ask, Emitter, Tell
@@ -28,16 +29,7 @@ from commitcast.persistence.writes import NewMessage, encode_json
 logger: Final = logging.getLogger(__name__)
 
 
-class RunsItself(Protocol):
-    """A source that needs a whole thread and decides itself how it ended (a CLI process)."""
-
-    echoes_prompt: bool
-
-    def run(self, context: AgentContext) -> Ending:
-        """Feed the agent until there is nothing more."""
-
-
-Source = Callable[[AgentContext], Any] | RunsItself
+Source = Callable[[AgentContext], Any] | CommandSource
 
 
 class RunServices(msgspec.Struct, frozen=True):
@@ -138,7 +130,7 @@ class SourceRunner:
     def _run_blocking(self) -> Ending | None:
         """Run a source on this thread; return how it ended, or None if it goes on as a task."""
         self._begin()
-        if not callable(self._source):
+        if isinstance(self._source, CommandSource):
             return self._source.run(self.context)
         output = self._source(self.context)
         if isinstance(output, (AsyncIterable, Awaitable)):
@@ -209,7 +201,7 @@ def check_source(source: Any) -> Source:
     Raises:
         InvalidValueError: it cannot be called.
     """
-    if callable(source) or hasattr(source, "run"):
+    if isinstance(source, CommandSource) or callable(source):
         checked: Source = source
         return checked
     raise InvalidValueError(
