@@ -16,7 +16,7 @@ from typing import Final
 from commitcast.actors.errors import BackpressureError
 from commitcast.actors.kernel.future import remaining
 from commitcast.actors.kernel.waiting import Signal
-from commitcast.actors.loop import call_on
+from commitcast.actors.loop import call_on_loop
 from commitcast.persistence.fork import GONE
 
 AGENT_MESSAGES: Final = 1_024
@@ -153,8 +153,7 @@ class CreditLimiter:
         loop = asyncio.get_running_loop()
         while True:
             freed = asyncio.Event()
-            call = partial(call_on, loop, freed.set)
-
+            call = partial(call_on_loop, loop, freed.set)
             with self._lock:
                 if self._count(agent, size, call):
                     return

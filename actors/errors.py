@@ -8,6 +8,7 @@ CommitcastError
 ├── WouldBlockError (RuntimeError)        a callback would have waited on a thread that runs actors
 │   └── LoopWouldBlockError               a source would have blocked its event loop
 ├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
+├── ReceiveTimeoutError (TimeoutError)    nothing was sent to the agent within the time given
 ├── FutureCancelledError                  the request was cancelled before it was begun
 ├── RuntimeStoppedError (RuntimeError)    the runtime is not running
 ├── GatewayStoppedError (RuntimeError)    the actor that the host gave as the gateway is not alive
@@ -44,6 +45,7 @@ __all__ = [
     "InputRefusedError",
     "LoopWouldBlockError",
     "MailboxFullError",
+    "ReceiveTimeoutError",
     "RuntimeStoppedError",
     "SourceCancelledError",
     "SourceError",
@@ -58,7 +60,22 @@ class LoopWouldBlockError(WouldBlockError):
     """A source on an event loop would have blocked it, and with it everything else that runs there."""
 
     def __str__(self) -> str:
-        return "this would block the event loop that it is called on: `await asyncio.to_thread(context.inbox.get)`"
+        return "this would block the event loop that it is called on: use `await context.receive()`"
+
+
+class ReceiveTimeoutError(CommitcastError, TimeoutError):
+    """A source waited for a text, and none was sent to its agent within the time given."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __init__(self, agent: str, timeout: float) -> None:
+        super().__init__(agent, timeout)
+        self.agent = agent
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return f"nothing was sent to agent {self.agent!r} within {self.timeout:g} seconds: receive again to wait longer"
 
 
 class RuntimeStoppedError(CommitcastError, RuntimeError):

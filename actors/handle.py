@@ -16,6 +16,7 @@ from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.waiting import is_in_turn
 from commitcast.actors.loop import running_loop
 from commitcast.actors.signals import RECHECK_S
+from commitcast.actors.sources.draft import clean_text, error_text
 from commitcast.actors.system import ActorSystem
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, StoreClosedError
@@ -160,9 +161,8 @@ class AgentHandle:
         Returns:
             As for `complete`.
         """
-        kind = name or ("Error" if isinstance(error, str) else type(error).__name__)
-        text = (str(error) or kind).encode("utf-8", "replace").decode()
-        return self._ask(lambda: messages.Fail(kind, text))
+        kind, text = ("Error", clean_text(error)) if isinstance(error, str) else error_text(error)
+        return self._ask(lambda: messages.Fail(name or kind, text or name or kind))
 
     def terminate(self, reason: str | None = None) -> Future[AgentRecord]:
         """Make it terminated, and make its source stop. The future raises as for `complete`."""

@@ -16,7 +16,7 @@ from commitcast.actors.errors import RuntimeStoppedError
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.supervision import RestartPolicy
 from commitcast.actors.source_state import AgentSource
-from commitcast.actors.sources.runner import Source, SourceRunner, check_source
+from commitcast.actors.sources.runner import RunServices, Source, SourceRunner, check_source
 from commitcast.actors.sources.tasks import SourceTasks
 from commitcast.actors.sources.threads import SourceThreads
 from commitcast.persistence.clock import now
@@ -101,9 +101,7 @@ class Launcher:
         """
         self._database = database
         self._directory = directory
-        self._credit = credit
-        self._threads = threads
-        self._tasks = tasks
+        self._run_services = RunServices(directory.ask, directory.tell, credit, threads, tasks, now)
         self._loop = loop
 
     def create(self, launches: list[Launch]) -> Future[list[Outcome]]:
@@ -165,8 +163,5 @@ class Launcher:
         source = None
         if launch.source is not None:
             choose = self._loop if loop is None else lambda: loop
-            run = SourceRunner(
-                launch.source, record, self._directory, self._credit, self._threads, self._tasks, choose, now
-            )
-            source = AgentSource(run, launch.restart)
+            source = AgentSource(SourceRunner(launch.source, record, self._run_services, choose), launch.restart)
         self._directory.add(record.id, messages.Created(record, committed, source))

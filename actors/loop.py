@@ -14,12 +14,13 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
-    """Have a loop call a function, if the loop is not closed. Any thread."""
+def call_on_loop(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> bool:
+    """Call `callback` on a loop, soon; return False if the loop was closed, so that nothing waits there. Any thread."""
     try:
         loop.call_soon_threadsafe(callback)
-    except RuntimeError:  # the loop was closed meanwhile, so nothing on it waits any more
-        pass
+    except RuntimeError:
+        return False
+    return True
 
 
 class LoopThread:

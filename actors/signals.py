@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from commitcast.actors.kernel.waiting import Signal
-from commitcast.actors.loop import call_on
+from commitcast.actors.loop import call_on_loop
 
 RECHECK_S: Final = 1.0
 """A waiter reads the store again after this long without a signal, so that a lost wake-up only delays it."""
@@ -48,7 +48,7 @@ class CommitSignal:
     async def wait_async(self, version: int, timeout_s: float) -> None:
         """Await a newer version, for `timeout_s` at most."""
         changed = asyncio.Event()
-        wake = partial(call_on, asyncio.get_running_loop(), changed.set)
+        wake = partial(call_on_loop, asyncio.get_running_loop(), changed.set)
         if self._register(version, wake):
             try:
                 await asyncio.wait_for(changed.wait(), timeout_s)

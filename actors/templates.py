@@ -1,13 +1,13 @@
-"""What clients may launch: templates that the server's owner has written. A client chooses one and gives a prompt.
+"""What clients may launch: templates that the server's owner has written. A client names one and gives a prompt.
 
-Must never let a prompt become anything but text for the program: it goes to its standard input, or into an argument
-that the program cannot read as an option.
+A client's prompt goes to the program's standard input. Where the owner says so it is one whole argument, which the
+program must take as text: whether a program runs, evaluates or forwards its arguments cannot be told from its name.
 """
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,21 +20,11 @@ from commitcast.persistence.errors import InvalidValueError
 MAX_RUNNING: Final = 8
 """Agents of one template at work for one tenant: each may be a program that takes a core and money."""
 MAX_RUNNING_IN_ALL: Final = 64
-"""The same for all tenants together, of whom there may be any number."""
+"""The same for all tenants together; their number has no limit."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Part of an agent's id."""
-_SHELLS: Final = "sh ash bash csh dash fish ksh mksh rbash tcsh zsh busybox toybox eval exec command"
-_WRAPPERS: Final = (
-    "env xargs nohup nice ionice chrt taskset timeout setsid stdbuf flock script unshare nsenter chroot parallel watch "
-    "sudo su doas runuser setpriv su-exec gosu ssh docker podman kubectl nerdctl lxc find make"
-)
-_LANGUAGES: Final = "awk gawk mawk nawk sed perl lua tclsh expect"
-_INTERPRETERS: Final = frozenset(f"{_SHELLS} {_WRAPPERS} {_LANGUAGES}".split())
-"""Programs that run what they are given: a prompt beside their name is refused, wherever either stands."""
-_VERSION: Final = "-.0123456789"
-"""What may stand behind such a name, as in `bash5`."""
-_OPTION: Final = re.compile(r"--?(?!(?:e|eval|p|print|c|command|exec|r|run)=)[A-Za-z][\w-]*=\{prompt\}")
-"""One whose value is text; by the others a runtime is given code."""
+
+PromptPlace = Literal["stdin", "argument"]
 
 
 class Template:
@@ -49,6 +39,7 @@ class Template:
         restart: RestartPolicy | Literal["never", "on_failure"] = "never",
         max_running: int = MAX_RUNNING,
         max_running_in_all: int | None = None,
+        prompt: PromptPlace = "stdin",
     ) -> None:
         """Make a template.
 
@@ -57,12 +48,15 @@ class Template:
             max_running: agents of it at work at the same time for one tenant, that is, for all callers whose agents
                 have the same prefix; more are refused.
             max_running_in_all: the same for all tenants together. None is 64, or `max_running` if that is more.
+            prompt: where a command gets the client's prompt. "argument": in place of each argument that is "{prompt}"
+                and nothing else, which the program must take as text and must not run, evaluate or forward. A prompt
+                that begins with "-" is then refused, unless an argument "--" comes before it.
 
         Raises:
             InvalidValueError: one of them cannot be used.
         """
         if isinstance(source, CommandSource):
-            _check_prompt_is_text(source.argv)
+            _check_prompt(source.argv, prompt)
             source = source.for_clients()
         self.source = check_source(source)
         self.type = type
@@ -89,23 +83,24 @@ class _CommandTemplate(msgspec.Struct, forbid_unknown_fields=True):
     max_running: int = MAX_RUNNING
     exit_timeout_s: float = EXIT_TIMEOUT_S
     max_running_in_all: int | None = None
+    prompt: PromptPlace = "stdin"
 
 
 def checked_templates(templates: Mapping[str, Template]) -> dict[str, Template]:
     """Return templates by their names.
 
     Raises:
-        InvalidValueError: a name is none.
+        InvalidValueError: a name is not valid.
     """
     for name in templates:
         if not _NAME.fullmatch(name):
-            raise InvalidValueError(f"{name!r:.80} is no name of a template: use 1 to 64 of A-Z a-z 0-9 . _ -")
+            raise InvalidValueError(f"{name!r:.80} is not a valid template name: use 1 to 64 of A-Z a-z 0-9 . _ -")
     return dict(templates)
 
 
 def load_templates(path: Path) -> dict[str, Template]:
     """Return the templates in a TOML file: a table for each, with `command` and, if need be, `type`, `folder`,
-    `environment`, `restart`, `max_running`, `max_running_in_all` and `exit_timeout_s`.
+    `environment`, `prompt`, `restart`, `max_running`, `max_running_in_all` and `exit_timeout_s`.
 
     Raises:
         InvalidValueError: the file cannot be read, or one of them cannot be used.
@@ -115,46 +110,48 @@ def load_templates(path: Path) -> dict[str, Template]:
     except (OSError, ValueError) as error:
         raise InvalidValueError(f"the templates in {path} cannot be read: {error}") from error
     if not tables:
-        raise InvalidValueError(f"{path} holds no template: write a table such as [review] with command = [...]")
-    return checked_templates({name: _named(path, name, lambda t=table: _template(t)) for name, table in tables.items()})  # type: ignore[misc]
+        raise InvalidValueError(f"{path} has no templates: write a table such as [review] with command = [...]")
+    return checked_templates({name: _template(path, name, table) for name, table in tables.items()})
 
 
-def _named(path: Path, name: str, make: Callable[[], Template]) -> Template:
+def _template(path: Path, name: str, table: Any) -> Template:
     try:
-        return make()
+        settings = msgspec.convert(table, _CommandTemplate)
+        source = CommandSource(
+            settings.command,
+            type=settings.type,
+            cwd=settings.folder,
+            env=settings.environment,
+            exit_timeout_s=settings.exit_timeout_s,
+        )
+        return Template(
+            source,
+            restart=settings.restart,
+            max_running=settings.max_running,
+            max_running_in_all=settings.max_running_in_all,
+            prompt=settings.prompt,
+        )
     except (msgspec.ValidationError, InvalidValueError) as error:
         raise InvalidValueError(f"the template {name} in {path} cannot be used: {error}") from error
 
 
-def _template(table: Any) -> Template:
-    found = msgspec.convert(table, _CommandTemplate)
-    source = CommandSource(
-        found.command,
-        type=found.type,
-        cwd=found.folder,
-        env=found.environment,
-        exit_timeout_s=found.exit_timeout_s,
-    )
-    return Template(
-        source,
-        restart=found.restart,
-        max_running=found.max_running,
-        max_running_in_all=found.max_running_in_all,
-    )
-
-
-def _check_prompt_is_text(command: Sequence[str]) -> None:
-    """Check that a prompt is an argument of its own behind `--`, or all of an option's value, and no interpreter's.
-
-    What the program makes of the text then is between its owner and it.
-    """
-    words = [word for argument in command for word in argument.split()]
-    is_run = any(PurePath(word).name.rstrip(_VERSION) in _INTERPRETERS for word in words)
-    for number, argument in enumerate(command):
-        is_own = argument == PROMPT_PLACEHOLDER and "--" in command[:number]
-        is_text = not is_run and (is_own or _OPTION.fullmatch(argument))
-        if PROMPT_PLACEHOLDER in argument and not is_text:
+def _check_prompt(command: tuple[str, ...], place: PromptPlace) -> None:
+    """Check that a prompt can only get where the owner has said that it may."""
+    holding = [argument for argument in command if PROMPT_PLACEHOLDER in argument]
+    if place == "stdin" and holding:
+        raise InvalidValueError(
+            f"its arguments hold {PROMPT_PLACEHOLDER}, but a client's prompt goes to standard input: leave "
+            f'{PROMPT_PLACEHOLDER} out, or write prompt = "argument" if the program takes that argument as text '
+            "and does not run it"
+        )
+    if place == "argument" and not holding:
+        raise InvalidValueError(
+            f'prompt = "argument" needs an argument "{PROMPT_PLACEHOLDER}": add one, or leave that line out, so that '
+            "the prompt goes to standard input"
+        )
+    for argument in holding:
+        if argument != PROMPT_PLACEHOLDER or command[0] == argument:
             raise InvalidValueError(
-                f"a prompt in {argument!r:.80} could be read as an option or command: write {PROMPT_PLACEHOLDER} alone "
-                f"behind --, or --name={PROMPT_PLACEHOLDER}, or leave it out, so that it goes to standard input"
+                f"{PROMPT_PLACEHOLDER} in {argument!r:.80} must be a whole argument, and not the program: write "
+                f'"{PROMPT_PLACEHOLDER}" by itself behind the program\'s name and options'
             )

@@ -436,6 +436,7 @@ class TestWhatTheOriginNeverTested:
         assert isinstance(store, SqliteStore)
         assert store._writer is not None
         agent.emit("before").get(SECONDS)
+        mock_gateway.wait_for_messages(1)
         pages = reader_value(store, "PRAGMA page_count")
         store._writer.pragma("max_page_count", pages)
 

@@ -35,7 +35,9 @@ def serve(
     jwt_issuer: Annotated[str | None, typer.Option(help="Required `iss` of the JSON web tokens.")] = None,
     templates: Annotated[
         Path | None,
-        typer.Option(help="TOML file of templates that clients may launch: one table each, with `command` etc."),
+        typer.Option(
+            help="A TOML file: a table for each command that clients may launch. Prompts go to its standard input."
+        ),
     ] = None,
     certificate: Annotated[Path | None, typer.Option(help="PEM file with the certificate, to serve with TLS.")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM file with its private key, if in another file.")] = None,

@@ -31,7 +31,7 @@ class BackpressureError(CommitcastError, TimeoutError):
     def __str__(self) -> str:
         return (
             f"agent {self.agent!r} has as many unacknowledged messages as it may have: "
-            "wait for the futures of earlier ones, or use `await handle.aemit(...)`"
+            "wait for the futures of earlier ones, or use `await ….aemit(...)`, which waits for room"
         )
 
 

@@ -1,4 +1,4 @@
-"""A dispatcher without threads: actors run on the caller's thread, in an order that a seed decides, by a virtual clock.
+"""A dispatcher without concurrency: one thread at a time runs, in an order that a seed decides, by a virtual clock.
 
 The same seed gives the same order, and `trace` says what it was. What may happen at the same time in production happens
 here in one of its possible orders; another seed gives another. Public as part of `actors.testing`.
@@ -16,6 +16,7 @@ from commitcast.actors.kernel import waiting
 from commitcast.actors.kernel.deadletters import DeadLetters
 from commitcast.actors.kernel.dispatch import PooledActor
 from commitcast.actors.kernel.errors import DeadlockError
+from commitcast.actors.kernel.fiber import Fiber
 from commitcast.actors.kernel.timers import Timer
 from commitcast.actors.kernel.waiting import Signal, scheduled_by
 
@@ -27,7 +28,8 @@ class SeededDispatcher:
     """Gives turns in an order that a seed decides. Used by one thread, inside `with`.
 
     While it is entered, every call that blocks on this thread (`future.get`, `handle.wait`, `emit` at its bound) runs
-    actors instead; time passes only when no actor has work.
+    actors and blocking sources instead; time passes only when none of them has work. A source that blocks, in
+    `context.receive()` for example, is put aside until the event that it waits for.
 
     Example:
         with SeededDispatcher(seed=1) as dispatcher, AgentRuntime(":memory:", dispatcher=dispatcher) as runtime:
@@ -40,7 +42,8 @@ class SeededDispatcher:
         self.trace: list[str] = []
         """What ran, in order: the time, and the actor with the number of messages that it might handle."""
         self._random = random.Random(seed)
-        self._ready: list[PooledActor | _Task] = []
+        self._ready: list[PooledActor | Fiber] = []
+        self._blocked: list[Fiber] = []
         self._timers: list[Timer] = []
         self._numbers = itertools.count()
         self._now = 0.0
@@ -56,6 +59,9 @@ class SeededDispatcher:
     ) -> None:
         assert self._scheduling is not None
         self._scheduling.__exit__(kind, error, traceback)
+        blocked, self._blocked = self._blocked, []
+        for fiber in blocked:
+            fiber.abandon()
 
     # What actors ask of a dispatcher.
 
@@ -72,7 +78,7 @@ class SeededDispatcher:
 
     def spawn(self, name: str, work: Callable[[], object]) -> None:
         """Call `work` some time; what blocks in it lets others run."""
-        self._ready.append(_Task(name, work))
+        self._ready.append(Fiber(name, work, self._block))
 
     def inline_turns(self) -> AbstractContextManager[None]:
         """Do nothing: every turn is taken on the one thread there is."""
@@ -102,11 +108,12 @@ class SeededDispatcher:
         Returns:
             Whether there was work, or a timer.
         """
+        self._unblock(lambda fiber: fiber.waits_for is not None and fiber.waits_for.is_set)
         if self._ready:
             chosen = self._ready.pop(self._random.randrange(len(self._ready)))
-            if isinstance(chosen, _Task):
+            if isinstance(chosen, Fiber):
                 self._note(chosen.name)
-                chosen.work()
+                chosen.resume()
             else:
                 self._run(chosen, self._random.choice((1, 2, chosen.turn_messages)))
             return True
@@ -140,6 +147,19 @@ class SeededDispatcher:
                 return False
         return True
 
+    def _block(self, fiber: Fiber, timeout_s: float | None) -> None:
+        """Put a fiber aside until its signal is given or its time is up."""
+        self._blocked.append(fiber)
+        if timeout_s is not None:
+            signal = fiber.waits_for
+            self.call_later(timeout_s, lambda: self._unblock(lambda blocked: blocked.waits_for is signal))
+
+    def _unblock(self, is_due: Callable[[Fiber], bool]) -> None:
+        """Make those fibers ready that are due."""
+        due = [fiber for fiber in self._blocked if is_due(fiber)]
+        self._ready += due
+        self._blocked = [fiber for fiber in self._blocked if fiber not in due]
+
     def _run(self, actor: PooledActor, limit: int) -> None:
         self._note(f"{type(actor).__name__}-{actor.name} {limit}")
         waiting.enter_turn()
@@ -150,11 +170,3 @@ class SeededDispatcher:
 
     def _note(self, what: str) -> None:
         self.trace.append(f"{self._now:.6f} {what}")
-
-
-class _Task:
-    """A call that has not been made yet."""
-
-    def __init__(self, name: str, work: Callable[[], object]) -> None:
-        self.name = name
-        self.work = work

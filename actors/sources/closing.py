@@ -1,7 +1,7 @@
-"""Closing what a source has given or used: iterators at its end, and the async generators that it leaves unfinished.
+"""Closing the iterators that a source returns, and the async generators that it leaves unfinished.
 
-Python leaves a generator that is dropped within a loop over it to a hook of the thread, and the event loop's closes it
-in a task that nobody waits for. Those of sources are closed in tasks that the stop waits for.
+Python leaves an unfinished async generator to a hook of the thread, and the event loop's hook closes it in a task that
+is not waited for. The generators of sources are closed in tasks that the runtime's stop waits for.
 """
 
 import sys
@@ -16,28 +16,28 @@ _close: Final[ContextVar[Close | None]] = ContextVar("close", default=None)
 
 
 @contextmanager
-def closed(said: Iterable[Any]) -> Iterator[Iterator[Any]]:
-    """Give out an iterator; at the end close it, and what it comes from (a stream that makes an iterator of itself)."""
-    iterator = iter(said)
+def closed(output: Iterable[Any]) -> Iterator[Iterator[Any]]:
+    """Give an iterator; at the end close it, and the object that it comes from (a stream that is an iterable)."""
+    iterator = iter(output)
     with ExitStack() as stack:
-        for closable in _both(said, iterator):
+        for closable in _both(output, iterator):
             if callable(close := getattr(closable, "close", None)):
                 stack.callback(close)
         yield iterator
 
 
 @asynccontextmanager
-async def aclosed(said: AsyncIterable[Any]) -> AsyncIterator[AsyncIterator[Any]]:
+async def aclosed(output: AsyncIterable[Any]) -> AsyncIterator[AsyncIterator[Any]]:
     """Do the same for an async iterator, in the source's own task, so before its end is told."""
-    iterator = aiter(said)
+    iterator = aiter(output)
     async with AsyncExitStack() as stack:
-        for closable in _both(said, iterator):
+        for closable in _both(output, iterator):
             stack.push_async_callback(_aclose, closable)
         yield iterator
 
 
-def _both(said: Any, iterator: Any) -> tuple[Any, ...]:
-    return (said,) if said is iterator else (said, iterator)  # the last one is closed first
+def _both(output: Any, iterator: Any) -> tuple[Any, ...]:
+    return (output,) if output is iterator else (output, iterator)  # the last one is closed first
 
 
 async def _aclose(closable: Any) -> None:
@@ -58,7 +58,7 @@ def close_unfinished_by(close: Close) -> None:
 
 
 class _Finalizer:
-    """Called with what is left unfinished, by whom can be told by the context; others' go the loop's own way."""
+    """The hook for unfinished generators: closes those of sources, found by their context; the loop closes others."""
 
     def __init__(self, others: Close) -> None:
         self._others = others

@@ -1,8 +1,8 @@
 """A command line program as an agent's source: its lines become messages, its end becomes the agent's end.
 
-Owns what a program is told (prompt, environment) and the run from start to end; what it says is `speech.py`'s, how
-it ended `verdict.py`'s. Must never read output before the process is recorded in the store: what runs unrecorded
-could not be found again after a crash. One thread for each run.
+Owns what a program is given (prompt, environment) and the run from start to end; `output_reader.py` owns its output,
+`verdict.py` decides how it ended. Must never read output before the process is recorded in the store: a process that
+is not recorded could not be found again after a crash. One thread for each run.
 """
 
 import copy
@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from commitcast.actors.errors import CommandNotFoundError, SourceCancelledError, SourceError
 from commitcast.actors.sources.context import AgentContext
-from commitcast.actors.sources.draft import Ending
+from commitcast.actors.sources.draft import Ending, clean_text
+from commitcast.actors.sources.output_reader import OutputReader
 from commitcast.actors.sources.parsers import (
     PARSERS,
     Verdict,
@@ -26,10 +27,8 @@ from commitcast.actors.sources.parsers import (
     guess_type,
     is_told_to_print_json,
 )
-from commitcast.actors.sources.parsers.decoding import clean_text
 from commitcast.actors.sources.processes.pipes import ChildPipes
 from commitcast.actors.sources.processes.process import process_started
-from commitcast.actors.sources.speech import Speech
 from commitcast.actors.sources.verdict import account, decide_ending, failed
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
@@ -39,22 +38,27 @@ logger: Final = logging.getLogger(__name__)
 PROMPT_PLACEHOLDER: Final = "{prompt}"
 """Replaced in every argument."""
 
+PROMPT_IS_AN_OPTION: Final = (
+    "the prompt begins with '-', so the program could read it as an option: begin it with another character (the "
+    "server's owner can allow it, by an argument -- before {prompt} in the template)"
+)
+
 EXIT_TIMEOUT_S: Final = 30.0
-"""How long a program may do nothing after its verdict and not exit. Those that tidy up are gone within seconds; one
-that an open handle keeps alive never goes, and its agent would be running for ever."""
+"""How long a program may do nothing after its verdict and not exit. Programs that clean up exit within seconds; one
+that an open handle keeps alive never exits, and its agent would be running for ever."""
 
 LONGEST_STEP_S: Final = 3600.0
-"""A selector cannot wait for just any time; it is only asked again."""
+"""The longest wait of one call: a selector cannot wait for every length of time."""
 
 
 class CommandSource:
-    """A program to run, once for each agent that it is given to.
+    """A program to run, once for each agent.
 
     Attributes:
         argv: the program and its arguments.
         type: the kind of agent; it chooses the parser.
         echoes_prompt: whether the program prints the prompt as a message of its own.
-        takes_input: False: its standard input is closed behind the prompt.
+        takes_input: False: its standard input is closed after the prompt.
         owns_processes: True: the agent's end is not told before its processes are gone.
     """
 
@@ -86,8 +90,8 @@ class CommandSource:
                 verdict counts. Signs of life and plain text are silence. Give more, or `math.inf`, to a program whose
                 background tasks are silent for longer and then speak again.
             stdin: a descriptor of a pipe, socket or file: all that comes from it up to its end is passed on to the
-                program as it comes, behind the prompt if that goes to standard input too. Stays the caller's, and must
-                be open for as long as the program runs.
+                program as it comes, after the prompt if that goes to standard input too. The caller keeps it, and must
+                leave it open for as long as the program runs.
 
         Raises:
             InvalidValueError: one of them cannot be used.
@@ -96,7 +100,7 @@ class CommandSource:
         self.type = guess_type(self.argv) if type is None else type
         self._is_guess = type is None
         if self.type not in PARSERS:
-            raise InvalidValueError(f"{type!r:.80} is no type of command: use one of {', '.join(PARSERS)}")
+            raise InvalidValueError(f"{type!r:.80} is not a type of command: use one of {', '.join(PARSERS)}")
         self.echoes_prompt = echoes_prompt(self.type, self.argv)
         self._name = clean_text(PurePath(self.argv[0]).name)
         self._cwd = None if cwd is None else _checked_text(os.fspath(cwd), "cwd")
@@ -104,12 +108,15 @@ class CommandSource:
         self._grace_s = _checked_seconds(grace_s, "grace_s")
         self._exit_timeout_s = _checked_seconds(exit_timeout_s, "exit_timeout_s", may_be_infinite=True)
         self._stdin = stdin
-        self._tells_paths = True
+        self._is_for_clients = False
 
     def for_clients(self) -> "CommandSource":
-        """Return the same program for callers that must not learn where it lies: the log names paths, errors do not."""
+        """Return the same program for prompts of a server's clients.
+
+        The log names paths, errors do not. A prompt that the program could read as an option is refused.
+        """
         other = copy.copy(self)
-        other._tells_paths = False
+        other._is_for_clients = True
         return other
 
     def run(self, context: AgentContext) -> Ending:
@@ -136,6 +143,8 @@ class CommandSource:
             pipes.close(self._grace_s)
 
     def _run(self, context: AgentContext, pipes: ChildPipes) -> Ending:
+        if self._is_for_clients and self._would_be_an_option(context.prompt):
+            return failed(SourceError(PROMPT_IS_AN_OPTION), {})
         argv, stdin = self._with_prompt(context.prompt)
         try:
             pipes.start(
@@ -149,52 +158,52 @@ class CommandSource:
             )
         except (OSError, ValueError) as error:
             why = self._why_not_started(error)
-            if not self._tells_paths:
+            if self._is_for_clients:
                 folder = "" if self._cwd is None else f" in {self._cwd!r}"
                 logger.warning("agent %s failed: cannot start %r%s: %s", context.id, self.argv[0], folder, error)
             return failed(why, {})
         _record_process(context, pipes)
-        speech = Speech(first_parser(self.type, self.argv, is_guess=self._is_guess), context)
-        pipes.read_into(speech.feed)
+        reader = OutputReader(first_parser(self.type, self.argv, is_guess=self._is_guess), context)
+        pipes.read_into(reader.feed)
         try:
-            verdict = self._listen(context, pipes, speech)
+            verdict = self._listen(context, pipes, reader)
             pipes.stop(self._grace_s)
             pipes.drain()
-            speech.end()
+            reader.end()
         except SourceCancelledError:
-            return self._stopped(pipes, speech)
-        parser = speech.parser
+            return self._stopped(pipes, reader)
+        parser = reader.parser
         if verdict is not None:  # and not what it says of being stopped
             parser.verdict = verdict
         hangs = verdict is not None
         option = self._missing_option()
         return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail, option, hangs=hangs)
 
-    def _stopped(self, pipes: ChildPipes, speech: Speech) -> Ending:
-        """Stop the program for an agent that has ended; what it says of its work until it is gone is kept."""
-        speech.hush()
+    def _stopped(self, pipes: ChildPipes, reader: OutputReader) -> Ending:
+        """Stop the program for an agent that has ended; its account of its work until then is kept."""
+        reader.mute()
         pipes.stop(self._grace_s)
         pipes.drain()
-        speech.end()
+        reader.end()
         pipes.reap()
-        return Ending(status=AgentStatus.TERMINATED, result=account(speech.parser) or None)
+        return Ending(status=AgentStatus.TERMINATED, result=account(reader.parser) or None)
 
-    def _listen(self, context: AgentContext, pipes: ChildPipes, speech: Speech) -> Verdict | None:
+    def _listen(self, context: AgentContext, pipes: ChildPipes, reader: OutputReader) -> Verdict | None:
         """Read until the program has ended; return its verdict if it gave one and does not exit."""
-        due_in_s = self._exit_due_in_s(pipes, speech)
-        while pipes.wait(_sooner(due_in_s, speech.patience_s())):
+        due_in_s = self._exit_due_in_s(pipes, reader)
+        while pipes.wait(_sooner(due_in_s, reader.due_in_s())):
             _check_cancelled(context)
-            speech.show_due()
-            has_looked, due_in_s = due_in_s == 0, self._exit_due_in_s(pipes, speech)
+            reader.show_due()
+            has_looked, due_in_s = due_in_s == 0, self._exit_due_in_s(pipes, reader)
             if has_looked and due_in_s == 0:  # looked once more, because this process may have been stopped meanwhile
-                return speech.parser.believed_verdict
+                return reader.parser.believed_verdict
         return None
 
-    def _exit_due_in_s(self, pipes: ChildPipes, speech: Speech) -> float | None:
+    def _exit_due_in_s(self, pipes: ChildPipes, reader: OutputReader) -> float | None:
         """Return how long the program may still do nothing and not exit; None: for as long as it likes."""
-        if speech.parser.believed_verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
+        if reader.parser.believed_verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
             return None
-        return min(max(0.0, self._exit_timeout_s - speech.idle_s()), LONGEST_STEP_S)
+        return min(max(0.0, self._exit_timeout_s - reader.idle_s()), LONGEST_STEP_S)
 
     def _missing_option(self) -> str | None:
         """Return the option that makes the program print JSON, if it was not given."""
@@ -206,12 +215,19 @@ class CommandSource:
             return [argument.replace(PROMPT_PLACEHOLDER, prompt) for argument in self.argv], b""
         return list(self.argv), prompt.encode(errors="replace")
 
+    def _would_be_an_option(self, prompt: str) -> bool:
+        """Whether a prompt would stand where the program reads options."""
+        first = self.argv.index(PROMPT_PLACEHOLDER) if PROMPT_PLACEHOLDER in self.argv else len(self.argv)
+        return prompt.startswith("-") and first < len(self.argv) and "--" not in self.argv[:first]
+
     def _why_not_started(self, error: OSError | ValueError) -> SourceError:
-        program = clean_text(self.argv[0]) if self._tells_paths else self._name
+        program = self._name if self._is_for_clients else clean_text(self.argv[0])
         if isinstance(error, FileNotFoundError):
             if self._cwd is not None and not os.path.isdir(self._cwd):
-                folder = repr(clean_text(self._cwd)) if self._tells_paths else "such as its template says"
-                return SourceError(f"cannot start {program!r}: there is no folder {folder}")
+                folder = (
+                    "the folder of its template" if self._is_for_clients else f"the folder {clean_text(self._cwd)!r}"
+                )
+                return SourceError(f"cannot start {program!r}: {folder} does not exist")
             if not self._program_exists():
                 return CommandNotFoundError(program)
             return SourceError(f"cannot start {program!r}: the interpreter in its first line does not exist")
@@ -259,7 +275,7 @@ def _checked_text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise InvalidValueError(f"{what} must be text, not {value.__class__.__name__}")
     if "\0" in value:
-        raise InvalidValueError(f"{what} holds a NUL character, which no program can be given")
+        raise InvalidValueError(f"{what} holds a NUL character, which cannot be passed to a program")
     return value
 
 
@@ -274,5 +290,5 @@ def _checked_env(env: Mapping[str, str]) -> dict[str, str]:
 
 def _checked_seconds(value: float, name: str, *, may_be_infinite: bool = False) -> float:
     if not isinstance(value, (int, float)) or not value >= 0 or (math.isinf(value) and not may_be_infinite):
-        raise InvalidValueError(f"{name} must be a number of seconds from 0 up, not {value!r:.80}")
+        raise InvalidValueError(f"{name} must be 0 or more seconds, not {value!r:.80}")
     return float(value)

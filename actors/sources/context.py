@@ -1,92 +1,48 @@
-"""What a source is given: who it works for, what it was asked, and the ways back.
+"""What a source is called with: whom it works for, what it was asked, and the calls back to its agent.
 
-Owns nothing but the cancel flag and its callbacks; every call goes to the agent's actor. Called from the source's own
-thread or loop.
+Owns nothing; every call goes to the agent's actor. Called from the source's own thread or loop, and from any thread
+that the source starts.
 """
 
-import logging
-import threading
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+import asyncio
+import queue
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
 
+from commitcast.actors.errors import ReceiveTimeoutError, SourceCancelledError
 from commitcast.actors.kernel.future import Future
+from commitcast.actors.loop import running_loop
 from commitcast.actors.sources.draft import Draft
+from commitcast.actors.sources.emitter import Emitter
 from commitcast.actors.sources.inbox import Inbox
 from commitcast.actors.sources.processes.registry import Processes
 from commitcast.persistence import fork
 from commitcast.persistence.records import AgentRecord, MessageRecord
 
-logger: Final = logging.getLogger(__name__)
+if TYPE_CHECKING:
 
+    class Text(str):
+        """What `receive` returns: text in a blocking source; in an async one it has to be awaited first."""
 
-class Cancelled:
-    """Set once when the agent's life is over. Any thread."""
+        def __await__(self) -> Generator[Any, None, str]:
+            """Return the text."""
 
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._lock = threading.Lock()
-        self._callbacks: list[Callable[[], object]] = []
-
-    def is_set(self) -> bool:
-        """Whether the source should stop."""
-        return self._event.is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block until the source should stop, or for `timeout` seconds; return whether it should."""
-        return self._event.wait(timeout)
-
-    def on_set(self, callback: Callable[[], object]) -> None:
-        """Call `callback` once when it is set, on the thread that sets it; at once if it is set already."""
-        with self._lock:
-            if not self._event.is_set():
-                self._callbacks.append(callback)
-                return
-        callback()
-
-    def set(self) -> None:
-        """Set it. Idempotent."""
-        with self._lock:
-            self._event.set()
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            try:
-                callback()
-            except Exception:  # a source's mistake must not keep its agent from ending
-                logger.exception("a callback of a cancelled source failed")
-
-    def _drop_in_child(self) -> None:
-        self._lock, self._event, self._callbacks = threading.Lock(), threading.Event(), []
-        self._event.set()
-
-
-class Outlet(Protocol):
-    """The agent's side of a context; made by the runtime."""
-
-    def put(self, draft: Draft) -> None:
-        """Queue a draft. Blocks while the agent is at its bound. Raises `SourceCancelledError`."""
-
-    def emit(self, draft: Draft) -> Future[MessageRecord]:
-        """Queue a draft and return the future of its record. Blocks like `put`."""
-
-    def send(self, agent: str, content: str) -> Future[MessageRecord]:
-        """Send a durable user message to another agent."""
-
-    def patch(self, configuration: dict[str, Any], pid: int | None, pid_started: str | None) -> Future[AgentRecord]:
-        """Merge facts into the agent's record."""
+else:
+    Text = str
 
 
 class AgentContext:
     """What a source is called with.
+
+    Iterating over it receives: `for text in context`, in an async source `async for text in context`.
 
     Attributes:
         id: of the agent.
         prompt: what it was launched with, "" if nothing.
         configuration: a copy of the agent's configuration.
         attempt: 0 in the first run of the source, one more in each run after a failure.
-        inbox: the texts that `handle.send` was given, each put here after it was committed. `inbox.get(timeout=…)`
-            waits for one, and raises `SourceCancelledError` when the agent's life is over; an async source awaits
-            `asyncio.to_thread(context.inbox.get)`.
-        cancelled: set when the agent's life is over; what is yielded after that is discarded and counted.
+        inbox: the texts that `receive` takes, as a queue: `inbox.get_nowait()`, `inbox.qsize()`.
+        cancelled: set when the agent has ended; what is yielded after that is discarded and counted.
         last_words: returns what the source has made and the agent has not got, when the agent is ended: it is given
             the number of drafts that were put. From then on nothing more can be put.
         processes: the commands of its runtime, for a source that runs one; None if there is no runtime.
@@ -100,11 +56,12 @@ class AgentContext:
         type: str,
         prompt: str,
         configuration: dict[str, Any],
-        outlet: Outlet,
+        emitter: Emitter,
         attempt: int = 0,
         inbox: Inbox | None = None,
         processes: Processes | None = None,
     ) -> None:
+        """Made by the runtime."""
         self.id = id
         self.epoch = epoch
         self.type = type
@@ -112,16 +69,72 @@ class AgentContext:
         self.configuration = configuration
         self.attempt = attempt
         self.inbox = Inbox(id) if inbox is None else inbox
-        self.cancelled = Cancelled()
+        self.cancelled = emitter.cancelled
         self.last_words: Callable[[int], list[Draft]] | None = None
         self.processes = processes
-        self._outlet = outlet
+        self._emitter = emitter
         fork.register(self)
 
     def _drop_in_child(self) -> None:
-        """Tell a source that it is a copy in a child, which nobody hears."""
+        """Make the copy of a source in a child stop: nothing that it does reaches the agent."""
         self.inbox._drop_in_child()
         self.cancelled._drop_in_child()
+
+    # Receiving.
+
+    def receive(self, timeout: float | None = None) -> Text:
+        """Take the oldest text that was sent to the agent, waiting for one.
+
+        In an async source `await context.receive()`; in a blocking one, or on a thread, `context.receive()` is the
+        text. Each text comes once, after it was committed; one that no run of the source has taken when the source
+        fails is there for the next run.
+
+        Args:
+            timeout: seconds; None waits for as long as the agent lives.
+
+        Raises:
+            ReceiveTimeoutError: nothing was sent in time. It is a `TimeoutError`.
+            SourceCancelledError: the agent has ended. Let it pass: that is how the source ends.
+
+        Threads: any. Blocks, but never an event loop: where one runs, the call returns an awaitable at once. Cancelling
+            the awaitable is safe: no text is lost.
+        """
+        if timeout is not None and timeout < 0:
+            raise ValueError(f"timeout must be 0 or more seconds, or None, not {timeout}")
+        if running_loop() is not None:
+            return self._receive_async(timeout)  # type: ignore[return-value]  # see `Text`
+        try:
+            return Text(self.inbox.get(timeout=timeout))
+        except queue.Empty:
+            assert timeout is not None
+            raise ReceiveTimeoutError(self.id, timeout) from None
+
+    async def _receive_async(self, timeout: float | None) -> str:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self.inbox.get_async()
+        except TimeoutError:
+            assert timeout is not None
+            raise ReceiveTimeoutError(self.id, timeout) from None
+        except SourceCancelledError:
+            self._emitter.raise_cancelled()
+        except asyncio.CancelledError:
+            self._emitter.raise_if_cancelled()
+            raise
+
+    def __iter__(self) -> "AgentContext":
+        return self
+
+    def __next__(self) -> str:
+        return self.inbox.get()
+
+    def __aiter__(self) -> "AgentContext":
+        return self
+
+    async def __anext__(self) -> str:
+        return await self._receive_async(None)
+
+    # Emitting.
 
     def emit(
         self,
@@ -131,29 +144,63 @@ class AgentContext:
         role: str | None = None,
         metadata: dict[str, Any] | None = None,
         raw: bytes | str | None = None,
+        key: str | None = None,
     ) -> Future[MessageRecord]:
-        """Say something and learn when it is durable. Blocks while the agent is at its bound.
+        """Emit a message from a blocking source or a thread that it has started; the future is complete once it is
+        on disk.
+
+        On an event loop use `await context.aemit(...)`: this call cannot wait there, so at the agent's bound it refuses
+        the message. A function of yours that a library calls on its loop is such a place, and many libraries log what
+        it raises and go on; the first refusal of a run is logged.
+
+        Args:
+            content, type, role, metadata, raw: as for `Draft`.
+            key: makes a repeated call harmless, also in the next run of the source: the record that is there is
+                returned.
 
         Raises:
-            SourceCancelledError: the agent's life is over.
+            SourceCancelledError: the agent has ended.
+            BackpressureError: the agent is at its bound, and this is an event loop or an actor's thread (a future's
+                callback), which must not block. The message is not queued.
+
+        Durability: none on return; when the future is complete the message is on disk.
+        Threads: any; blocks while the agent is at its bound. The messages of one thread keep their order.
         """
-        return self._outlet.emit(Draft(content, type, role, metadata, raw))
+        return self._emitter.emit(Draft(content, type, role, metadata, raw, key))
+
+    async def aemit(
+        self,
+        content: str | dict[str, Any] | list[Any],
+        *,
+        type: str = "assistant",
+        role: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        raw: bytes | str | None = None,
+        key: str | None = None,
+    ) -> MessageRecord:
+        """Emit a message from an event loop, awaiting room at the agent's bound, and return its record.
+
+        For async sources and the async functions that a library calls back. See `emit`.
+
+        Raises:
+            SourceCancelledError: the agent has ended.
+
+        Durability: on return the message is on disk.
+        Threads: any with a running loop. Cancelling is safe: the message is either not sent at all, or stored.
+        """
+        return await self._emitter.emit_async(Draft(content, type, role, metadata, raw, key))
 
     def put(self, draft: Draft) -> None:
-        """Say something without asking for its record. Blocks while the agent is at its bound.
+        """Emit a draft without asking for its record. Blocks while the agent is at its bound. See `emit`."""
+        self._emitter.put(draft)
 
-        Raises:
-            SourceCancelledError: the agent's life is over.
-        """
-        self._outlet.put(draft)
-
-    def send(self, agent: str, content: str) -> Future[MessageRecord]:
-        """Send a durable user message to another agent, which finds it in its inbox."""
-        return self._outlet.send(agent, content)
+    def send(self, agent: str, content: str, *, key: str | None = None) -> Future[MessageRecord]:
+        """Send a durable user message to another agent, which receives it. `key` as for `emit`."""
+        return self._emitter.send(agent, content, key)
 
     def patch(
         self, configuration: dict[str, Any] | None = None, *, pid: int | None = None, pid_started: str | None = None
     ) -> Future[AgentRecord]:
         """Merge facts learnt while running into the agent's record (a session id, a process id)."""
         self.configuration.update(configuration or {})
-        return self._outlet.patch(self.configuration if configuration else {}, pid, pid_started)
+        return self._emitter.patch(self.configuration if configuration else {}, pid, pid_started)

@@ -55,7 +55,7 @@ class LineSplitter:
         """Make a splitter.
 
         Args:
-            max_line_bytes: at least 4; longer lines come in pieces of at most so many bytes.
+            max_line_bytes: at least 4; longer lines come in pieces of at most that many bytes.
         """
         if max_line_bytes < _MIN_LINE_BYTES:
             raise ValueError(f"max_line_bytes must be at least {_MIN_LINE_BYTES}, not {max_line_bytes}")
@@ -111,7 +111,7 @@ class LineSplitter:
         return line
 
     def _cut(self, lines: list[Line]) -> None:
-        """Give out pieces until what is held is no longer too long. What is left is never empty."""
+        """Append pieces until the rest is not too long. The rest is never empty."""
         while len(self._held) > self._max_line_bytes:
             size = self._piece_bytes()
             lines.append(Line(bytes(self._held[:size]), partial=True, continues=True))

@@ -8,14 +8,13 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import suppress
 from typing import Any, Final
 
 from commitcast.actors.kernel.waiting import Signal
-from commitcast.actors.loop import running_loop
+from commitcast.actors.loop import call_on_loop, running_loop
 
 CHECK_S: Final = 0.05
-"""How often `join` looks whether a loop still runs: one that was stopped tells nobody."""
+"""How often `join` checks whether a loop still runs: a loop that is stopped sends no notice."""
 
 
 class SourceTask:
@@ -26,6 +25,7 @@ class SourceTask:
         self._loop = loop
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
+        self._was_cancelled = False
 
     def begin(self, work: Coroutine[Any, Any, None], on_end: Callable[["asyncio.Task[None]"], object]) -> None:
         """Begin. On the loop."""
@@ -35,16 +35,31 @@ class SourceTask:
     def cancel(self) -> None:
         """Cancel it. Any thread."""
         assert self._task is not None
-        with suppress(RuntimeError):  # the loop was closed, and the task with it
-            self._loop.call_soon_threadsafe(self._cancel)
+        call_on_loop(self._loop, self._cancel)
 
     def _cancel(self) -> None:
         if self._task is not None and not self._is_closing:
+            self._was_cancelled = True
             self._task.cancel()
 
+    def is_current(self) -> bool:
+        """Whether the caller runs in this task."""
+        return running_loop() is self._loop and asyncio.current_task() is self._task
+
     def will_close(self) -> None:
-        """Take note that it has seen itself that it is cancelled, and begins to clean up. On the loop."""
+        """Take note that the source was told of the end in another way, and begins to clean up. On the loop."""
         self._is_closing = True
+
+    def take_cancellation(self) -> bool:
+        """Return whether a `CancelledError` that the caller has caught is this task's own, which ends with that.
+
+        True only in this task, when `cancel` was what cancelled it: the caller then raises another error in its place.
+        """
+        if not self._was_cancelled or not self.is_current():
+            return False
+        assert self._task is not None
+        self._task.uncancel()
+        return True
 
     @property
     def is_on_closed_loop(self) -> bool:

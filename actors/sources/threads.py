@@ -1,4 +1,4 @@
-"""The threads of blocking sources: so many at most, the rest wait in order. Never those of the actors."""
+"""The threads of blocking sources, up to a limit; further sources wait in order. Never the threads of the actors."""
 
 import threading
 from collections import deque
@@ -13,10 +13,10 @@ MAX_RUNNING_SOURCES: Final = 256
 
 
 class SourceThreads:
-    """At most so many threads for blocking sources; the rest wait in order."""
+    """Up to `limit` threads for blocking sources; further sources wait in order."""
 
     def __init__(self, limit: int, spawn: Callable[[str, Callable[[], object]], None]) -> None:
-        """Make it; `spawn(name, work)` calls `work` on a thread of its own."""
+        """Make a pool of at most `limit` threads; `spawn(name, work)` calls `work` on a thread of its own."""
         self._limit = limit
         self._spawn = spawn
         self._lock = threading.Lock()
@@ -35,13 +35,13 @@ class SourceThreads:
             self._running += 1
         try:
             self._spawn(name, lambda: self._run(work))
-        except BaseException:  # there is no thread to be had: the place is free again, and who waits goes on waiting
+        except BaseException:  # no thread can be started: the place is free again, and waiting sources go on waiting
             with self._lock:
                 self._running -= 1
             raise
 
     def _run(self, work: Callable[[], None] | None) -> None:
-        """Run one source after another in this place, for as long as any waits."""
+        """Run one source after another on this thread, for as long as any waits."""
         while work is not None:
             try:
                 work()
@@ -49,7 +49,7 @@ class SourceThreads:
                 work = self._end_one()
 
     def _end_one(self) -> Callable[[], None] | None:
-        """Give a place to the next that waits, or back."""
+        """Return the next source that waits; if there is none, end this thread."""
         with self._lock:
             if self._waiting:
                 name, work = self._waiting.popleft()

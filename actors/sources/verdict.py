@@ -1,4 +1,4 @@
-"""How an agent ended whose program has ended: decided from its exit code, its own verdict and its kind. Pure."""
+"""The ending of an agent whose program has ended: decided by its exit code, its own verdict and its kind. Pure."""
 
 import signal
 from typing import Any
@@ -18,7 +18,7 @@ def decide_ending(
     *,
     hangs: bool = False,
 ) -> Ending:
-    """Decide how an agent ended whose program has ended. Pure.
+    """Decide how an agent ends when its program has ended. Pure.
 
     Completed takes all three: exit code 0, no bad verdict, and a verdict at all where programs of the kind
     give one. CLIs have ended with 0 after an error, and with 1 after a good result. The exit code does not count where
@@ -30,7 +30,7 @@ def decide_ending(
         parser: that has read all of its output.
         stderr_tail: the end of its standard error, "" for nothing.
         missing_option: what makes such programs print events, if this one was started without it.
-        hangs: whether it did not exit after its verdict.
+        hangs: whether it was stopped because it did not exit after its verdict.
     """
     result = {**account(parser), "exit_code": exit_code}
     if stderr_tail:
@@ -44,7 +44,7 @@ def decide_ending(
 
 
 def account(parser: Parser) -> dict[str, Any]:
-    """Return what a program has said about its work, over all turns and whatever it said of its end."""
+    """Return what a program has reported about its work, over all turns and for every verdict."""
     return {**((parser.verdict and parser.verdict.result) or {}), **parser.result}
 
 
@@ -57,14 +57,14 @@ def _why_failed(
     if verdict is not None and not verdict.ok:
         also = "" if exit_code == 0 else f" (it {how})"
         return CommandFailedError(f"{command} reported an error: {verdict.message}{also}{tail}")
-    told = "" if advice is None else f"; to have it read, run it with {advice}"
+    hint = "" if advice is None else f"; run it with {advice}, so that its events can be read"
     if exit_code != 0:
         though = "" if verdict is None else " although it had reported success"
-        return CommandFailedError(f"{command} {how}{though}{_clue(parser, stderr_tail)}{told}{tail}")
+        return CommandFailedError(f"{command} {how}{though}{_clue(parser, stderr_tail)}{hint}{tail}")
     if verdict is None and parser.needs_verdict and _is_expected(parser):
-        never = "but never said whether it had succeeded"
+        never = "but did not report whether it had succeeded"
         clue = "" if advice else _clue(parser, stderr_tail)  # what it printed is the answer
-        return VerdictMissingError(f"{command} {how} {never}{clue}{told}{tail}")
+        return VerdictMissingError(f"{command} {how} {never}{clue}{hint}{tail}")
     return None
 
 
@@ -74,7 +74,7 @@ def _is_expected(parser: Parser) -> bool:
 
 
 def _clue(parser: Parser, stderr_tail: str) -> str:
-    """Return what the program has said of why it failed, as far as standard error does not."""
+    """Return what the program printed about its failure, if standard error does not tell."""
     if parser.last_error is not None:
         return f"; its last error was: {parser.last_error}"
     return f"; it printed: {parser.last_text}" if parser.last_text and not stderr_tail else ""
@@ -83,7 +83,7 @@ def _clue(parser: Parser, stderr_tail: str) -> str:
 def _exit_text(exit_code: int | None, parser: Parser) -> str:
     if exit_code is None:
         return (
-            "ended, but its exit code is lost: this program ignores SIGCHLD, or something else in it waits for children"
+            "ended, but its exit code is lost: this process ignores SIGCHLD, or other code in it waits for all children"
         )
     if exit_code < 0:
         names = {number.value: number.name for number in signal.Signals}

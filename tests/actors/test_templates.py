@@ -1,6 +1,7 @@
 """What a server's owner may write into a file of templates, and what clients make of it."""
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from commitcast.actors import AgentContext, AgentRuntime, Template
+from commitcast.actors import AgentContext, AgentRuntime, CommandSource, Template
 from commitcast.actors.control import RuntimeControl
 from commitcast.actors.errors import RuntimeStoppedError, TemplateFullError, TemplateNotFoundError
 from commitcast.actors.messages import Terminate
@@ -49,7 +50,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("text", "says"),
         [
-            ("", "holds no template"),
+            ("", "has no templates"),
             ("[a", "cannot be read"),
             ("[a]\n", "template a in .*command"),
             ("a = 1", "template a in .*object"),
@@ -58,25 +59,18 @@ class TestFiles:
             ('[a]\ncommand = ["cat"]\nmax_running = 0', "max_running must be 1 or more"),
             ('[a]\ncommand = ["cat"]\nmax_running_in_all = 0', "max_running_in_all must be 1 or more"),
             ('[a]\ncommand = ["cat"]\nrestart = "always"', "template a in .*always"),
-            ('[a]\ncommand = ["cat"]\ntype = "fortran"', "'fortran' is no type"),
+            ('[a]\ncommand = ["cat"]\ntype = "fortran"', "'fortran' is not a type"),
             ("[a]\ncommand = []", "template a in"),
-            ('["a b"]\ncommand = ["cat"]', "'a b' is no name of a template"),
-            ('[a]\ncommand = ["claude", "-p", "{prompt}"]', "could be read as an option"),
-            ('[a]\ncommand = ["claude", "{prompt}", "--"]', "could be read as an option"),
-            ('[a]\ncommand = ["sh", "-c", "echo {prompt}"]', "could be read as an option or command"),
-            ('[a]\ncommand = ["sh", "-c", "--", "echo {prompt}"]', "could be read as an option or command"),
-            ('[a]\ncommand = ["/bin/sh", "-c", "--", "{prompt}"]', "could be read as an option or command"),
-            ('[a]\ncommand = ["env", "--", "{prompt}"]', "could be read as an option or command"),
-            ('[a]\ncommand = ["setsid", "sh", "-c", "--", "{prompt}"]', "could be read as an option or command"),
+            ('["a b"]\ncommand = ["cat"]', "'a b' is not a valid template name"),
             (
-                '[a]\ncommand = ["own-wrapper", "/bin/sh", "-c", "--", "{prompt}"]',
-                "could be read as an option or command",
+                '[a]\ncommand = ["claude", "-p", "{prompt}"]',
+                'standard input: leave {prompt} out, or write prompt = "arg',
             ),
-            ('[a]\ncommand = ["bash5.2", "--", "{prompt}"]', "could be read as an option or command"),
-            ('[a]\ncommand = ["ssh", "host", "--", "{prompt}"]', "could be read as an option or command"),
-            ('[a]\ncommand = ["node", "--eval={prompt}"]', "could be read as an option or command"),
-            ('[a]\ncommand = ["ls", "-{prompt}"]', "could be read as an option"),
-            ('[a]\ncommand = ["{prompt}"]', "could be read as an option"),
+            ('[a]\ncommand = ["cat", "--text={prompt}"]\nprompt = "argument"', "must be a whole argument"),
+            ('[a]\ncommand = ["sh", "-c", "echo {prompt}"]\nprompt = "argument"', "must be a whole argument"),
+            ('[a]\ncommand = ["{prompt}", "x"]\nprompt = "argument"', "must be a whole argument, and not the program"),
+            ('[a]\ncommand = ["cat"]\nprompt = "argument"', "needs an argument"),
+            ('[a]\ncommand = ["cat"]\nprompt = "file"', "template a in .*file"),
         ],
     )
     def test_what_cannot_be_used_is_refused_in_one_sentence(self, tmp_path: Path, text: str, says: str) -> None:
@@ -89,9 +83,27 @@ class TestFiles:
         with pytest.raises(InvalidValueError, match="cannot be read"):
             load_templates(tmp_path / "nothing.toml")
 
-    @pytest.mark.parametrize("command", [["x", "--", "{prompt}"], ["x", "--prompt={prompt}"], ["x"]])
-    def test_a_prompt_that_cannot_be_an_option_is_allowed(self, tmp_path: Path, command: list[str]) -> None:
-        assert load_templates(self.write(tmp_path, f"[a]\ncommand = {command!r}"))["a"].source
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["awk", "--", "{prompt}"],
+            ["ssh", "host", "--", "{prompt}"],
+            ["python3", "-c", "import os, sys; os.system(sys.argv[-1])", "--", "{prompt}"],
+            ["docker", "run", "--entrypoint={prompt}", "image"],
+            ["own-program", "--", "{prompt}"],
+            ["own-program", "--prompt={prompt}"],
+        ],
+    )
+    def test_a_prompt_is_never_an_argument_unless_the_owner_says_so(self, tmp_path: Path, command: list[str]) -> None:
+        with pytest.raises(InvalidValueError, match='write prompt = "argument" if the program takes that argument as'):
+            load_templates(self.write(tmp_path, f"[a]\ncommand = {json.dumps(command)}"))
+
+    def test_a_prompt_is_a_whole_argument_where_the_owner_says_so(self, tmp_path: Path) -> None:
+        text = '[a]\ncommand = ["review", "--deep", "{prompt}"]\nprompt = "argument"'
+
+        source = load_templates(self.write(tmp_path, text))["a"].source
+
+        assert isinstance(source, CommandSource) and source.argv == ("review", "--deep", "{prompt}")
 
 
 @pytest.fixture
@@ -215,6 +227,38 @@ class TestLaunching:
     def test_an_unknown_template_is_named(self, runtime: AgentRuntime) -> None:
         with pytest.raises(TemplateNotFoundError, match="'nothing'"):
             play(runtime, lambda operations: operations.launch("nothing", "", key=None, prefix=""))
+
+
+class TestPromptsAsArguments:
+    @pytest.mark.parametrize(
+        ("command", "prompt", "content"),
+        [
+            (["echo", "{prompt}"], "a b; $(id)", "a b; $(id)"),
+            (["echo", "said", "--", "{prompt}"], "-n", "said -- -n"),
+            (["cat"], "-n", "-n"),
+        ],
+    )
+    def test_the_program_gets_the_prompt_as_one_text(
+        self, tmp_path: Path, command: list[str], prompt: str, content: str
+    ) -> None:
+        place: Any = "argument" if "{prompt}" in command else "stdin"
+        template = Template(CommandSource(command, type="text"), prompt=place)
+
+        with AgentRuntime(tmp_path / "a.db") as runtime:
+            agent = runtime.launch(template.source, prompt=prompt)
+
+            assert [message.content for message in agent.follow()] == [prompt, content]
+
+    def test_one_that_the_program_could_read_as_an_option_is_refused(self, tmp_path: Path) -> None:
+        started = tmp_path / "started"
+        template = Template(CommandSource(["touch", str(started), "{prompt}"], type="text"), prompt="argument")
+
+        with AgentRuntime(tmp_path / "a.db") as runtime:
+            record = runtime.launch(template.source, prompt="--reference=/etc/passwd").wait(TIMEOUT_S)
+
+        assert record.status is AgentStatus.FAILED
+        assert "the prompt begins with '-'" in (record.error_message or "")
+        assert not started.exists()
 
 
 class TestTerminating:

@@ -1,4 +1,4 @@
-"""An agent as a `CommandSource` sees it, made of a real context and an outlet that records."""
+"""An agent as a `CommandSource` sees it, made of a real context and an emitter that records."""
 
 import os
 import sys
@@ -9,10 +9,12 @@ from typing import Any
 from uuid import uuid4
 
 from commitcast.actors.kernel.future import Future
+from commitcast.actors.sources.cancelled import Cancelled
 from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft, Ending
-from commitcast.persistence.records import AgentRecord, MessageRecord
+from commitcast.actors.sources.emitter import Emitter
+from commitcast.persistence.records import AgentRecord
 from waiting import TIMEOUT_S
 
 PIPE_BYTES = 64 * 1024
@@ -40,10 +42,11 @@ while sent < len(lines):
 LINES = [f"line {number:05}" for number in range(20_000)]
 
 
-class Recorder:
-    """The agent's side of a context: keeps what it is given."""
+class Recorder(Emitter):
+    """Keeps what a source puts, in place of an agent."""
 
     def __init__(self) -> None:
+        self.cancelled = Cancelled()
         self.drafts: list[Draft] = []
         self.patches: list[tuple[dict[str, Any], int | None, str | None]] = []
         self.on_put: Callable[[Draft], object] = lambda _: None
@@ -52,12 +55,6 @@ class Recorder:
     def put(self, draft: Draft) -> None:
         self.drafts.append(draft)
         self.on_put(draft)
-
-    def emit(self, draft: Draft) -> Future[MessageRecord]:
-        raise NotImplementedError
-
-    def send(self, agent: str, content: str) -> Future[MessageRecord]:
-        raise NotImplementedError
 
     def patch(self, configuration: dict[str, Any], pid: int | None, pid_started: str | None) -> Future[AgentRecord]:
         self.patches.append((dict(configuration), pid, pid_started))
@@ -89,7 +86,7 @@ class Agent:
             type="text",
             prompt=prompt,
             configuration={"model": "m"},
-            outlet=self.recorder,
+            emitter=self.recorder,
         )
 
     def run(self, source: CommandSource, prompt: str = "") -> Ending:

@@ -23,7 +23,7 @@ MAX_REMEMBERED_BYTES: Final = 16 * 1024 * 1024
 """Of text that came as deltas, to know it again: 200,000 deltas, more than a model says in one message."""
 
 _DELTA_BYTES: Final = 64
-"""What remembering one more delta costs beside its characters."""
+"""What remembering one more delta costs beside its text."""
 
 _OF_A_TURN: Final = ("duration_ms", "num_turns")
 _BEGINNINGS: Final = ("init", "session_start")

@@ -90,9 +90,9 @@ def _read_tool_call(event: dict[str, Any]) -> Draft:
         return Draft(content, "tool", metadata={"tool_use": used})
     result = as_object(call.get("result"))
     outcome = next((key for key in ("success", "error", "rejected", "failure") if key in result), None)
-    said = result.get(outcome) if outcome else call.get("result")
+    value = result.get(outcome) if outcome else call.get("result")
     answered = {"tool_use_id": about["id"], "is_error": outcome not in (None, "success")}
-    content = (reason_in(said) if answered["is_error"] else None) or _shown(said)
+    content = (reason_in(value) if answered["is_error"] else None) or _shown(value)
     return Draft(content, "tool", metadata={"tool_result": answered, "name": name})
 
 

@@ -111,6 +111,6 @@ def _read_call(data: dict[str, Any], below: dict[str, Any]) -> Draft:
 def _read_answer(data: dict[str, Any], below: dict[str, Any]) -> Draft:
     is_error = data.get("success") is False
     result = data.get("result")
-    said = reason_in(data.get("error")) if is_error else as_text(as_object(result).get("content")) or as_text(result)
+    text = reason_in(data.get("error")) if is_error else as_text(as_object(result).get("content")) or as_text(result)
     answered = {"tool_use_id": as_text(data.get("toolCallId")), "is_error": is_error}
-    return Draft(said or "", "tool", metadata={"tool_result": answered, **below})
+    return Draft(text or "", "tool", metadata={"tool_result": answered, **below})

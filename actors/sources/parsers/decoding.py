@@ -1,4 +1,4 @@
-"""From a line's bytes to values that a store can keep: never raises, whatever the line holds.
+"""From a line's bytes to values that a store can keep: never raises, for any bytes.
 
 Owns the rule of what a source does with bad text: it is shown with U+FFFD where it is bad, and the line
 itself is kept in `raw`. Numbers that JSON cannot carry become text, and nesting is cut, so that metadata made
@@ -7,15 +7,15 @@ from a decoded value is never refused. Pure.
 
 import json
 import math
-import re
 from typing import Any, Final
 
 import msgspec
 
+from commitcast.actors.sources.draft import clean_text
+
 MAX_DEPTH: Final = 64
 """Levels of a decoded value. A store takes 200, metadata adds a few, and no CLI comes near."""
 
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _MAX_INTEGER_DIGITS: Final = 20
 """A longer number is not even tried (Python refuses more than 4,300)."""
 MAX_INTEGER: Final = 2**53 - 1
@@ -26,11 +26,6 @@ _decode_strict: Final = msgspec.json.Decoder().decode
 def text_of(line: bytes) -> str:
     """Return a line as text, without the "\\r" that a Windows line ends in; bad bytes become U+FFFD."""
     return line.decode(errors="replace").removesuffix("\r")
-
-
-def clean_text(text: str) -> str:
-    """Return the text with U+FFFD for each lone surrogate, which UTF-8 cannot carry."""
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def decode_json(line: bytes) -> Any:
@@ -73,7 +68,7 @@ def _is_clean(value: Any, depth: int = 0) -> bool:
     """Tell whether nothing in a value needs cleaning, as in nearly all: looking is quicker than making it anew."""
     kind = type(value)
     if isinstance(value, str):
-        return value.isascii() or _SURROGATE.search(value) is None
+        return clean_text(value) is value
     if kind is int:
         return bool(-MAX_INTEGER <= value <= MAX_INTEGER)
     if kind is not dict and kind is not list:

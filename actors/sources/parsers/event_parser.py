@@ -41,14 +41,14 @@ class ObjectParser(Parser):
         if self._spread.lines:
             return self._go_on(line)
         if line[:1] == b"{" and isinstance(value := decode_json(line), dict):  # as nearly all are
-            return self._finished(self._heard(value) or [self._unknown(value, text_of(line))], line)
+            return self._finished(self._read_object(value) or [self._unknown(value, text_of(line))], line)
         drafts = self._read_whole(line)
         if drafts is None:
-            found = objects_in(line)
-            if found.unfinished is not None:
-                self._spread.begin(line, found.unfinished)
+            objects = objects_in(line)
+            if objects.unfinished is not None:
+                self._spread.begin(line, objects.unfinished)
                 return []
-            drafts = self._read_parts(line, found) or [self._plain(text_of(line))]
+            drafts = self._read_parts(line, objects) or [self._plain(text_of(line))]
         return self._finished(drafts, line)
 
     def flush(self) -> list[Draft]:
@@ -93,13 +93,13 @@ class ObjectParser(Parser):
             return None if b"{" in line else [self._plain(text_of(line))]
         value = decode_json(line)
         if isinstance(value, dict):
-            return self._heard(value) or [self._unknown(value, text_of(line))]
+            return self._read_object(value) or [self._unknown(value, text_of(line))]
         if isinstance(value, list) and any(isinstance(element, dict) for element in value):
-            heard = [self._heard(element) for element in value]
-            if any(heard):
+            read = [self._read_object(element) for element in value]
+            if any(read):
                 return [
                     draft
-                    for element, drafts in zip(value, heard, strict=True)
+                    for element, drafts in zip(value, read, strict=True)
                     for draft in drafts or [self._unknown(element, compact_json(element))]
                 ]
         return None if value is None else [self._plain(text_of(line))]
@@ -109,12 +109,12 @@ class ObjectParser(Parser):
         drafts: list[Draft] = []
         end = 0
         for located in found.objects:
-            if heard := self._heard(located.value):
-                drafts += [*self._text_between(data[end : located.start]), *heard]
+            if read := self._read_object(located.value):
+                drafts += [*self._text_between(data[end : located.start]), *read]
                 end = located.end
         return [*drafts, *self._text_between(data[end:])] if drafts else []
 
-    def _heard(self, value: Any) -> list[Draft] | None:
+    def _read_object(self, value: Any) -> list[Draft] | None:
         drafts = self._understand(value) if isinstance(value, dict) else None
         if drafts:
             self.has_events = True
@@ -128,7 +128,7 @@ class ObjectParser(Parser):
         return [] if is_noise(data) else [self._plain(text_of(data))]
 
     def _plain(self, text: str) -> Draft:
-        """Return the message for what nobody understands: nothing a program says is dropped."""
+        """Return the message for text that is not understood: nothing that a program prints is dropped."""
         self._note_text(text)
         return Draft(text) if self.is_doubtful else Draft(text, "system", metadata={"unparsed": True})
 

@@ -88,8 +88,8 @@ class GeminiCliParser(EventParser):
 
     def _why_failed(self, event: dict[str, Any]) -> str | None:
         if event.get("status") != "success":
-            said = reason_in(event.get("error"), event.get("message")) or self._fatal
-            return said or f"its status was {compact_json(event.get('status'))}"
+            reason = reason_in(event.get("error"), event.get("message")) or self._fatal
+            return reason or f"its status was {compact_json(event.get('status'))}"
         if self._fatal is not None:
             return self._fatal
         if not self._has_worked and as_object(event.get("stats")).get("output_tokens") == 0:

@@ -1,7 +1,7 @@
 """Kimi: `kimi --print --output-format stream-json`. Pure.
 
 One chat message an object, told apart by its role. There is no last word: it says how it went by its exit code, and
-why as plain text. A run that ends with a tool's call or answer was cut off, whatever its exit code.
+why as plain text. A run that ends with a tool's call or answer was cut off, with any exit code.
 """
 
 from typing import Any
@@ -39,9 +39,9 @@ def _texts(content: Any) -> tuple[str, str]:
     if isinstance(content, str):
         return content, ""
     parts = [as_object(part) for part in as_list(content)]
-    said = [as_text(part.get("text")) for part in parts]
+    texts = [as_text(part.get("text")) for part in parts]
     thought = [as_text(part.get("think")) for part in parts]
-    return "".join(filter(None, said)), "".join(filter(None, thought))
+    return "".join(filter(None, texts)), "".join(filter(None, thought))
 
 
 def _read_call(call: dict[str, Any]) -> Draft:

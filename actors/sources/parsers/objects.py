@@ -2,8 +2,8 @@
 
 Strict where it decides (RFC 8259, but for NaN and control characters), because what only begins like an object must be
 let go at once, so that text is not held back. An object inside of an object is never taken for one of its own, also
-when the outer one is damaged: it may be what somebody else said. Arrays around objects are punctuation. Takes linear
-time whatever the bytes.
+when the outer one is damaged: it may be a quotation. Arrays around objects are punctuation. Takes linear
+time for all bytes.
 """
 
 import re
@@ -66,7 +66,7 @@ class Outcome(Enum):
     CUT = "cut"
     """Not complete, and the bytes end inside of a string or a number: no new line may follow."""
     BROKEN = "broken"
-    """It is no JSON."""
+    """It is not JSON."""
 
 
 class Unfinished:

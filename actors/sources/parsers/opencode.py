@@ -80,7 +80,7 @@ class OpenCodeParser(EventParser):
         if reason == "error":
             return self.last_error or "its last step ended with an error"
         if reason in _GIVEN_UP and not self._has_spoken:
-            return f"its last step ended with {reason!r}, and it had said nothing"
+            return f"its last step ended with {reason!r}, and it had printed no answer"
         return None
 
     def _described(self, name: str, event: dict[str, Any], kind: str = "system", content: str = "") -> Draft:
@@ -94,7 +94,7 @@ class OpenCodeParser(EventParser):
 def _read_tool(part: dict[str, Any]) -> Draft:
     name, state = as_text(part.get("tool")) or "tool", as_object(part.get("state"))
     call = f"{name} {compact_json(state['input'])}" if "input" in state else name
-    said = [as_text(state.get("output")), reason_in(state.get("error"))]
+    output = [as_text(state.get("output")), reason_in(state.get("error"))]
     used = {key: value for key, value in part.items() if key not in ("type", "state")}
     metadata = {"tool_use": {**used, "status": as_text(state.get("status"))}}
-    return Draft("\n".join([call, *filter(None, said)]), "tool", metadata=metadata)
+    return Draft("\n".join([call, *filter(None, output)]), "tool", metadata=metadata)

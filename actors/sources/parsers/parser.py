@@ -45,10 +45,10 @@ class Parser(ABC):
         verdict: its last word, None while it has not spoken, and again when a new turn has begun.
         needs_verdict: whether an end without a verdict is a failure.
         is_guess: whether it was chosen by the shape of what was printed, and no event said that a run begins. That may
-            be somebody's copy of a part of a run, so no verdict is needed then, unless an error was said.
+            be a copy of a part of a run, so no verdict is needed then, unless an error was printed.
         is_doubtful: whether it was chosen by a shape that other programs print too, and nothing more particular came:
             what looks like an error is not held against the program then, and plain text is what it says.
-        result: what it has said about its work so far, over all turns and whatever the verdict: usage, costs.
+        result: what it has reported about its work so far, over all turns and for every verdict: usage, costs.
         last_error: the text of its last error event: explains a verdict that never came.
         has_events: whether any of its lines was understood as an event.
         steps: how often it was at work: it said or did something, or began to; not by signs of life and plain text.
@@ -115,7 +115,7 @@ class Parser(ABC):
         return None
 
     def parse_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> Draft:
-        """Return the message for a piece of a line that is text, whatever stands in it.
+        """Return the message for a piece of a line, which is text even if it holds an object.
 
         Args:
             piece: a part of the line, kept as `raw`.

@@ -15,14 +15,14 @@ class Showable(NamedTuple):
     size: int
     """That many bytes from its start: objects in them are complete. What is behind them may be or become an object."""
     is_text: bool = False
-    """Whether the line is text from here on, whatever comes of it: an object in it is part of a damaged one."""
+    """Whether the line is text from here on: an object in it is part of a damaged one."""
 
 
 class SpreadObject:
     """The lines of one object, or of several of which each begins on the line where the one before it ends."""
 
     def __init__(self, max_bytes: int) -> None:
-        """Make it; there are no lines yet.
+        """Make it, without lines.
 
         Args:
             max_bytes: over all lines. What is longer counts as broken.

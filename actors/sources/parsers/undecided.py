@@ -64,17 +64,17 @@ class UndecidedParser(TextParser):
             if outcome is Outcome.COMPLETE:
                 return self._believe(b"\n".join(lines))
         if b"{" in line and len(line) <= _LOOKED_AT_BYTES:
-            found = objects_in(line)
-            if found.unfinished is not None:
-                self._spread.begin(line, found.unfinished)
+            unfinished = objects_in(line).unfinished
+            if unfinished is not None:
+                self._spread.begin(line, unfinished)
 
     def _believe(self, whole: bytes) -> None:
-        heard = self.successor(whole)
-        if heard is not None:
-            heard.parse(whole)
-            self.verdict, self.result, self.has_events = heard.verdict, heard.result, heard.has_events
-            self.is_doubtful, self.steps = heard.is_doubtful, self.steps + heard.steps
-            self.session_id, self.last_error = heard.session_id, heard.last_error
+        parser = self.successor(whole)
+        if parser is not None:
+            parser.parse(whole)
+            self.verdict, self.result, self.has_events = parser.verdict, parser.result, parser.has_events
+            self.is_doubtful, self.steps = parser.is_doubtful, self.steps + parser.steps
+            self.session_id, self.last_error = parser.session_id, parser.last_error
 
 
 def _objects_of(line: bytes) -> list[dict[str, Any]]:

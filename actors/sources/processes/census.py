@@ -1,9 +1,9 @@
-"""Who is there: one reading of /proc, good for all agents that ask at the same time, and whose each process is.
+"""One reading of /proc, for all agents that ask at the same time, and which agent each process belongs to.
 
 A process belongs to an agent if it has the agent's epoch in its environment, is in the group or session of the agent's
 command, descends from one that belongs, or was seen to belong before. So what leaves its session (setsid, Node's
 `detached`, a daemon's double fork) is found as well as what clears its environment; only what does both, and whose
-parent has ended before anybody looked, is not. Reads, and signals nothing. Linux. Any thread.
+parent had ended before the first census, is not. Reads, and signals nothing. Linux. Any thread.
 """
 
 import errno
@@ -17,7 +17,7 @@ EPOCH_VARIABLE: Final = "COMMITCAST_EPOCH"
 OUTER_VARIABLE: Final = "COMMITCAST_OUTER"
 """The agents, `id=epoch=runtime`, for which the runtime itself was started: their programs use commitcast too."""
 RUNTIME_VARIABLE: Final = "COMMITCAST_RUNTIME"
-"""The process that a command was started by: while that lives, nobody else may call the command an orphan."""
+"""The process that a command was started by: while it lives, the command is not an orphan."""
 
 _READ_BYTES: Final = 64 * 1024
 _EPOCH_MARK: Final = f"{EPOCH_VARIABLE}=".encode()
@@ -114,7 +114,7 @@ class Census:
             return None
 
     def _own_line(self) -> frozenset[int]:
-        """Return this process and those that it descends from: whatever they are marked with, they are not stopped."""
+        """Return this process and those that it descends from: with any mark, they are not stopped."""
         line = set()
         pid = os.getpid()
         while pid not in line and pid in self.processes:
@@ -127,7 +127,7 @@ class Census:
         return self._led.get(leader, [])
 
     def strays(self, commands: Container[int]) -> list[Process]:
-        """Return the zombies that were left to this process when their parents ended, and that nobody waits for.
+        """Return the zombies that were left to this process when their parents ended, and that no code waits for.
 
         They are known by their session, which is neither this process's, as of what it forks, nor their own, as of what
         it starts in a new one. Of those that lead a session themselves it cannot be told.

@@ -1,7 +1,7 @@
-"""What a child process gets on its standard input: a prompt, and behind it what comes from a descriptor.
+"""Writes a child's standard input: a prompt, and after it everything that comes from a descriptor.
 
-Owns the child's end of the pipe, which it closes behind the last byte, and not the descriptor. Reads on only when the
-child has taken what was read, so it holds one chunk. Runs on the selector's thread; never blocks.
+Owns the write end of the pipe, which it closes after the last byte, and not the descriptor. Reads the next chunk only
+when the child has taken the one before, so it holds one chunk. Runs on the selector's thread; never blocks.
 """
 
 import os
@@ -14,7 +14,7 @@ _CHUNK_BYTES: Final = 64 * 1024
 
 
 class ChildInput:
-    """The way into one child, from its start until all is written or the child takes no more."""
+    """The standard input of one child, until all is written or the child closes it."""
 
     def __init__(self, selector: selectors.BaseSelector, stream: IO[bytes], prompt: bytes, feed: int | None) -> None:
         """Begin to write.
@@ -23,7 +23,7 @@ class ChildInput:
             selector: has a callable as the data of each key, to be called when its descriptor is ready.
             stream: the child's end, which does not block.
             prompt: what comes first.
-            feed: what comes then, after a newline if the prompt has none; None for nothing.
+            feed: a descriptor whose data comes then, after a newline if the prompt has none; None for nothing.
         """
         self._selector = selector
         self._stream = stream
@@ -53,7 +53,7 @@ class ChildInput:
 
     def _read(self, feed: int) -> None:
         chunk = b""
-        with suppress(OSError):  # a connection that was reset, say: there is nothing more
+        with suppress(OSError):  # a connection that was reset, for example: that is its end
             chunk = os.read(feed, _CHUNK_BYTES)
         if not chunk:
             self._feed = None
@@ -66,7 +66,7 @@ class ChildInput:
             self._left = self._left[os.write(self._stream.fileno(), self._left[:_CHUNK_BYTES]) :]
         except BlockingIOError:
             return
-        except BrokenPipeError:  # it does not want to read: that is its own business
+        except BrokenPipeError:  # the child has closed its input, as it may
             self._left = memoryview(b"")
             self._feed = None
         if not self._left:

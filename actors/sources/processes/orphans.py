@@ -1,4 +1,4 @@
-"""What an earlier run has left behind: the processes of agents that nobody runs any more, found and stopped together.
+"""The processes that an earlier runtime left behind, when its agents have no runtime any more: found and stopped.
 
 Stops only what is certainly an orphan of this store: a process that has the epoch of one of its agents in its
 environment, or the recorded command itself by its number and start time; and never one whose runtime lives, which may

@@ -1,6 +1,6 @@
-"""One selector loop over all that a child process does: speak, complain, listen, exit; and over being woken.
+"""One selector loop over a child process: its output, its errors, its input, its exit, and a wake-up by other threads.
 
-Owns the child and its pipes from the start until `close`, after which nothing that the child has started and no
+Owns the child and its pipes from the start until `close`, after which no process that the child has started and no
 descriptor is left. Runs on one thread; only `Wake.set` may be called from others. Knows nothing of lines
 or agents.
 """
@@ -20,22 +20,22 @@ from commitcast.actors.sources.processes.registry import Processes
 from commitcast.persistence import fork
 
 SILENCE_AFTER_EXIT_S: Final = 2.0
-"""How long the output may be silent when the child has exited but something it left behind holds it open."""
+"""How long the output may be silent when the child has exited but a process that it left behind holds it open."""
 
 OUTPUT_AFTER_EXIT_S: Final = 10.0
-"""How long something that the child left behind may go on talking before it is stopped."""
+"""How long a process that the child left behind may go on printing before it is stopped."""
 
 STDERR_TAIL_BYTES: Final = 8 * 1024
-"""The end of standard error, which says why; everything before it is read and dropped."""
+"""The end of standard error, which explains a failure; everything before it is read and dropped."""
 
 EXIT_POLL_S: Final = 0.1
-"""How often to ask whether the child has exited where no descriptor tells."""
+"""How often to check whether the child has exited where no descriptor shows it."""
 
 _READ_BYTES: Final = 64 * 1024
 """What a pipe holds on Linux."""
 
 _DRAIN_READS: Final = 32
-"""The largest pipe holds 1 MiB; a writer that escaped from the group must not keep us for ever."""
+"""The largest pipe holds 1 MiB; a writer that escaped from the group must not be read for ever."""
 
 _CONTINUATION_BYTES: Final = bytes(range(0x80, 0xC0))
 """What is left of a UTF-8 character whose beginning was cut off."""
@@ -50,14 +50,14 @@ class Wake:
         self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def set(self) -> None:
-        """Make the selector return, now or the next time."""
-        with self._lock:  # a descriptor that was closed may belong to somebody else by now
+        """Make the selector return, now or at its next call."""
+        with self._lock:  # a descriptor that was closed may have been opened again for another purpose
             if not self._closed:
-                with suppress(BlockingIOError):  # full: it is set many times over
+                with suppress(BlockingIOError):  # full: it was set many times
                     os.write(self._write_fd, b"\0")
 
     def clear(self) -> None:
-        """Take the signs out of the pipe."""
+        """Empty the pipe."""
         os.read(self.fd, _READ_BYTES)
 
     def close(self) -> None:
@@ -77,10 +77,10 @@ class ChildPipes:
     """
 
     def __init__(self, processes: Processes | None = None) -> None:
-        """Make it; nothing is started.
+        """Make the pipes; nothing is started.
 
         Args:
-            processes: the commands that it belongs to and that are stopped together; None for itself alone.
+            processes: the commands that it is stopped together with; None for it alone.
         """
         self.exited = False
         self._processes = Processes() if processes is None else processes
@@ -91,7 +91,7 @@ class ChildPipes:
         self._pidfd: int | None = None
         self._output: list[IO[bytes]] = []
         self._sink: Callable[[bytes], object] = _discard
-        self._heard_at = time.monotonic()
+        self._read_at = time.monotonic()
         self._give_up_at: float | None = None
         self._stderr_tail = b""
         self._reaped = False
@@ -142,13 +142,13 @@ class ChildPipes:
         fork.register(self)
 
     def _drop_in_child(self) -> None:
-        """Let the CLI see the ends of its input and of its reader though a forked child lives on."""
+        """Let the program see the end of its input and of its reader although a forked child lives on."""
         assert self._process is not None
         streams = (self._process.stdin, self._process.stdout, self._process.stderr)
         fork.silence(stream.fileno() for stream in streams if stream is not None and not stream.closed)
 
     def read_into(self, sink: Callable[[bytes], object]) -> None:
-        """Begin to read the output; `sink` gets each chunk. While that blocks, nothing is read."""
+        """Begin to read the output; `sink` is called with each chunk. While it blocks, nothing is read."""
         assert self._process is not None
         assert self._process.stdout is not None
         self._sink = sink
@@ -157,7 +157,7 @@ class ChildPipes:
             self._selector.register(stream, selectors.EVENT_READ, self._on_stdout)
 
     def step(self, timeout_s: float | None = None) -> bool:
-        """Wait for something to happen and handle it; return whether anything did."""
+        """Wait for an event and handle it; return whether there was one."""
         polls = self._pidfd is None and not self.exited
         if polls:
             timeout_s = EXIT_POLL_S if timeout_s is None else min(EXIT_POLL_S, timeout_s)
@@ -169,24 +169,24 @@ class ChildPipes:
         return bool(events)
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for something to happen and handle it; return False when there is nothing more to wait for.
+        """Wait for an event and handle it; return False when there is nothing left to wait for.
 
         That is when the child has exited and its output is closed, or was silent for `SILENCE_AFTER_EXIT_S`, or
-        went on for `OUTPUT_AFTER_EXIT_S`. Returns True also when nothing has happened for `timeout_s`.
+        went on for `OUTPUT_AFTER_EXIT_S`. Returns True also when there was no event for `timeout_s`.
         """
         if not self.exited:
             self.step(timeout_s)
             return True
         if self._give_up_at is None:
             self._give_up_at = time.monotonic() + OUTPUT_AFTER_EXIT_S
-        left_s = min(self._heard_at + SILENCE_AFTER_EXIT_S, self._give_up_at) - time.monotonic()
+        left_s = min(self._read_at + SILENCE_AFTER_EXIT_S, self._give_up_at) - time.monotonic()
         if left_s <= 0 or all(stream.closed for stream in self._output):
             return False
         self.step(left_s if timeout_s is None else min(left_s, timeout_s))
         return True
 
     def stop(self, grace_s: float) -> None:
-        """Stop all that the child has started, and read on meanwhile, so that it can say what it says at the end."""
+        """Stop all that the child has started, and read its last output meanwhile."""
         ending = self._processes.terminate(self.pid, grace_s, self.wake.set)
         while not ending.is_over:
             self.step()
@@ -198,13 +198,13 @@ class ChildPipes:
                 return
 
     def reap(self) -> int | None:
-        """Reap the child, of which nothing else is left; return its exit code as `process.reap` does."""
+        """Reap the child, when all that it has started is gone; return its exit code as `process.reap` does."""
         assert self._process is not None
         self._reaped = True
         return self._processes.reap(self._process)
 
     def close(self, grace_s: float) -> None:
-        """Stop what still runs, dropping what it says, and close everything."""
+        """Stop what still runs, drop its output, and close everything."""
         try:
             if self._process is not None and not self._reaped:
                 self.read_into(_discard)
@@ -223,7 +223,7 @@ class ChildPipes:
         chunk = self._read(self._output[0])
         if chunk:
             self._sink(chunk)
-            self._heard_at = time.monotonic()  # after the sink: how long that blocked is not the child's silence
+            self._read_at = time.monotonic()  # after the sink: the time that it blocked is not the child's silence
 
     def _on_stderr(self) -> None:
         chunk = self._read(self._output[1])
@@ -240,7 +240,7 @@ class ChildPipes:
 
     def _on_exit(self) -> None:
         self.exited = True
-        self._heard_at = time.monotonic()
+        self._read_at = time.monotonic()
         if self._pidfd is not None:
             self._selector.unregister(self._pidfd)
 

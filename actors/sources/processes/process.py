@@ -116,7 +116,7 @@ def process_started(pid: int) -> str | None:
     """
     try:
         process = read_process(pid)
-    except OSError:  # no descriptor is free: what is noted without it is found by its epoch
+    except OSError:  # no descriptor is free: a process recorded without this text is found by its epoch
         return None
     return start_text(process.started) if process is not None and process.is_alive else None
 
@@ -143,7 +143,7 @@ def is_same_start(one: str, other: str) -> bool:
 
 
 def open_pidfd(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when a child exits; None where there is no such thing."""
+    """Return a descriptor that becomes readable when a child exits; None where the system has none."""
     try:
         return os.pidfd_open(pid)
     except OSError:  # an old kernel, or a container's filter of system calls
@@ -154,7 +154,7 @@ def has_exited(pid: int) -> bool:
     """Tell whether a child has exited, without reaping it: that would give its number away."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:  # somebody else in this program reaped it
+    except ChildProcessError:  # other code in this program reaped it
         return True
 
 

@@ -1,7 +1,7 @@
 """The commands of one runtime: those at work, and those that are being stopped with all that they have started.
 
-One thread, there while anything is being stopped, looks through /proc once for all of them and signals whom it must, so
-that five hundred are stopped in the time of one and no source's thread can keep a process alive by being busy. After
+One thread, which lives while anything is being stopped, reads /proc once for all of them and signals their processes,
+so that five hundred are stopped in the time of one and no busy thread of a source can keep a process alive. After
 `stop` nothing is started any more.
 """
 
@@ -76,7 +76,7 @@ class Processes:
         Args:
             pid: of the command, which was not reaped.
             grace_s: seconds between the two.
-            then: called once nobody is left, or given up; on any thread.
+            then: called once no process is left, or it is given up; on any thread.
         """
         with self._changed:
             ending = self._terminate(pid, time.monotonic() + grace_s)
@@ -123,7 +123,7 @@ class Processes:
         return ending
 
     def _look(self) -> None:
-        """See to it that a thread looks until all is over."""
+        """Have a thread look until all is over."""
         with self._changed:
             self._changed.notify_all()
             if self._is_looking:
@@ -133,7 +133,7 @@ class Processes:
             threading.Thread(
                 target=self._look_until_over, args=(os.getpid() == 1,), name="processes", daemon=True
             ).start()
-        except RuntimeError:  # there is no thread to be had: then on this one, which is about to wait for it anyway
+        except RuntimeError:  # no thread can be started: then on this one, which is about to wait for it anyway
             self._look_until_over(reaps=False)
 
     def _look_until_over(self, reaps: bool) -> None:
@@ -146,7 +146,7 @@ class Processes:
                 if left or reaps:
                     with self._changed:
                         self._changed.wait(pause_s if left else STRAYS_PAUSE_S)
-        except BaseException:  # nobody may wait for ever for what nobody looks for
+        except BaseException:  # without this thread a wait for the end would never return
             with self._changed:
                 self._is_looking = False
                 for ending in self._unfinished():

@@ -1,8 +1,8 @@
-"""The end of all that one agent has started: SIGTERM to all of it at once, SIGKILL to what is left when its time is up.
+"""The end of all processes that one agent has started: SIGTERM to all at once, and after a grace SIGKILL to the rest.
 
 Decides what to signal, and when that is over. A whole group is signalled where all of it is the agent's, so that
-nothing that is forked meanwhile slips through; else each process by itself. Looks for nothing: it is given a census
-that is good for many (see `processes`). One thread at a time.
+nothing that is forked meanwhile slips through; else each process by itself. Does not search: it is given a census
+that serves many (see `registry`). One thread at a time.
 """
 
 import logging
@@ -22,10 +22,10 @@ class Termination:
 
     Attributes:
         epoch: of the agent.
-        kill_at: when what is left is killed, of `time.monotonic()`.
-        is_over: nobody is left, or what is left could not be killed.
-        left: the numbers of those that live, as far as was seen; once it is over, of those that could not be killed.
-        found: how many processes there were, as far as was seen.
+        kill_at: when the rest is killed, of `time.monotonic()`.
+        is_over: no process is left, or the rest could not be killed.
+        left: the numbers of the living processes that were seen; once it is over, of those that could not be killed.
+        found: how many processes were seen.
     """
 
     def __init__(
@@ -50,34 +50,36 @@ class Termination:
         self._child = child
         self._then: list[Callable[[], object]] = []
         self._known = set(known)
-        self._told: set[int] = set()  # processes, and groups by their negative number, as kill(2) has them
-        self._saw_nobody = False
+        self._signalled: set[int] = set()  # processes, and groups by their negative number, as kill(2) has them
+        self._saw_none = False
         self._child_had_exited = self._child_has_exited()
         self.left = self._with_child(pid for pid, _ in self._known)
 
     @property
     def found(self) -> int:
-        """How many processes there were, as far as was seen."""
+        """How many processes were seen."""
         return len(self._known)
 
     def step(self, census: Census | None, now: float) -> None:
-        """Signal those who are to be signalled now, and find out whether it is over.
+        """Signal the processes that are due now, and find out whether it is over.
 
         Args:
             census: begun after the call before; None if none can be taken now.
             now: of `time.monotonic()`.
         """
-        nobody_is_left = self._step_blindly(now) if census is None else self._step(census, now)
-        if nobody_is_left or now >= self.kill_at + KILL_WAIT_S:
+        none_is_left = self._step_blindly(now) if census is None else self._step(census, now)
+        if none_is_left or now >= self.kill_at + KILL_WAIT_S:
             self.end()
 
     def end(self) -> None:
-        """Make it over, and log who is left."""
+        """Make it over, and log which processes are left."""
         self.is_over = True
         if self.left:
             numbers = ", ".join(map(str, self.left))
             logger.warning(
-                "processes %s have not ended, and are left behind (epoch of their agent: %s)", numbers, self.epoch
+                "processes %s do not end even by SIGKILL and are left behind (epoch of their agent: %s)",
+                numbers,
+                self.epoch,
             )
         for callback in self._then:
             callback()
@@ -97,13 +99,13 @@ class Termination:
         living = {pid: process for pid, process in family.items() if process.is_alive}
         self.left = self._with_child(living)
         if living or not self._child_had_exited:
-            self._saw_nobody = False
+            self._saw_none = False
             self._signal(census, living, now)
             return False
         # What ended while the census was taken may have left a child behind that was not listed yet: look again.
         is_plain = had_exited and census.is_settled and family.keys() <= {self._child}
-        saw_nobody, self._saw_nobody = self._saw_nobody, True
-        return is_plain or saw_nobody
+        saw_none, self._saw_none = self._saw_none, True
+        return is_plain or saw_none
 
     def _signal(self, census: Census, living: Mapping[int, Process], now: float) -> None:
         if now >= self.kill_at:
@@ -114,8 +116,8 @@ class Termination:
         # to tidy up is not told to end.
         listening = {pid: process for pid, process in living.items() if not self._is_looked_after(process, living)}
         for target, witness in _targets(census, listening):
-            if target not in self._told and self._send(target, witness, signal.SIGTERM):
-                self._told.add(target)
+            if target not in self._signalled and self._send(target, witness, signal.SIGTERM):
+                self._signalled.add(target)
                 self._send(target, witness, signal.SIGCONT)  # one that is stopped hears nothing else
 
     def _send(self, target: int, witness: Process, signum: signal.Signals) -> bool:
@@ -143,7 +145,7 @@ class Termination:
             return True
         try:
             return os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-        except ChildProcessError:  # somebody else in this program reaped it: the number may be another's by now
+        except ChildProcessError:  # other code in this program reaped it: its number may be another process's by now
             self._child = None
             return True
 
@@ -158,8 +160,8 @@ class Termination:
         if self._child is not None:
             if now >= self.kill_at:
                 signal_group(self._child, signal.SIGKILL)
-            elif -self._child not in self._told:
-                self._told.add(-self._child)
+            elif -self._child not in self._signalled:
+                self._signalled.add(-self._child)
                 signal_group(self._child, signal.SIGTERM)
         return False
 

@@ -233,7 +233,7 @@ def test_no_verdict_is_a_failure_where_there_always_is_one(agent: Agent) -> None
 
     assert (ending.status, ending.error_name) == (AgentStatus.FAILED, "VerdictMissingError")
     assert ending.error_message == (
-        "sh ended with exit code 0 but never said whether it had succeeded; its last error was: stream lost"
+        "sh ended with exit code 0 but did not report whether it had succeeded; its last error was: stream lost"
     )
 
 
@@ -290,7 +290,13 @@ MISSING = "VerdictMissingError"
         (53, parser_of("gemini-cli"), "", FAILED, "x ended with exit code 53: the turn limit was exceeded"),
         (53, parser_of("codex"), "", FAILED, "x ended with exit code 53"),
         (1, parser_of("codex", None, "y"), "", FAILED, "x ended with exit code 1; its last error was: y"),
-        (0, parser_of("codex"), "e", MISSING, "x ended with exit code 0 but never said whether it had succeeded\ne"),
+        (
+            0,
+            parser_of("codex"),
+            "e",
+            MISSING,
+            "x ended with exit code 0 but did not report whether it had succeeded\ne",
+        ),
     ],
 )
 def test_the_ending_follows_from_exit_code_verdict_and_kind(
@@ -346,7 +352,7 @@ def test_a_folder_that_does_not_exist_is_a_failure_that_says_so(agent: Agent) ->
     ending = agent.run(shell("echo", cwd="/no/such/folder"))
 
     assert (ending.status, ending.error_name) == (AgentStatus.FAILED, "SourceError")
-    assert ending.error_message == "cannot start '/bin/sh': there is no folder '/no/such/folder'"
+    assert ending.error_message == "cannot start '/bin/sh': the folder '/no/such/folder' does not exist"
 
 
 @pytest.mark.parametrize(
@@ -369,12 +375,12 @@ def test_a_prompt_that_cannot_be_an_argument_is_a_failure_that_says_so(agent: Ag
         (["ls", 1], {}, "argument 1 must be text, not int"),
         (["ls", b"x"], {}, "argument 1 must be text, not bytes"),
         (["ls", "a\0b"], {}, "argument 1 holds a NUL character"),
-        (["ls"], {"type": "fortran"}, "'fortran' is no type of command: use one of claude-code, gemini-cli"),
+        (["ls"], {"type": "fortran"}, "'fortran' is not a type of command: use one of claude-code, gemini-cli"),
         (["ls"], {"cwd": "a\0b"}, "cwd holds a NUL character"),
         (["ls"], {"env": {"A=B": "x"}}, "cannot be the name of an environment variable"),
         (["ls"], {"env": {"A": 1}}, "the environment variable 'A' must be text, not int"),
-        (["ls"], {"grace_s": -1}, "grace_s must be a number of seconds from 0 up"),
-        (["ls"], {"grace_s": float("nan")}, "grace_s must be a number of seconds from 0 up"),
+        (["ls"], {"grace_s": -1}, "grace_s must be 0 or more seconds"),
+        (["ls"], {"grace_s": float("nan")}, "grace_s must be 0 or more seconds"),
     ],
 )
 def test_bad_input_is_refused_at_once_in_one_sentence(argv: Any, options: dict[str, Any], message: str) -> None:

@@ -139,6 +139,23 @@ class TestInARuntime:
         told = refusal_of(refused.value)
         assert (told.code, told.retry) == ("limit", True)
 
+    def test_its_bound_counts_bytes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Inbox.__init__, "__kwdefaults__", {"limit_messages": 10, "limit_bytes": 1_000})
+        may_take = threading.Event()
+
+        def source(context: AgentContext) -> list[str]:
+            may_take.wait(TIMEOUT_S)
+            return [context.receive()]
+
+        with AgentRuntime(tmp_path / "a.db") as runtime:
+            agent = runtime.launch(source)
+            agent.send("字" * 300).get(TIMEOUT_S)
+            with pytest.raises(InboxFullError):
+                agent.send("字" * 34).get(TIMEOUT_S)
+            agent.send("x" * 100).get(TIMEOUT_S)
+            may_take.set()
+            assert agent.wait(TIMEOUT_S).status is AgentStatus.COMPLETED
+
     def test_a_source_that_waits_for_its_inbox_ends_with_its_agent(self, agent_runtime: AgentRuntime) -> None:
         ended = threading.Event()
 
@@ -178,7 +195,7 @@ class TestInARuntime:
         record = agent_runtime.launch(source).wait(TIMEOUT_S)
 
         assert record.error_name == "LoopWouldBlockError"
-        assert "await asyncio.to_thread(context.inbox.get)" in (record.error_message or "")
+        assert "use `await context.receive()`" in (record.error_message or "")
 
     def test_a_client_is_told_that_it_is_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Inbox.__init__, "__kwdefaults__", {"limit_messages": 1, "limit_bytes": 1_000})

@@ -195,7 +195,7 @@ ERRORS: dict[str, tuple[str, list[Any], str]] = {
     "cursor ends in the middle": (
         "cursor-agent",
         [CLAUDE_LIKE_INIT, {"type": "assistant", "message": {"content": []}, "session_id": "s"}],
-        "never said",
+        "did not report",
     ),
     "opencode says an error": (
         "opencode",
@@ -213,9 +213,13 @@ ERRORS: dict[str, tuple[str, list[Any], str]] = {
     "opencode is cut off before it has said anything": (
         "opencode",
         [opencode("step_start"), opencode("step_finish", reason="length")],
-        "'length', and it had said nothing",
+        "'length', and it had printed no answer",
     ),
-    "opencode ends behind a tool": ("opencode", [opencode("step_start"), opencode("tool_use", tool="x")], "never said"),
+    "opencode ends behind a tool": (
+        "opencode",
+        [opencode("step_start"), opencode("tool_use", tool="x")],
+        "did not report",
+    ),
     "pi ends with an error": ("pi", [{"type": "agent_start"}, *pi_end("error", "upstream")], "upstream"),
     "pi was aborted": ("pi", [{"type": "agent_start"}, *pi_end("aborted")], "ended with 'aborted'"),
     "pi gives up trying again": (
@@ -231,7 +235,7 @@ ERRORS: dict[str, tuple[str, list[Any], str]] = {
     "pi begins another turn and ends": (
         "pi",
         [{"type": "agent_start"}, *pi_end("stop"), {"type": "turn_start"}],
-        "never",
+        "did not report",
     ),
     "copilot says an error and exit code 0": (
         "copilot",
@@ -264,7 +268,11 @@ ERRORS: dict[str, tuple[str, list[Any], str]] = {
         "too many",
     ),
     "copilot's result is an exit code": ("copilot", [{**COPILOT_RESULT, "exitCode": 3}], "exit code 3"),
-    "copilot ends before its result": ("copilot", [copilot("session.start"), copilot("assistant.turn_start")], "never"),
+    "copilot ends before its result": (
+        "copilot",
+        [copilot("session.start"), copilot("assistant.turn_start")],
+        "did not report",
+    ),
 }
 
 
@@ -605,7 +613,8 @@ def test_a_known_program_without_its_option_is_told_which(type: str, option: str
     ending = decide_ending("x", 0, parser, "", option)
 
     assert ending.error_message == (
-        f"x ended with exit code 0 but never said whether it had succeeded; to have it read, run it with {option}"
+        f"x ended with exit code 0 but did not report whether it had succeeded; run it with {option}, "
+        "so that its events can be read"
     )
 
 

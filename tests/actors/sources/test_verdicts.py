@@ -12,7 +12,7 @@ from commitcast.actors.sources.verdict import decide_ending
 from commitcast.persistence.records import AgentStatus
 from transcripts import encode, hear
 
-MISSING = "never said whether it had succeeded"
+MISSING = "did not report whether it had succeeded"
 
 
 def text(said: str, **more: Any) -> dict[str, Any]:

@@ -476,7 +476,7 @@ class TestTemplates:
     def test_a_prompt_is_never_anything_but_text(self, tmp_path: Path, prompt: str) -> None:
         path = tmp_path / "templates.toml"
         command = json.dumps([sys.executable, "-c", TELLS_WHAT_IT_GOT, "--", "{prompt}"])
-        path.write_text(f'[argument]\ncommand = {command}\ntype = "text"\n')
+        path.write_text(f'[argument]\ncommand = {command}\ntype = "text"\nprompt = "argument"\n')
 
         async def scenario(runtime: AgentRuntime) -> None:
             ((_, read, _, _),) = await self._told(runtime, "input", prompt=prompt)
@@ -496,7 +496,8 @@ class TestTemplates:
             ended = await self._told(runtime, "argument", prompt="y" * MIB)
             assert ended.status == "failed" and "cannot start" in ended.error.message
 
-        argument = Template(CommandSource([sys.executable, "-c", "pass", "--", "{prompt}"], type="text"))
+        command = CommandSource([sys.executable, "-c", "pass", "--", "{prompt}"], type="text")
+        argument = Template(command, prompt="argument")
         play(tmp_path, scenario, token=Passes(one=self.GRANT), templates={"input": by_input(), "argument": argument})
 
     def test_what_cannot_be_started_tells_the_client_no_path_and_the_owner_all(
@@ -539,7 +540,7 @@ class TestTemplates:
         play(tmp_path, scenario, token=Passes(one=self.GRANT), templates={"input": by_input()})
 
     def test_a_template_in_python_is_checked_like_one_in_a_file(self) -> None:
-        with pytest.raises(InvalidValueError, match="option"):
+        with pytest.raises(InvalidValueError, match="standard input"):
             Template(CommandSource(["review", "{prompt}"], type="text"))
 
     @pytest.mark.parametrize("name", ["none", "", "../quick", "quick\u0000", "QUICK", "x" * 10_000])

@@ -206,7 +206,9 @@ def test_what_cannot_be_killed_is_given_up_in_the_end_and_logged_once(
         assert not end(child, 0)
 
     (record,) = caplog.records
-    assert re.match(rf"processes (\d+, )*{child.pid}\b.* have not ended, and are left behind", record.getMessage())
+    assert re.match(
+        rf"processes (\d+, )*{child.pid}\b.* do not end even by SIGKILL and are left behind", record.getMessage()
+    )
     assert EPOCH in record.getMessage()
 
 

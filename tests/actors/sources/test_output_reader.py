@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from command_agent import Agent, python
 from commitcast.actors.errors import SourceCancelledError
 from commitcast.actors.sources.draft import Draft
+from commitcast.actors.sources.output_reader import PARTIAL_AFTER_S, SCANNED_BYTES, OutputReader
 from commitcast.actors.sources.parsers import first_parser
-from commitcast.actors.sources.speech import LOOKED_AT_BYTES, PIECE_AFTER_S, Speech
 from commitcast.persistence.records import AgentStatus
 from waiting import TIMEOUT_S
 
@@ -18,18 +18,20 @@ EVENT = b'{"type":"turn.completed","usage":{}}'
 
 
 class Said(Agent):
-    """A speech on a clock that the test moves."""
+    """A reader on a clock that the test moves."""
 
     def __init__(self, type: str = "text") -> None:
         super().__init__()
         self.time_s = 0.0
-        self.speech = Speech(first_parser(type, ["x"], is_guess=type == "text"), self.context, lambda: self.time_s)
+        self.reader = OutputReader(
+            first_parser(type, ["x"], is_guess=type == "text"), self.context, lambda: self.time_s
+        )
 
     def feed(self, *chunks: bytes, after_s: float = 0.0) -> None:
         for chunk in chunks:
-            self.speech.feed(chunk)
+            self.reader.feed(chunk)
         self.time_s += after_s
-        self.speech.show_due()
+        self.reader.show_due()
 
     @property
     def pieces(self) -> list[tuple[str, bool, bool]]:
@@ -54,8 +56,8 @@ class Said(Agent):
 def test_a_line_that_waits_is_shown_in_pieces_that_rebuild_it() -> None:
     said = Said()
 
-    said.feed(b"word ", after_s=PIECE_AFTER_S)
-    said.feed(b"by ", b"word", after_s=PIECE_AFTER_S)
+    said.feed(b"word ", after_s=PARTIAL_AFTER_S)
+    said.feed(b"by ", b"word", after_s=PARTIAL_AFTER_S)
     said.feed(b".\nnext\n")
 
     assert said.pieces == [("word ", True, True), ("by word", True, True), (".", True, False), ("next", False, False)]
@@ -65,8 +67,8 @@ def test_a_line_that_waits_is_shown_in_pieces_that_rebuild_it() -> None:
 def test_a_line_that_is_finished_in_time_is_one_message() -> None:
     said = Said()
 
-    said.feed(b"word ", after_s=PIECE_AFTER_S * 0.9)
-    said.feed(b"by word\n", after_s=PIECE_AFTER_S)
+    said.feed(b"word ", after_s=PARTIAL_AFTER_S * 0.9)
+    said.feed(b"by word\n", after_s=PARTIAL_AFTER_S)
 
     assert said.pieces == [("word by word", False, False)]
 
@@ -76,7 +78,7 @@ def test_how_long_the_agent_was_at_its_bound_is_not_the_programs_silence(monkeyp
     put = said.context.put
 
     def blocks(draft: Draft) -> None:
-        said.time_s += 10 * PIECE_AFTER_S
+        said.time_s += 10 * PARTIAL_AFTER_S
         put(draft)
 
     monkeypatch.setattr(said.context, "put", blocks)
@@ -88,20 +90,20 @@ def test_how_long_the_agent_was_at_its_bound_is_not_the_programs_silence(monkeyp
 
 def test_it_says_how_long_a_line_may_wait() -> None:
     said = Said()
-    patience = [said.speech.patience_s()]
-    said.feed(b"a", after_s=PIECE_AFTER_S / 2)
-    patience.append(said.speech.patience_s())
-    said.feed(b"b", after_s=PIECE_AFTER_S / 2)
-    patience.append(said.speech.patience_s())
+    patience = [said.reader.due_in_s()]
+    said.feed(b"a", after_s=PARTIAL_AFTER_S / 2)
+    patience.append(said.reader.due_in_s())
+    said.feed(b"b", after_s=PARTIAL_AFTER_S / 2)
+    patience.append(said.reader.due_in_s())
 
-    assert patience == [None, PIECE_AFTER_S / 2, None]
+    assert patience == [None, PARTIAL_AFTER_S / 2, None]
 
 
 def test_half_a_character_waits_and_a_carriage_return_is_not_shown() -> None:
     said = Said()
 
-    said.feed("é".encode()[:1], after_s=PIECE_AFTER_S)
-    said.feed("é".encode()[1:] + b"a\r", after_s=PIECE_AFTER_S)
+    said.feed("é".encode()[:1], after_s=PARTIAL_AFTER_S)
+    said.feed("é".encode()[1:] + b"a\r", after_s=PARTIAL_AFTER_S)
     said.feed(b"\n")
 
     assert [piece[0] for piece in said.pieces] == ["éa", ""]
@@ -142,14 +144,14 @@ def test_an_event_is_heard_when_it_is_complete_though_its_newline_is_late(case: 
     said = Said(type)
 
     for chunk in chunks:
-        said.feed(chunk, after_s=PIECE_AFTER_S)
-    verdict = said.speech.parser.verdict
+        said.feed(chunk, after_s=PARTIAL_AFTER_S)
+    verdict = said.reader.parser.verdict
     said.feed(b"\n")
-    said.speech.end()
+    said.reader.end()
 
     assert verdict is not None
     assert verdict.ok is is_ok
-    assert said.speech.parser.verdict == verdict
+    assert said.reader.parser.verdict == verdict
     assert said.stream == b"".join(chunks) + b"\n"
 
 
@@ -167,21 +169,21 @@ def test_a_line_that_turns_out_to_hold_text_is_shown_while_it_is_not_finished(ty
     said = Said(type)
 
     for chunk in chunks:
-        said.feed(chunk, after_s=PIECE_AFTER_S)
+        said.feed(chunk, after_s=PARTIAL_AFTER_S)
 
     assert said.pieces[-1][0].endswith(chunks[-1].decode()[-5:])
-    assert said.speech.patience_s() is None
+    assert said.reader.due_in_s() is None
 
 
 @pytest.mark.parametrize("type", ["codex", "text"])
 def test_an_event_inside_of_a_damaged_object_is_none_though_it_comes_later(type: str) -> None:
     said = Said(type)
 
-    said.feed(b'{"said": nothing ', after_s=PIECE_AFTER_S)
-    said.feed(b'{"type":"turn.failed","error":"no"}', after_s=PIECE_AFTER_S)
+    said.feed(b'{"said": nothing ', after_s=PARTIAL_AFTER_S)
+    said.feed(b'{"type":"turn.failed","error":"no"}', after_s=PARTIAL_AFTER_S)
     said.feed(b'{"type":"turn.failed","error":"no"}}\n')
 
-    assert said.speech.parser.verdict is None
+    assert said.reader.parser.verdict is None
     assert len(said.pieces) == 3
 
 
@@ -202,9 +204,9 @@ def test_what_is_said_rebuilds_what_was_printed_however_it_comes(
 
     at = 0
     for size, waits in [*cuts, (len(data), True)]:
-        said.feed(data[at : at + size], after_s=PIECE_AFTER_S * waits)
+        said.feed(data[at : at + size], after_s=PARTIAL_AFTER_S * waits)
         at += size
-    said.speech.end()
+    said.reader.end()
 
     assert said.stream.removesuffix(b"\n") == data.removesuffix(b"\n")
 
@@ -212,41 +214,41 @@ def test_what_is_said_rebuilds_what_was_printed_however_it_comes(
 def test_a_long_unfinished_line_is_looked_at_less_often() -> None:
     said = Said("codex")
 
-    said.feed(b'{"type":"' + b"x" * (4 * LOOKED_AT_BYTES))
+    said.feed(b'{"type":"' + b"x" * (4 * SCANNED_BYTES))
 
-    patience_s = said.speech.patience_s()
+    patience_s = said.reader.due_in_s()
     assert patience_s is not None
-    assert patience_s > 3.5 * PIECE_AFTER_S
+    assert patience_s > 3.5 * PARTIAL_AFTER_S
 
 
 def test_an_event_that_waits_for_its_end_is_not_shown_in_pieces() -> None:
     said = Said("codex")
 
-    said.feed(EVENT[:10], after_s=PIECE_AFTER_S)
-    said.feed(EVENT[10:20], after_s=PIECE_AFTER_S)
+    said.feed(EVENT[:10], after_s=PARTIAL_AFTER_S)
+    said.feed(EVENT[10:20], after_s=PARTIAL_AFTER_S)
     said.feed(EVENT[20:] + b"\n")
 
     assert said.recorder.raw == [EVENT]
-    assert said.speech.parser.verdict is not None
+    assert said.reader.parser.verdict is not None
 
 
 @pytest.mark.parametrize("type", ["codex", "text"])
 def test_a_prompt_before_an_event_is_shown_and_the_event_still_understood(type: str) -> None:
     said = Said(type)
 
-    said.feed(b"Password: ", after_s=PIECE_AFTER_S)
+    said.feed(b"Password: ", after_s=PARTIAL_AFTER_S)
     said.feed(b'{"type":"turn.failed","error":"no"}\n')
 
     assert said.pieces[0] == ("Password: ", True, True)
-    assert said.speech.parser.verdict is not None
+    assert said.reader.parser.verdict is not None
     assert said.stream == b'Password: {"type":"turn.failed","error":"no"}\n'
 
 
 def test_what_only_looks_like_an_event_is_said_at_the_end() -> None:
     said = Said("codex")
 
-    said.feed(b'{"type": "turn.', after_s=PIECE_AFTER_S)
-    said.speech.end()
+    said.feed(b'{"type": "turn.', after_s=PARTIAL_AFTER_S)
+    said.reader.end()
 
     assert said.pieces == [('{"type": "turn.', False, False)]
 
@@ -254,7 +256,7 @@ def test_what_only_looks_like_an_event_is_said_at_the_end() -> None:
 def test_an_object_over_several_lines_is_said_when_it_is_complete_and_not_before() -> None:
     said = Said("codex")
 
-    said.feed(b'{\n "type": "turn.completed",\n', after_s=PIECE_AFTER_S)
+    said.feed(b'{\n "type": "turn.completed",\n', after_s=PARTIAL_AFTER_S)
     before = list(said.pieces)
     said.feed(b' "usage": {}\n}\n')
 
@@ -281,7 +283,7 @@ def test_a_step_that_ends_with_its_carriage_return_is_overwritten_by_the_next() 
     said = Said()
 
     for step in (b"10%\r", b"20%\r", b"100%"):
-        said.feed(step, after_s=PIECE_AFTER_S)
+        said.feed(step, after_s=PARTIAL_AFTER_S)
     said.feed(b"\r\nnext\n")
 
     assert [piece[0] for piece in said.pieces] == ["10%", "20%", "100%", "", "next"]
@@ -293,8 +295,8 @@ def test_a_step_that_ends_with_its_carriage_return_is_overwritten_by_the_next() 
 def test_a_carriage_return_at_the_end_makes_no_message_of_its_own() -> None:
     said = Said()
 
-    said.feed(b"half\r", after_s=PIECE_AFTER_S)
-    said.speech.end()
+    said.feed(b"half\r", after_s=PARTIAL_AFTER_S)
+    said.reader.end()
 
     assert said.recorder.raw == [b"half\r"]
 
@@ -331,7 +333,7 @@ def test_signs_of_life_and_plain_text_are_idleness(sign: bytes) -> None:
     for _ in range(4):
         said.feed(sign, after_s=1)
 
-    assert said.speech.idle_s() == 4
+    assert said.reader.idle_s() == 4
 
 
 @pytest.mark.parametrize(
@@ -349,7 +351,7 @@ def test_a_turn_that_begins_or_goes_on_is_work(event: bytes) -> None:
 
     said.feed(event + b"\n")
 
-    assert said.speech.idle_s() == 0
+    assert said.reader.idle_s() == 0
 
 
 def test_waiting_for_the_agent_is_not_the_programs_idleness() -> None:
@@ -361,7 +363,7 @@ def test_waiting_for_the_agent_is_not_the_programs_idleness() -> None:
     said.recorder.on_put = wait
     said.feed(CLAUDE_GOOD + b"\n")
 
-    assert said.speech.idle_s() == 0
+    assert said.reader.idle_s() == 0
 
 
 # Last words.
@@ -371,7 +373,7 @@ def test_last_words_are_what_was_read_and_not_delivered() -> None:
     said = Said()
     said.feed(b"one\ntwo\nhalf")
 
-    assert [draft.content for draft in said.speech.last_words(2)] == ["half"]
+    assert [draft.content for draft in said.reader.last_words(2)] == ["half"]
 
 
 def test_last_words_are_asked_while_the_source_waits_for_room() -> None:
@@ -391,7 +393,7 @@ def test_last_words_are_asked_while_the_source_waits_for_room() -> None:
     source.start()
     assert waits.wait(TIMEOUT_S)
 
-    words = said.speech.last_words(1)  # it has got one, but not said so yet
+    words = said.reader.last_words(1)  # it has got one, but not said so yet
     ended.set()
     source.join(TIMEOUT_S)
 
@@ -402,7 +404,7 @@ def test_an_object_that_is_open_is_among_the_last_words() -> None:
     said = Said("codex")
     said.feed(b'{\n"type": "turn.completed",\n')
 
-    assert [draft.raw for draft in said.speech.last_words(0)] == [b"{", b'"type": "turn.completed",']
+    assert [draft.raw for draft in said.reader.last_words(0)] == [b"{", b'"type": "turn.completed",']
 
 
 # A real program.
@@ -472,10 +474,10 @@ def test_what_a_program_says_of_its_work_when_it_is_stopped_is_kept_and_not_show
 def test_what_is_said_behind_the_end_is_understood_and_not_kept() -> None:
     said = Said("codex")
 
-    said.speech.hush()
+    said.reader.mute()
     said.feed(b"word\n" + EVENT)
-    said.speech.end()
+    said.reader.end()
 
     assert said.pieces == []
-    assert said.speech.last_words(0) == []
-    assert said.speech.parser.verdict is not None
+    assert said.reader.last_words(0) == []
+    assert said.reader.parser.verdict is not None
