@@ -46,11 +46,18 @@ PURE = {
 }
 IMPURE = {"asyncio", "threading", "sqlite3", "apsw", "time", "random", "socket", "queue", "subprocess", "secrets"}
 MAX_LINES = 400
+PROGRAMS = ("tests/benchmarks", "tests/conformance", "tests/tools")
+"""Folders of programs that belong to the repository and not to the wheel; their tests stand beside them."""
 SQL = ("SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM", "PRAGMA ")
 
 
 def modules() -> list[Path]:
     return sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
+
+
+def programs() -> list[Path]:
+    found = (path for folder in PROGRAMS for path in (ROOT / folder).rglob("*.py"))
+    return sorted(path for path in found if not path.name.startswith("test_"))
 
 
 def imports(module: Path) -> Iterator[tuple[str, bool]]:
@@ -105,6 +112,9 @@ class TestEveryModule:
         hidden = {name for name in seen if not any(f"{name}.py".startswith(allowed) for allowed in ROOMS[room])}
         assert hidden == set()
 
+
+@pytest.mark.parametrize("module", [*modules(), *programs()], ids=lambda path: str(path.relative_to(ROOT)))
+class TestEveryModuleAndProgram:
     def test_imports_stand_at_the_top(self, module: Path) -> None:
         assert [name for name, is_late in imports(module) if is_late] == []
 
@@ -157,6 +167,15 @@ def test_the_gateway_sees_readers_and_never_a_store() -> None:
 
     assert "commitcast.persistence.store.Reader" in seen
     assert not {name for name in seen if name.endswith(".Store") or name.startswith("commitcast.persistence.sqlite")}
+
+
+def test_programs_are_not_part_of_the_product() -> None:
+    """The wheel has no folder `tests`, so what it imports from there would be missing."""
+    names = {program.stem for program in programs()}
+
+    found = {name for module in modules() for name, _ in imports(module) if name.split(".")[0] in names | {"tests"}}
+
+    assert found == set()
 
 
 def test_sql_stands_in_persistence_only() -> None:

@@ -7,11 +7,12 @@ hold nothing of any agent. Everything else needs the token's right.
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import cache
 from http import HTTPStatus
+from importlib import resources
 from typing import Any, Final, TypeVar
 
 from commitcast.gateway.protocol.errors import ErrorCode
-from commitcast.gateway.protocol.schema import asyncapi
 from commitcast.gateway.server.access.auth import Grant, Operation, TokenError
 from commitcast.gateway.server.gateway import GatewayCore
 from commitcast.gateway.server.http import reads
@@ -98,9 +99,15 @@ async def _public(core: GatewayCore, request: HttpRequest) -> HttpResponse | Non
         case "/readyz":
             return await _readiness(core)
         case "/asyncapi.json":
-            return json_response(asyncapi())
+            return respond("application/json; charset=utf-8", _protocol_description())
         case _:
             return None
+
+
+@cache
+def _protocol_description() -> bytes:
+    """Return the AsyncAPI document, which `make protocol` makes from the frame types."""
+    return resources.files("commitcast.gateway.protocol").joinpath("asyncapi.json").read_bytes()
 
 
 async def _readiness(core: GatewayCore) -> HttpResponse:
