@@ -142,7 +142,7 @@ class AgentRuntime(Managed, Maintained, AgentsById):
                 allowed_origins=allowed_origins,
                 heartbeat_s=heartbeat_s,
             )
-            self._server.core.registry.register(RuntimeCollector(self.stats, self._system.commits))
+            self._server.core.collectors.append(RuntimeCollector(self.stats, self._system.commits))
         self.interrupted = 0
         """How many agents a crash had left behind at the start."""
 

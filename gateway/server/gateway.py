@@ -12,8 +12,6 @@ from http import HTTPStatus
 from importlib import metadata
 from typing import Final
 
-from prometheus_client import CollectorRegistry
-
 from commitcast.gateway.hub.subscription import Subscriber, Subscription
 from commitcast.gateway.protocol.errors import CloseCode
 from commitcast.gateway.server.access.admission import Admission
@@ -22,7 +20,7 @@ from commitcast.gateway.server.access.connection_counts import ConnectionCounts
 from commitcast.gateway.server.access.limits import Limits
 from commitcast.gateway.server.commit_inbox import Handover
 from commitcast.gateway.server.http.request import HttpResponse, error_response
-from commitcast.gateway.server.metrics import GatewayCollector, Standings, Traffic
+from commitcast.gateway.server.metrics import Collector, GatewayCollector, Standings, Traffic
 from commitcast.gateway.server.operations import Operations
 from commitcast.gateway.server.peer import Peer
 from commitcast.gateway.server.pump import Pump
@@ -68,9 +66,8 @@ class GatewayCore:
         self.server = f"commitcast/{metadata.version('commitcast')}"
         self.traffic = Traffic()
         self.pump = Pump(store, self.traffic, self._drop)
-        self.registry = CollectorRegistry(auto_describe=False)
         self.admission = Admission(verifier, self.limits.refused_tokens)
-        self.registry.register(GatewayCollector(self.traffic, self._standings))
+        self.collectors: list[Collector] = [GatewayCollector(self.traffic, self._standings)]
         self.is_draining = False
         self._sessions: dict[Peer, Session] = {}
         self._handover = Handover(lambda: self.call(self._take))

@@ -12,8 +12,6 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from benchmark_errors import BenchmarkError
 from chain import LISTEN
 from child import Child, Report
@@ -100,12 +98,12 @@ def _speak(server: Child, pool: Child, messages: int, turn: int) -> Report:
 
 
 def _check_stalled(address: str, expected: int) -> None:
-    """Ask the server how many connections take no more."""
+    """Ask the server how many connections are paused."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
-        families = text_string_to_metric_families(answer.read().decode())
-    found = {family.name: family.samples[0].value for family in families if family.samples}
-    if found["commitcast_connections_paused"] != expected:
-        raise BenchmarkError(f"{expected} were to stall and {found['commitcast_connections_paused']:g} have: say more")
+        metrics = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines())
+    paused = float(metrics["commitcast_connections_paused"])
+    if paused != expected:
+        raise BenchmarkError(f"{expected} were to stall and {paused:g} have: increase --messages")
 
 
 def measure_restart(harness: Harness, connections: int) -> Sample:

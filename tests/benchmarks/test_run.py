@@ -89,7 +89,7 @@ def test_those_who_were_to_stall_and_did_not_void_the_measurement(
         capfd, "--scenario", "stalled", "--rounds", "1", "--messages", "4", "--agents", "2", "--folder", str(tmp_path)
     )
 
-    assert (code, errors) == (1, "run.py: 1 were to stall and 0 have: say more\n")
+    assert (code, errors) == (1, "run.py: 1 were to stall and 0 have: increase --messages\n")
 
 
 def test_people_get_a_table_and_a_picture(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ async def _answer(core: GatewayCore, grant: Grant, request: HttpRequest) -> Http
     if request.path == "/metrics":
         if not grant.allows_everywhere(Operation.ADMIN):
             return error_response(HTTPStatus.FORBIDDEN, "forbidden", "this needs the right to admin everything")
-        return respond(CONTENT_TYPE, exposition(core.registry))
+        return respond(CONTENT_TYPE, exposition(core.collectors))
     found = await _read_in_time(core, reads.read, core.pump.store, grant, request.path, request.query)
     if found is None:
         message = f"there is nothing at {request.path:.200}: see /v1/agents"
