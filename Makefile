@@ -27,6 +27,7 @@ install:         ## make the virtual environment with everything
 links:           ## the folders under their import name, for type checkers
 	@mkdir -p $(TYPING)
 	@for p in actors gateway persistence; do ln -sfn ../../../$$p $(TYPING)/$$p; done
+	@for p in __init__.py __main__.py py.typed; do ln -sfn ../../../api/$$p $(TYPING)/$$p; done
 
 format:          ## lay the code out
 	$(BIN)/ruff format .

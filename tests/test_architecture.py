@@ -12,7 +12,10 @@ MAY_IMPORT = {
     "persistence": {"persistence"},
     "gateway": {"gateway", "persistence"},
     "actors": {"actors", "gateway", "persistence"},
+    "api": {"actors", "gateway", "persistence"},
 }
+LAZY = {"api/__init__.py"}
+"""Modules that import others when those are first needed: the front package, so that `import commitcast` is quick."""
 ROOMS = {
     "actors/kernel": {"actors/kernel", "actors/errors.py", "persistence"},
     "gateway/protocol": {"gateway/protocol", "persistence"},
@@ -116,7 +119,8 @@ class TestEveryModule:
 @pytest.mark.parametrize("module", [*modules(), *programs()], ids=lambda path: str(path.relative_to(ROOT)))
 class TestEveryModuleAndProgram:
     def test_imports_stand_at_the_top(self, module: Path) -> None:
-        assert [name for name, is_late in imports(module) if is_late] == []
+        if str(module.relative_to(ROOT)) not in LAZY:
+            assert [name for name, is_late in imports(module) if is_late] == []
 
     def test_begins_with_a_docstring(self, module: Path) -> None:
         assert ast.get_docstring(ast.parse(module.read_text("utf-8")))

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from importlib import metadata
 from types import ModuleType
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from commitcast.persistence import CommitcastError
 
 PACKAGES = ("commitcast.actors", "commitcast.gateway", "commitcast.persistence")
+FRONT = "commitcast"
+"""The one import place."""
 ERRORS = ("commitcast.actors.errors", "commitcast.gateway.protocol.errors", "commitcast.persistence.errors")
 
 
@@ -17,7 +20,7 @@ def package(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", [FRONT, *PACKAGES])
 def test_every_public_name_is_there_and_documented(name: str) -> None:
     listed = package(name).__all__
 
@@ -28,10 +31,27 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 def test_a_public_name_means_the_same_in_every_package() -> None:
     found: dict[str, object] = {}
-    for name in PACKAGES:
+    for name in (FRONT, *PACKAGES):
         for public in package(name).__all__:
             value = getattr(package(name), public)
             assert found.setdefault(public, value) is value, public
+
+
+def test_every_public_error_is_in_the_one_import_place() -> None:
+    for name in PACKAGES:
+        for public in package(name).__all__:
+            value = getattr(package(name), public)
+            if isinstance(value, type) and issubclass(value, Exception):
+                assert public in package(FRONT).__all__, f"{public} of {name} is missing in api/__init__.py"
+
+
+def test_the_one_import_place_lists_and_gives_out_its_names_only() -> None:
+    front = package(FRONT)
+
+    assert set(dir(front)) >= {*front.__all__, "__version__"}
+    assert front.__version__ == metadata.version("commitcast")
+    with pytest.raises(AttributeError, match="'commitcast' has no attribute 'Ghost'"):
+        _ = front.Ghost
 
 
 def test_every_error_has_a_place_in_the_tree_of_its_package() -> None:
