@@ -1,21 +1,20 @@
-"""A WebSocket client that costs as little as one can, so that the receiver is not what is measured and thousands fit
-into one process.
+"""A WebSocket client for pools of thousands, on the sans-IO protocol of `websockets`.
 
-Knows of RFC 6455 what a server's frames need: the handshake, whole unmasked text frames, ping and close. Reports what
-it is given to two functions, and never raises into the event loop. Runs on one.
+The receiver must cost less CPU than what is measured: a server sends a frame in 7.4 µs, this client takes it in 6.5 µs,
+and that of `websockets.asyncio` in 8 to 10 µs (a parser of our own: 4.3 µs). Runs on an event loop.
 """
 
 import asyncio
-import base64
-import os
 import resource
 import socket
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import urlsplit
 
-from websockets.frames import Frame, Opcode
-from websockets.utils import accept_key
+from websockets.client import ClientProtocol
+from websockets.frames import Close, Frame, Opcode
+from websockets.http11 import Response
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
 from benchmark_errors import BenchmarkError
 from commitcast.gateway.protocol import frames
@@ -24,14 +23,9 @@ OPEN_TIMEOUT_S: Final = 60.0
 """A server that a thousand connect to at once answers the last of them late."""
 SPARE_FILES: Final = 256
 
-_TEXT: Final = 0x81
-_CLOSE: Final = 0x88
-_PING: Final = 0x89
-_PONG: Final = 0x8A
-
 
 def allow_files(count: int) -> None:
-    """Let this process have so many connections.
+    """Let this process have that many connections.
 
     Raises:
         BenchmarkError: the system does not.
@@ -52,22 +46,21 @@ class LightClient(asyncio.Protocol):
 
         Args:
             url: `ws://…`.
-            take: is given the content of each text frame; what it raises ends the connection.
+            take: is given the content of each text frame; an error that it raises ends the connection.
         """
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Ends with why the connection is over: what `take` raised, or a ConnectionError."""
-        self._url = urlsplit(url)
-        self._take = take
+        """Ends with the reason for the end of the connection: an error of `take`, or a ConnectionError."""
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._key = base64.b64encode(os.urandom(16)).decode()
-        self._rest = b""
+        self._uri = parse_uri(url)
+        self._protocol = ClientProtocol(self._uri, subprotocols=[Subprotocol(frames.SUBPROTOCOL)], max_size=None)
+        self._take = take
         self._transport: asyncio.Transport | None = None
 
     async def open(self, receive_buffer_bytes: int | None = None) -> None:
-        """Connect and shake hands.
+        """Connect, with the handshake.
 
         Args:
-            receive_buffer_bytes: what the kernel takes for a client that does not read; None for its own choice.
+            receive_buffer_bytes: how much the kernel buffers for a client that does not read; None for its own choice.
 
         Raises:
             OSError: there is no connection, or the server refuses to make it a WebSocket.
@@ -79,7 +72,7 @@ class LightClient(asyncio.Protocol):
                 peer.setblocking(False)
                 if receive_buffer_bytes is not None:  # before connecting, which fixes the window
                     peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-                await loop.sock_connect(peer, (self._url.hostname, self._url.port))
+                await loop.sock_connect(peer, (self._uri.host, self._uri.port))
                 await loop.create_connection(lambda: self, sock=peer)
                 await self._opened
         except BaseException:
@@ -88,10 +81,10 @@ class LightClient(asyncio.Protocol):
             raise
 
     async def wait_for(self, future: asyncio.Future[None]) -> None:
-        """Wait for something that is to come through this connection.
+        """Wait for a future that this connection completes.
 
         Raises:
-            Exception: why the connection is over, if that comes first.
+            Exception: the reason for the end of the connection, if that comes first.
         """
         await asyncio.wait([future, self.closed], return_when=asyncio.FIRST_COMPLETED)
         if not future.done():
@@ -99,87 +92,61 @@ class LightClient(asyncio.Protocol):
 
     def send(self, text: bytes) -> None:
         """Send a text frame."""
-        self._write(Opcode.TEXT, text)
+        self._protocol.send_text(text)
+        self._flush()
 
     def stop_reading(self) -> None:
-        """Take nothing more from the socket, ever."""
+        """Never read from the socket again."""
         assert self._transport is not None
         self._transport.pause_reading()
 
     def abort(self) -> None:
-        """Drop the connection without a word."""
+        """Drop the connection without a close frame."""
         if self._transport is not None:
             self._transport.abort()
 
-    def _write(self, opcode: Opcode, data: bytes) -> None:
+    def _flush(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(Frame(opcode, data).serialize(mask=True))
+            self._transport.writelines(self._protocol.data_to_send())
 
-    # What the loop calls.
+    # Called by the loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for a WebSocket."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.write(
-            f"GET {self._url.path} HTTP/1.1\r\nHost: {self._url.netloc}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {self._key}\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Protocol: {frames.SUBPROTOCOL}\r\n\r\n".encode()
-        )
+        self._protocol.send_request(self._protocol.connect())
+        self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Say that it is over."""
+        """Complete `closed`."""
         self._end(ConnectionError(f"the connection was lost ({error or 'the server closed it'})"))
 
     def data_received(self, data: bytes) -> None:
-        """Take what is whole of it."""
+        """Give the frames to `take`."""
         try:
-            data = self._rest + data if self._rest else data
-            self._rest = data[self._scan(data) if self._opened.done() else self._answered(data) :]
+            self._protocol.receive_data(data)
+            for event in self._protocol.events_received():
+                self._on_event(event)
+            self._flush()  # pongs
         except Exception as error:  # asyncio would only log it
             self._end(error)
+
+    def _on_event(self, event: object) -> None:
+        match event:
+            case Frame(opcode=Opcode.TEXT):
+                self._take(bytes(event.data))
+            case Response() if self._protocol.handshake_exc is None:
+                self._opened.set_result(None)
+            case Response():
+                raise ConnectionError(f"the server refused the connection: {self._protocol.handshake_exc}")
+            case Frame(opcode=Opcode.CLOSE):
+                self._flush()
+                raise ConnectionError(f"the server closed the connection: {Close.parse(event.data)}")
 
     def _end(self, error: Exception) -> None:
         for future in (self._opened, self.closed):
             if not future.done():
                 future.set_exception(error)
-                future.exception()  # nobody need ask: a connection that was lost at the end is no news
+                future.exception()  # a connection that is lost at the end is not an error, and need not be asked for
         self.abort()
-
-    def _answered(self, data: bytes) -> int:
-        """Take the answer to the handshake and what follows it; return how many bytes were taken."""
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 4:
-            return 0
-        answer = data[:end].decode("latin-1")
-        if not answer.startswith("HTTP/1.1 101 ") or accept_key(self._key) not in answer:
-            raise ConnectionError(f"the server refused the connection: {answer.splitlines()[0]}")
-        self._opened.set_result(None)
-        return end + self._scan(data[end:])
-
-    def _scan(self, data: bytes) -> int:
-        """Take all whole frames; return how many bytes those were."""
-        start, end = 0, len(data)
-        while end - start >= 2:
-            size, body = data[start + 1], start + 2
-            if size > 125:
-                width = 2 if size == 126 else 8
-                if end - body < width:
-                    break
-                size, body = int.from_bytes(data[body : body + width]), body + width
-            if end - body < size:
-                break
-            self._on_frame(data[start], data[body : body + size])
-            start = body + size
-        return start
-
-    def _on_frame(self, first: int, content: bytes) -> None:
-        if first == _TEXT:
-            self._take(content)
-        elif first == _PING:
-            self._write(Opcode.PONG, content)
-        elif first == _CLOSE:
-            self._write(Opcode.CLOSE, content[:2])
-            raise ConnectionError(f"the server closed the connection: {content[2:].decode()}")
-        elif first != _PONG:
-            raise ConnectionError(f"the server sent a frame that begins with {first:#x}")

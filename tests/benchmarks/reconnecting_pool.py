@@ -1,8 +1,8 @@
-"""Thousands of subscribers in one process who come back by themselves, each with a connection and a cursor of its own.
+"""Thousands of subscribers in one process that reconnect by themselves, each with a connection and a cursor of its own.
 
-They keep the client's rules, with the product's own decision on when to come back (`gateway.comeback.Comeback`), and
-nothing more. Reports `back` with the time whenever everyone has lost a connection and has caught up on another since.
-The order at the end names the heads; `end` is reported when every cursor stands there.
+They follow the product's own client protocol, on lighter connections. Reports `back` with the time whenever every
+subscriber has lost a connection and has caught up on another since. The order at the end names the heads; `end` is
+reported when every cursor stands there.
 """
 
 import asyncio
@@ -13,30 +13,27 @@ from typing import Final
 
 from benchmark_errors import WrongDataError
 from child import Report, listen_for_orders, report, run_child
-from commitcast.gateway.client.reconnect import Comeback, Lost, closed
-from commitcast.gateway.protocol import decoding, frames
+from commitcast.gateway.client.protocol import Following, Standing
+from commitcast.gateway.client.reconnect import Lost, decode
+from commitcast.gateway.protocol import frames
 from light_client import LightClient, allow_files
-from stream_check import SharedCheck, agent_name, joined
+from stream_check import agent_name, content_of
 
 CONNECTING_AT_ONCE: Final = 50
-"""Until it was subscribed once. Later each comes when its rule says."""
+"""At the start. Later the client protocol chooses when each connects."""
 
 
 class _Subscriber:
     def __init__(self, pool: "_Pool", url: str, agent: str) -> None:
         self.agent = agent
-        self.cursor = 0
+        self.standing = Standing(0, None)
         self._pool = pool
         self._url = url
-        self._agent_epoch: str | None = None
-        self._epoch: str | None = None
-        """Of the last `subscribed`: another after each start of the server."""
-        self._is_subscribed = False
-        self._comeback = Comeback(None)
-        self._client: LightClient | None = None
+        self._protocol = Following(self.standing, agent, clock=time.monotonic)
+        self._has_subscribed = False
 
     async def stay(self) -> None:
-        """Be there, for ever, over as many connections as it takes."""
+        """Stay subscribed for ever, over as many connections as it takes."""
         while True:
             try:
                 await self._be_connected()
@@ -45,50 +42,50 @@ class _Subscriber:
             except Lost as error:
                 lost = error
             self._pool.lost(self)
-            await asyncio.sleep(self._comeback.wait_s(lost, random.random()))
+            await asyncio.sleep(self._protocol.come_back(lost, random.random()))
 
     async def _be_connected(self) -> None:
-        self._is_subscribed = False
+        self._protocol.connected()
+        self._has_subscribed = False
         client = LightClient(self._url, lambda data: self._take(client, data))
         try:
-            async with self._pool.places if self._epoch is None else nullcontext():
+            async with self._pool.places if self.standing.epoch is None else nullcontext():
                 await client.open()
-            client.send(frames.encode(frames.Subscribe(id=1, agent=self.agent, after=self.cursor, epoch=self._epoch)))
             await client.closed
         finally:
             client.abort()
 
     def _take(self, client: LightClient, data: bytes) -> None:
-        span = self._pool.check.take(data)
-        if span is not None:
-            self.cursor = joined(self.cursor, span)
+        frame = decode(data)
+        for output in self._protocol.receive(frame):
+            if isinstance(output, frames.Item):
+                self._check(output)
+            else:
+                self._send(client, output)
+        if isinstance(frame, frames.Messages):
             self._pool.moved()
-            return
-        match decoding.decode_server(data):
-            case frames.Goodbye() as goodbye:
-                raise closed(goodbye.code, goodbye.reason, goodbye.reconnect_ms)
-            case frames.Error() as error:
-                raise Lost(error.message, error.code)
-            case frames.Subscribed() as subscribed:
-                self._on_subscribed(subscribed)
-            case frames.Live() as live:
-                if live.sequence != self.cursor:
-                    raise WrongDataError(f"a subscriber stands at {self.cursor} and is live at {live.sequence}")
-                self._comeback.worked()
-                self._pool.live(self)
+        elif isinstance(frame, frames.Live):
+            self._pool.live(self)
 
-    def _on_subscribed(self, frame: frames.Subscribed) -> None:
-        record = frame.record
-        is_same = record is not None and self._agent_epoch in (None, record.epoch)
-        if record is None or not is_same or frame.after != self.cursor or frame.head < self.cursor:
-            raise WrongDataError(f"a subscriber stands at {self.cursor} and the server begins anew: {frame}")
-        self._agent_epoch, self._epoch = record.epoch, frame.epoch
-        self._comeback.accepted()
+    def _check(self, item: frames.Item) -> None:
+        if item.content != content_of(self.agent, item.sequence):
+            raise WrongDataError(
+                f"a subscriber was given message {item.sequence} of agent {self.agent} with the content"
+                f" {item.content!r:.80}"
+            )
+
+    def _send(self, client: LightClient, frame: frames.ClientFrame) -> None:
+        if isinstance(frame, frames.Subscribe):
+            if self._has_subscribed:  # the client mends a gap that way, which voids a measurement
+                raise WrongDataError(
+                    f"a subscriber stands at {self.standing.cursor} and the next frame does not follow"
+                )
+            self._has_subscribed = True
+        client.send(frames.encode(frame))
 
 
 class _Pool:
     def __init__(self, order: Report) -> None:
-        self.check = SharedCheck()
         self.places = asyncio.Semaphore(CONNECTING_AT_ONCE)
         agents = order["agents"]
         self._all = [
@@ -99,11 +96,11 @@ class _Pool:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def stay(self) -> None:
-        """Return when everything is there that there will be."""
+        """Return when every cursor is at the heads of `end_at`."""
         staying = [asyncio.create_task(subscriber.stay()) for subscriber in self._all]
         done, _ = await asyncio.wait([self.ended, *staying], return_when=asyncio.FIRST_COMPLETED)
-        for one in done:
-            one.result()
+        for task in done:
+            task.result()
 
     def lost(self, subscriber: _Subscriber) -> None:
         """A connection is over."""
@@ -117,18 +114,19 @@ class _Pool:
             self._awaited = set(self._all)
 
     def end_at(self, heads: dict[str, int]) -> None:
-        """Wait only until every cursor is there."""
+        """End when every cursor is there."""
         self._heads = heads
         self.moved()
 
     def moved(self) -> None:
         """A cursor has moved."""
         heads = self._heads
-        if heads is None or self.ended.done() or any(one.cursor < heads[one.agent] for one in self._all):
+        if heads is None or self.ended.done():
             return
-        if any(one.cursor > heads[one.agent] for one in self._all):
+        missing = [heads[subscriber.agent] - subscriber.standing.cursor for subscriber in self._all]
+        if min(missing) < 0:
             self.ended.set_exception(WrongDataError("a subscriber was given messages beyond the last"))
-        else:
+        elif max(missing) == 0:
             self.ended.set_result(None)
 
 
