@@ -1,8 +1,8 @@
 """The yardstick of the fan-out: a bare `websockets` server that sends one shared frame to all connections.
 
-Reports its `url`. Takes orders of so many `frames`, each as large as one message's; reports when it began to send them,
-and the CPU time that the sending took. With `rest` it is idle after each frame for as many times as long as it was
-sending, as the product is; otherwise it sends as fast as it can.
+Reports its `url`. Takes orders for a number of `frames`, each as large as one message's; reports when it began to send
+them, and the CPU time that the sending took. With `rest` it is idle after each frame for that many times as long as it
+was sending, as the product is; otherwise it sends as fast as it can.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 Owns a file of its own with the product's schema, settings and statements, and writes messages into it with nothing
 around: one commit for each message, or one for each few thousand. What it writes passes `verify`. For benchmarks only:
-there is no lock, no gate and nobody who hears of it. One thread.
+there is no lock, no gate and no subscriber. One thread.
 """
 
 import secrets
@@ -28,7 +28,7 @@ Content = Callable[[str, int], str]
 
 
 class BareWriter:
-    """Writes messages of a few agents in turn, as fast as SQLite takes them. A context manager."""
+    """Writes messages of a few agents in turn, as fast as SQLite accepts them. A context manager."""
 
     def __init__(self, path: Path, agents: Sequence[str], content: Content) -> None:
         """Make a new file with the agents in it.
@@ -87,7 +87,7 @@ class BareWriter:
         return durations
 
     def commit_batches(self, rows: Sequence[Row], size: int = CEILING_ROWS) -> float:
-        """Write the rows, so many to a transaction, and return the seconds that it took."""
+        """Write the rows, `size` to a transaction, and return the seconds that it took."""
         began = time.perf_counter_ns()
         remaining = iter(rows)
         while batch := list(islice(remaining, size)):

@@ -20,7 +20,7 @@ FUTURE_TIMEOUT_S: Final = 60.0
 
 
 class Chain:
-    """A runtime with agents and with a subscriber who has caught up."""
+    """A runtime with agents and with a subscriber that has caught up."""
 
     def __init__(self, runtime: AgentRuntime, handles: list[AgentHandle], subscriber: Child) -> None:
         """Made by `running_chain`."""

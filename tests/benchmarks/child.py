@@ -1,7 +1,7 @@
-"""The processes beside the measured one: how they are started, ordered about, heard and ended.
+"""The processes beside the measured one: how they are started, given orders, listened to and ended.
 
 A child gets its first order in its arguments and later ones as lines on standard input, and reports in lines of JSON on
-standard output. It ends when its standard input does, so none outlives whoever started it.
+standard output. It ends when its standard input does, so it does not outlive its parent.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from commitcast.persistence.errors import CommitcastError
 
 FOLDER: Final = Path(__file__).parent
 PATIENCE_S: Final = 120.0
-"""How long a child may say nothing while something is expected of it."""
+"""How long to wait for an expected report."""
 END_TIMEOUT_S: Final = 5.0
 
 Report = dict[str, Any]
@@ -60,7 +60,7 @@ class Child:
 
     @property
     def has_reported(self) -> bool:
-        """Whether there is something to be heard."""
+        """Whether a report is waiting."""
         return not self._reports.empty()
 
     def order(self, **order: Any) -> None:
@@ -86,7 +86,7 @@ class Child:
         """Return its next report. Blocks.
 
         Raises:
-            BenchmarkError: it says that something is wrong, has ended, or says nothing in time.
+            BenchmarkError: it reports an error, has ended, or reports nothing in time.
         """
         try:
             report = self._reports.get(timeout=timeout_s)
@@ -123,20 +123,20 @@ class Child:
 
 
 def report(**values: Any) -> None:
-    """Say something to whoever started this process."""
+    """Send a report to the parent."""
     sys.stdout.buffer.write(msgspec.json.encode(values) + b"\n")
     sys.stdout.buffer.flush()
 
 
 def run_child(work: Callable[[Report], None]) -> None:
     """Do the work of a child with its first order; what goes wrong is reported in one sentence."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it is interrupted too, and ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends it
     try:
         work(msgspec.json.decode(sys.argv[1]))
     except CommitcastError as error:
         report(error=str(error))
         sys.exit(1)
-    except Exception as error:  # the last place where anybody can say what it was
+    except Exception as error:  # the last place where it can be reported
         report(error=f"{type(error).__name__}: {error}")
         sys.exit(1)
 

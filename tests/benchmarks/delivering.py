@@ -23,7 +23,7 @@ from stream_check import agent_name, content_of
 HISTORY: Final = "history"
 HISTORY_OF_CEILING: Final = 0.5
 TURNS_BEFORE: Final = 16
-"""How many messages each appending agent has said before the replay begins."""
+"""How many messages each appending agent has emitted before the replay begins."""
 SINGLE_FRAMES: Final = 40
 """How many messages are sent to everybody one by one: with the rest after each, that takes 1 to 2 seconds."""
 FANOUT_MESSAGES: Final = 8_000
@@ -34,7 +34,7 @@ LOOK_AGAIN_S: Final = 0.001
 
 
 def measure_replay(harness: Harness, agents: int) -> Sample:
-    """Give one agent's stored messages to a subscriber, while so many others append (0: none)."""
+    """Give one agent's stored messages to a subscriber, while that many others append (0: none)."""
     messages = harness.messages(of_ceiling=HISTORY_OF_CEILING)
     path = harness.kept("replay", lambda path: build_file(harness, path, [HISTORY], messages))
     with AgentRuntime(path, listen=LISTEN) as runtime:

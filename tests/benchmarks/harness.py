@@ -40,10 +40,10 @@ class Harness:
         """Make a harness.
 
         Args:
-            folder: for the files; whoever made it removes it.
+            folder: for the files; the caller removes it.
             messages: of a scenario in a round; None scales each to about `ROUND_S`.
             rows: of the larger file of `growth`.
-            advance: is told how far the making of a large file is.
+            advance: is called while a large file is made, with the rows that are done and those that there will be.
         """
         self.folder = folder
         self.rows = rows
@@ -93,7 +93,7 @@ class Harness:
         return self._kept[name]
 
     def needs(self, size: int) -> None:
-        """Make sure that there is room for so many bytes.
+        """Make sure that there is room for that many bytes.
 
         Raises:
             BenchmarkError: there is not.
@@ -105,7 +105,7 @@ class Harness:
             )
 
     def measure_yardstick(self, agents: int) -> None:
-        """Measure naive and ceiling with so many agents in turn, for this round."""
+        """Measure naive and ceiling with that many agents in turn, for this round."""
         names = [agent_name(index) for index in range(agents)]
         with self.fresh() as path, BareWriter(path, names, content_of) as writer:
             durations = writer.commit_each(writer.rows(self.limited(NAIVE_COMMITS)), NAIVE_S)

@@ -28,7 +28,7 @@ def _work(order: Report) -> None:
     listen_for_orders()
     path, agents = Path(order["path"]), int(order["agents"])
     runtime = AgentRuntime(path).start()
-    runtime.launch()  # whatever is made once is made
+    runtime.launch()  # for what is made only once
     empty = _resident_bytes()
     for first in range(0, agents, LAUNCHED_AT_ONCE):
         runtime.launch_many(min(LAUNCHED_AT_ONCE, agents - first))

@@ -67,7 +67,7 @@ def measure_stalled(harness: Harness, subscribers: int) -> Sample:
             for _ in range(turns):
                 spoken.append(_speak(server, pool, each, len(spoken)))
                 with Child(
-                    "subscriber_pool", "who stalls", **order, subscribers=stalled, targets=[], stall=True
+                    "subscriber_pool", "the stalled pool", **order, subscribers=stalled, targets=[], stall=True
                 ) as stalling:
                     stalling.hear()
                     spoken.append(_speak(server, pool, each, len(spoken)))

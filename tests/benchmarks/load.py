@@ -19,7 +19,7 @@ from commitcast.persistence.records import MessageRecord
 from stream_check import content_of
 
 SAMPLED: Final = 64
-"""One message in so many has its latency taken when pipelined."""
+"""One message in this number has its latency taken when pipelined."""
 
 Stored = Future[MessageRecord]
 """What `emit` returns."""
@@ -64,7 +64,7 @@ class Pipeline:
             handles: the agents.
             each: messages of each.
             acks_ns: takes latencies.
-            after: how many each has said already.
+            after: how many messages each has emitted before.
         """
         self._after = after
         self._emitted = Emitted(acks_ns)
@@ -157,6 +157,6 @@ class _ClosedLoop:
             if self._next < len(self._texts):
                 self.emit()
                 return
-        except Exception as error:  # here nobody would hear of it
+        except Exception as error:  # raised by `emit_closed`; a callback's error would only be logged
             self.error = error
         self._finished()

@@ -23,7 +23,7 @@ from stream_check import agent_name, content_of
 
 
 class Speech(msgspec.Struct, kw_only=True):
-    """What is to be said."""
+    """An order: which messages to emit."""
 
     per_s: float
     """Messages, over all agents."""

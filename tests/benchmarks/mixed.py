@@ -60,19 +60,19 @@ class _Successors:
     def get(self, *, block: bool) -> AgentHandle | None:
         """Return the next new agent; None if there is none now."""
         try:
-            found = self._launched.get(block, LAUNCH_TIMEOUT_S)
+            launched = self._launched.get(block, LAUNCH_TIMEOUT_S)
         except queue.Empty:
             if block:
                 raise BenchmarkError(f"an agent was not launched within {LAUNCH_TIMEOUT_S:g} seconds") from None
             return None
-        if isinstance(found, Exception):
-            raise found
+        if isinstance(launched, Exception):
+            raise launched
         self.pending -= 1
-        return found
+        return launched
 
 
 def lives(agents: int, mean: int = LIFE_MESSAGES) -> list[int]:
-    """Return how many messages each of so many agents says: from half to one and a half of the mean, well spread."""
+    """Return how many messages each agent emits: from half to one and a half of the mean, well spread."""
     return [max(1, mean // 2 + index * 37 % (mean + 1)) for index in range(agents)]
 
 

@@ -78,7 +78,7 @@ def measure_growth(harness: Harness, agents: int) -> Sample:
 
 
 def build_file(harness: Harness, path: Path, names: list[str], rows: int) -> None:
-    """Make a file with so many messages of these agents in turn, the fast way."""
+    """Make a file with that many messages of these agents in turn, the fast way."""
     harness.needs(rows * ROW_BYTES)
     with BareWriter(path, names, content_of) as writer:
         for done in range(0, rows, BUILT_AT_ONCE):
