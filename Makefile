@@ -9,7 +9,7 @@ TYPING   = build/typing/commitcast
 # lowest starlette. Deprecations are ignored there: old libraries use what newer ones of others mean to remove.
 OF_LOWEST = tests/gateway/server/sockets/test_websockets_compat.py tests/gateway/server/test_connections.py tests/gateway/server/http/test_http.py tests/gateway/server/test_server.py \
 	tests/gateway/client/test_asyncio.py tests/gateway/client/test_blocking.py tests/gateway/client/test_requests.py \
-	tests/gateway/server/test_delivery.py tests/gateway/server/test_drain.py tests/gateway/test_tls.py tests/gateway/protocol/test_schema.py \
+	tests/gateway/server/test_delivery.py tests/gateway/server/test_drain.py tests/gateway/test_tls.py tests/tools/test_protocol_documents.py \
 	tests/gateway/server/access/test_jwt.py tests/gateway/server/http/test_asgi.py tests/actors/commands tests/actors/test_sources_in_runtime.py \
 	tests/persistence/sqlite/test_opening.py tests/persistence/sqlite/test_schema.py
 
@@ -27,6 +27,7 @@ install:         ## make the virtual environment with everything
 links:           ## the folders under their import name, for type checkers
 	@mkdir -p $(TYPING)
 	@for p in actors gateway persistence; do ln -sfn ../../../$$p $(TYPING)/$$p; done
+	@for p in __init__.py __main__.py py.typed; do ln -sfn ../../../api/$$p $(TYPING)/$$p; done
 
 format:          ## lay the code out
 	$(BIN)/ruff format .
@@ -67,11 +68,11 @@ hub:             ## 5,000 orders of everything that can happen to the hub
 	COMMITCAST_EXAMPLES=5000 $(BIN)/pytest -q tests/gateway/hub/test_hub.py --timeout=1200
 
 protocol:        ## write what is made from the frame types: schemas, and the tables of docs/protocol.md
-	$(BIN)/python -m commitcast.gateway.protocol.documents docs
+	$(BIN)/python tests/tools/protocol_documents.py
 
-bench:           ## measure it against bare SQLite, with a plot; some ten minutes
+bench:           ## measure it against bare SQLite, with a plot; some ten minutes; or ARGS="--scenario closed --json"
 	@mkdir -p build
-	$(BIN)/commitcast bench --folder build --plot build/bench.png
+	$(BIN)/python tests/benchmarks/run.py $(if $(ARGS),$(ARGS),--plot build/bench.png) --folder build
 
 build:           ## build the wheel, install it elsewhere, and run the demo from it
 	bash .ci/wheel

@@ -9,8 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from prometheus_client.registry import Collector
-
+from commitcast.gateway.server.metrics import Collector
 from commitcast.gateway.server.requests import AgentControl
 from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence.records import Committed
@@ -133,7 +132,7 @@ class InProcess:
         """Bind the address. See `Backend.serve`."""
         if self.server is not None:
             self.server.core.requests.control = control
-            self.server.core.registry.register(numbers)
+            self.server.core.collectors.append(numbers)
             self.server.start()
 
     def accept(self) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from commitcast.actors.commands.bench import bench
 from commitcast.actors.commands.demo import demo
 from commitcast.actors.commands.output import console, fail, leave_output
 from commitcast.actors.commands.reading import agents, messages, verify
@@ -51,7 +50,6 @@ app.command()(agents)
 app.command()(messages)
 app.command()(tail)
 app.command()(verify)
-app.command()(bench)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,11 +4,9 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from commitcast.actors.kernel.deadletters import DeadLetter
-from commitcast.gateway.server.metrics import Histogram
+from commitcast.gateway.server.metrics import Histogram, Metric, counter, gauge, labelled
 
 BATCH_SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
 """Bounds for the writes of one transaction, which has 4,096 at most."""
@@ -42,7 +40,7 @@ class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
     latest_dead_letters: tuple[DeadLetter, ...] = ()
 
 
-class RuntimeCollector(Collector):
+class RuntimeCollector:
     """Turns a runtime's numbers into metrics."""
 
     def __init__(self, stats: Callable[[], RuntimeStats], commits: CommitStats) -> None:
@@ -50,26 +48,18 @@ class RuntimeCollector(Collector):
         self._commits = commits
 
     def collect(self) -> Iterable[Metric]:
-        """Yield every metric, as Prometheus' client wants it. Any thread."""
+        """Yield every metric. Any thread."""
         stats = self._stats()
         yield self._commits.seconds.metric("commitcast_commit_seconds", "Of one transaction, to the disk")
         yield self._commits.sizes.metric("commitcast_batch_writes", "Messages and changes in one transaction")
-        yield CounterMetricFamily(
-            "commitcast_commit_refusals", "Refused for the moment, and tried again", self._commits.refusals
-        )
-        yield GaugeMetricFamily(
-            "commitcast_commit_waiting", "1 while a commit is kept waiting", int(stats.waits_for is not None)
-        )
-        depths = GaugeMetricFamily("commitcast_mailbox_messages", "Waiting in a mailbox", labels=["actor"])
-        depths.add_metric(["database"], stats.database_waiting)
-        depths.add_metric(["gateway"], stats.gateway_waiting)
-        yield depths
-        yield GaugeMetricFamily("commitcast_agents", "Agents that have an actor", stats.agents)
-        yield GaugeMetricFamily(
-            "commitcast_unacknowledged_messages", "On their way to the disk", stats.unacknowledged_messages
-        )
-        yield GaugeMetricFamily(
+        yield counter("commitcast_commit_refusals", "Refused for the moment, and tried again", self._commits.refusals)
+        yield gauge("commitcast_commit_waiting", "1 while a commit is kept waiting", int(stats.waits_for is not None))
+        depths = {"database": stats.database_waiting, "gateway": stats.gateway_waiting}
+        yield Metric("gauge", "commitcast_mailbox_messages", "Waiting in a mailbox", labelled("actor", depths))
+        yield gauge("commitcast_agents", "Agents that have an actor", stats.agents)
+        yield gauge("commitcast_unacknowledged_messages", "On their way to the disk", stats.unacknowledged_messages)
+        yield gauge(
             "commitcast_unacknowledged_bytes", "Of messages on their way to the disk", stats.unacknowledged_bytes
         )
-        yield CounterMetricFamily("commitcast_dead_letters", "Messages that could not be delivered", stats.dead_letters)
-        yield CounterMetricFamily("commitcast_gateway_restarts", "Of the gateway's actor", stats.gateway_restarts)
+        yield counter("commitcast_dead_letters", "Messages that could not be delivered", stats.dead_letters)
+        yield counter("commitcast_gateway_restarts", "Of the gateway's actor", stats.gateway_restarts)

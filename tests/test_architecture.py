@@ -12,7 +12,10 @@ MAY_IMPORT = {
     "persistence": {"persistence"},
     "gateway": {"gateway", "persistence"},
     "actors": {"actors", "gateway", "persistence"},
+    "api": {"actors", "gateway", "persistence"},
 }
+LAZY = {"api/__init__.py"}
+"""Modules that import others when those are first needed: the front package, so that `import commitcast` is quick."""
 ROOMS = {
     "actors/kernel": {"actors/kernel", "persistence/errors.py"},
     "gateway/protocol": {"gateway/protocol", "persistence"},
@@ -45,6 +48,8 @@ PURE = {
 }
 IMPURE = {"asyncio", "threading", "sqlite3", "apsw", "time", "random", "socket", "queue", "subprocess", "secrets"}
 MAX_LINES = 400
+PROGRAMS = ("tests/benchmarks", "tests/conformance", "tests/tools")
+"""Folders of programs that belong to the repository and not to the wheel; their tests stand beside them."""
 SQL = ("SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM", "PRAGMA ")
 
 
@@ -55,6 +60,11 @@ def modules() -> list[Path]:
 def is_for_types(node: ast.stmt) -> bool:
     """Whether this is `if TYPE_CHECKING:`, whose imports are never carried out."""
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def programs() -> list[Path]:
+    found = (path for folder in PROGRAMS for path in (ROOT / folder).rglob("*.py"))
+    return sorted(path for path in found if not path.name.startswith("test_"))
 
 
 def imports(module: Path) -> Iterator[tuple[str, bool]]:
@@ -116,8 +126,12 @@ class TestEveryModule:
         hidden = {name for name in seen if not any(f"{name}.py".startswith(allowed) for allowed in ROOMS[room])}
         assert hidden == set()
 
+
+@pytest.mark.parametrize("module", [*modules(), *programs()], ids=lambda path: str(path.relative_to(ROOT)))
+class TestEveryModuleAndProgram:
     def test_imports_stand_at_the_top(self, module: Path) -> None:
-        assert [name for name, is_late in imports(module) if is_late] == []
+        if str(module.relative_to(ROOT)) not in LAZY:
+            assert [name for name, is_late in imports(module) if is_late] == []
 
     def test_begins_with_a_docstring(self, module: Path) -> None:
         assert ast.get_docstring(ast.parse(module.read_text("utf-8")))
@@ -206,8 +220,16 @@ def test_what_all_stores_share_knows_none_of_them() -> None:
     assert {module for module, names in seen.items() if names} <= {
         "persistence/__init__.py",
         "persistence/verify.py",
-        "persistence/yardsticks.py",
     }
+
+
+def test_programs_are_not_part_of_the_product() -> None:
+    """The wheel has no folder `tests`, so what it imports from there would be missing."""
+    names = {program.stem for program in programs()}
+
+    found = {name for module in modules() for name, _ in imports(module) if name.split(".")[0] in names | {"tests"}}
+
+    assert found == set()
 
 
 def test_sql_stands_in_persistence_only() -> None:

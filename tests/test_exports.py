@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from importlib import metadata
 from types import ModuleType
 
 import pytest
@@ -12,13 +13,15 @@ from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.persistence import CommitcastError
 
 PACKAGES = ("commitcast.actors", "commitcast.gateway", "commitcast.persistence")
+FRONT = "commitcast"
+"""The one import place."""
 
 
 def package(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", [FRONT, *PACKAGES])
 def test_every_public_name_is_there_and_documented(name: str) -> None:
     listed = package(name).__all__
 
@@ -29,7 +32,7 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 def test_a_public_name_means_the_same_in_every_package() -> None:
     found: dict[str, object] = {}
-    for name in PACKAGES:
+    for name in (FRONT, *PACKAGES):
         for public in package(name).__all__:
             value = getattr(package(name), public)
             assert found.setdefault(public, value) is value, public
@@ -73,6 +76,23 @@ def test_the_errors_of_the_actor_library_are_exported_with_those_of_the_actors()
     for name in ours.__all__:
         assert getattr(ours, name) is getattr(kernels, name, getattr(ours, name)), name
         assert name in (ours.__doc__ or "")
+
+
+def test_every_public_error_is_in_the_one_import_place() -> None:
+    for name in PACKAGES:
+        for public in package(name).__all__:
+            value = getattr(package(name), public)
+            if isinstance(value, type) and issubclass(value, Exception):
+                assert public in package(FRONT).__all__, f"{public} of {name} is missing in api/__init__.py"
+
+
+def test_the_one_import_place_lists_and_gives_out_its_names_only() -> None:
+    front = package(FRONT)
+
+    assert set(dir(front)) >= {*front.__all__, "__version__"}
+    assert front.__version__ == metadata.version("commitcast")
+    with pytest.raises(AttributeError, match="'commitcast' has no attribute 'Ghost'"):
+        _ = front.Ghost
 
 
 def test_every_error_has_a_stable_code_and_says_whether_to_retry() -> None:

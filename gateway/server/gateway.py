@@ -14,8 +14,6 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
-from prometheus_client import CollectorRegistry
-
 from commitcast.gateway.hub.hub import Hub
 from commitcast.gateway.hub.log import ENTRY_BYTES, committed_size
 from commitcast.gateway.hub.redaction import Redactor
@@ -25,7 +23,7 @@ from commitcast.gateway.protocol.errors import CloseCode
 from commitcast.gateway.server.access.authentication import Authenticator
 from commitcast.gateway.server.access.limits import ConnectionCounts, Limits
 from commitcast.gateway.server.http.request import HttpResponse, error_response
-from commitcast.gateway.server.metrics import ConnectionStats, GatewayCollector, Traffic
+from commitcast.gateway.server.metrics import Collector, ConnectionStats, GatewayCollector, Traffic
 from commitcast.gateway.server.options import ServerOptions
 from commitcast.gateway.server.peer import Peer
 from commitcast.gateway.server.pump import Pump
@@ -127,11 +125,11 @@ class Gateway:
         self.inbox = CommitInbox(lambda: self.call(self._take))
         self.requests = Requests(self.reader, control, self.redactor)
         self.authenticator = Authenticator(options.verifier, self.limits.refused_tokens)
+        self.collectors: list[Collector] = [GatewayCollector(self.traffic, self._connection_stats)]
+        """Of the metrics that `/metrics` shows; the host appends its own."""
         self.counts = ConnectionCounts(self.limits)
         self._from = self.counts.by_origin
         """Connections of each address, under the name that scripts outside this package read."""
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(GatewayCollector(self.traffic, self._connection_stats))
         self.is_draining = False
         self._sessions: dict[Peer, Session] = {}
         self.loop: asyncio.AbstractEventLoop | None = None

@@ -1,23 +1,57 @@
-"""The gateway's own metrics for Prometheus.
+"""What the gateway counts of itself, and Prometheus' text format. Counts are plain numbers of the gateway's loop.
 
-The gateway's loop adds to `Traffic`, which holds plain numbers; a collector turns them into metrics at each scrape. The
-actors register theirs in the same registry, which belongs to one gateway: two runtimes of one process stay apart.
+`Traffic` is what the loop adds to; a collector turns it into metrics when they are asked for. The actors add their
+collector to the gateway's, so two runtimes in one process have separate metrics.
+
+The format is written here, in ten lines, and not by `prometheus_client`: importing that takes as long as a third of
+commitcast, which every program that embeds a runtime would wait for.
 """
 
+import json
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Final, Literal, Protocol
 
 import msgspec
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Of Prometheus' text format."""
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Bounds for times: from a commit on a fast disk to a stall that a person notices."""
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """One metric, with its values at one moment."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    meaning: str
+    values: Mapping[str, float]
+    """By what follows the name on the line: a suffix, labels, or nothing."""
+
+
+class Collector(Protocol):
+    """A source of metrics."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every metric."""
+
+
+def counter(name: str, meaning: str, value: float) -> Metric:
+    """Return a number that only grows."""
+    return Metric("counter", name, meaning, {"": value})
+
+
+def gauge(name: str, meaning: str, value: float) -> Metric:
+    """Return a number that goes up and down."""
+    return Metric("gauge", name, meaning, {"": value})
+
+
+def labelled(label: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values of a metric that has one for each value of a label."""
+    return {f"{{{label}={json.dumps(of, ensure_ascii=False)}}}": value for of, value in values.items()}
 
 
 class Histogram:
@@ -36,9 +70,10 @@ class Histogram:
     def metric(self, name: str, meaning: str) -> Metric:
         """Return it for Prometheus."""
         bounds = [*map(str, self._bounds), "+Inf"]
-        family = HistogramMetricFamily(name, meaning)
-        family.add_metric([], list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
-        return family
+        values = {
+            f'_bucket{{le="{bound}"}}': count for bound, count in zip(bounds, accumulate(self._counts), strict=True)
+        }
+        return Metric("histogram", name, meaning, {**values, "_count": sum(self._counts), "_sum": self._sum})
 
 
 class Traffic:
@@ -87,19 +122,17 @@ class GatewayCollector:
         self._stats = stats
 
     def collect(self) -> Iterable[Metric]:
-        """Yield every metric, as Prometheus' client expects. On the gateway's loop."""
+        """Yield every metric. On the gateway's loop."""
         now, traffic = self._stats(), self._traffic
-        yield GaugeMetricFamily("commitcast_connections", "WebSocket connections that are open", now.connections)
-        yield GaugeMetricFamily("commitcast_connections_paused", "Connections whose write buffer is full", now.paused)
-        yield GaugeMetricFamily("commitcast_subscriptions", "Subscriptions", now.subscriptions)
-        yield CounterMetricFamily("commitcast_frames_out", "Frames written to subscribers", traffic.frames)
-        yield CounterMetricFamily("commitcast_messages_out", "Messages written, once for each", traffic.messages)
-        yield CounterMetricFamily("commitcast_bytes_out", "Bytes written to subscribers", traffic.bytes)
-        yield CounterMetricFamily("commitcast_pages_read", "Pages read for subscribers", traffic.pages)
-        yield CounterMetricFamily(
-            "commitcast_pump_cpu_seconds", "CPU time spent on encoding and sending", traffic.pumped_cpu_s
-        )
-        yield CounterMetricFamily(
+        yield gauge("commitcast_connections", "WebSocket connections that are open", now.connections)
+        yield gauge("commitcast_connections_paused", "Connections whose write buffer is full", now.paused)
+        yield gauge("commitcast_subscriptions", "Subscriptions", now.subscriptions)
+        yield counter("commitcast_frames_out", "Frames written to subscribers", traffic.frames)
+        yield counter("commitcast_messages_out", "Messages written, once for each", traffic.messages)
+        yield counter("commitcast_bytes_out", "Bytes written to subscribers", traffic.bytes)
+        yield counter("commitcast_pages_read", "Pages read for subscribers", traffic.pages)
+        yield counter("commitcast_pump_cpu_seconds", "CPU time spent on encoding and sending", traffic.pumped_cpu_s)
+        yield counter(
             "commitcast_fan_out_seconds",
             "Time spent on sending what was encoded for another subscriber",
             traffic.shared_s,
@@ -111,16 +144,18 @@ class GatewayCollector:
         for lag in now.lags:
             lags.observe(lag)
         yield lags.metric("commitcast_subscription_lag_messages", "Messages that subscriptions are behind, right now")
-        closes = CounterMetricFamily("commitcast_closes", "Connections that the gateway closed", labels=["code"])
-        for code, count in sorted(traffic.closes.items()):
-            closes.add_metric([str(code)], count)
-        yield closes
-        refused = CounterMetricFamily("commitcast_tokens_refused", "Tokens that were not accepted", labels=["code"])
-        for reason, count in sorted(now.refused_tokens.items()):
-            refused.add_metric([reason], count)
-        yield refused
+        closes = {str(code): count for code, count in sorted(traffic.closes.items())}
+        meaning = "Connections that the gateway closed"
+        yield Metric("counter", "commitcast_closes", meaning, labelled("code", closes))
+        refused = labelled("code", dict(sorted(now.refused_tokens.items())))
+        yield Metric("counter", "commitcast_tokens_refused", "Tokens that were not accepted", refused)
 
 
-def exposition(registry: CollectorRegistry) -> bytes:
-    """Return every metric of a registry in Prometheus' text format."""
-    return generate_latest(registry)
+def exposition(collectors: Iterable[Collector]) -> bytes:
+    """Return every metric in Prometheus' text format."""
+    lines = []
+    for metric in (metric for collector in collectors for metric in collector.collect()):
+        name = f"{metric.name}_total" if metric.kind == "counter" else metric.name
+        lines += [f"# HELP {name} {metric.meaning}", f"# TYPE {name} {metric.kind}"]
+        lines += [f"{name}{rest} {float(value)}" for rest, value in metric.values.items()]
+    return "\n".join([*lines, ""]).encode()

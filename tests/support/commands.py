@@ -17,9 +17,16 @@ COMMAND = [sys.executable, "-m", "commitcast.actors.cli"]
 class Running:
     """A command at work; its standard error is collected as it comes."""
 
-    def __init__(self, arguments: list[str], *, started_by: Sequence[str] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        *,
+        program: Sequence[str] = COMMAND,
+        started_by: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         self.process = subprocess.Popen(
-            [*started_by, *COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+            [*started_by, *program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
         )
         self.errors: list[str] = []
         self.output: list[str] = []
@@ -85,9 +92,9 @@ class Done(NamedTuple):
     stderr: str
 
 
-def run(*arguments: str) -> Done:
+def run(*arguments: str, program: Sequence[str] = COMMAND) -> Done:
     """Run a command to its end, in a process of its own."""
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S * 6, check=False)
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S * 6, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
 
 

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import pytest
 
-from commitcast.gateway.conformance import Case, ClientFailed, Fields, Mismatch, load_cases, run_client_case
+from cases import Case, Fields, load_cases
+from client_runner import ClientFailed, run_client_case
+from matching import Mismatch
 from waiting import SLOWNESS
 
 CLIENT: Final = Path(__file__).parents[2] / "gateway" / "web" / "client.js"

@@ -7,11 +7,12 @@ agent. Everything else needs a right. Runs on the gateway's loop; reads of the s
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import cache
 from http import HTTPStatus
+from importlib import resources
 from typing import Any, Final, TypeVar
 
 from commitcast.gateway.protocol.errors import ErrorCode
-from commitcast.gateway.protocol.schema import asyncapi
 from commitcast.gateway.server.access.auth import Grant, Permission
 from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.gateway import Gateway
@@ -77,9 +78,15 @@ async def _public(core: Gateway, request: HttpRequest) -> HttpResponse | None:
         case "/readyz":
             return await _readiness(core)
         case "/asyncapi.json":
-            return json_response(asyncapi())
+            return respond("application/json; charset=utf-8", _protocol_description())
         case _:
             return None
+
+
+@cache
+def _protocol_description() -> bytes:
+    """Return the AsyncAPI document, which `make protocol` makes from the frame types."""
+    return resources.files("commitcast.gateway.protocol").joinpath("asyncapi.json").read_bytes()
 
 
 async def _readiness(core: Gateway) -> HttpResponse:
@@ -116,7 +123,7 @@ async def _answer(core: Gateway, grant: Grant, request: HttpRequest) -> HttpResp
     if request.path == "/metrics":
         if not grant.allows_everywhere(Permission.ADMIN):
             return refusal(ErrorCode.FORBIDDEN, "this needs the right `admin` on `*`: present a token that has it")
-        return respond(CONTENT_TYPE, exposition(core.registry))
+        return respond(CONTENT_TYPE, exposition(core.collectors))
     body = await _read_in_time(core, reads.read, core.reader.store, grant, request, core.redactor)
     if body is None:
         return refusal(ErrorCode.NOT_FOUND, f"there is nothing at {request.path:.200}: see /v1/agents")

@@ -1,0 +1,114 @@
+"""commitcast: an actor runtime for AI agents, in which every message is durable before a subscriber is given it.
+
+The one import place: `from commitcast import AgentRuntime, Draft, subscribe`. A name is loaded when it is first used,
+so `import commitcast` costs next to nothing, and a subscriber never loads the actors. More names, for hosts that build
+on its parts, are in `commitcast.actors`, `commitcast.gateway` and `commitcast.persistence`; a name that is here means
+the same there. `python -m commitcast` is the command.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from commitcast.actors import (
+        AgentContext,
+        AgentHandle,
+        AgentRuntime,
+        AgentStatus,
+        BackpressureError,
+        CommandSource,
+        Draft,
+        FutureTimeoutError,
+        RestartPolicy,
+        RuntimeStoppedError,
+        Template,
+    )
+    from commitcast.gateway import (
+        BlockingClient,
+        Client,
+        Limits,
+        ListenError,
+        MissingExtraError,
+        RequestError,
+        StaticTokens,
+        SubscriptionError,
+        TokenError,
+        subscribe,
+        subscribe_blocking,
+    )
+    from commitcast.persistence import (
+        AgentExistsError,
+        AgentNotFoundError,
+        AgentRecord,
+        CommitcastError,
+        ForkedRuntimeError,
+        IdempotencyConflictError,
+        IllegalTransitionError,
+        InvalidValueError,
+        MessageRecord,
+        NotStoredError,
+        StoreError,
+        StoreOpenError,
+        StoreUnknownError,
+    )
+
+    __version__: str
+
+__all__ = [
+    "AgentContext",
+    "AgentExistsError",
+    "AgentHandle",
+    "AgentNotFoundError",
+    "AgentRecord",
+    "AgentRuntime",
+    "AgentStatus",
+    "BackpressureError",
+    "BlockingClient",
+    "Client",
+    "CommandSource",
+    "CommitcastError",
+    "Draft",
+    "ForkedRuntimeError",
+    "FutureTimeoutError",
+    "IdempotencyConflictError",
+    "IllegalTransitionError",
+    "InvalidValueError",
+    "Limits",
+    "ListenError",
+    "MessageRecord",
+    "MissingExtraError",
+    "NotStoredError",
+    "RequestError",
+    "RestartPolicy",
+    "RuntimeStoppedError",
+    "StaticTokens",
+    "StoreError",
+    "StoreOpenError",
+    "StoreUnknownError",
+    "SubscriptionError",
+    "Template",
+    "TokenError",
+    "subscribe",
+    "subscribe_blocking",
+]
+
+_PACKAGES: Final = ("commitcast.persistence", "commitcast.gateway", "commitcast.actors")
+"""From the ground up, so that no more is loaded than the name needs."""
+
+if not TYPE_CHECKING:  # a type checker would believe that every name exists
+
+    def __getattr__(name: str) -> Any:
+        """Load a public name (PEP 562)."""
+        if name == "__version__":
+            value = import_module("importlib.metadata").version("commitcast")  # which takes longer than all else here
+        elif name in __all__:
+            package = next(package for package in map(import_module, _PACKAGES) if name in package.__all__)
+            value = getattr(package, name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value  # the next use does not come here
+        return value
+
+    def __dir__() -> list[str]:
+        """Return every name, loaded or not."""
+        return sorted({*globals(), *__all__, "__version__"})
