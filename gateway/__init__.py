@@ -3,9 +3,9 @@
 The middle floor: it imports records and errors of persistence, and nothing of actors.
 """
 
-from commitcast.gateway.client.asyncio import Subscription, subscribe
-from commitcast.gateway.client.blocking import BlockingSubscription, subscribe_blocking
-from commitcast.gateway.client.requests import BlockingClient, Client, RequestError
+from commitcast.gateway.client.asyncio import Client, Subscription, subscribe
+from commitcast.gateway.client.blocking import BlockingClient, BlockingSubscription, subscribe_blocking
+from commitcast.gateway.client.requests import RequestError
 from commitcast.gateway.protocol.errors import CloseCode, ErrorCode, ListenError, SubscriptionError
 from commitcast.gateway.server.access.auth import (
     Capability,

@@ -36,6 +36,8 @@ PURE = {
     "gateway/server/pages.py",
     "gateway/client/protocol.py",
     "gateway/client/reconnect.py",
+    "gateway/client/requests.py",
+    "gateway/client/states.py",
     "actors/lifecycle.py",
     "persistence/records.py",
     "persistence/writes.py",

@@ -1,7 +1,7 @@
 """Thousands of subscribers in one process who come back by themselves, each with a connection and a cursor of its own.
 
-They keep the client's rules, with the product's own decision on when to come back (`gateway.comeback.Comeback`), and
-nothing more. Reports `back` with the time whenever everyone has lost a connection and has caught up on another since.
+They keep the client's rules, with our policy (`gateway.client.reconnect.ReconnectPolicy`), and nothing more.
+Reports `back` with the time whenever everyone has lost a connection and has caught up on another since.
 The order at the end names the heads; `end` is reported when every cursor stands there.
 """
 
@@ -15,7 +15,7 @@ from commitcast.actors.bench.child import Report, listen_for_orders, report, run
 from commitcast.actors.bench.errors import WrongDataError
 from commitcast.actors.bench.light_client import LightClient, allow_files
 from commitcast.actors.bench.stream import SharedCheck, agent_name, joined
-from commitcast.gateway.client.reconnect import Comeback, Lost, closed
+from commitcast.gateway.client.reconnect import ConnectionLost, ReconnectPolicy, closed
 from commitcast.gateway.protocol import decoding, frames
 
 CONNECTING_AT_ONCE: Final = 50
@@ -32,7 +32,7 @@ class _Subscriber:
         self._epoch: str | None = None
         """Of the last `subscribed`: another after each start of the server."""
         self._is_subscribed = False
-        self._comeback = Comeback(None)
+        self._comeback = ReconnectPolicy(None)
         self._client: LightClient | None = None
 
     async def stay(self) -> None:
@@ -41,11 +41,11 @@ class _Subscriber:
             try:
                 await self._be_connected()
             except OSError as error:
-                lost = Lost(str(error))
-            except Lost as error:
+                lost = ConnectionLost(str(error))
+            except ConnectionLost as error:
                 lost = error
             self._crowd.lost(self)
-            await asyncio.sleep(self._comeback.wait_s(lost, random.random()))
+            await asyncio.sleep(self._comeback.delay_after(lost, random.random()))
 
     async def _be_connected(self) -> None:
         self._is_subscribed = False
@@ -68,13 +68,13 @@ class _Subscriber:
             case frames.Goodbye() as goodbye:
                 raise closed(goodbye.code, goodbye.reason, goodbye.reconnect_ms)
             case frames.Error() as error:
-                raise Lost(error.message, error.code)
+                raise ConnectionLost(error.message, error.code)
             case frames.Subscribed() as subscribed:
                 self._on_subscribed(subscribed)
             case frames.Live() as live:
                 if live.sequence != self.cursor:
                     raise WrongDataError(f"a subscriber stands at {self.cursor} and is live at {live.sequence}")
-                self._comeback.worked()
+                self._comeback.made_progress()
                 self._crowd.live(self)
 
     def _on_subscribed(self, frame: frames.Subscribed) -> None:
@@ -83,7 +83,7 @@ class _Subscriber:
         if record is None or not is_same or frame.after != self.cursor or frame.head < self.cursor:
             raise WrongDataError(f"a subscriber stands at {self.cursor} and the server begins anew: {frame}")
         self._agent_epoch, self._epoch = record.epoch, frame.epoch
-        self._comeback.accepted()
+        self._comeback.token_accepted()
 
 
 class _Crowd:
