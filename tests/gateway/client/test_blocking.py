@@ -1,5 +1,6 @@
 """The blocking client: the same promises on a plain thread, which other threads and Ctrl-C can wake."""
 
+import gc
 import json
 import logging
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -381,6 +382,21 @@ def test_close_from_a_signal_handler_ends_the_waiting() -> None:
 
         rest, _ = child.communicate(timeout=TIMEOUT_S)
         assert (rest, child.returncode) == ("0 messages\n", 0)
+
+
+def test_a_subscription_that_is_forgotten_is_closed() -> None:
+    closed = threading.Event()
+
+    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
+        connection.send(json.dumps(messages(0, 6)))
+        with suppress(ConnectionClosed):
+            connection.recv(TIMEOUT_S)
+        closed.set()
+
+    with scripted(speak) as (url, _):
+        assert next(subscribe_blocking(url, "a1")).sequence == 1
+        gc.collect()
+        assert closed.wait(TIMEOUT_S)
 
 
 OPEN_AT_EXIT = """
