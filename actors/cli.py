@@ -4,7 +4,7 @@ import io
 import os
 import sys
 from importlib import metadata
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -15,6 +15,9 @@ from commitcast.actors.commands.run import run
 from commitcast.actors.commands.serve import serve
 from commitcast.actors.commands.tail import tail
 from commitcast.persistence.errors import CommitcastError
+
+_UsageError: Final[type[Any]] = typer.BadParameter.__mro__[1]
+"""Mistakes in the command line: of click, or of the copy of it that newer versions of typer contain."""
 
 app = typer.Typer(
     name="commitcast",
@@ -60,7 +63,11 @@ def main(arguments: list[str] | None = None) -> None:
     """
     _make_output_safe()
     try:
-        app(arguments)
+        sys.exit(app(arguments, prog_name="commitcast", standalone_mode=False))
+    except _UsageError as error:
+        _fail_usage(error)
+    except typer.Abort:  # older versions of typer turn Ctrl-C into it
+        sys.exit(130)
     except CommitcastError as error:
         fail(str(error))
         sys.exit(2 if isinstance(error, ValueError | LookupError) else 1)
@@ -75,6 +82,15 @@ def main(arguments: list[str] | None = None) -> None:
     except (OSError, ValueError, OverflowError) as error:  # of the command line or the terminal: one line, no traceback
         fail(f"{type(error).__name__}: {error}")
         sys.exit(1)
+
+
+def _fail_usage(error: Any) -> NoReturn:
+    """Report a mistake in the command line like every other error; without arguments show the help."""
+    if error.ctx is None or error.message == error.ctx.get_help():
+        error.show()
+    else:
+        fail(f"{error.format_message().rstrip('.')} (see {error.ctx.command_path} --help)")
+    sys.exit(error.exit_code)
 
 
 def _leave() -> NoReturn:

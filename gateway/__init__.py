@@ -3,9 +3,8 @@
 The middle floor: it imports records and errors of persistence, and nothing of actors.
 """
 
-from commitcast.gateway.client.asyncio import Subscription, subscribe
-from commitcast.gateway.client.blocking import BlockingSubscription, subscribe_blocking
-from commitcast.gateway.client.requests import BlockingClient, Client
+from commitcast.gateway.client.asyncio import Client, Subscription, subscribe
+from commitcast.gateway.client.blocking import BlockingClient, BlockingSubscription, subscribe_blocking
 from commitcast.gateway.protocol.errors import CloseCode, ErrorCode, ListenError, RequestError, SubscriptionError
 from commitcast.gateway.server.access.auth import Capability, Grant, Operation, Permission, StaticTokens, Verifier
 from commitcast.gateway.server.access.limits import Limits

@@ -38,6 +38,8 @@ PURE = {
     "gateway/server/liveness.py",
     "gateway/client/protocol.py",
     "gateway/client/reconnect.py",
+    "gateway/client/requests.py",
+    "gateway/client/states.py",
     "actors/lifecycle.py",
     "persistence/records.py",
     "persistence/writes.py",

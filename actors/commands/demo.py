@@ -1,6 +1,6 @@
-"""`commitcast demo`: three agents, one server, and a subscriber that is cut off and misses nothing.
+"""`commitcast demo`: three agents, one server, and a subscriber that is disconnected and misses no message.
 
-Everything in it is real: the database file, the sockets, the cut. Needs no key and no network, and ends by itself.
+Database, sockets and the loss of the connection are real. Needs no API key and no network, and ends by itself.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from commitcast.actors.commands import open_files, options
-from commitcast.actors.commands.output import console, note
+from commitcast.actors.commands.output import console, counted, note
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
@@ -43,13 +43,13 @@ class _Seen(msgspec.Struct):
 def demo(
     listen: options.Listen = "127.0.0.1:0",
     db: Annotated[
-        Path | None, typer.Option("--db", help="Keep the database here. A temporary file if not given.")
+        Path | None, typer.Option("--db", help="Keep the database in this file. Without it the file is temporary.")
     ] = None,
-    speed: Annotated[float, typer.Option(min=0.1, max=100, help="How many times faster than usual.")] = 1.0,
+    speed: Annotated[float, typer.Option(min=0.1, max=100, help="Speed factor: 2 is twice as fast.")] = 1.0,
 ) -> None:
-    """Show it: three agents of different pace, streamed live; one subscriber is cut off and resumes without a hole.
+    """Show three agents, streamed live; one subscriber loses its connection and resumes without a gap.
 
-    Takes about ten seconds, and needs no key and no network.
+    Takes about ten seconds. Needs no API key and no network.
     """
     open_files.raise_limit(listens=True)
     with tempfile.TemporaryDirectory(prefix="commitcast-demo-") as folder:
@@ -132,10 +132,10 @@ async def _watch_one(url: str, name: str, agent: str, after: int, seen: _Seen, u
 
 async def _watch_with_a_cut(url: str, agent: AgentHandle, seen: _Seen, away_s: float) -> None:
     cursor = await _watch_one(url, "hare", agent.id, 0, seen, until=CUT_AFTER)
-    _print_event(f"the hare's subscriber is cut off after message {cursor}; the hare runs on")
+    _print_event(f"the hare's subscriber is cut off after message {cursor}; the hare continues")
     await asyncio.sleep(away_s)
     head = (await agent.arecord()).head
-    _print_event(f"it comes back and continues after {cursor}; by now there are {head}")
+    _print_event(f"it reconnects and resumes after {cursor}; {head} messages are stored by now")
     await _watch_one(url, "hare", agent.id, cursor, seen)
 
 
@@ -158,6 +158,8 @@ def _print_account(path: Path, seen: dict[str, _Seen], stored: dict[str, list[in
             f"{name:<9} {len(sequences):>16} {len(received):>9} {missing:>8} {repeated:>9}", style=_COLOURS[name]
         )
     report = verify(path)
-    console.print(f"verified: {report.messages} messages, {'sound' if report.is_sound else 'NOT sound'}", style="bold")
+    console.print(
+        f"verified: {counted(report.messages, 'message')}, {'sound' if report.is_sound else 'NOT sound'}", style="bold"
+    )
     if kept:
-        note(f"look again: commitcast serve --db {path}, and open its page")
+        note(f"to see it again: commitcast serve --db {path}, then open its page")

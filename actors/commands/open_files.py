@@ -1,6 +1,6 @@
-"""How many open files a command of ours may have: as many as the system lets it, and said where that is few.
+"""The limit of open files of a command: raised as far as the system allows, with a note if that is too low.
 
-Only the commands raise the limit: a host's process is its own. Programs that agents run get what the command was given.
+Only the commands raise it, never a host's process. Programs that agents run get the original limit.
 """
 
 from commitcast.actors.commands.output import note
@@ -9,7 +9,7 @@ from commitcast.gateway.server.sockets import descriptors
 
 
 def raise_limit(*, listens: bool) -> None:
-    """Raise the limit of open files, and say if it bounds the connections.
+    """Raise the limit of open files, and write a note if it bounds the connections.
 
     Args:
         listens: whether there will be connections.
@@ -19,6 +19,6 @@ def raise_limit(*, listens: bool) -> None:
     places = descriptors.room_for_websockets(limit)
     if listens and places < wanted:
         note(
-            f"open files are limited to {limit:,}: fewer than {places:,} subscribers at once instead of {wanted:,}; "
-            "raise it with `ulimit -Hn` or LimitNOFILE"
+            f"open files are limited to {limit:,}, so fewer than {places:,} subscribers can connect at once, "
+            f"instead of {wanted:,}: raise the limit with `ulimit -Hn` or LimitNOFILE"
         )

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from commitcast.gateway.protocol.errors import ListenError
 from commitcast.gateway.server.access.auth import StaticTokens, Verifier
+from commitcast.gateway.server.access.origins import parse_address
 from commitcast.persistence.errors import InvalidValueError
 
 DEFAULT_DATABASE: Final = Path("commitcast.db")
@@ -40,8 +42,18 @@ class JwtAlgorithm(StrEnum):
 
 
 def address(listen: str) -> str | None:
-    """Return the address to listen on, or None for `off`."""
-    return None if listen == "off" else listen
+    """Return the address to listen on, or None for `off`.
+
+    Raises:
+        InvalidValueError: it is not an address.
+    """
+    if listen == "off":
+        return None
+    try:
+        parse_address(listen)
+    except ListenError as error:
+        raise InvalidValueError(str(error)) from error
+    return listen
 
 
 def tokens(file: Path | None) -> StaticTokens | None:

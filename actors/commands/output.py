@@ -1,11 +1,20 @@
-"""What the commands print: for people, or one JSON object a line. Owns standard output and standard error."""
+"""What the commands print: for people, or one JSON object a line. Owns standard output and standard error.
+
+Output that is not read (a full pipe, a socket, a stopped terminal) must not keep a command from ending. From then on
+output is discarded: `/dev/null` takes the place of the stream. Writes that already block are interrupted by a signal
+that has no other meaning; the interpreter then repeats them, into `/dev/null`. So every thread continues, and the stop
+stays an ordered one.
+"""
 
 import asyncio
 import os
 import re
 import select
+import signal
 import stat
 import sys
+import threading
+from contextlib import suppress
 from typing import Any, Final, TextIO
 
 import msgspec
@@ -18,12 +27,15 @@ from commitcast.persistence.records import AgentRecord
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to the command what it means that nobody reads any more."""
+        """Let the command decide what a closed pipe means."""
         raise BrokenPipeError
 
 
 console: Final = _Console(highlight=False, soft_wrap=True)
 notes: Final = _Console(stderr=True, highlight=False, soft_wrap=True)
+
+NUDGE: Final = signal.SIGURG
+"""Interrupts a system call of a thread. Ignored where it has no handler, and nothing else sends it here."""
 
 COLOURS: Final = {
     "user": "cyan",
@@ -38,61 +50,88 @@ COLOURS: Final = {
 }
 
 _HARMFUL: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, but for tab and newline
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls except tab and newline
     "\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
     "\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    "\U000e0001\U000e0020-\U000e007f"  # what is not seen, but turns the direction of writing, say
+    "\U000e0001\U000e0020-\U000e007f"  # invisible, for example marks that change the direction of writing
     "\ud800-\udfff]"
 )
-"""Unicode's categories Cc, Cf and Cs: written out, because looking each character up takes longer than storing it."""
+"""Unicode's categories Cc, Cf and Cs: written out, because looking up each character takes longer than storing it."""
 
 
 def note(text: str) -> None:
-    """Tell the person at the terminal something that is not data. That the terminal has gone changes nothing."""
+    """Write a line for people to standard error. Errors of writing it are ignored."""
     _note(printable(text), "bright_black")
 
 
 def fail(text: str) -> None:
-    """Say in one line what went wrong. The exit code says it too where that cannot be written."""
+    """Write an error to standard error, in one line. Errors of writing it are ignored: the exit code says it too."""
     _note(f"commitcast: {printable(text)}", "red")
 
 
 def _note(text: str, style: str) -> None:
     try:
         notes.print(text, style=style, markup=False)
-    except OSError:  # what is still held would be tried again at exit, and change the exit code
+    except OSError:  # buffered text would be written again at exit, and change the exit code
         leave(sys.stderr)
 
 
 def printable(text: str) -> str:
-    """Return text that cannot do anything to a terminal: control characters are shown, not sent."""
+    """Return text that is safe for a terminal: control characters are replaced."""
     return _HARMFUL.sub("�", text)
 
 
 def leave_output() -> None:
-    """Write to nowhere from now on: whoever read our output has left, and would only be complained of at exit."""
+    """Discard standard output from now on: the reader has closed it, and the interpreter would report that at exit."""
     leave(sys.stdout)
 
 
 def leave(stream: TextIO) -> None:
-    """Write what is said on a stream to nowhere from now on."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    """Discard what is written to a stream from now on."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def leave_unread() -> bool:
+    """Discard from now on what is written to a stream that cannot be written to now. Any thread; does not block.
+
+    Returns:
+        Whether standard output is discarded.
+    """
+    unread = [stream for stream in (sys.stdout, sys.stderr) if not _is_writable(stream)]
+    for stream in unread:
+        leave(stream)
+    if unread:
+        _interrupt_writes()
+    return sys.stdout in unread
+
+
+def _is_writable(stream: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return bool(poll.poll(0))
+
+
+def _interrupt_writes() -> None:
+    for thread in threading.enumerate():
+        if thread.ident is not None and thread.is_alive():
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                signal.pthread_kill(thread.ident, NUDGE)
 
 
 async def reader_left() -> None:
-    """Wait for as long as somebody may read our output; without it that is noticed when something is written.
+    """Wait until the reader of standard output closes it. Otherwise that would be noticed at the next write only.
 
     Raises:
-        BrokenPipeError: the other end of the pipe is closed. Of a file and a terminal nothing is ever heard.
+        BrokenPipeError: the other end of the pipe is closed. For a file and a terminal this never happens.
     """
     output, gone = sys.stdout.fileno(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def look() -> None:
         poll = select.poll()
-        poll.register(output, 0)  # errors are told unasked
+        poll.register(output, 0)  # errors are always reported
         if poll.poll(0):
             gone.set()
         loop.remove_reader(output)
@@ -125,7 +164,7 @@ def print_agent(record: AgentRecord, *, as_json: bool) -> None:
 
 
 def print_ending(record: AgentRecord, *, as_json: bool, account: str = "") -> None:
-    """Print how an agent ended: data with --json, else a note, with what is to be said of its messages."""
+    """Print how an agent ended: as data, or as a note that ends with `account` of its messages."""
     if as_json:
         print_json(agent_view(record, Redactor()))
         return
@@ -133,5 +172,10 @@ def print_ending(record: AgentRecord, *, as_json: bool, account: str = "") -> No
 
 
 def note_ending(agent: str, status: str, messages: int, account: str, why: str | None) -> None:
-    """Tell the person at the terminal how an agent ended, and why."""
-    note(f"{agent} {status} after {messages} messages{account}{f': {why}' if why else ''}")
+    """Write for people how an agent ended, and why."""
+    note(f"{agent} {status} after {counted(messages, 'message')}{account}{f': {why}' if why else ''}")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless there is exactly one."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

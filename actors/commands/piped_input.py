@@ -1,7 +1,7 @@
-"""What is piped into `commitcast run`, on its way to the program's standard input.
+"""The standard input of `commitcast run`, copied to the program's standard input.
 
-Copied by a thread of its own into a pipe of its own: whatever standard input is (a file, a socket, a pipe that other
-processes read too) and however long it says nothing, the program's start, its end and a signal never wait for it.
+A thread of its own copies it into a pipe of its own. Standard input may be a file, a socket or a pipe that other
+processes read too, and may be silent for long: the program's start, its end and signals never wait for it.
 """
 
 import fcntl
@@ -19,21 +19,20 @@ from typing import Final
 from commitcast.actors.commands.output import note
 
 PATIENCE_S: Final = 5.0
-"""How long a pipe may say nothing at first when the program has a prompt: what CI, ssh or another program leaves open
-never says anything, and a program that reads to the end would wait for it for ever. Claude Code waits three seconds."""
+"""How long to wait for the first byte of a pipe if the program has a prompt. CI, ssh and others leave pipes open that
+stay silent, and a program that reads to the end would wait for ever. Claude Code waits three seconds."""
 
 _CHUNK_BYTES: Final = 64 * 1024
 
 
 @contextmanager
 def piped_input(wanted: bool | None, *, has_prompt: bool) -> Iterator[int | None]:
-    """Give out a descriptor to read from what is piped into this command, or None if nothing is to be passed on.
+    """Yield a descriptor with the standard input of this command, or None if nothing is passed on.
 
     Args:
-        wanted: True for whatever standard input is, and without a limit of time; False for nothing; None for pipes,
-            sockets and files, not for a terminal or a device.
-        has_prompt: whether the program knows what to do without it: then a pipe must say something within
-            `PATIENCE_S`.
+        wanted: True for any kind of standard input, without a time limit; False for none; None for pipes, sockets
+            and files, not for a terminal or a device.
+        has_prompt: whether the program has a task without it; then the first byte must arrive within `PATIENCE_S`.
     """
     source = _standard_input(wanted)
     if source is None:
@@ -41,7 +40,7 @@ def piped_input(wanted: bool | None, *, has_prompt: bool) -> Iterator[int | None
         return
     reading, writing = os.pipe()
     patience_s = PATIENCE_S if has_prompt and wanted is None else None
-    # A daemon, because nothing ends a read of what says nothing; it closes its own end, and nobody else does.
+    # A daemon, because a read of a silent pipe never ends. The thread alone closes its end.
     threading.Thread(target=copy, args=(source, writing, patience_s), name="piped-input", daemon=True).start()
     try:
         yield reading
@@ -54,8 +53,8 @@ def copy(source: int, into: int, patience_s: float | None) -> None:
 
     Args:
         source: a descriptor to read from.
-        into: a descriptor to write to; closed in any case.
-        patience_s: seconds within which something must come, or the end; None for no limit.
+        into: a descriptor to write to; always closed at the end.
+        patience_s: seconds within which the first byte or the end must arrive; None for no limit.
     """
     try:
         if patience_s is None or _is_ready(source, patience_s):
@@ -63,13 +62,13 @@ def copy(source: int, into: int, patience_s: float | None) -> None:
             return
     finally:
         os.close(into)
-    note(f"nothing came on standard input for {patience_s:g} s: it is taken to be empty (--stdin waits for it)")
+    note(f"standard input was silent for {patience_s:g} s and is treated as empty (--stdin waits for it)")
     if _is_ready(source, None) and _unread_bytes(source):
-        note("what comes on standard input now is too late, and not passed on (--stdin waits for it)")
+        note("data on standard input arrived too late and is not passed on (--stdin waits for it)")
 
 
 def _standard_input(wanted: bool | None) -> int | None:
-    if wanted is False or sys.stdin is None:  # closed before the start: its number may be another file's by now
+    if wanted is False or sys.stdin is None:  # closed before the start: its number may belong to another file by now
         return None
     try:
         descriptor = sys.stdin.fileno()
@@ -80,21 +79,21 @@ def _standard_input(wanted: bool | None) -> int | None:
 
 
 def _copy_all(source: int, into: int) -> None:
-    with suppress(OSError):  # the program does not read any more; or the terminal is gone: that is the end, too
+    with suppress(OSError):  # the program has closed its input, or the terminal is gone: both end the copy
         while chunk := memoryview(os.read(source, _CHUNK_BYTES)):
             while chunk:
                 chunk = chunk[os.write(into, chunk) :]
 
 
 def _is_ready(source: int, timeout_s: float | None) -> bool:
-    """Wait for something to read, or for the end; return whether either came in time."""
+    """Wait for data or the end; return whether either arrived in time."""
     poll = select.poll()
     poll.register(source, select.POLLIN)
     return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
 
 def _unread_bytes(source: int) -> int:
-    """Return how much there is to read. It is left there: another process may read the same pipe."""
+    """Return the number of bytes to read. They are not read: another process may read the same pipe."""
     count = array("i", [0])
     fcntl.ioctl(source, termios.FIONREAD, count)
     return count[0]

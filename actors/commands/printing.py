@@ -1,6 +1,6 @@
-"""Messages on a terminal: a text that comes in pieces is written as it comes, and once; or one JSON object a line.
+"""Messages on a terminal: a text that arrives in pieces is written piece by piece, once; or one JSON object a line.
 
-Owns the line that is not ended yet. Must never send what an agent says to the terminal but as text. One thread.
+Owns the line that has not ended yet. Must never send control characters of an agent to the terminal. One thread.
 """
 
 import sys
@@ -22,17 +22,17 @@ _MAX_AGENT_WIDTH: Final = 38
 
 
 class Printer:
-    """Prints messages in the order in which it is given them.
+    """Prints messages in the order of the calls.
 
     Attributes:
-        hidden: how many were left out, as bookkeeping or because they say again what was printed.
+        hidden: how many messages were left out: bookkeeping, and repeats of text that was printed.
     """
 
     def __init__(self, *, as_json: bool, all: bool = False, names_agents: bool = False) -> None:
         """Make a printer.
 
         Args:
-            as_json: print every message whole, as data.
+            as_json: print every message complete, as JSON.
             all: print every message on a line of its own.
             names_agents: put the agent's id before each line.
         """
@@ -45,19 +45,19 @@ class Printer:
         self._indent = ""
         self._is_terminal = console.is_terminal  # asked once: it looks at the environment each time
         self._is_open = False
-        """Whether the last line may go on, and so has no newline yet."""
+        """Whether the last line may continue, and so has no newline yet."""
         self._newlines = ""
-        """Owed: that a text ends with is written when it goes on."""
+        """Newlines at the end of a text, which are written only when the text continues."""
 
     def record(self, record: MessageRecord) -> None:
         """Print a message that is durable."""
         self.item(message_item(record, raw=self._as_json, with_agent=True))
 
     def item(self, item: frames.Item) -> None:
-        """Print a message as a subscriber has it, and flush it.
+        """Print a message of a subscriber, and flush it.
 
         Raises:
-            BrokenPipeError: nobody reads any more.
+            BrokenPipeError: the reader has closed the output.
         """
         if self._as_json:
             print_json(item)
@@ -70,19 +70,19 @@ class Printer:
         else:
             self._write(item.content or _summary(item.metadata))
         if self._is_open and (self._texts is None or not self._texts.may_go_on):
-            self._is_open = False  # at once: what reads line by line must not have to wait for the next message
+            self._is_open = False  # at once: a reader of lines must not wait for the next message
             sys.stdout.write("\n")
         sys.stdout.flush()
 
     def end(self) -> None:
-        """End the line: something else is going to be written."""
+        """End the line before other output."""
         if self._is_open:
             self._is_open = False
             sys.stdout.write("\n")
             sys.stdout.flush()
 
     def account(self) -> str:
-        """Say how much was left out, as the end of a sentence."""
+        """Return how many messages were left out, as the end of a sentence."""
         return f" ({self.hidden} not shown: --all)" if self.hidden else ""
 
     def _begin(self, item: frames.Item) -> None:
@@ -96,7 +96,7 @@ class Printer:
         self._newlines = ""
 
     def _agent(self, name: str) -> str:
-        """Return what stands before an agent's lines: as wide as the longest name so far."""
+        """Return the prefix of an agent's lines: as wide as the longest name so far."""
         self._width = max(self._width, min(len(name), _MAX_AGENT_WIDTH) + 2)
         colour = _AGENT_COLOURS[zlib.crc32(name.encode()) % len(_AGENT_COLOURS)]
         return self._painted(printable(name).ljust(self._width), colour)
@@ -108,7 +108,7 @@ class Printer:
         sys.stdout.write(self._painted(shown.replace("\n", f"\n{self._indent}"), self._style))
 
     def _painted(self, text: str, style: str) -> str:
-        """Return text in a colour, where there are colours. Not by `console.print`: it takes long texts apart."""
+        """Return text in a colour, if the output has colours. Not by `console.print`: it wraps long texts."""
         if not style or not text:
             return text
         before, after = _codes(style, self._is_terminal)
@@ -116,8 +116,8 @@ class Printer:
 
 
 @cache
-def _codes(style: str, is_terminal: bool) -> tuple[str, str]:  # where there is another output, ask anew
-    """Return what rich writes before and after a text; nothing where the output has no colours."""
+def _codes(style: str, is_terminal: bool) -> tuple[str, str]:  # a key of the cache: another output may differ
+    """Return the codes that rich writes around a text; empty if the output has no colours."""
     with console.capture() as capture:
         console.print("x", style=style, markup=False, end="")
     before, _, after = capture.get().partition("x")
@@ -125,13 +125,13 @@ def _codes(style: str, is_terminal: bool) -> tuple[str, str]:  # where there is 
 
 
 def _summary(metadata: Any) -> str:
-    """Return the first of the metadata, for a message that has nothing else; marks of how to read it are not shown."""
+    """Return the first fields of the metadata, for a message without content; marks for the reader are left out."""
     if isinstance(metadata, msgspec.Raw):
         metadata = msgspec.json.decode(metadata)
     if not isinstance(metadata, dict):
         return ""
-    told = [(name, value) for name, value in metadata.items() if name not in READING_MARKS]
-    return f"({', '.join(f'{name}={_short(value)}' for name, value in told[:4])})" if told else ""
+    fields = [(name, value) for name, value in metadata.items() if name not in READING_MARKS]
+    return f"({', '.join(f'{name}={_short(value)}' for name, value in fields[:4])})" if fields else ""
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`commitcast agents`, `messages` and `verify`: what is in a file, also while a runtime has it."""
+"""`commitcast agents`, `messages` and `verify`: the contents of a file, also while a runtime has it open."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import typer
 from rich.progress import Progress
 
 from commitcast.actors.commands import options
-from commitcast.actors.commands.output import console, note, notes, print_agent, print_ending, print_json
+from commitcast.actors.commands.output import console, counted, note, notes, print_agent, print_ending, print_json
 from commitcast.actors.commands.printing import Printer
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError
 from commitcast.persistence.records import AgentStatus
@@ -31,12 +31,12 @@ def _opened(db: Path) -> Iterator[SqliteStore]:
 
 def agents(
     db: options.Database = options.DEFAULT_DATABASE,
-    status: Annotated[str | None, typer.Option(help=f"Only those that are {', '.join(AgentStatus)}.")] = None,
+    status: Annotated[str | None, typer.Option(help=f"Only agents with this status: {', '.join(AgentStatus)}.")] = None,
     json: options.Json = False,
 ) -> None:
     """List the agents in a database: id, status, messages, type and time."""
     if status is not None and status not in list(AgentStatus):
-        raise InvalidValueError(f"{status!r} is no status: use one of {', '.join(AgentStatus)}")
+        raise InvalidValueError(f"{status!r} is not a status: use one of {', '.join(AgentStatus)}")
     wanted = None if status is None else AgentStatus(status)
     with _opened(db) as store:
         after = 0
@@ -50,11 +50,13 @@ def messages(
     agent: Annotated[str, typer.Argument(help="The agent's id.")],
     db: options.Database = options.DEFAULT_DATABASE,
     after: Annotated[int, typer.Option(min=0, max=2**53, help="Only messages after this sequence.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, max=2**53, help="How many at most. All if not given.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=2**53, help="At most this number of messages. Without it: all.")
+    ] = None,
     all: options.All = False,
     json: options.Json = False,
 ) -> None:
-    """Print an agent's messages in order: the texts that came in pieces joined, with the number of the first piece."""
+    """Print an agent's messages in order. A text in pieces is one line, with the sequence of its first piece."""
     left = limit
     printer = Printer(as_json=json, all=all)
     with _opened(db) as store:
@@ -80,13 +82,13 @@ def messages(
 def verify(
     db: options.Database = options.DEFAULT_DATABASE,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Check SQLite's own structure even while a runtime has the file.")
+        bool, typer.Option("--deep", help="Check SQLite's own structures even while a runtime has the file open.")
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Prove a database: sequences, positions, checksums, foreign keys, and one end for every agent.
+    """Verify a database: sequences, positions, checksums, foreign keys, and exactly one end for every agent.
 
-    Exit code 0 if everything holds, 1 and a list if not.
+    Exit code 0 if it is sound; else 1, and the problems are listed.
     """
     with Progress(console=notes, transient=True, disable=not notes.is_terminal or json) as progress:
         task = progress.add_task("verifying", total=None)
@@ -107,10 +109,10 @@ def _print_report(report: Report, *, as_json: bool) -> None:
         console.print(f"and {report.more_problems} more", style="red")
     for remark in report.notes:
         console.print(remark, style="bright_black", markup=False)
-    verdict = "sound" if report.is_sound else f"{len(report.problems) + report.more_problems} problems"
+    verdict = "sound" if report.is_sound else counted(len(report.problems) + report.more_problems, "problem")
     console.print(
-        f"{report.path}: {verdict}   {report.agents} agents, {report.messages} messages, "
-        f"{report.transitions} changes of status, position {report.position}",
+        f"{report.path}: {verdict}   {counted(report.agents, 'agent')}, {counted(report.messages, 'message')}, "
+        f"{counted(report.transitions, 'status change')}, position {report.position}",
         style="green" if report.is_sound else "red",
         markup=False,
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from commitcast.actors.commands import open_files, options
-from commitcast.actors.commands.output import leave_output, note, print_ending
+from commitcast.actors.commands.output import counted, leave_output, note, print_ending
 from commitcast.actors.commands.piped_input import piped_input
 from commitcast.actors.commands.printing import Printer
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
@@ -24,9 +24,9 @@ from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 
 TERMINATE_S: Final = 8.0
-"""How long a signal's end of the agent may take to be stored: the time that its program has to end, and some."""
+"""How long the end of the agent after a signal may take to be stored: longer than its program has to end."""
 CATCH_UP_S: Final = 5.0
-"""How long subscribers may take at the end to get what is committed."""
+"""How long to wait at the end for subscribers to receive everything that is committed."""
 
 
 def run(
@@ -34,15 +34,16 @@ def run(
         list[str] | None, typer.Argument(help="The program and its arguments, after `--`.", show_default=False)
     ] = None,
     db: options.Database = options.DEFAULT_DATABASE,
-    id: Annotated[str | None, typer.Option(help="The agent's id. A UUID if not given.")] = None,
+    id: Annotated[str | None, typer.Option(help="The agent's id. Without it: a new UUID.")] = None,
     type: Annotated[
         str | None,
         typer.Option(
-            help=f"How to read its output: {', '.join(PARSERS)}. Guessed by its name, then by what it prints."
+            help=f"Format of its output: {', '.join(PARSERS)}. Without it: guessed from its name, then from its output."
         ),
     ] = None,
     prompt: Annotated[
-        str, typer.Option(help="Replaces {prompt} in the arguments; else it goes to standard input.")
+        str,
+        typer.Option(help="Replaces {prompt} in the arguments; without that place it is written to standard input."),
     ] = "",
     listen: options.Listen = "off",
     token_file: options.TokenFile = None,
@@ -50,8 +51,8 @@ def run(
         bool | None,
         typer.Option(
             "--stdin/--no-stdin",
-            help="Pass standard input on to the program, behind a prompt that goes there too. If not given: a pipe or "
-            "a file is, but with a prompt a pipe must say something within 5 s.",
+            help="Pass standard input on to the program, after a prompt that is written there. Without this option: "
+            "only a pipe or a file, and with a prompt only if its first byte arrives within 5 s.",
             show_default=False,
         ),
     ] = None,
@@ -60,16 +61,19 @@ def run(
         float,
         typer.Option(
             min=0,
-            help="Seconds of silence after its verdict until a program that does not exit is stopped; its verdict "
-            "counts. `inf` waits for ever.",
+            help="Seconds of silence after its verdict until a program that does not exit is stopped; the verdict "
+            "counts. `inf`: never.",
         ),
     ] = EXIT_TIMEOUT_S,
     json: options.Json = False,
 ) -> None:
-    """Run a CLI as an agent: every line it prints is committed before anybody sees it.
+    """Run a CLI as an agent: every line that it prints is committed before anybody sees it.
 
-    Prints each message once it is durable; of a text that comes in pieces the line has the number of the first. Exit
-    code 0 if the agent completed, 1 if it failed, 128 and the signal's number if one ended it.
+    Prints each message once it is durable; a text that arrives in pieces is one line, with the sequence of its first
+    piece. Options stand before the program; those behind it belong to the program.
+
+    Exit code 0 if the agent completed, 1 if it failed, 2 for a mistake in the command line, 128 plus the signal's
+    number if a signal ended it.
 
     Example: commitcast run --listen 127.0.0.1:8765 -- claude -p "{prompt}" --output-format stream-json --verbose
     """
@@ -77,7 +81,7 @@ def run(
         raise InvalidValueError("give the command to run after `--`, for example: commitcast run -- echo hello")
     if shutil.which(command[0]) is None:
         if os.path.exists(command[0]):
-            raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder, or has no permission to execute")
+            raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder, or not executable (chmod +x)")
         raise CommandNotFoundError(command[0])
     open_files.raise_limit(listens=options.address(listen) is not None)
     printer = Printer(as_json=json, all=all)
@@ -91,7 +95,7 @@ def run(
         for future in ending:
             try:
                 future.exception(timeout=TERMINATE_S)
-            except FutureTimeoutError:  # the disk is full, say: it is not waited for any longer
+            except FutureTimeoutError:  # for example, the disk is full
                 runtime.stop()
 
     with stopping_on_signals(terminate) as stopping, piped_input(stdin, has_prompt=bool(prompt)) as piped:
@@ -108,7 +112,7 @@ def run(
         except RuntimeStoppedError:
             if stopping.signal is None:
                 raise
-            note("stopped before the end could be stored: the next start tells")
+            note("stopped before the end was stored: the next start marks the agent as failed")
             raise typer.Exit(EXIT_CODES[stopping.signal]) from None
         finally:
             runtime.stop()
@@ -122,7 +126,7 @@ def run(
 
 def _announce(runtime: AgentRuntime, db: Path) -> None:
     if runtime.interrupted:
-        note(f"{runtime.interrupted} agents that a crash had left behind in {db} are failed now")
+        note(f"marked as failed after a crash: {counted(runtime.interrupted, 'agent')} in {db}")
     if runtime.url is not None:
         note(f"subscribers connect to {runtime.url}   page: http://{runtime.address}/")
 
@@ -143,15 +147,15 @@ def _follow(runtime: AgentRuntime, agent: AgentHandle, printer: Printer, stoppin
 
 
 def _is_written(write: Callable[[], None]) -> bool:
-    """Write to our output; return whether it takes more. The agent and its subscribers go on in any case."""
+    """Write to our output; return whether it can be written again. The agent and its subscribers always continue."""
     try:
         write()
-    except BrokenPipeError:  # nobody reads it any more
+    except BrokenPipeError:  # the reader has closed it
         leave_output()
     except OSError as error:  # the disk of a file is full, the terminal is gone
         leave_output()
         with suppress(OSError):
-            note(f"the output cannot be written ({error.strerror}): the agent goes on without it")
+            note(f"the output cannot be written ({error.strerror}): the agent continues without it")
     else:
         return True
     return False

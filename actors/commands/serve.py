@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from commitcast.actors.commands import open_files, options
-from commitcast.actors.commands.output import note, print_json
+from commitcast.actors.commands.output import counted, note, print_json
 from commitcast.actors.commands.stopping import LIMIT_S, stopping_on_signals
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.templates import load_templates
@@ -61,6 +61,7 @@ def serve(
     Agents that a crash interrupted become failed at the start; subscribers resume at their cursors. Without tokens the
     server is read-only and serves this machine only.
     """
+    options.address(listen)
     open_files.raise_limit(listens=True)
     verifier = options.verifier(token_file, jwt_key, jwt_algorithm, jwt_audience, jwt_issuer)
     tls = None if certificate is None else server_context(certificate, key)
@@ -111,5 +112,5 @@ def _announce(runtime: AgentRuntime, db: Path, address: str, *, tls: bool, json:
         print_json({"url": url, "db": str(db), "interrupted": runtime.interrupted})
         return
     if runtime.interrupted:
-        note(f"{runtime.interrupted} agents that a crash had interrupted are failed now")
+        note(f"marked as failed after a crash: {counted(runtime.recovered_agents, 'agent')} in {db}")
     note(f"serving {db} on {url}   page: http{secure}://{address}/   stop: Ctrl-C")

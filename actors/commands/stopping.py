@@ -1,10 +1,10 @@
 """Signals for the commands: those that end a program ask for an ordered stop, twice for any; SIGUSR1 shows all threads.
 
-A thread of its own hears them: the main thread may be waiting for a reader of its output, or for another thread that
-does, and runs no handler then. What is not read is given up soon after the signal, and the program ends in any case.
+A thread of its own receives them: the main thread may wait for the reader of its output, or for a thread that does, and
+then runs no handler. Output that is not read is discarded soon after the signal, so the program ends in any case.
 
-What the program was started with is made good: a blocked signal would not be heard, and an ignored SIGCHLD takes the
-exit codes of all children. Only the commands install handlers; a host's process is its own.
+Inherited settings are corrected: a blocked signal would not arrive, and an ignored SIGCHLD discards the exit codes of
+all children. Only the commands install handlers, never a host's process.
 """
 
 import asyncio
@@ -17,31 +17,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from commitcast.actors.commands.output import note
-from commitcast.actors.commands.unread import NUDGE, leave_unread
+from commitcast.actors.commands.output import NUDGE, leave_unread, note
 from commitcast.actors.sources.processes.registry import kill_at_once
 
 EXIT_CODES: Final = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGQUIT: 131, signal.SIGTERM: 143}
-"""128 and the signal's number, as shells have it."""
+"""128 plus the signal's number, as in shells."""
 
 _MAY_BE_IGNORED: Final = (signal.SIGHUP, signal.SIGQUIT)
-"""Left ignored if they were at the start: by `nohup`, or for a job in the background of a script."""
+"""Stay ignored if they were ignored at the start: by `nohup`, or for a background job of a script."""
 
 READ_S: Final = 2.0
 """How long after a signal the output waits for a reader."""
 LOOK_S: Final = 0.1
-"""Between two looks from then on."""
+"""The seconds between two checks from then on."""
 LIMIT_S: Final = 30.0
-"""How long an ordered stop may take in all. The runtime's own limits add up to less, so this is for what has none."""
+"""How long an ordered stop may take in all. The runtime's own limits add up to less; this covers everything else."""
 
 
 class Stopping:
-    """Whether a signal asked to stop, and which."""
+    """Whether a signal has asked to stop, and which."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self.has_left_output = False
-        """Whether nobody read standard output in time, so that it goes nowhere now."""
+        """Whether standard output was not read in time and is discarded."""
         self._asked = threading.Event()
         self._over = threading.Event()
 
@@ -53,7 +52,7 @@ class Stopping:
     async def wait_async(self) -> None:
         """Await a signal on the main thread's event loop."""
         while not self._asked.is_set():
-            await asyncio.sleep(0.05)  # a handler that Python runs cannot wake a loop; this is soon enough for a person
+            await asyncio.sleep(0.05)  # Python's handlers cannot wake a loop; people do not notice this delay
 
     def ask(self, number: int) -> None:
         """Note a signal."""
@@ -61,15 +60,15 @@ class Stopping:
         self._asked.set()
 
     def end(self) -> None:
-        """Note that the stop is over: what follows is not waited for either."""
+        """Note that the stop is over; from now on output that is not read is discarded too."""
         self._over.set()
         if self.signal is not None:
             self._leave_unread()
         if self.has_left_output:
-            note("what was printed last was not read in time, and is left out")
+            note("the last output was not read in time and was discarded")
 
     def hurry(self, limit_s: float) -> None:
-        """Give up what is not read, and exit at once if the stop is not over in `limit_s` seconds. Blocks."""
+        """Discard unread output, and exit at once if the stop is not over in `limit_s` seconds. Blocks."""
         deadline, pause_s = time.monotonic() + limit_s, min(READ_S, limit_s)
         while not self._over.wait(pause_s):
             if time.monotonic() > deadline and self.signal is not None:
@@ -82,7 +81,7 @@ class Stopping:
 
 
 def ending_signals() -> list[signal.Signals]:
-    """Return the signals that are to end this program."""
+    """Return the signals that end this program."""
     return [
         number
         for number in EXIT_CODES
@@ -98,7 +97,7 @@ def stopping_on_signals(
 
     Args:
         then: called once with the signal's name, on a thread of its own, because it may block.
-        limit_s: seconds after the first signal until this process exits, whatever it waits for.
+        limit_s: seconds after the first signal until this process exits in any case.
     """
     stopping = Stopping()
     reading, writing = os.pipe()
@@ -125,13 +124,13 @@ def stopping_on_signals(
 
 
 def _hear(reading: int, stopping: Stopping, then: Callable[[str], object], limit_s: float) -> None:
-    """Do what signals ask for, until the pipe is closed that the interpreter writes their numbers into."""
+    """Obey signals until the pipe closes into which the interpreter writes their numbers."""
     insisted = 0
-    while told := os.read(reading, 1):
-        if told[0] not in EXIT_CODES:
+    while data := os.read(reading, 1):
+        if data[0] not in EXIT_CODES:
             continue
-        number = signal.Signals(told[0])
-        insisted += number != signal.SIGHUP  # that comes by itself beside others: from terminal, shell and session
+        number = signal.Signals(data[0])
+        insisted += number != signal.SIGHUP  # terminal, shell and session send it beside another signal
         if insisted > 1:
             _exit_at_once(EXIT_CODES[number])
         if stopping.signal is None:
@@ -142,10 +141,10 @@ def _hear(reading: int, stopping: Stopping, then: Callable[[str], object], limit
 
 
 def _exit_at_once(code: int) -> None:
-    """Exit because somebody asked twice, or the ordered stop has taken too long.
+    """Exit after a second signal, or when the ordered stop has taken too long.
 
-    Whatever holds it up (a full disk, say) is not waited for. It is like a crash, which the next start recovers
-    from, but for the programs: they are killed now.
+    Nothing is waited for, not even a full disk. For the database this is a crash, from which the next start recovers;
+    the programs are killed now.
     """
     try:
         kill_at_once()

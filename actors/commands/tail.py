@@ -1,4 +1,4 @@
-"""`commitcast tail`: a subscriber in the terminal, which survives every loss of the connection."""
+"""`commitcast tail`: a subscriber in the terminal that reconnects after every loss of the connection."""
 
 import asyncio
 from typing import Annotated, Literal
@@ -20,21 +20,23 @@ def tail(
     agent: Annotated[str, typer.Argument(help='The agent\'s id, or "*" for all agents.')],
     url: Annotated[str, typer.Option(help="The server: ws://HOST:PORT/v1/ws, or just HOST:PORT.")] = "127.0.0.1:8765",
     after: Annotated[
-        str, typer.Option(help='Only messages after this sequence (for "*": position); "tail" for new ones.')
+        str, typer.Option(help='Only messages after this sequence (for "*": position); "tail" for new messages only.')
     ] = "0",
     token_file: options.OwnTokenFile = None,
-    raw: Annotated[bool, typer.Option("--raw", help="With --json: include the producers' lines.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="With --json: include the lines of the programs as `raw`.")
+    ] = False,
     all: options.All = False,
     json: options.Json = False,
 ) -> None:
-    """Print an agent's messages as they become durable, from any point on, until the agent ends.
+    """Print an agent's messages as they become durable, from any sequence on, until the agent ends.
 
-    Of a text that comes in pieces the line has the number of the first.
+    A text that arrives in pieces is one line, with the sequence of its first piece. Reconnects by itself.
 
-    Comes back by itself when the connection is lost. Exit code 0 if the agent completed, 1 if it did not.
+    Exit code 0 if the agent completed, 1 if it did not, 2 for a mistake in the command line.
     """
     if after != "tail" and not (after.isascii() and after.isdecimal()):
-        raise InvalidValueError(f"--after takes a sequence or tail, not {after!r}")
+        raise InvalidValueError(f"--after {after!r} is not valid: use a sequence or tail")
     start: int | Literal["tail"] = "tail" if after == "tail" else int(after)
     following = subscribe(websocket_url(url), agent, after=start, raw=raw, token=options.own_token(token_file))
     printer = Printer(as_json=json, all=all, names_agents=agent == ALL)
@@ -51,37 +53,41 @@ def tail(
 
 async def _print_all(following: Subscription, stopping: Stopping, printer: Printer) -> None:
     async def print_them() -> None:
-        async with following:  # closed in this task, whatever ends it: an iterator cannot be closed while it runs
+        async with following:  # closed in this task: another one cannot close an iterator that runs
             async for item in following:
                 printer.item(item)
 
-    async def tell_if_nobody_is_there() -> None:
+    async def report_no_connection() -> None:
         while following.reconnects < 3:
             await asyncio.sleep(0.2)
         if following.status is None and not following.cursor:
-            note("the server is not reached yet; it is tried again and again (stop: Ctrl-C)")
+            note("the server cannot be reached yet; tail keeps trying (stop: Ctrl-C)")
 
     printing = asyncio.create_task(print_them())
-    telling = asyncio.create_task(tell_if_nobody_is_there())
+    reporting = asyncio.create_task(report_no_connection())
     asked = asyncio.create_task(stopping.wait_async())
     left = asyncio.create_task(reader_left())
     await asyncio.wait({printing, asked, left}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (printing, asked, left, telling):
+    for task in (printing, asked, left, reporting):
         task.cancel()
-    results = await asyncio.gather(printing, left, asked, telling, return_exceptions=True)
+    results = await asyncio.gather(printing, left, asked, reporting, return_exceptions=True)
     for error in results[:2]:
         if isinstance(error, Exception):
             raise error
 
 
 def _why_failed(following: Subscription) -> str | None:
-    """Return why the agent failed, from the end as it was heard, or the record as of the last subscribing."""
-    told = following.ending or following.record
-    return None if told is None or told.error is None else told.error.message
+    """Return why the agent failed, from its last `status`, or from the record at the last `subscribed`."""
+    source = following.ending or following.record
+    return None if source is None or source.error is None else source.error.message
 
 
 def websocket_url(address: str) -> str:
-    """Return the WebSocket URL that an address means."""
+    """Return the WebSocket URL for an address.
+
+    Raises:
+        InvalidValueError: it is not an address of a server.
+    """
     if "://" not in address:
         address = f"ws://{address}"
     address = address.replace("http://", "ws://", 1).replace("https://", "wss://", 1)
@@ -92,5 +98,5 @@ def websocket_url(address: str) -> str:
     except ValueError:
         is_address = False
     if scheme not in ("ws", "wss") or not is_address or any(character.isspace() for character in address):
-        raise InvalidValueError(f"{address!r} is no address of a server: use HOST:PORT or ws://HOST:PORT/v1/ws")
+        raise InvalidValueError(f"{address!r} is not an address of a server: use HOST:PORT or ws://HOST:PORT/v1/ws")
     return f"{scheme}://{host}/{path}" if slash and path else f"{scheme}://{host}/v1/ws"

@@ -1,8 +1,8 @@
-"""A subscriber in Python: `async for message in subscribe(url, agent, after=n)`.
+"""The client on an event loop: `async for message in subscribe(url, agent, after=n)`, and `Client` for requests.
 
-Owns the asynchronous connection; what is said on it and what it means is `following`'s. Comes back by itself after
-whatever went wrong, and so gives out every message exactly once, in order. Runs on the caller's event loop. Here too
-is what `blocking` and `requests` need to know of websockets: options, and what its errors mean.
+Owns the connection; the frames and their meaning belong to `protocol` and `requests`, which are pure. A subscription
+reconnects by itself after every failure, and so gives out every message exactly once, in order. Runs on the caller's
+event loop; `blocking` runs the same code on a loop of its own.
 """
 
 import asyncio
@@ -12,34 +12,41 @@ import random
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypedDict, Unpack
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 from websockets.typing import Subprotocol
 
-from commitcast.gateway.client.protocol import After, Following, OnCursor, Standing
-from commitcast.gateway.client.reconnect import AsyncToken, Comeback, Lost, closed, decode
+from commitcast.gateway.client import requests
+from commitcast.gateway.client.protocol import After, OnCursor, SubscriptionProtocol, SubscriptionState
+from commitcast.gateway.client.reconnect import AsyncToken, ConnectionLost, ReconnectPolicy, closed, decode
+from commitcast.gateway.client.requests import RequestProtocol
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.protocol.quiet_log import QuietLogger
+from commitcast.persistence.deprecation import renamed_argument
 
 OPEN_TIMEOUT_S: Final = 10.0
 """For connecting, with all handshakes."""
 CLOSE_TIMEOUT_S: Final = 0.25
-"""For the server's part in closing: it may stand behind messages that nobody takes, and nothing is lost without it."""
+"""For the server's close frame. It may be queued behind messages that are not read; nothing is lost without it."""
+TIMEOUT_S: Final = 30.0
+"""For a request with all its repetitions."""
+REPLY_TIMEOUT_S: Final = 10.0
+"""For one try, from connecting to the reply: a commit takes milliseconds, so the connection is probably dead."""
 _HTTP_CODES: Final = {
     HTTPStatus.UNAUTHORIZED: ErrorCode.UNAUTHENTICATED,
     HTTPStatus.FORBIDDEN: ErrorCode.FORBIDDEN,
     HTTPStatus.NOT_FOUND: ErrorCode.NOT_FOUND,
 }
-_HTTP_PASSING: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_HTTP_TEMPORARY: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 
 
-CONNECT_OPTIONS: Final[dict[str, Any]] = {
+_CONNECT_OPTIONS: Final[dict[str, Any]] = {
     "subprotocols": [Subprotocol(frames.SUBPROTOCOL)],
     "compression": None,
     "max_size": None,  # a message may be as large as the store takes
@@ -48,67 +55,132 @@ CONNECT_OPTIONS: Final[dict[str, Any]] = {
     "proxy": None,
     "logger": QuietLogger(logging.getLogger(__name__)),
 }
-"""For the `connect` of websockets, asynchronous or not."""
+"""For the `connect` of websockets."""
 
 
 @contextmanager
-def losing() -> Iterator[None]:
-    """Turn what connecting, sending and receiving raise into `Lost`. The application's hooks are called outside."""
+def translate_errors() -> Iterator[None]:
+    """Turn the errors of websockets and sockets into `ConnectionLost`. Never around the application's hooks."""
     try:
         yield
     except ssl.SSLCertVerificationError as error:
-        raise Lost(f"the server's certificate is not trusted: {error}", ErrorCode.FORBIDDEN, is_final=True) from error
-    except (InvalidURI, ValueError) as error:  # ValueError: a host that can be no name, a redirect that is not followed
-        raise Lost(str(error), ErrorCode.BAD_REQUEST, is_final=True) from error
+        raise ConnectionLost(
+            f"the server's certificate is not trusted: {error}", ErrorCode.FORBIDDEN, is_final=True
+        ) from error
+    except (InvalidURI, ValueError) as error:  # ValueError: an impossible host name, a redirect that is refused
+        raise ConnectionLost(str(error), ErrorCode.BAD_REQUEST, is_final=True) from error
     except InvalidStatus as error:
         raise _refused(error.response.status_code) from error
     except ConnectionClosed as error:
-        raise (closed(error.rcvd.code, error.rcvd.reason) if error.rcvd else Lost(str(error))) from error
+        raise (closed(error.rcvd.code, error.rcvd.reason) if error.rcvd else ConnectionLost(str(error))) from error
     except (OSError, EOFError, WebSocketException) as error:
-        raise Lost(f"the server is not reached ({error or type(error).__name__})") from error
+        raise ConnectionLost(f"the server cannot be reached ({error or type(error).__name__})") from error
 
 
-def _refused(status: int) -> Lost:
+def _refused(status: int) -> ConnectionLost:
     message = f"the server refused the connection with HTTP {status}"
-    if status not in range(400, 500) or status in _HTTP_PASSING:
-        return Lost(message)
-    return Lost(message, _HTTP_CODES.get(HTTPStatus(status), ErrorCode.BAD_REQUEST), is_final=True)
+    if status not in range(400, 500) or status in _HTTP_TEMPORARY:
+        return ConnectionLost(message)
+    return ConnectionLost(message, _HTTP_CODES.get(HTTPStatus(status), ErrorCode.BAD_REQUEST), is_final=True)
 
 
-@asynccontextmanager
-async def connection_to(url: str, comeback: Comeback) -> AsyncGenerator[ClientConnection]:
-    """Connect with a token, and close at the end. Whatever the token's function raises is the caller's, but `Lost`."""
-    if comeback.ask is not None:
-        token = comeback.ask()
-        comeback.token = await token if inspect.isawaitable(token) else token
-    with losing():
-        connection = await connect(
-            url, additional_headers=comeback.headers, open_timeout=OPEN_TIMEOUT_S, **CONNECT_OPTIONS
-        )
-    try:
-        yield connection
-    finally:
-        await connection.close()
+async def _connect(url: str, policy: ReconnectPolicy) -> ClientConnection:
+    """Connect with a token. An error of the token function is raised as it is."""
+    if policy.token_function is not None:
+        token = policy.token_function()
+        policy.token = await token if inspect.isawaitable(token) else token
+        if policy.token is not None and not isinstance(policy.token, str):
+            raise TypeError(f"the token function returned {type(policy.token).__name__}, not str")
+    with translate_errors():
+        return await connect(url, additional_headers=policy.headers, open_timeout=OPEN_TIMEOUT_S, **_CONNECT_OPTIONS)
 
 
-async def send(connection: ClientConnection, frame: frames.ClientFrame) -> None:
-    """Send a frame."""
-    with losing():
+async def receive(connection: ClientConnection) -> frames.ServerFrame | None:
+    """Return the next frame; None for a type of a later version.
+
+    Raises:
+        ConnectionLost: there is none, or the peer is not a server of ours.
+    """
+    with translate_errors():
+        data = await connection.recv()
+    return decode(data)
+
+
+async def _send(connection: ClientConnection, frame: frames.ClientFrame) -> None:
+    with translate_errors():
         await connection.send(frames.encode(frame), text=True)
 
 
-class Subscription(Standing):
+class SubscriptionConnection:
+    """The connection of one subscription, made again after each loss. Belongs to one event loop."""
+
+    def __init__(self, url: str, protocol: SubscriptionProtocol) -> None:
+        self._url = url
+        self._protocol = protocol
+        self._connection: ClientConnection | None = None
+
+    async def receive(self) -> Iterator[frames.Item | frames.ClientFrame]:
+        """Return what the next frame brings: items to give out and frames to send. Connects if need be.
+
+        Reads one frame for each call: what an application does not take stays in the sockets, and then at the server.
+
+        Raises:
+            ConnectionLost: call `recover`.
+        """
+        if self._connection is None:
+            self._protocol.connect()
+            self._connection = await _connect(self._url, self._protocol.policy)
+        try:
+            async with asyncio.timeout(self._protocol.receive_timeout_s):
+                frame = await self._next_frame(self._connection)
+        except TimeoutError:
+            return self._protocol.on_silence()
+        return self._protocol.receive(frame)
+
+    async def _next_frame(self, connection: ClientConnection) -> frames.ServerFrame | None:
+        return await receive(connection)
+
+    async def send(self, frame: frames.ClientFrame) -> None:
+        """Send a frame on the connection that `receive` has used.
+
+        Raises:
+            ConnectionLost: call `recover`.
+        """
+        assert self._connection is not None
+        await _send(self._connection, frame)
+
+    async def recover(self, lost: ConnectionLost) -> None:
+        """Close the connection, and wait until it is time to reconnect.
+
+        Raises:
+            SubscriptionError: the server refused for good.
+        """
+        await self.close()
+        await asyncio.sleep(self._protocol.next_delay(lost, random.random()))
+
+    async def close(self) -> None:
+        """Close the connection. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    def abort(self) -> None:
+        """Drop the connection without a close frame."""
+        if self._connection is not None:
+            self._connection.transport.abort()
+
+
+class Subscription(SubscriptionState):
     """An async iterator over one agent's messages (or all agents'), from a cursor until the agent's end.
 
-    Made by `subscribe`. Its attributes are those of `Standing`: cursor, epoch, status, ending, record, reconnects,
-    skipped.
+    Made by `subscribe`. Its attributes are those of `SubscriptionState`: cursor, epoch, status, ending, record,
+    reconnects, skipped.
     """
 
     def __init__(self, url: str, agent: str, *, after: After = 0, epoch: str | None = None, **options: Any) -> None:
         super().__init__(after, epoch)
-        self._url = url
-        self._following = Following(self, agent, after=after, clock=time.monotonic, **options)
-        self._connection: ClientConnection | None = None
+        self._protocol = SubscriptionProtocol(self, agent, after=after, clock=time.monotonic, **options)
+        self._connection = SubscriptionConnection(url, self._protocol)
         self._messages = self._run()
 
     def __aiter__(self) -> AsyncIterator[frames.Item]:
@@ -127,42 +199,23 @@ class Subscription(Standing):
         await self._messages.aclose()
 
     async def cut(self) -> None:
-        """Drop the connection without a word, as a network would; the subscription comes back by itself."""
-        if self._connection is not None:
-            self._connection.transport.abort()
+        """Drop the connection without a close frame, as a network would; the subscription reconnects by itself."""
+        self._connection.abort()
 
     async def _run(self) -> AsyncGenerator[frames.Item]:
-        while not self._following.is_over:
-            try:
-                async with aclosing(self._follow()) as items:
-                    async for item in items:
-                        yield item
-            except Lost as lost:
-                await asyncio.sleep(self._following.come_back(lost, random.random()))
-            finally:
-                self._connection = None
-
-    async def _follow(self) -> AsyncGenerator[frames.Item]:
-        """Give out what one connection brings."""
-        following = self._following
-        following.connected()
-        async with connection_to(self._url, following.comeback) as self._connection:
-            while not following.is_over:
-                for said in await self._hear(self._connection):
-                    if isinstance(said, frames.Item):
-                        yield said
-                    else:
-                        await send(self._connection, said)
-
-    async def _hear(self, connection: ClientConnection) -> Iterator[frames.Item | frames.ClientFrame]:
-        """Read only when asked: what an application does not take stays in the sockets, and then with the server."""
+        connection = self._connection
         try:
-            async with asyncio.timeout(self._following.wait_s):
-                with losing():
-                    data = await connection.recv()
-        except TimeoutError:
-            return self._following.on_silence()
-        return self._following.receive(decode(data))
+            while not self._protocol.is_over:
+                try:
+                    for result in await connection.receive():
+                        if isinstance(result, frames.Item):
+                            yield result
+                        else:
+                            await connection.send(result)
+                except ConnectionLost as lost:
+                    await connection.recover(lost)
+        finally:
+            await connection.close()
 
 
 def subscribe(
@@ -182,24 +235,24 @@ def subscribe(
     Args:
         url: `ws://HOST:PORT/v1/ws`.
         agent: an id, or `"*"` for all agents.
-        after: the cursor: every later message is given out; 0 is everything, "tail" what is new.
+        after: the cursor: every later message is given out; 0 is everything, "tail" only new messages.
         epoch: of the agent that the cursor belongs to; a relaunched id is then refused.
-        raw: whether the producers' lines are wanted.
+        raw: whether to include the producers' lines.
         token: if the server demands one: text, or a function (async or not) that returns one. The function is called
             before the first connection, and again when the server refuses the token or says that it expired; that is
             final only if the fresh one is refused too. A text is tried once more if it expired, since clocks differ;
-            any other refusal of it is final. What the function raises ends the iteration.
-        window: how many messages (on `"*"`: positions) the server may send ahead of what was taken; None for no limit
-            but the sockets. Acknowledged by itself: at half of the window, and less than that when nothing comes, but
-            at most ten times a second. So let it hold what the application takes in a tenth of a second, or more.
-        slow: what the server does if the subscriber is so slow that what it lacks is no longer in memory: "catch_up"
-            reads it from the store, "skip" leaves it out and counts it in `skipped`, "close" drops the connection.
-        on_cursor: called with cursor and epoch when the application has taken everything that came in one frame, so
-            when it asks for the next message. Keep both there and give them as `after` and `epoch` after a restart:
-            no message is then lost, and those taken since the last call come again (at least once). Exactly once
-            across a restart needs the cursor kept in the same transaction as what the messages caused: keep
-            `item.sequence` (on `"*"`: `item.position`) there instead. What it raises ends the iteration. It is called
-            on the event loop, so it must not block for long.
+            any other refusal of it is final. An error of the function ends the iteration.
+        window: how many messages (on `"*"`: positions) the server may send ahead of those taken; None for no limit
+            but the sockets. The client acknowledges by itself: at half of the window, and less than that when nothing
+            comes, but at most ten times a second. So choose at least what the application takes in a tenth of a second.
+        slow: what the server does if the messages that a slow subscriber lacks are no longer in memory: "catch_up"
+            reads them from the store, "skip" leaves them out (see `skipped`), "close" drops the connection.
+        on_cursor: called with cursor and epoch when the application has taken all messages of one frame, so when it
+            asks for the next message. Store both there and pass them as `after` and `epoch` after a restart: no message
+            is then lost, and those taken since the last call come again (at least once). Exactly once across a restart
+            needs the cursor in the same transaction as the effects of the messages: store `item.sequence` (on `"*"`:
+            `item.position`) there instead. An error of the function ends the iteration. It is called on the event
+            loop, so it must not block for long.
 
     Returns:
         An async iterator that ends when the agent has ended (that of all agents never does). It reconnects by itself.
@@ -209,3 +262,104 @@ def subscribe(
     """
     options: dict[str, Any] = {"raw": raw, "token": token, "window": window, "slow": slow, "on_cursor": on_cursor}
     return Subscription(url, agent, after=after, epoch=epoch, **options)
+
+
+class SubscribeOptions(TypedDict, total=False):
+    """The options of `subscribe` that do not belong to the whole client."""
+
+    after: After
+    epoch: str | None
+    raw: bool
+    window: int | None
+    slow: frames.SlowPolicy
+    on_cursor: OnCursor | None
+
+
+class Client:
+    """The requests that a program may send to a server, on the caller's event loop.
+
+    Holds no connection, so there is nothing to close. A request that is cancelled may have been done or not.
+    """
+
+    @renamed_argument("timeout_s", "timeout")
+    def __init__(self, url: str, *, token: AsyncToken = None, timeout: float = TIMEOUT_S) -> None:
+        """Make a client; nothing is connected yet.
+
+        Args:
+            url: `ws://HOST:PORT/v1/ws`.
+            token: if the server demands one; see `subscribe`.
+            timeout: seconds for each request with all its repetitions.
+        """
+        self._url = url
+        self._token = token
+        self._known: str | None = None
+        self._timeout = timeout
+
+    async def launch(self, template: str, prompt: str = "", key: str | None = None) -> str:
+        """Launch an agent from a template of the server's owner; return its id.
+
+        Args:
+            template: its name.
+            prompt: what the agent is to do.
+            key: makes repeating harmless, for ever; None for a new one, which holds for this call.
+
+        Raises:
+            RequestError: it was refused, or there was no reply in time.
+
+        Durability: the agent is on disk.
+        """
+        return requests.required((await self._ask(requests.launch(template, prompt, key))).agent, "agent")
+
+    async def send(self, agent: str, content: str, key: str | None = None) -> int:
+        """Send a user message to an agent; return its sequence.
+
+        Args:
+            agent: its id.
+            content: the text.
+            key: makes repeating harmless, for ever; None for a new one, which holds for this call.
+
+        Raises:
+            RequestError: it was refused, or there was no reply in time.
+
+        Durability: the message is on disk.
+        """
+        return requests.required((await self._ask(requests.send(agent, content, key))).sequence, "sequence")
+
+    async def terminate(self, agent: str, reason: str | None = None) -> str:
+        """End an agent; return its status, which differs from `terminated` if it had ended before. Idempotent.
+
+        Raises:
+            RequestError: it was refused, or there was no reply in time.
+        """
+        return requests.required((await self._ask(requests.terminate(agent, reason))).status, "status")
+
+    def subscribe(self, agent: str, **options: Unpack[SubscribeOptions]) -> Subscription:
+        """Subscribe with the same URL and token; see `subscribe`."""
+        return subscribe(self._url, agent, token=self._token, **options)
+
+    async def _ask(self, request: requests.Request) -> frames.Ok:
+        protocol = RequestProtocol(request, ReconnectPolicy(self._token, self._known))
+        try:
+            async with asyncio.timeout(self._timeout):
+                while protocol.reply is None:
+                    try:
+                        await self._try(protocol)
+                    except ConnectionLost as lost:
+                        await asyncio.sleep(protocol.next_delay(lost, random.random()))
+        except TimeoutError as error:
+            raise protocol.timed_out(self._timeout) from error
+        self._known = protocol.policy.token
+        return protocol.reply
+
+    async def _try(self, protocol: RequestProtocol) -> None:
+        try:
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                connection = await _connect(self._url, protocol.policy)
+                try:
+                    while protocol.reply is None:
+                        for frame in protocol.receive(await receive(connection)):
+                            await _send(connection, frame)
+                finally:
+                    await connection.close()
+        except TimeoutError as error:
+            raise ConnectionLost(f"no reply within {REPLY_TIMEOUT_S:g} s") from error

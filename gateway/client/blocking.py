@@ -1,138 +1,219 @@
-"""A subscriber for plain threads: `for message in subscribe_blocking(url, agent, after=n)`.
+"""The client for plain threads: `for message in subscribe_blocking(url, agent, after=n)`, and `BlockingClient`.
 
-Owns the blocking connection; what is said on it and what it means is `following`'s, as for the asynchronous client.
-There is no event loop. The thread that iterates waits in the operating system, where a signal or another thread's
-`close` wakes it at once; websockets reads the socket on a thread of its own.
+A thin face over `asyncio`: each subscription that is iterated, and each request, has an event loop on a daemon thread
+of its own, which runs the asynchronous code. The caller's thread waits for it, one frame at a time; a signal, or
+`close` on another thread, wakes it at once. One loop for the whole process was refused: it would need a count of its
+users, a lock and a reset after a fork to save a thread for each subscription, which has a thread of the caller anyway.
 """
 
-import random
-import socket
+import asyncio
+import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from itertools import chain
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self, TypeVar, Unpack
 
-from websockets.sync.client import ClientConnection, connect
-from websockets.uri import parse_uri
+from websockets.asyncio.client import ClientConnection
 
-from commitcast.gateway.client.asyncio import CLOSE_TIMEOUT_S, CONNECT_OPTIONS, OPEN_TIMEOUT_S, losing
-from commitcast.gateway.client.protocol import After, Following, OnCursor, Standing
-from commitcast.gateway.client.reconnect import Comeback, Lost, Token, decode
+from commitcast.gateway.client.asyncio import (
+    CLOSE_TIMEOUT_S,
+    TIMEOUT_S,
+    Client,
+    SubscribeOptions,
+    SubscriptionConnection,
+    receive,
+)
+from commitcast.gateway.client.protocol import After, OnCursor, SubscriptionProtocol, SubscriptionState
+from commitcast.gateway.client.reconnect import ConnectionLost, Token
 from commitcast.gateway.protocol import frames
+from commitcast.gateway.protocol.errors import ErrorCode, SubscriptionError
+from commitcast.persistence import fork
+from commitcast.persistence.deprecation import renamed_argument
+
+T = TypeVar("T")
+
+FRAMES_AHEAD: Final = 16
+"""How many frames may be read before the application asks for them: as many as websockets keeps by itself."""
 
 
-class Line:
-    """The way to the server, which any thread may cut, also while it is still being made."""
+async def _nothing() -> None:
+    pass
+
+
+class _LoopThread:
+    """An event loop on a daemon thread, for one thread that waits at a time."""
 
     def __init__(self) -> None:
-        self.closing = threading.Event()
-        """No new one is to be made."""
-        self._guard = threading.RLock()
-        self._held: socket.socket | None = None
+        self._loop = asyncio.new_event_loop()
+        self._clean_up: Callable[[], Awaitable[None]] = _nothing
+        self._ended = asyncio.Event()
+        self._is_cancelled = False
+        self._pending: Future[Any] | None = None
+        self._thread = threading.Thread(target=self._serve, name="commitcast-client", daemon=True)
+        self._thread.start()
 
-    def dial(self, host: str, port: int, timeout_s: float) -> socket.socket:
-        """Connect to the first address of a host that answers.
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop; block until it is done. Ctrl-C ends the waiting, and cancels the coroutine.
 
         Raises:
-            OSError: none does, or the line was cut.
+            CancelledError: by `cancel`.
         """
-        failed: OSError | None = None
-        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            made = socket.socket(family, kind, protocol)
-            try:
-                self._hold(made)
-                made.settimeout(timeout_s)
-                made.connect(address)
-            except OSError as error:
-                made.close()
-                failed = error
-            except BaseException:  # Ctrl-C
-                made.close()
-                raise
-            else:
-                return made
-        raise failed or OSError(f"{host} has no address")
+        self._pending = future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        if self._is_cancelled:
+            future.cancel()
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C too
+            future.cancel()
+            raise
+        finally:
+            self._pending = None  # its result refers to the subscription
 
-    def _hold(self, made: socket.socket) -> None:
-        """Keep a second descriptor: it stays valid when TLS takes the first, and shuts both down."""
-        with self._guard:
-            if self.closing.is_set():
-                raise OSError("the subscription was closed")
-            self.hang_up()
-            self._held = made.dup()
+    def cancel(self) -> None:
+        """Wake the thread that waits, now and from now on. Any thread, and signal handlers; does not block."""
+        self._is_cancelled = True
+        pending = self._pending
+        if pending is not None:
+            # On the loop's thread: a signal handler may have interrupted the waiting thread where it would miss this.
+            self.call(pending.cancel)
 
-    def cut(self) -> None:
-        """Wake whoever waits for the socket. Any thread, and signal handlers; does not block."""
-        with self._guard:
-            if self._held is not None:
-                try:
-                    self._held.shutdown(socket.SHUT_RDWR)
-                except OSError:  # it is not connected yet, or no more
-                    pass
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function on the loop, soon. Any thread, and signal handlers; does not block."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(function)
 
-    def hang_up(self) -> None:
-        """Cut what there is, and forget it."""
-        with self._guard:
-            self.cut()
-            if self._held is not None:
-                self._held.close()
-                self._held = None
+    def close(self, clean_up: Callable[[], Awaitable[None]] = _nothing) -> None:
+        """Clean up on the loop, and end the thread; wait for it, for some tenths of a second at most. Idempotent."""
+        if not self._thread.is_alive():  # in a forked child, too
+            return
+        self._clean_up = clean_up
+        self.call(self._ended.set)
+        if threading.current_thread() is not self._thread and not sys.is_finalizing():  # there it would never end
+            self._thread.join(2 * CLOSE_TIMEOUT_S)
 
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # to leave it cancels the tasks that are left
+            runner.run(self._run())
 
-@contextmanager
-def blocking_connection_to(
-    url: str, comeback: Comeback, line: Line, timeout_s: float = OPEN_TIMEOUT_S
-) -> Iterator[ClientConnection]:
-    """Connect with a token, and close at the end. Whatever the token's function raises is the caller's, but `Lost`."""
-    if comeback.ask is not None:
-        token = comeback.ask()
-        if not isinstance(token, str):
-            raise TypeError("an asynchronous function cannot give a token here")
-        comeback.token = token
-    headers = comeback.headers
-    try:
-        with losing():
-            uri = parse_uri(url)
-            made = line.dial(uri.host, uri.port, timeout_s)
-            connection = connect(url, sock=made, additional_headers=headers, open_timeout=timeout_s, **CONNECT_OPTIONS)
-        with connection:
-            try:
-                yield connection
-            finally:
-                connection.close()
-    finally:
-        line.hang_up()  # also what a Ctrl-C during the handshake left open
+    async def _run(self) -> None:
+        await self._ended.wait()
+        await self._clean_up()
 
 
-def blocking_send(connection: ClientConnection, frame: frames.ClientFrame) -> None:
-    """Send a frame."""
-    with losing():
-        connection.send(frames.encode(frame), text=True)
+class _FramesAhead:
+    """Reads some frames ahead, so that one hand-over between two threads serves several frames.
+
+    50,000 messages in a frame each cost 3.5 s of CPU when handed over one by one, and 0.7 s so. Refers to no
+    subscription, so that one that is forgotten without `close` is collected, and closed by that.
+    """
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._frames: deque[frames.ServerFrame | None] = deque()
+        """Filled by the loop's thread, emptied by the thread that iterates."""
+        self._arrived = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
+
+    def __iter__(self) -> Iterator[frames.ServerFrame | None]:
+        """Yield the frames that are there, on the thread that iterates."""
+        while self._frames:
+            yield self._frames.popleft()
+
+    async def next(self) -> frames.ServerFrame | None:
+        """Wait for the next frame.
+
+        Raises:
+            ConnectionLost: there is none.
+        """
+        self._emptied.set()
+        while not self._frames:
+            if self._reading.done():
+                self._reading.result()  # raises
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._frames.popleft()
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                self._frames.append(await receive(self._connection))
+                self._arrived.set()
+                if len(self._frames) >= FRAMES_AHEAD:
+                    self._emptied.clear()
+                    await self._emptied.wait()
+        finally:
+            self._arrived.set()
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        self._reading.cancel()
+        await asyncio.wait({self._reading})
 
 
-class BlockingSubscription(Standing):
+class _ReadingAhead(SubscriptionConnection):
+    """A connection that hands over all frames that it has."""
+
+    def __init__(self, url: str, protocol: SubscriptionProtocol) -> None:
+        super().__init__(url, protocol)
+        self.is_closing = False
+        """Whether no further frame is to be taken."""
+        self._ahead: _FramesAhead | None = None
+
+    async def receive(self) -> Iterator[frames.Item | frames.ClientFrame]:
+        """Return what the next frame brings, and those behind it that are there by then."""
+        results = await super().receive()
+        return results if self._ahead is None else chain(results, self._rest(self._ahead))
+
+    def _rest(self, ahead: _FramesAhead) -> Iterator[frames.Item | frames.ClientFrame]:
+        for frame in ahead:
+            if self._protocol.is_over or self.is_closing:
+                return
+            yield from self._protocol.receive(frame)
+
+    async def _next_frame(self, connection: ClientConnection) -> frames.ServerFrame | None:
+        if self._ahead is None:
+            self._ahead = _FramesAhead(connection)
+        return await self._ahead.next()
+
+    async def close(self) -> None:
+        """Close the connection. Idempotent."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            await ahead.stop()
+        await super().close()
+
+
+class BlockingSubscription(SubscriptionState):
     """An iterator over one agent's messages (or all agents'), from a cursor until the agent's end or `close`.
 
-    Made by `subscribe_blocking`. Its attributes are those of `Standing`: cursor, epoch, status, ending, record,
-    reconnects, skipped.
+    Made by `subscribe_blocking`. Its attributes are those of `SubscriptionState`: cursor, epoch, status, ending,
+    record, reconnects, skipped.
     """
 
     def __init__(self, url: str, agent: str, *, after: After = 0, epoch: str | None = None, **options: Any) -> None:
         super().__init__(after, epoch)
-        self._url = url
-        self._following = Following(self, agent, after=after, clock=time.monotonic, **options)
-        self._line = Line()
+        self._protocol = SubscriptionProtocol(self, agent, after=after, clock=time.monotonic, **options)
+        self._connection = _ReadingAhead(url, self._protocol)
+        self._thread: _LoopThread | None = None
         self._turn = threading.RLock()
+        self._generation = fork.generation()
         self._messages = self._run()
 
     def __iter__(self) -> Iterator[frames.Item]:
         return self
 
     def __next__(self) -> frames.Item:
+        if self._generation != fork.generation():
+            message = "this process was forked from the one that subscribed: subscribe here again, after the cursor"
+            raise SubscriptionError(ErrorCode.UNAVAILABLE, message)
         with self._turn:
-            if self._line.closing.is_set():
+            if self._connection.is_closing:
                 self._messages.close()
             return next(self._messages)
 
@@ -145,55 +226,52 @@ class BlockingSubscription(Standing):
         self.close()
 
     def close(self) -> None:
-        """Stop, and close the connection; whoever iterates gets to the end of the loop. Idempotent.
+        """Stop, and close the connection; a thread that iterates gets to the end of the loop. Idempotent.
 
-        Threads: any, and signal handlers. Blocks for some tenths of a second at most. Only a name that is just being
-        looked up, or a function of the application (`token`, `on_cursor`), is waited for by the iterating thread.
+        Threads: any, and signal handlers. Blocks for some tenths of a second at most. Only `on_cursor` of the
+            application is waited for by the iterating thread.
         """
-        self._line.closing.set()
+        self._connection.is_closing = True
+        if self._generation != fork.generation():
+            return
         if not self._turn.acquire(blocking=False):
-            self._line.cut()
+            self._wake()
             if not self._turn.acquire(timeout=CLOSE_TIMEOUT_S):
-                return  # it is not in our hands, and `__next__` does the rest
+                return  # the iterating thread is busy, and `__next__` does the rest
         try:
             self._messages.close()
-        except ValueError:  # it is this thread that iterates, further up the stack: in a hook, or under a signal
-            self._line.cut()
+        except ValueError:  # this very thread iterates, further up the stack: in a hook, or under a signal handler
+            self._wake()
         finally:
             self._turn.release()
 
     def cut(self) -> None:
-        """Drop the connection without a word, as a network would; the subscription comes back by itself. Any thread."""
-        self._line.cut()
+        """Drop the connection without a close frame, as a network would; it reconnects by itself. Any thread."""
+        if self._thread is not None:
+            self._thread.call(self._connection.abort)
+
+    def _wake(self) -> None:
+        if self._thread is not None:
+            self._thread.cancel()
 
     def _run(self) -> Generator[frames.Item]:
-        while not self._following.is_over and not self._line.closing.is_set():
-            try:
-                yield from self._follow()
-            except Lost as lost:
-                if not self._line.closing.is_set():
-                    self._line.closing.wait(self._following.come_back(lost, random.random()))
-
-    def _follow(self) -> Generator[frames.Item]:
-        """Give out what one connection brings."""
-        following = self._following
-        following.connected()
-        with blocking_connection_to(self._url, following.comeback, self._line) as connection:
-            while not following.is_over and not self._line.closing.is_set():
-                for said in self._hear(connection):
-                    if isinstance(said, frames.Item):
-                        yield said
-                    else:
-                        blocking_send(connection, said)
-
-    def _hear(self, connection: ClientConnection) -> Iterator[frames.Item | frames.ClientFrame]:
-        """Read only when asked: what an application does not take stays in the sockets, and then with the server."""
-        with losing():
-            try:
-                data = connection.recv(self._following.wait_s)
-            except TimeoutError:
-                return self._following.on_silence()
-        return self._following.receive(decode(data))
+        connection = self._connection
+        thread = self._thread = _LoopThread()
+        try:
+            while not self._protocol.is_over and not connection.is_closing:
+                try:
+                    for result in thread.wait(connection.receive()):
+                        if isinstance(result, frames.Item):
+                            yield result
+                        else:
+                            thread.wait(connection.send(result))
+                except ConnectionLost as lost:
+                    thread.wait(connection.recover(lost))
+        except CancelledError:
+            if not self._connection.is_closing:
+                raise
+        finally:
+            thread.close(connection.close)
 
 
 def subscribe_blocking(
@@ -213,16 +291,16 @@ def subscribe_blocking(
     Args:
         url: `ws://HOST:PORT/v1/ws`.
         agent: an id, or `"*"` for all agents.
-        after: the cursor: every later message is given out; 0 is everything, "tail" what is new.
+        after: the cursor: every later message is given out; 0 is everything, "tail" only new messages.
         epoch: of the agent that the cursor belongs to; a relaunched id is then refused.
-        raw: whether the producers' lines are wanted.
-        token: if the server demands one: text, or a function that returns one; when it is called, and what is final,
-            is said at `subscribe`.
-        window: how many messages (on `"*"`: positions) the server may send ahead of what was taken. What was taken is
+        raw: whether to include the producers' lines.
+        token: if the server demands one: text, or a function that returns one, as for `subscribe`. The function is
+            called on a thread of the subscription's own, so it may block.
+        window: how many messages (on `"*"`: positions) the server may send ahead of those taken. They are
             acknowledged when the next message is asked for.
         slow: what the server does if the subscriber is too slow for its memory; see `subscribe`.
-        on_cursor: called with cursor and epoch, on the thread that iterates, when everything that came in one frame
-            was taken; what that means for a restart is said at `subscribe`.
+        on_cursor: called with cursor and epoch, on the thread that iterates, when all messages of one frame were
+            taken; `subscribe` says how to use it for a restart.
 
     Returns:
         An iterator that ends when the agent has ended (that of all agents never does) or was closed. It reconnects by
@@ -232,7 +310,52 @@ def subscribe_blocking(
         SubscriptionError: while iterating: the server refused for good.
 
     Threads: iterating blocks until there is a message; Ctrl-C and `close` wake it. One thread iterates at a time,
-        others wait for their turn.
+        others wait for their turn. A forked child must subscribe again, after the cursor.
     """
     options: dict[str, Any] = {"raw": raw, "token": token, "window": window, "slow": slow, "on_cursor": on_cursor}
     return BlockingSubscription(url, agent, after=after, epoch=epoch, **options)
+
+
+class BlockingClient:
+    """The requests that a program may send to a server, on the caller's thread. Any thread; requests are independent.
+
+    Holds no connection, so there is nothing to close. Ctrl-C ends the waiting; the request may then have been done or
+    not.
+    """
+
+    @renamed_argument("timeout_s", "timeout")
+    def __init__(self, url: str, *, token: Token = None, timeout: float = TIMEOUT_S) -> None:
+        """Make a client; nothing is connected yet.
+
+        Args:
+            url: `ws://HOST:PORT/v1/ws`.
+            token: if the server demands one; see `subscribe_blocking`.
+            timeout: seconds for each request with all its repetitions.
+        """
+        self._url = url
+        self._token = token
+        self._client = Client(url, token=token, timeout=timeout)
+
+    def launch(self, template: str, prompt: str = "", key: str | None = None) -> str:
+        """Launch an agent from a template of the server's owner; return its id. As `Client.launch`."""
+        return _wait(self._client.launch(template, prompt, key))
+
+    def send(self, agent: str, content: str, key: str | None = None) -> int:
+        """Send a user message to an agent; return its sequence. As `Client.send`."""
+        return _wait(self._client.send(agent, content, key))
+
+    def terminate(self, agent: str, reason: str | None = None) -> str:
+        """End an agent; return its status. As `Client.terminate`."""
+        return _wait(self._client.terminate(agent, reason))
+
+    def subscribe(self, agent: str, **options: Unpack[SubscribeOptions]) -> BlockingSubscription:
+        """Subscribe with the same URL and token; see `subscribe_blocking`."""
+        return subscribe_blocking(self._url, agent, token=self._token, **options)
+
+
+def _wait(request: Coroutine[Any, Any, T]) -> T:
+    thread = _LoopThread()
+    try:
+        return thread.wait(request)
+    finally:
+        thread.close()

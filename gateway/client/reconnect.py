@@ -1,4 +1,4 @@
-"""When a connection is over, or none was made: whether, how soon and with which token to try again.
+"""The reconnect policy: whether, when and with which token to connect again.
 
 Pure: clocks, random numbers and sockets stay with the clients.
 """
@@ -13,12 +13,12 @@ from commitcast.gateway.protocol.errors import CloseCode, ErrorCode, FrameError
 logger: Final = logging.getLogger(__name__)
 
 BACKOFF_S: Final = (0.5, 20.0)
-"""Each wait is drawn evenly from zero to a ceiling (full jitter); the ceiling doubles from the first to the second."""
+"""Each delay is drawn evenly from zero to a ceiling (full jitter); the ceiling doubles from the first to the second."""
 QUICK_S: Final = 0.1
-"""The ceiling after a connection that brought something: a single loss should not be felt, and since each such wait
-is paid for by progress, a server that accepts and drops is not hammered."""
+"""The ceiling after a connection that made progress. A single loss should not be noticed; a server that accepts and
+drops connections brings no progress, so it gets the longer delays."""
 LONGEST_S: Final = 300.0
-"""No server may send a client away for longer."""
+"""The longest delay that a server's `goodbye` may ask for."""
 
 Token = str | Callable[[], str] | None
 AsyncToken = str | Callable[[], str | Awaitable[str]] | None
@@ -28,7 +28,7 @@ HELLO: Final = "hello"
 OF_TOKEN: Final = frozenset({ErrorCode.UNAUTHENTICATED, ErrorCode.TOKEN_EXPIRED})
 """Codes that say that a token is missing, wrong or too old."""
 _TOO_BIG: Final = 1009
-"""RFC 6455, 7.4.1: the peer takes no message as large as the one we sent."""
+"""RFC 6455, 7.4.1: the message that we sent is larger than the peer accepts."""
 _CLOSE_CODES: Final[dict[int, str]] = {
     CloseCode.TOKEN_EXPIRED: ErrorCode.TOKEN_EXPIRED,
     CloseCode.UNAUTHENTICATED: ErrorCode.UNAUTHENTICATED,
@@ -36,111 +36,121 @@ _CLOSE_CODES: Final[dict[int, str]] = {
 }
 
 
-class Lost(Exception):
-    """A connection is over, or none was made. `is_final` says that another would end the same way."""
+class ConnectionLost(Exception):
+    """A connection is over, or none was made.
+
+    Attributes:
+        code: an error code, of the server or of ours.
+        is_final: another connection would end the same way.
+        delay_s: seconds to wait before reconnecting, if the server said so.
+    """
 
     def __init__(
-        self, message: str, code: str = ErrorCode.UNAVAILABLE, *, is_final: bool = False, wait_s: float | None = None
+        self, message: str, code: str = ErrorCode.UNAVAILABLE, *, is_final: bool = False, delay_s: float | None = None
     ) -> None:
         super().__init__(message)
         self.code = code
         self.is_final = is_final
-        self.wait_s = wait_s
+        self.delay_s = delay_s
 
 
 def decode(data: str | bytes) -> frames.ServerFrame | None:
-    """Return the frame that a server sent; None for one of a later version.
+    """Return the frame that a server sent; None for a type of a later version.
 
     Raises:
-        Lost: it is none, so whoever sent it is no server of ours.
+        ConnectionLost: it is not a frame, so the peer is not a server of ours.
     """
     try:
         return decoding.decode_server(data)
     except FrameError as error:
-        raise Lost(str(error), ErrorCode.BAD_REQUEST, is_final=True) from error
+        raise ConnectionLost(str(error), ErrorCode.BAD_REQUEST, is_final=True) from error
 
 
-def closed(code: int, reason: str, reconnect_ms: int | None = None) -> Lost:
+def closed(code: int, reason: str, reconnect_ms: int | None = None) -> ConnectionLost:
     """Return what a close code, or a `goodbye` before it, means."""
-    message = f"the server closed the connection: {reason or 'it did not say why'} ({code})"
-    wait_s = None if reconnect_ms is None else min(max(reconnect_ms / 1000, 0), LONGEST_S)
+    message = f"the server closed the connection: {reason or 'no reason given'} ({code})"
+    delay_s = None if reconnect_ms is None else min(max(reconnect_ms / 1000, 0), LONGEST_S)
     is_final = code >= CloseCode.BAD_REQUEST or code == _TOO_BIG
-    return Lost(message, _CLOSE_CODES.get(code, str(code)), is_final=is_final, wait_s=wait_s)
+    return ConnectionLost(message, _CLOSE_CODES.get(code, str(code)), is_final=is_final, delay_s=delay_s)
 
 
 def greeting(welcome: frames.Welcome, token: str | None) -> Iterator[frames.Hello]:
-    """Yield the `hello` that a server asks for, if it does: the header may have been lost on the way.
+    """Yield `hello` if the server asks for it: a proxy may have removed the header.
 
     Raises:
-        Lost: there is no token.
+        ConnectionLost: there is no token.
     """
     if not welcome.needs_hello:
         return
     if token is None:
-        raise Lost("the server demands a token: give one", ErrorCode.UNAUTHENTICATED, is_final=True)
+        raise ConnectionLost(
+            "the server demands a token, and this client has none: pass one as `token`",
+            ErrorCode.UNAUTHENTICATED,
+            is_final=True,
+        )
     yield frames.Hello(id=HELLO, token=token)
 
 
-class Comeback:
+class ReconnectPolicy:
     """Whether to connect again, with which token, and after how long."""
 
     def __init__(self, token: AsyncToken, known: str | None = None) -> None:
-        """Begin; `known` is what a function gave earlier."""
+        """Begin; `known` is what a token function returned earlier."""
         self.token = token if isinstance(token, str) else known
         """What to present now."""
-        self._ask = None if isinstance(token, str) else token
+        self._function = None if isinstance(token, str) else token
         self._refusals = 0
         self._tries = 0
 
     @property
-    def ask(self) -> Callable[[], str | Awaitable[str]] | None:
-        """What to call for a token before connecting; None if none is needed, or the one at hand will do."""
-        return self._ask if self.token is None else None
+    def token_function(self) -> Callable[[], str | Awaitable[str]] | None:
+        """What to call for a token before connecting; None if the server needs none, or there is one already."""
+        return self._function if self.token is None else None
 
     @property
     def headers(self) -> dict[str, str]:
-        """What to send when connecting.
+        """The headers to connect with.
 
         Raises:
-            Lost: the token cannot stand in a header. It is not repeated in the error.
+            ConnectionLost: the token cannot stand in a header. It is not repeated in the error.
         """
         if self.token is None:
             return {}
         if not self.token.isascii() or not self.token.isprintable() or not self.token.strip():
-            message = "a token is printable ASCII, and this one is not: look for a line break in it"
-            raise Lost(message, ErrorCode.BAD_REQUEST, is_final=True)
+            message = "the token is not printable ASCII: look for a line break in it"
+            raise ConnectionLost(message, ErrorCode.BAD_REQUEST, is_final=True)
         return {"Authorization": f"Bearer {self.token}"}
 
-    def accepted(self) -> None:
-        """The server took the token."""
+    def token_accepted(self) -> None:
+        """Note that the server accepted the token."""
         self._refusals = 0
 
-    def worked(self) -> None:
-        """The connection brought something, so the next wait is short."""
+    def made_progress(self) -> None:
+        """Note that the connection brought something, so that the next delay is short."""
         self._tries = -1
 
-    def wait_s(self, lost: Lost, chance: float) -> float:
-        """Return how many seconds to wait before connecting again.
+    def delay_after(self, lost: ConnectionLost, jitter: float) -> float:
+        """Return the seconds to wait before connecting again.
 
         Args:
             lost: why the last connection is over.
-            chance: a random number from 0 to 1.
+            jitter: a random number from 0 to 1.
 
         Raises:
-            Lost: it is final.
+            ConnectionLost: it is final.
         """
         if self._is_final(lost):
             raise lost
-        logger.info("coming back: %s", lost)
-        longest_s = QUICK_S if self._tries < 0 else min(BACKOFF_S[0] * 2**self._tries, BACKOFF_S[1])
+        logger.info("reconnecting: %s", lost)
+        ceiling_s = QUICK_S if self._tries < 0 else min(BACKOFF_S[0] * 2**self._tries, BACKOFF_S[1])
         self._tries = min(self._tries + 1, 10)
-        return chance * longest_s if lost.wait_s is None else lost.wait_s
+        return jitter * ceiling_s if lost.delay_s is None else lost.delay_s
 
-    def _is_final(self, lost: Lost) -> bool:
-        """A token may be refused once if there can be a fresh one, or if it only expired: clocks differ."""
+    def _is_final(self, lost: ConnectionLost) -> bool:
+        """A token may be refused once if a function can give a fresh one, or if it only expired: clocks differ."""
         if lost.code not in OF_TOKEN:
             return lost.is_final
         self._refusals += 1
-        if self._ask is not None:
+        if self._function is not None:
             self.token = None
-        return self._refusals > 1 or (self._ask is None and lost.code != ErrorCode.TOKEN_EXPIRED)
+        return self._refusals > 1 or (self._function is None and lost.code != ErrorCode.TOKEN_EXPIRED)

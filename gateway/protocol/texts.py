@@ -1,8 +1,8 @@
-"""Which messages make one text, which say again what was said, and which are only the bookkeeping of a stream. Pure.
+"""Which messages form one text, which repeat a text, and which are only the bookkeeping of a stream. Pure.
 
-A producer that streams says a text in pieces, and often the whole of it once more. The marks in `metadata` tell which
-is which; docs/protocol.md has them for every reader, and `web/texts.js` is the same rule for the page. Owns the rule,
-never the words: nothing is stored, sent or changed by it.
+A producer that streams sends a text in pieces, and often the whole of it once more. Marks in `metadata` distinguish
+them; docs/protocol.md lists them for every reader, and `web/texts.js` is the same rule for the page. Owns the rule for
+reading: it stores, sends and changes nothing.
 """
 
 from collections.abc import Mapping
@@ -14,24 +14,24 @@ import msgspec
 from commitcast.gateway.protocol.frames import Item
 
 BOOKKEEPING: Final = frozenset({"keep_alive", "ping", "rate_limit_event", "stream_event", "tool_progress"})
-"""Events that say nothing to a person, though a message shows their line."""
+"""Events without information for people, although their messages contain the line."""
 NOTICES: Final = frozenset({"api_retry", "compact_boundary", "error"})
-"""Events without content that a person wants to know of all the same."""
+"""Events without content that people want to see."""
 BOUNDARIES: Final = frozenset({"content_block_start", "content_block_stop", "message_start", "message_stop"})
-"""Events between two texts of one stream; all other bookkeeping may come in the middle of a text."""
+"""Events between two texts of one stream; all other bookkeeping may occur within a text."""
 READING_MARKS: Final = frozenset(
     {"delta", "repeats_deltas", "partial", "continues", "overwrites", "truncated", "thinking", "parent_tool_use_id"}
 )
-"""Names in metadata that tell how to read a message, and nothing that it says."""
+"""Names in metadata that say how to read a message. They are not content."""
 
 _MAX_ANSWER_CHARACTERS: Final = 1024 * 1024
-"""Of an agent's last text, to know it again in its `response`; a longer one is shown twice."""
+"""Of an agent's last text, to recognize it in its `response`; a longer one is shown twice."""
 _MAX_ANSWERS: Final = 256
-"""Agents of which the last text is remembered."""
+"""The number of agents whose last text is remembered."""
 
 
 class Marks(msgspec.Struct, frozen=True):
-    """What metadata says about how a message is to be read. Only `True` is a mark, whatever a producer puts there."""
+    """The marks in metadata that say how to read a message. Only the value `True` is a mark."""
 
     delta: Any = None
     repeats_deltas: Any = None
@@ -87,23 +87,23 @@ class Place(Enum):
 class Texts:
     """Places the messages of one agent, or of all, one by one in their order.
 
-    Only the text that was shown last is gone on with: where streams are mixed, each change begins a new one.
+    Only the text that was shown last can continue: where streams are mixed, each change of stream begins a new text.
     """
 
     def __init__(self) -> None:
         self._stream: tuple[Any, ...] = ()
         """The agent and the sub-agent that spoke last."""
         self._open: tuple[Any, ...] | None = None
-        """What the text that was shown last is, as long as it may go on."""
+        """The kind of the text that was shown last, as long as it may continue."""
         self._answers: dict[str | None, _Answer] = {}
 
     @property
     def may_go_on(self) -> bool:
-        """Whether the next message may go on with the text that was shown last."""
+        """Whether the next message may continue the text that was shown last."""
         return self._open is not None
 
     def place(self, item: Item) -> Place:
-        """Say where the next message belongs."""
+        """Return where the next message belongs."""
         marks = Marks.of(item)
         stream = (item.agent, marks.parent_tool_use_id)
         repeats = marks.repeats_deltas is True
@@ -122,7 +122,7 @@ class Texts:
         return Place.JOINS if joins else Place.NEW
 
     def _is_known(self, item: Item) -> bool:
-        """Tell whether it is a response that says again what the agent said last."""
+        """Return whether it is a response that repeats the agent's last text."""
         answer = self._answers.get(item.agent)
         return item.type == "response" and answer is not None and answer.is_said_by(item.content)
 
@@ -135,7 +135,7 @@ class Texts:
 
 
 class _Answer:
-    """What an agent said last, to know it again. Bounded."""
+    """The last text of an agent, to recognize it. Bounded."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
@@ -148,6 +148,6 @@ class _Answer:
             self._parts.clear()
 
     def is_said_by(self, text: str) -> bool:
-        """White space around it does not count: some CLIs trim it."""
-        said = "".join(self._parts).strip()
-        return said != "" and said == text.strip()
+        """Ignores white space at both ends: some CLIs trim it."""
+        answer = "".join(self._parts).strip()
+        return answer != "" and answer == text.strip()

@@ -13,8 +13,8 @@ from typing import Final
 
 from benchmark_errors import WrongDataError
 from child import Report, listen_for_orders, report, run_child
-from commitcast.gateway.client.protocol import Following, Standing
-from commitcast.gateway.client.reconnect import Lost, decode
+from commitcast.gateway.client.protocol import SubscriptionProtocol, SubscriptionState
+from commitcast.gateway.client.reconnect import ConnectionLost, decode
 from commitcast.gateway.protocol import frames
 from light_client import LightClient, allow_files
 from stream_check import agent_name, content_of
@@ -26,10 +26,10 @@ CONNECTING_AT_ONCE: Final = 50
 class _Subscriber:
     def __init__(self, pool: "_Pool", url: str, agent: str) -> None:
         self.agent = agent
-        self.standing = Standing(0, None)
+        self.standing = SubscriptionState(0, None)
         self._pool = pool
         self._url = url
-        self._protocol = Following(self.standing, agent, clock=time.monotonic)
+        self._protocol = SubscriptionProtocol(self.standing, agent, clock=time.monotonic)
         self._has_subscribed = False
 
     async def stay(self) -> None:
@@ -38,14 +38,14 @@ class _Subscriber:
             try:
                 await self._be_connected()
             except OSError as error:
-                lost = Lost(str(error))
-            except Lost as error:
+                lost = ConnectionLost(str(error))
+            except ConnectionLost as error:
                 lost = error
             self._pool.lost(self)
-            await asyncio.sleep(self._protocol.come_back(lost, random.random()))
+            await asyncio.sleep(self._protocol.next_delay(lost, random.random()))
 
     async def _be_connected(self) -> None:
-        self._protocol.connected()
+        self._protocol.connect()
         self._has_subscribed = False
         client = LightClient(self._url, lambda data: self._take(client, data))
         try:

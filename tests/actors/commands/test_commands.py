@@ -74,7 +74,7 @@ class TestRun:
 
         assert done.returncode == 0
         assert "hello" in done.stdout
-        assert "a1 completed after 1 messages" in done.stderr
+        assert "a1 completed after 1 message\n" in done.stderr
 
     def test_json_prints_one_object_a_line_and_the_agent_last(self, run: Run, db: str) -> None:
         done = run("run", "--json", "--db", db, "--id", "a1", "--", "printf", "a\\nb\\n")
@@ -186,6 +186,37 @@ class TestBadInput:
         assert "Traceback" not in done.stderr + done.stdout
         assert len([line for line in done.stderr.splitlines() if line.startswith("commitcast:")]) <= 1
 
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["tail"], "Missing argument"),
+            (["run", "--nope"], "No such option: --nope"),
+            (["messages", "a1", "--after", "-3"], "Invalid value for '--after'"),
+            (["nope"], "No such command 'nope'"),
+            (["run", "--listen", "foo", "--", "echo"], "cannot listen on foo"),
+            (["serve", "--listen", "foo"], "cannot listen on foo"),
+            (["run", "--id", "a b", "--", "echo"], "cannot be the id of an agent"),
+            (["tail", "a1", "--after", "soon"], "use a sequence or tail"),
+        ],
+    )
+    def test_every_mistake_in_the_command_line_is_one_line_of_one_style_and_exit_code_two(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+
+        done = run(*arguments)
+
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("commitcast: ")
+        assert says in line
+
+    def test_without_arguments_the_help_is_shown(self, run: Run) -> None:
+        done = run()
+
+        assert done.returncode in (0, 2)  # as the version of click has it
+        assert "Usage: commitcast" in done.stdout + done.stderr
+
     def test_a_missing_command(self, run: Run, db: str) -> None:
         self.check(run, "run", "--db", db, says="give the command to run after `--`")
 
@@ -234,7 +265,7 @@ class TestBadInput:
 
     def test_a_type_or_status_that_does_not_exist(self, run: Run, db: str) -> None:
         self.check(run, "run", "--db", db, "--type", "none", "--", "echo", says="none")
-        self.check(run, "agents", "--db", db, "--status", "asleep", says="'asleep' is no status")
+        self.check(run, "agents", "--db", db, "--status", "asleep", says="'asleep' is not a status")
 
 
 class TestReading:

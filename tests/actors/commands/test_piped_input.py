@@ -145,7 +145,7 @@ def test_a_pipe_that_says_nothing_is_taken_to_be_empty_if_there_is_a_prompt(
     os.write(pipe[1], b"late")
     late.join(TIMEOUT_S)
     said = capfd.readouterr().err
-    assert "nothing came on standard input for 0.05 s" in said
+    assert "standard input was silent for 0.05 s" in said
     assert "too late" in said
 
 

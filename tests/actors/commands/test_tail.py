@@ -50,6 +50,17 @@ def test_it_is_silent_when_its_reader_leaves(server: Running, options: tuple[str
     assert left(following) == (141, b"")
 
 
+def test_head_gets_its_lines_and_standard_error_stays_empty(server: Running) -> None:
+    """No traceback of a generator that is closed while it runs."""
+    script = '"$@" | head -2'
+    command = ["sh", "-c", script, "sh", *COMMAND, "tail", "a1", "--url", server.url]
+
+    done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, text=True)
+
+    assert [line.split()[:3] for line in done.stdout.splitlines()] == [["1", "assistant", "0"], ["2", "assistant", "1"]]
+    assert done.stderr == ""
+
+
 def test_it_notices_that_its_reader_left_also_when_nothing_is_said(server: Running) -> None:
     following = tail(server, "--after", "tail")
 

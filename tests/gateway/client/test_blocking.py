@@ -1,5 +1,6 @@
 """The blocking client: the same promises on a plain thread, which other threads and Ctrl-C can wake."""
 
+import gc
 import json
 import logging
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from commitcast.actors import AgentRuntime
 from commitcast.gateway import SubscriptionError
 from commitcast.gateway.client import reconnect
 from commitcast.gateway.client.blocking import BlockingSubscription, subscribe_blocking
+from commitcast.gateway.client.states import State
+from forking import forked, refused
 from waiting import TIMEOUT_S, wait_until
 
 Speak = Callable[[ServerConnection, dict[str, Any]], None]
@@ -238,7 +241,7 @@ def test_close_ends_the_waiting_for_a_connection_too(server: Callable[[], Abstra
     with server() as url:
         subscription = subscribe_blocking(url, "a1")
         iterating = Iterating(subscription)
-        wait_until(lambda: subscription._line._held is not None, "the dialling")
+        wait_until(lambda: subscription._protocol.state is State.CONNECTING, "the connecting")
         assert not iterating.ends_within(0.1)
 
         subscription.close()
@@ -358,3 +361,101 @@ def test_ctrl_c_ends_the_waiting() -> None:
 
         rest, _ = child.communicate(timeout=TIMEOUT_S)
         assert (rest, child.returncode) == ("interrupted\n", 0)
+
+
+SIGNAL_HANDLER = """
+import signal, sys
+from commitcast.gateway import subscribe_blocking
+subscription = subscribe_blocking(sys.argv[1], "a1", on_cursor=lambda *_: print("waiting", flush=True))
+signal.signal(signal.SIGTERM, lambda *_: subscription.close())
+print(len(list(subscription)), "messages", flush=True)
+"""
+
+
+def test_close_from_a_signal_handler_ends_the_waiting() -> None:
+    with scripted(say_nothing) as (url, _):
+        child = subprocess.Popen([sys.executable, "-c", SIGNAL_HANDLER, url], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "waiting\n"
+
+        child.send_signal(signal.SIGTERM)
+
+        rest, _ = child.communicate(timeout=TIMEOUT_S)
+        assert (rest, child.returncode) == ("0 messages\n", 0)
+
+
+def test_a_subscription_that_is_forgotten_is_closed() -> None:
+    closed = threading.Event()
+
+    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
+        connection.send(json.dumps(messages(0, 6)))
+        with suppress(ConnectionClosed):
+            connection.recv(TIMEOUT_S)
+        closed.set()
+
+    with scripted(speak) as (url, _):
+        assert next(subscribe_blocking(url, "a1")).sequence == 1
+        gc.collect()
+        assert closed.wait(TIMEOUT_S)
+
+
+OPEN_AT_EXIT = """
+import sys
+from commitcast.gateway import subscribe_blocking
+subscription = subscribe_blocking(sys.argv[1], "a1")
+print(next(subscription).sequence)
+"""
+
+
+def test_a_program_that_leaves_a_subscription_open_exits_at_once_and_prints_nothing() -> None:
+    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
+        connection.send(json.dumps(messages(0, 6)))
+
+    with scripted(speak) as (url, _):
+        child = subprocess.run([sys.executable, "-c", OPEN_AT_EXIT, url], capture_output=True, timeout=TIMEOUT_S)
+
+    assert (child.stdout, child.stderr, child.returncode) == (b"1\n", b"", 0)
+
+
+def test_a_forked_child_subscribes_for_itself_and_leaves_its_parents_subscription_alone() -> None:
+    def in_child() -> str:
+        subscription.close()
+        seen = [message.sequence for message in subscribe_blocking(url, "a1")]
+        return f"{seen} {refused(lambda: next(subscription))} {subscription.cursor}"
+
+    with scripted(say_everything) as (url, _), subscribe_blocking(url, "a1") as subscription:
+        assert next(subscription).sequence == 1
+        with forked(in_child) as child:
+            assert child.answer() == "[1, 2, 3, 4, 5, 6] SubscriptionError 1"
+        assert [message.sequence for message in subscription] == [2, 3, 4, 5, 6]
+
+
+def test_frames_that_were_read_ahead_are_not_given_out_after_a_gap() -> None:
+    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
+        told = [messages(0, 1), messages(3, 4), messages(4, 5)] if frame["after"] == 0 else [messages(1, 6), end(6)]
+        for said in told:
+            connection.send(json.dumps(said))
+
+    with scripted(speak) as (url, told):
+        assert [message.sequence for message in subscribe_blocking(url, "a1")] == [1, 2, 3, 4, 5, 6]
+
+    assert [frame["after"] for frame in told] == [0, 1]
+
+
+def test_an_application_that_takes_nothing_makes_the_server_wait() -> None:
+    progress = threading.Event()
+    sent: list[int] = []
+
+    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
+        for n in range(400):
+            big = messages(n, n + 1)
+            big["items"][0]["content"] = "x" * 256 * 1024
+            connection.send(json.dumps(big))
+            sent.append(n)
+            progress.set()
+
+    with scripted(speak) as (url, _), subscribe_blocking(url, "a1") as subscription:
+        assert next(subscription).sequence == 1
+        while progress.wait(0.3):  # until the server waits for the client
+            progress.clear()
+        assert len(sent) < 200

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from commitcast.gateway import SubscriptionError
 from commitcast.gateway.client import protocol, reconnect
-from commitcast.gateway.client.protocol import Following, Standing
-from commitcast.gateway.client.reconnect import Comeback, Lost, closed
+from commitcast.gateway.client.protocol import SubscriptionProtocol, SubscriptionState
+from commitcast.gateway.client.reconnect import ConnectionLost, ReconnectPolicy, closed
+from commitcast.gateway.client.states import State
 from commitcast.gateway.protocol import frames
 
 HEARTBEAT_S = 15.0
@@ -46,18 +47,19 @@ class Client:
     """A subscription whose application takes everything at once."""
 
     def __init__(self, agent: str = "a", after: protocol.After = 0, epoch: str | None = None, **options: Any) -> None:
-        self.standing = Standing(after, epoch)
+        self.subscription = SubscriptionState(after, epoch)
         self.told: list[tuple[int, str | None]] = []
         tell = lambda cursor, epoch: self.told.append((cursor, epoch))  # noqa: E731
         self.now = 0.0
         options |= {"on_cursor": tell, "clock": lambda: self.now}
-        self.following = Following(self.standing, agent, after=after, **options)
+        self.protocol = SubscriptionProtocol(self.subscription, agent, after=after, **options)
+        self.protocol.connect()
         self.items: list[int] = []
         self.sent: list[frames.ClientFrame] = []
 
     def hear(self, *heard: frames.ServerFrame | None) -> "Client":
         for frame in heard:
-            for said in self.following.receive(frame):
+            for said in self.protocol.receive(frame):
                 if isinstance(said, frames.Item):
                     self.items.append(said.sequence)
                 else:
@@ -81,8 +83,8 @@ def test_frames_that_join_the_cursor_are_given_out() -> None:
     client = Client().hear(WELCOME, subscribed(), messages(0, 2), messages(2, 3), status(3))
 
     assert client.items == [1, 2, 3]
-    assert client.following.is_over
-    assert client.standing.ending == status(3)
+    assert client.protocol.is_over
+    assert client.subscription.ending == status(3)
 
 
 BACKWARDS = frames.Messages(agent="a", prev=2, last=1, items=[])
@@ -110,7 +112,7 @@ def test_nothing_is_taken_before_the_reply_to_the_newest_subscribe() -> None:
 def test_what_does_not_join_twice_at_one_cursor_costs_the_connection() -> None:
     client = Client().hear(WELCOME, subscribed(), messages(5, 6), subscribed(id=2))
 
-    with pytest.raises(Lost) as lost:
+    with pytest.raises(ConnectionLost) as lost:
         client.hear(messages(5, 6))
 
     assert not lost.value.is_final
@@ -124,7 +126,7 @@ def test_a_stream_that_begins_elsewhere_is_not_taken() -> None:
 
 def test_the_tail_begins_where_the_server_says_and_is_asked_for_by_number_from_then_on() -> None:
     client = Client(after="tail").hear(WELCOME, subscribed(7), messages(7, 8))
-    client.following.connected()
+    client.protocol.connect()
     client.hear(WELCOME)
 
     assert (client.items, client.asked) == ([8], ["tail", 8])
@@ -132,9 +134,9 @@ def test_the_tail_begins_where_the_server_says_and_is_asked_for_by_number_from_t
 
 def test_a_connection_that_is_lost_inside_a_frame_is_resumed_inside_of_it() -> None:
     client = Client().hear(WELCOME, subscribed())
-    taking = client.following.receive(messages(0, 4))
+    taking = client.protocol.receive(messages(0, 4))
     given = [next(taking), next(taking)]
-    client.following.connected()
+    client.protocol.connect()
     client.hear(WELCOME)
 
     assert [said.sequence for said in given if isinstance(said, frames.Item)] == [1, 2]
@@ -154,9 +156,9 @@ def test_on_all_agents_the_cursor_is_the_position_and_every_frame_must_join() ->
         frames.Status(agent="b", status="completed", previous="running", sequence=1, at="t", prev=4, last=5),
     )
 
-    assert (client.items, client.standing.cursor) == ([1], 5)
-    assert client.standing.status is None
-    assert not client.following.is_over
+    assert (client.items, client.subscription.cursor) == ([1], 5)
+    assert client.subscription.status is None
+    assert not client.protocol.is_over
     client.hear(frames.Agent(agent="b", event="deleted", prev=6, last=7))
     assert client.asked == [0, 5]
 
@@ -166,14 +168,14 @@ def test_on_all_agents_the_cursor_is_the_position_and_every_frame_must_join() ->
 
 def test_the_epoch_is_that_of_the_last_subscribed() -> None:
     client = Client().hear(WELCOME, subscribed(epoch="e1"))
-    client.following.connected()
+    client.protocol.connect()
     client.hear(WELCOME)
 
     asked = client.sent[-1]
     assert isinstance(asked, frames.Subscribe)
     assert asked.epoch == "e1"
     client.hear(subscribed(epoch="e2"))  # the server has looked at the cursor, and goes on in a run of its own
-    client.following.connected()
+    client.protocol.connect()
     client.hear(WELCOME)
     asked = client.sent[-1]
     assert isinstance(asked, frames.Subscribe)
@@ -182,17 +184,17 @@ def test_the_epoch_is_that_of_the_last_subscribed() -> None:
 
 def test_the_end_waits_for_the_messages_before_it_and_for_those_that_were_there_when_it_began() -> None:
     client = Client().hear(WELCOME, subscribed(head=3), messages(0, 1), status(2))
-    assert not client.following.is_over
+    assert not client.protocol.is_over
     client.hear(messages(1, 2))
-    assert not client.following.is_over
-    assert client.hear(messages(2, 3)).following.is_over
+    assert not client.protocol.is_over
+    assert client.hear(messages(2, 3)).protocol.is_over
 
 
 def test_an_agent_that_had_ended_before_is_over_when_caught_up() -> None:
     client = Client(after=2).hear(WELCOME, subscribed(2, status="failed", head=2))
 
-    assert client.hear(frames.Live(agent="a", sequence=2)).following.is_over
-    assert Client().hear(WELCOME, subscribed(), frames.Live(agent="a", sequence=0)).following.is_over is False
+    assert client.hear(frames.Live(agent="a", sequence=2)).protocol.is_over
+    assert Client().hear(WELCOME, subscribed(), frames.Live(agent="a", sequence=0)).protocol.is_over is False
 
 
 def test_a_store_that_stays_ahead_for_a_heartbeat_shows_a_lost_tail() -> None:
@@ -213,29 +215,29 @@ def test_a_heartbeat_at_the_cursor_clears_the_doubt() -> None:
 
 def test_silence_of_three_heartbeats_is_a_loss() -> None:
     client = Client()
-    assert client.following.wait_s == protocol.SILENCE_S
+    assert client.protocol.receive_timeout_s == protocol.SILENCE_S
     client.hear(WELCOME, subscribed())
 
-    assert client.following.wait_s == 3 * HEARTBEAT_S
-    with pytest.raises(Lost, match="nothing came for 45 seconds"):
-        list(client.following.on_silence())
+    assert client.protocol.receive_timeout_s == 3 * HEARTBEAT_S
+    with pytest.raises(ConnectionLost, match="sent nothing for 45 seconds"):
+        list(client.protocol.on_silence())
 
 
 def test_an_announced_gap_moves_the_cursor_and_is_counted() -> None:
     client = Client(slow="skip").hear(WELCOME, subscribed(), messages(0, 2))
     client.hear(frames.Gap(agent="a", prev=2, last=9, status="running"), messages(9, 10))
 
-    assert (client.items, client.standing.skipped, client.asked) == ([1, 2, 10], 7, [0])
-    assert not client.following.is_over
+    assert (client.items, client.subscription.skipped, client.asked) == ([1, 2, 10], 7, [0])
+    assert not client.protocol.is_over
     client.hear(frames.Gap(agent="a", prev=10, last=12, status="failed"))
-    assert (client.standing.status, client.standing.skipped) == ("failed", 9)
-    assert client.following.is_over
+    assert (client.subscription.status, client.subscription.skipped) == ("failed", 9)
+    assert client.protocol.is_over
 
 
 def test_a_gap_that_does_not_join_is_not_believed() -> None:
     client = Client(slow="skip").hear(WELCOME, subscribed(), frames.Gap(agent="a", prev=2, last=9))
 
-    assert (client.asked, client.standing.skipped) == ([0, 0], 0)
+    assert (client.asked, client.subscription.skipped) == ([0, 0], 0)
 
 
 # What is sent.
@@ -248,7 +250,7 @@ def test_it_subscribes_when_it_is_welcomed_and_says_hello_first_only_if_asked_to
     greeted = Client(token="t").hear(needs_hello).sent
     assert [type(frame) for frame in greeted] == [frames.Hello, frames.Subscribe]
     assert greeted[0] == frames.Hello(id="hello", token="t")
-    with pytest.raises(Lost) as lost:
+    with pytest.raises(ConnectionLost) as lost:
         Client().hear(needs_hello)
     assert (lost.value.code, lost.value.is_final) == ("unauthenticated", True)
 
@@ -262,13 +264,13 @@ def test_what_was_wished_for_is_in_every_subscribe() -> None:
 def test_half_of_the_window_is_acknowledged_at_once_and_less_when_idle() -> None:
     client = Client(window=4).hear(WELCOME, subscribed(), messages(0, 1))
     assert client.acknowledged == []
-    assert client.following.wait_s == protocol.ACK_S
+    assert client.protocol.receive_timeout_s == protocol.ACK_S
     client.hear(messages(1, 2))
     assert client.acknowledged == [{"a": 2}]
-    assert client.following.wait_s == 3 * HEARTBEAT_S
+    assert client.protocol.receive_timeout_s == 3 * HEARTBEAT_S
 
     client.hear(messages(2, 3))
-    client.sent += client.following.on_silence()
+    client.sent += client.protocol.on_silence()
 
     assert client.acknowledged == [{"a": 2}, {"a": 3}]
 
@@ -281,13 +283,13 @@ def test_acknowledgements_keep_their_distance() -> None:
         client.hear(messages(sequence, sequence + 1))
 
     assert 15 <= len(client.acknowledged) <= 20
-    assert client.following.wait_s == protocol.ACK_S  # and what is left follows when nothing comes
+    assert client.protocol.receive_timeout_s == protocol.ACK_S  # and what is left follows when nothing comes
 
 
 def test_only_what_the_application_took_is_acknowledged() -> None:
     client = Client(window=2).hear(WELCOME, subscribed())
 
-    taking = client.following.receive(messages(0, 2))
+    taking = client.protocol.receive(messages(0, 2))
 
     assert isinstance(next(taking), frames.Item)
     assert next(taking) == frames.Ack(agent={"a": 1})  # it asked for the second, so it has the first
@@ -306,7 +308,7 @@ def test_without_a_window_nothing_is_acknowledged() -> None:
 
 def test_the_cursor_is_told_when_everything_of_a_frame_was_taken() -> None:
     client = Client().hear(WELCOME, subscribed())
-    taking = client.following.receive(messages(0, 2))
+    taking = client.protocol.receive(messages(0, 2))
 
     assert [next(taking), next(taking)]
     assert client.told == [(0, "e")]  # the epoch is news
@@ -336,17 +338,17 @@ def test_the_cursor_is_told_when_everything_of_a_frame_was_taken() -> None:
 def test_errors_and_goodbyes_say_whether_to_come_back(heard: frames.ServerFrame, code: str, is_final: bool) -> None:
     client = Client().hear(WELCOME)
 
-    with pytest.raises(Lost) as lost:
+    with pytest.raises(ConnectionLost) as lost:
         client.hear(heard)
 
     assert (lost.value.code, lost.value.is_final) == (code, is_final)
     if is_final:
         with pytest.raises(SubscriptionError) as refused:
-            client.following.come_back(lost.value, 0.5)
+            client.protocol.next_delay(lost.value, 0.5)
         assert refused.value.error_code == code
     else:
-        client.following.come_back(lost.value, 0.5)
-        assert client.standing.reconnects == 1
+        client.protocol.next_delay(lost.value, 0.5)
+        assert client.subscription.reconnects == 1
 
 
 def test_an_error_about_something_else_ends_nothing() -> None:
@@ -355,45 +357,67 @@ def test_an_error_about_something_else_ends_nothing() -> None:
     assert client.hear(messages(0, 1)).items == [1]
 
 
-def waits(comeback: Comeback, count: int, chance: float = 1.0) -> list[float]:
-    return [comeback.wait_s(Lost("x"), chance) for _ in range(count)]
+def waits(policy: ReconnectPolicy, count: int, jitter: float = 1.0) -> list[float]:
+    return [policy.delay_after(ConnectionLost("x"), jitter) for _ in range(count)]
 
 
 def test_waits_double_from_the_first_to_the_longest_and_are_drawn_from_zero() -> None:
-    assert waits(Comeback(None), 8) == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0]
-    assert waits(Comeback(None), 3, chance=0.0) == [0.0, 0.0, 0.0]
-    assert waits(Comeback(None), 40)[-1] == 20.0
+    assert waits(ReconnectPolicy(None), 8) == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0]
+    assert waits(ReconnectPolicy(None), 3, jitter=0.0) == [0.0, 0.0, 0.0]
+    assert waits(ReconnectPolicy(None), 40)[-1] == 20.0
 
 
 def test_the_first_wait_after_a_connection_that_brought_something_is_quick() -> None:
     client = Client().hear(WELCOME, subscribed())
-    assert waits(client.following.comeback, 2) == [0.5, 1.0]  # to be let in is not yet to have been given something
+    assert waits(client.protocol.policy, 2) == [0.5, 1.0]  # to be let in is not yet to have been given something
     client.hear(messages(0, 1))
-    assert waits(client.following.comeback, 2) == [reconnect.QUICK_S, 0.5]
+    assert waits(client.protocol.policy, 2) == [reconnect.QUICK_S, 0.5]
     client.hear(frames.Heartbeat(heads={"a": 1}))
-    assert waits(client.following.comeback, 1) == [reconnect.QUICK_S]
+    assert waits(client.protocol.policy, 1) == [reconnect.QUICK_S]
 
 
 @pytest.mark.parametrize(("reconnect_ms", "wait_s"), [(1500, 1.5), (0, 0.0), (-5, 0.0), (10**12, 300.0)])
 def test_a_goodbye_says_how_long_to_stay_away(reconnect_ms: int, wait_s: float) -> None:
-    assert Comeback(None).wait_s(closed(4000, "x", reconnect_ms), 1.0) == wait_s
+    assert ReconnectPolicy(None).delay_after(closed(4000, "x", reconnect_ms), 1.0) == wait_s
+
+
+# The state of the connection.
+
+
+def test_the_state_shows_where_the_connection_is() -> None:
+    client = Client()
+    states = [client.protocol.state]
+    for frame in (WELCOME, subscribed(), frames.Live(agent="a", sequence=0)):
+        states.append(client.hear(frame).protocol.state)
+    client.protocol.next_delay(ConnectionLost("x"), 0.0)
+    states.append(client.protocol.state)
+    client.protocol.connect()
+    states.append(client.hear(WELCOME, subscribed(), status(0)).protocol.state)
+
+    assert [state.name for state in states] == ["CONNECTING", "SUBSCRIBING", "BEHIND", "LIVE", "DISCONNECTED", "ENDED"]
+
+
+def test_a_frame_that_the_state_does_not_expect_changes_nothing() -> None:
+    client = Client().hear(WELCOME, subscribed(), WELCOME, subscribed(), messages(0, 2))
+
+    assert (client.items, client.asked, client.protocol.state) == ([1, 2], [0], State.BEHIND)
 
 
 # The token.
 
 
-def refuse(comeback: Comeback, code: str) -> bool:
+def refuse(policy: ReconnectPolicy, code: str) -> bool:
     """Whether it comes back after its token was refused."""
     try:
-        comeback.wait_s(Lost("no", code), 0.0)
-    except Lost:
+        policy.delay_after(ConnectionLost("no", code), 0.0)
+    except ConnectionLost:
         return False
     return True
 
 
 def test_a_text_that_is_refused_is_final_and_one_that_expired_is_tried_once_more() -> None:
-    assert not refuse(Comeback("t"), "unauthenticated")
-    expired = Comeback("t")
+    assert not refuse(ReconnectPolicy("t"), "unauthenticated")
+    expired = ReconnectPolicy("t")
     assert refuse(expired, "token_expired")
     assert expired.token == "t"
     assert not refuse(expired, "token_expired")
@@ -401,43 +425,43 @@ def test_a_text_that_is_refused_is_final_and_one_that_expired_is_tried_once_more
 
 @pytest.mark.parametrize("code", ["unauthenticated", "token_expired"])
 def test_a_function_is_asked_again_once_and_then_it_is_final(code: str) -> None:
-    comeback = Comeback(lambda: "fresh")
-    assert comeback.ask is not None
-    comeback.token = "first"
-    assert comeback.ask is None
-    assert refuse(comeback, code)
-    assert comeback.ask is not None
-    comeback.token = "second"
-    assert not refuse(comeback, code)
+    policy = ReconnectPolicy(lambda: "fresh")
+    assert policy.token_function is not None
+    policy.token = "first"
+    assert policy.token_function is None
+    assert refuse(policy, code)
+    assert policy.token_function is not None
+    policy.token = "second"
+    assert not refuse(policy, code)
 
 
 def test_a_token_that_was_taken_meanwhile_may_be_refused_again() -> None:
     client = Client(token=lambda: "t")
     for _ in range(3):
-        client.following.connected()
+        client.protocol.connect()
         client.hear(WELCOME, subscribed())
-        assert refuse(client.following.comeback, "token_expired")
+        assert refuse(client.protocol.policy, "token_expired")
 
 
 @pytest.mark.parametrize("code", [4001, 4501])
 def test_the_close_codes_of_tokens_are_refusals_of_the_token(code: int) -> None:
-    comeback = Comeback(lambda: "t")
-    comeback.token = "old"
+    policy = ReconnectPolicy(lambda: "t")
+    policy.token = "old"
 
-    comeback.wait_s(closed(code, "x"), 0.0)
+    policy.delay_after(closed(code, "x"), 0.0)
 
-    assert comeback.token is None
+    assert policy.token is None
 
 
 @pytest.mark.parametrize("token", ["t\r\nX-Evil: 1", "", " ", "schlüssel", "a\tb"])
 def test_what_cannot_stand_in_a_header_is_refused_without_repeating_it(token: str) -> None:
-    with pytest.raises(Lost) as lost:
-        _ = Comeback(token).headers
+    with pytest.raises(ConnectionLost) as lost:
+        _ = ReconnectPolicy(token).headers
 
     assert lost.value.is_final
     assert not token.strip() or token not in str(lost.value)
-    assert Comeback("abc").headers == {"Authorization": "Bearer abc"}
-    assert Comeback(None).headers == {}
+    assert ReconnectPolicy("abc").headers == {"Authorization": "Bearer abc"}
+    assert ReconnectPolicy(None).headers == {}
 
 
 # Whatever the network does.
@@ -507,17 +531,17 @@ class Server:
         return frames.Heartbeat(heads={"a": self.length}) if self._beats < 5 else None
 
 
-def converse(client: Following, server: Server) -> Iterator[int]:
+def converse(client: SubscriptionProtocol, server: Server) -> Iterator[int]:
     """One connection, as the two clients hold it."""
-    client.connected()
+    client.connect()
     server.connect()
     while not client.is_over:
-        heard = server.say() if client.wait_s != protocol.ACK_S or server._wire else None
+        heard = server.say() if client.receive_timeout_s != protocol.ACK_S or server._wire else None
         for said in client.on_silence() if heard is None else client.receive(heard):
             if isinstance(said, frames.Item):
                 yield said.sequence
             elif server.faults and server.faults[0] == "refuse" and server.faults.popleft():
-                raise Lost("it could not be sent")
+                raise ConnectionLost("it could not be sent")
             else:
                 server.take(said)
 
@@ -532,9 +556,11 @@ def test_whatever_the_network_does_every_item_is_given_out_once_and_in_order(
     length: int, sizes: list[int], faults: list[str], window: int | None
 ) -> None:
     told: list[int] = []
-    standing = Standing(0, None)
+    subscription = SubscriptionState(0, None)
     tell = lambda cursor, _: told.append(cursor)  # noqa: E731
-    client = Following(standing, "a", window=window, on_cursor=tell, clock=itertools.count(0, 0.04).__next__)
+    client = SubscriptionProtocol(
+        subscription, "a", window=window, on_cursor=tell, clock=itertools.count(0, 0.04).__next__
+    )
     server = Server(length, sizes, faults)
     seen: list[int] = []
 
@@ -542,11 +568,11 @@ def test_whatever_the_network_does_every_item_is_given_out_once_and_in_order(
         try:
             for sequence in converse(client, server):
                 seen.append(sequence)
-        except Lost as lost:
-            assert client.come_back(lost, 0.0) == 0.0
-        assert standing.reconnects <= 2 * len(faults) + 1
+        except ConnectionLost as lost:
+            assert client.next_delay(lost, 0.0) == 0.0
+        assert subscription.reconnects <= 2 * len(faults) + 1
 
     assert seen == list(range(1, length + 1))
-    assert standing.cursor == length
+    assert subscription.cursor == length
     assert told == sorted(told)
     assert told[-1:] == [length] or length == 0

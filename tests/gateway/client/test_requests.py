@@ -3,7 +3,10 @@
 import asyncio
 import json
 import queue
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,12 +21,11 @@ from websockets.sync.server import ServerConnection
 
 from blocking_server import blocking_server
 from commitcast.actors import AgentContext, AgentRuntime, Template
-from commitcast.gateway import SubscriptionError
-from commitcast.gateway.client import reconnect, requests
-from commitcast.gateway.client.requests import BlockingClient, Client
-from commitcast.gateway.protocol.errors import RequestError
+from commitcast.gateway import BlockingClient, Client, RequestError, SubscriptionError
+from commitcast.gateway.client import asyncio as asynchronous
+from commitcast.gateway.client import reconnect
 from commitcast.persistence import CommitcastError
-from waiting import TIMEOUT_S
+from waiting import TIMEOUT_S, wait_until
 
 Fields = dict[str, Any]
 
@@ -202,7 +204,7 @@ def test_without_a_reply_in_time_the_error_says_that_it_may_have_been_done(ask: 
     with Server("silence").running() as server:
         began = time.monotonic()
         with pytest.raises(RequestError, match="it may have been done or not") as refused:
-            ask(server.url, "send", "a1", "hello", timeout_s=0.3)
+            ask(server.url, "send", "a1", "hello", timeout=0.3)
         assert time.monotonic() - began < 2.0
 
     assert refused.value.error_code == "unavailable"
@@ -212,7 +214,7 @@ def test_without_a_reply_in_time_the_error_says_that_it_may_have_been_done(ask: 
 def test_a_server_that_does_not_answer_is_asked_again_on_another_connection(
     ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "REPLY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(asynchronous, "REPLY_TIMEOUT_S", 0.2)
     with Server("silence").running() as server:
         assert ask(server.url, "send", "a1", "hello") == 7
 
@@ -224,7 +226,7 @@ def test_nobody_there_is_an_error_when_the_time_is_over(ask: Ask) -> None:
         port = listener.getsockname()[1]
 
     with pytest.raises(RequestError, match=r"Connect call failed|refused") as refused:
-        ask(f"ws://127.0.0.1:{port}/v1/ws", "terminate", "a1", timeout_s=0.2)
+        ask(f"ws://127.0.0.1:{port}/v1/ws", "terminate", "a1", timeout=0.2)
 
     assert refused.value.error_code == "unavailable"
 
@@ -249,6 +251,40 @@ def test_a_message_that_is_too_large_for_the_connection_is_not_sent_again_and_ag
 def test_a_reply_that_lacks_what_was_asked_for_is_an_error(ask: Ask) -> None:
     with Server({"type": "ok", "id": 1}).running() as server, pytest.raises(RequestError, match="lacks the sequence"):
         ask(server.url, "send", "a1", "hello")
+
+
+def test_the_old_name_of_the_timeout_works_and_warns(ask: Ask) -> None:
+    with Server().running() as server, pytest.warns(DeprecationWarning, match="'timeout_s'"):
+        assert ask(server.url, "send", "a1", "hello", timeout_s=TIMEOUT_S) == 7
+
+
+def test_ctrl_c_ends_the_waiting_of_the_blocking_client() -> None:
+    script = (
+        "import sys\n"
+        "from commitcast.gateway import BlockingClient\n"
+        "try:\n"
+        "    BlockingClient(sys.argv[1]).send('a1', 'hello')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    with Server("silence").running() as server:
+        child = subprocess.Popen([sys.executable, "-c", script, server.url], stdout=subprocess.PIPE, text=True)
+        wait_until(lambda: server.heard, "the request")
+
+        child.send_signal(signal.SIGINT)
+
+        assert child.communicate(timeout=TIMEOUT_S)[0] == "interrupted\n"
+        assert child.returncode == 0
+
+
+def test_the_blocking_client_works_on_a_thread_that_runs_an_event_loop() -> None:
+    """As in a notebook."""
+
+    async def cell() -> int:
+        return BlockingClient(server.url).send("a1", "hello")
+
+    with Server().running() as server:
+        assert asyncio.run(cell()) == 7
 
 
 # The token.
