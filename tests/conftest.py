@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +14,12 @@ import pytest
 from examples import EVERYTHING
 from processes import children
 from waiting import wait_until
+
+# Hundreds of Pythons are started. They share what is compiled, also where bytecode is not written otherwise.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).parent.parent / "build" / "pycache"))
+sys.dont_write_bytecode = False
+sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"]
 
 SEED = int(os.environ.get("COMMITCAST_SEED") or random.SystemRandom().randrange(2**32))
 os.environ["COMMITCAST_SEED"] = str(SEED)  # for those who run a part of the tests each: the order is theirs too
