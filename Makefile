@@ -13,7 +13,7 @@ OF_LOWEST = tests/gateway/server/sockets/test_websockets_compat.py tests/gateway
 	tests/gateway/server/access/test_jwt.py tests/gateway/server/http/test_asgi.py tests/actors/commands tests/actors/test_sources_in_runtime.py \
 	tests/persistence/sqlite/test_opening.py tests/persistence/sqlite/test_schema.py
 
-.PHONY: help all install links format lint types test lowest pykka-suite coverage faults hub bench protocol build clean
+.PHONY: help all install links format lint types test everything lowest pykka-suite coverage faults hub bench protocol build clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -42,6 +42,9 @@ types: links     ## check the types
 
 test:            ## the suite, in the README's own words
 	sh -ec "$$(sed -n '/^Install it for development/,/^## /p' README.md | sed -n '/^```sh/,/^```/p' | sed '/^```/d')"
+
+everything:      ## all shapes and many more seeds of the tests of which `make test` runs a sample
+	COMMITCAST_EVERYTHING=1 $(BIN)/pytest -q -n 4 -m sampled
 
 lowest:          ## the tests where versions matter, with the lowest versions that setup.cfg allows
 	@mkdir -p build

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,11 +11,22 @@ from pathlib import Path
 
 import pytest
 
+from examples import EVERYTHING
 from processes import children
 from waiting import wait_until
 
+# Hundreds of Pythons are started. They share what is compiled, also where bytecode is not written otherwise.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).parent.parent / "build" / "pycache"))
+sys.dont_write_bytecode = False
+sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"]
+
 SEED = int(os.environ.get("COMMITCAST_SEED") or random.SystemRandom().randrange(2**32))
 os.environ["COMMITCAST_SEED"] = str(SEED)  # for those who run a part of the tests each: the order is theirs too
+
+
+TESTS_PER_DOT = 25
+_passed = 0
 
 
 def pytest_configure() -> None:
@@ -29,11 +41,40 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    random.Random(SEED).shuffle(items)
-    if not config.option.markexpr:  # the ordinary suite; `-m slow` runs the others
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+    left_out = set() if EVERYTHING else _not_drawn(items)
+    if not config.option.markexpr:  # `-m slow` runs those
+        left_out |= {item for item in items if item.get_closest_marker("slow")}
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+    chosen = [item for item in items if item not in left_out]
+    random.Random(SEED).shuffle(chosen)
+    # The tests that share a browser come first and together, so that each process starts one, once.
+    items[:] = sorted(chosen, key=lambda item: item.get_closest_marker("browser") is None)
+
+
+def _not_drawn(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Return the shapes of tests marked `sampled(n)` that are not among the `n` that the seed draws."""
+    families: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            families.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out: set[pytest.Item] = set()
+    for name, shapes in families.items():
+        marker = shapes[0].get_closest_marker("sampled")
+        assert marker is not None
+        random.Random(f"{SEED} {name}").shuffle(shapes)
+        left_out.update(shapes[marker.args[0] if marker.args else len(shapes) :])
+    return left_out
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
+    """Print one dot for many tests that passed: thousands of them would push what failed off the screen."""
+    global _passed
+    if report.when != "call" or not report.passed or hasattr(report, "wasxfail"):
+        return None
+    _passed += 1
+    return "passed", "" if _passed % TESTS_PER_DOT else ".", "PASSED"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -4,7 +4,6 @@ Every actor runs on the test's thread under a `SeededDispatcher`; hypothesis cho
 the seed that orders everything else. When one fails, its seed and its operations reproduce it step by step.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -21,12 +20,7 @@ from commitcast.actors.testing import MockGateway, SeededDispatcher
 from commitcast.persistence.errors import CommitcastError
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite.store import SqliteStore
-
-
-def examples(ordinary: int) -> int:
-    """Return how many orders are tried: COMMITCAST_EXAMPLES, or so many in the ordinary suite (2,050 in all)."""
-    return int(os.environ.get("COMMITCAST_EXAMPLES") or ordinary)
-
+from examples import examples
 
 AGENTS: Final = ("a", "b", "c")
 SEEDS: Final = st.integers(0, 2**32)
@@ -145,7 +139,8 @@ class World:
         assert [message.sequence for message in answered] == sorted(message.sequence for message in answered)
 
 
-@settings(max_examples=examples(900), deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=examples(150, 900), deadline=None)
 @given(seed=SEEDS, operations=OPERATIONS, rest_first=st.booleans())
 def test_order_and_truth_are_kept_at_rest_and_when_stopped_under_load(
     seed: int, operations: list[tuple[str, str]], rest_first: bool
@@ -157,7 +152,8 @@ def test_order_and_truth_are_kept_at_rest_and_when_stopped_under_load(
     world.check()
 
 
-@settings(max_examples=examples(500), deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=examples(80, 500), deadline=None)
 @given(seed=SEEDS, operations=OPERATIONS, rest_first=st.booleans(), bound=st.integers(1, 3))
 def test_they_are_kept_at_the_bound_too_where_everybody_waits_for_everybody(
     seed: int, operations: list[tuple[str, str]], rest_first: bool, bound: int
@@ -174,7 +170,8 @@ RUNS: Final = st.lists(
 )
 
 
-@settings(max_examples=examples(600), deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=examples(100, 600), deadline=None)
 @given(seed=SEEDS, runs=RUNS, intensity=st.integers(0, 4), kind=st.sampled_from(("never", "on_failure")))
 def test_a_source_is_run_again_within_its_limits_and_its_sequence_goes_on(
     seed: int, runs: list[tuple[int, str]], intensity: int, kind: Any
@@ -209,7 +206,8 @@ def test_a_source_is_run_again_within_its_limits_and_its_sequence_goes_on(
     assert [(mark.metadata or {})["restart"] for mark in marks] == began[1:]
 
 
-@settings(max_examples=examples(50), deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=examples(10, 50), deadline=None)
 @given(seed=SEEDS, operations=OPERATIONS)
 def test_the_same_seed_gives_the_same_order(seed: int, operations: list[tuple[str, str]]) -> None:
     traces = []

@@ -51,6 +51,7 @@ EXPECTING: Final = {"expect", "stream", "yields", "resubscribes"}
 # Our server.
 
 
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize("case", SERVER, ids=lambda case: case.name)
 def test_our_server_passes(tmp_path: Path, case: Case, request: pytest.FixtureRequest) -> None:
     expect_defect(case, request)
@@ -157,6 +158,7 @@ class BlockingClient:
         return BlockingFollower(subscribe_blocking(url, given["agent"], **options_of(given)))
 
 
+@pytest.mark.sampled(60)
 @pytest.mark.parametrize("client", [AsyncClient(), BlockingClient()], ids=["async", "blocking"])
 @pytest.mark.parametrize("case", CLIENT, ids=lambda case: case.name)
 @pytest.mark.usefixtures("comes_back_at_once")

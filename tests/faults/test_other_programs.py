@@ -72,6 +72,7 @@ def look_by_starting(path: Path) -> None:
 
 
 class TestReaders:
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("look", [look_by_verify, look_by_reading, look_by_starting])
     def test_a_look_from_inside_beside_a_reader_outside_harms_no_commit(
         self, path: Path, look: Callable[[Path], None]

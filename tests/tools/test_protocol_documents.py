@@ -99,6 +99,7 @@ class TestFramesSchema:
 
         assert validator(union).is_valid(fields) == is_accepted(union, fields)
 
+    @pytest.mark.sampled(5)
     @pytest.mark.parametrize("frame", [*CLIENT, *SERVER], ids=lambda frame: frame.__name__)
     @given(data=st.data())
     def test_a_frame_without_a_field_that_is_needed_is_not_valid(self, frame: type[Any], data: st.DataObject) -> None:

@@ -101,6 +101,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     node.process.communicate()
 
 
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize(
     "case", [case for case in load_cases("client") if not CANNOT & set(case.needs)], ids=lambda case: case.name
 )

@@ -90,6 +90,7 @@ class TestRun:
         assert done.returncode == 1
         assert "exit code 3" in done.stderr and "why" in done.stderr
 
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_a_signal_terminates_the_agent_in_order(self, run: Run, db: str, number: signal.Signals, code: int) -> None:
         child = "import signal; print('up', flush=True); signal.pause()"

@@ -29,6 +29,7 @@ def get(address: str, path: str, token: str | None = None) -> tuple[int, bytes]:
         connection.close()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("asgi", [[], ["--asgi"]], ids=["own port", "uvicorn"])
 def test_subscribers_are_sent_away_with_a_goodbye_when_it_stops(tmp_path: Path, asgi: list[str]) -> None:
     with running("serve", "--db", str(tmp_path / "a.db"), "--listen", "127.0.0.1:0", *asgi) as server:
@@ -89,6 +90,7 @@ def test_while_it_drains_it_is_no_longer_ready_and_readers_are_still_answered(tm
         assert get(address, "/v1/ws")[0] == 503
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("asgi", [[], ["--asgi"]], ids=["own port", "uvicorn"])
 def test_beyond_loopback_it_needs_a_token(tmp_path: Path, asgi: list[str]) -> None:
     with running("serve", "--db", str(tmp_path / "a.db"), "--listen", "0.0.0.0:0", *asgi) as server:

@@ -52,6 +52,7 @@ def record(db: str) -> AgentRecord:
 
 
 class TestSignals:
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGQUIT, 131)])
     def test_a_hangup_or_quit_ends_the_agent_and_its_program_in_order(
         self, db: str, number: signal.Signals, code: int
@@ -124,6 +125,7 @@ class TestTerminal:
         assert self.exit_code(pid) == 129
         assert record(db).status == "terminated"
 
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("options", [(), ("--json",)])
     def test_under_nohup_the_agent_goes_on_without_it(self, db: str, tmp_path: Path, options: tuple[str, ...]) -> None:
         closed = tmp_path / "closed"

@@ -40,6 +40,7 @@ def left(command: subprocess.Popen[bytes]) -> tuple[int, bytes]:
         command.stderr.close()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("options", [(), ("--json",), ("--all",)])
 @pytest.mark.parametrize("agent", ["a1", "*"])
 def test_it_is_silent_when_its_reader_leaves(server: Running, options: tuple[str, ...], agent: str) -> None:

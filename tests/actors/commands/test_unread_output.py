@@ -126,6 +126,7 @@ def is_launched(db: str) -> bool:
 
 
 class TestRun:
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
     def test_any_signal_ends_it_in_order_though_nobody_reads_its_messages(
         self, db: str, number: signal.Signals
@@ -135,6 +136,7 @@ class TestRun:
 
         assert status(db) == "terminated"
 
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("output", [stopped_terminal, sockets])
     def test_whatever_the_output_is(self, db: str, output: Callable[[], tuple[int, int]]) -> None:
         with unread("run", "--db", db, "--id", "a1", "--", "sh", "-c", FILLING, output=output) as process:
@@ -166,6 +168,7 @@ class TestRun:
 
 
 class TestOthers:
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
     def test_tail(self, db: str, number: signal.Signals) -> None:
         with AgentRuntime(db, listen="127.0.0.1:0") as runtime:
@@ -176,18 +179,21 @@ class TestOthers:
             with unread("tail", "a1", "--url", runtime.address) as process:
                 assert end(process, number) == 128 + number
 
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("asgi", [(), ("--asgi",)])
     def test_serve(self, db: str, asgi: tuple[str, ...]) -> None:
         arguments = ("serve", "--db", db, "--listen", "127.0.0.1:0", *asgi)
         with unread(*arguments, stream="stderr", program=WARNING + HURRIED) as process:
             assert end(process, signal.SIGTERM) == 0
 
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("stream", ["stdout", "stderr"])
     def test_demo(self, stream: str) -> None:
         program = (WARNING if stream == "stderr" else "") + HURRIED
         with unread("demo", stream=stream, output=filled_pipe, program=program) as process:
             assert end(process, signal.SIGTERM) == 143
 
+    @pytest.mark.sampled(2)
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     @pytest.mark.parametrize("command", ["messages", "agents", "verify"])
     def test_those_that_only_read(self, full: str, command: str, number: signal.Signals) -> None:

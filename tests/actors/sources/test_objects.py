@@ -202,6 +202,7 @@ def seconds_for(line: bytes) -> float:
     return time.perf_counter() - begun
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "unit",
     [b"{", b'{"', b'{"a":', b"[", b'{"a":1}', b"\x1b[", b"\x1b]", b'{"a":"\\', b'"', b"{}", b'{"a":[1,', b"\x1bP"],

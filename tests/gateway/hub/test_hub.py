@@ -7,13 +7,13 @@ sees a gap, a repeat or a status before its message, and in the end each has eve
 COMMITCAST_EXAMPLES sets how many orders are tried.
 """
 
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from typing import Any, Final
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -25,10 +25,11 @@ from commitcast.gateway.hub.subscription import Subscriber, Subscription
 from commitcast.gateway.protocol import decoding, frames
 from commitcast.persistence.records import AgentStatus, Committed, MessageRecord, StatusChange
 from commitcast.persistence.store import AgentPage, FeedPage, Head
+from examples import examples
 from stores import COMPLETED, FAILED, INITIALIZING, RUNNING, change, commit, new_agent, of, opened, proof, text
 from subscribers import Follower, raw_bytes
 
-EXAMPLES: Final = int(os.environ.get("COMMITCAST_EXAMPLES", "300"))
+EXAMPLES: Final = examples(100, 300)
 STEPS: Final = 30
 AGENTS: Final = ("a", "b")
 CLIENTS: Final = 3
@@ -517,3 +518,4 @@ TestHub.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+pytest.mark.sampled(TestHub)

@@ -120,6 +120,7 @@ PARTS = (
 )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("part", PARTS)
 def test_a_long_text_takes_time_in_proportion(part: str) -> None:
     def seconds(text: str) -> float:

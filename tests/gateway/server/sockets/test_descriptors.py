@@ -114,6 +114,7 @@ def first_line(plug: socket.socket) -> bytes:
         return b""
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_a_crowd_that_comes_at_once_some_are_served_and_commits_go_on(tmp_path: Path, kind: str) -> None:
     with child(tmp_path, kind) as server, ExitStack() as stack:
@@ -154,6 +155,7 @@ def _is_ready(address: str, tls: bool) -> bool:
         return False
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["plain", "asgi"])
 def test_what_cannot_be_accepted_waits_and_is_told_once_a_second(tmp_path: Path, kind: str) -> None:
     with child(tmp_path, kind) as server:
@@ -243,6 +245,7 @@ class TestCommands:
         assert done.stdout.split() == [str(at_once), "256", "True"], done
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_sigterm_ends_a_server_in_its_time_whatever_is_held(tmp_path: Path, kind: str) -> None:
     """With the limits of time that a server has by itself."""
