@@ -9,7 +9,7 @@ from pathlib import Path
 from commitcast.actors.sources.processes.process import process_started, start_process
 from waiting import wait_until
 
-EPOCH = "epoch-of-this-test"
+EPOCH = f"epoch-of-this-test-{os.getpid()}"
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 60; done"
 
 Child = subprocess.Popen[bytes]

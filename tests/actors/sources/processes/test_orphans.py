@@ -16,7 +16,7 @@ from commitcast.actors.sources.processes.process import process_started, start_t
 from shells import STUBBORN, Child, Children, is_alive, read_line
 from waiting import TIMEOUT_S, wait_until
 
-EPOCH = "epoch-of-an-orphan"
+EPOCH = f"epoch-of-an-orphan-{os.getpid()}"  # tests run beside each other, and orphans are found over the whole machine
 DEAD = f"{this_runtime().split(':')[0]}:{2**22 + 1}:boot:1"
 """A runtime that has ended."""
 

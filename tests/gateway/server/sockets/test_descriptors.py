@@ -218,7 +218,9 @@ class TestCommands:
         lowered = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))}
         with running("serve", "--db", str(tmp_path / "a.db"), "--listen", "127.0.0.1:0", **lowered) as server:
             assert server.url
-            assert "open files are limited to 256: fewer than 168 subscribers at once" in "".join(server.errors)
+            assert "open files are limited to 256, so fewer than 168 subscribers can connect at once" in "".join(
+                server.errors
+            )
 
     def test_the_programs_of_agents_get_the_one_that_was_given(self, tmp_path: Path) -> None:
         hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65_536)
