@@ -68,3 +68,18 @@ def test_the_readme_opens_with_two_commands() -> None:
 def test_no_document_names_a_place_on_somebodys_machine() -> None:
     for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
         assert not re.search(r"(?<![\w.])/(work|home|root|Users)/", document.read_text("utf-8")), document
+
+
+def test_every_module_and_room_in_the_architecture_exists_and_every_room_is_there() -> None:
+    written = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    modules = [str(path.relative_to(ROOT)) for path in ROOT.glob("*/**/*.py")]
+    rooms = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("[agp]*/**/__init__.py")}
+
+    named = set(re.findall(r"`([\w/]+\.py)`", written))
+
+    assert named
+    assert {name for name in named if not any(f"/{module}".endswith(f"/{name}") for module in modules)} == set()
+    folders = {name.rstrip("/") for name in re.findall(r"`([\w/]+/)`", written)}
+    assert {room for room in rooms if not any(f"/{room}".endswith(f"/{folder}") for folder in folders)} <= {
+        "persistence/sqlite/schema"
+    }
