@@ -45,7 +45,6 @@ PURE = {
     "actors/lifecycle.py",
     "persistence/records.py",
     "persistence/writes.py",
-    "persistence/sqlite/rows.py",
     *(str(path.relative_to(ROOT)) for path in (ROOT / "actors/sources/parsers").glob("*.py")),
     "actors/sources/lines.py",
     "actors/sources/draft.py",

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import apsw
 
 from commitcast.persistence.errors import AgentNotFoundError
-from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
+from commitcast.persistence.records import AgentDeletion, AgentRecord, AgentStatus, Entry, MessageRecord
 from commitcast.persistence.sqlite import epochs
 from commitcast.persistence.sqlite.pool import ReaderPool
 from commitcast.persistence.sqlite.rows import (
@@ -20,7 +20,6 @@ from commitcast.persistence.sqlite.rows import (
     CHECKED_COLUMNS,
     SELECT_HEAD,
     TRANSITION_COLUMNS,
-    agent_deletion,
     agent_record,
     checked_message,
     status_change,
@@ -39,8 +38,8 @@ from commitcast.persistence.store import (
 
 _Entry = TypeVar("_Entry", bound=Entry)
 
-_AGENT: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE id = ?"
-_AGENTS: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE (?1 IS NULL OR status = ?1)"
+_AGENT: Final = f"SELECT {AGENT_COLUMNS} FROM agents WHERE id = ?"
+_AGENTS: Final = f"SELECT {AGENT_COLUMNS} FROM agents WHERE (?1 IS NULL OR status = ?1)"
 _OLDEST: Final = " AND key > ?2 ORDER BY key LIMIT ?3"
 _NEWEST: Final = " AND (?2 = 0 OR key < ?2) ORDER BY key DESC LIMIT ?3"
 _MESSAGES: Final = (
@@ -63,7 +62,7 @@ _FEED_TRANSITIONS: Final = (
     f"SELECT {TRANSITION_COLUMNS}, a.id, a.error_name, a.error_message, a.result FROM agent_transitions t"
     " JOIN agents a ON a.key = t.agent_key WHERE t.position > ? AND t.position <= ? ORDER BY t.position LIMIT ?"
 )
-_FEED_AGENTS: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE key > ? AND key <= ? ORDER BY key LIMIT ?"
+_FEED_AGENTS: Final = f"SELECT {AGENT_COLUMNS} FROM agents WHERE key > ? AND key <= ? ORDER BY key LIMIT ?"
 _FEED_DELETIONS: Final = (
     "SELECT position, agent_id, at FROM agent_deletions WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
 )
@@ -158,7 +157,8 @@ class SqliteReader:
             messages: list[Entry] = list(_bounded((checked_message(row[-1], row[:-1]) for row in rows), max_bytes))
             changes = (status_change(row[6], row[:6], row[7:]) for row in connection.execute(_FEED_TRANSITIONS, bounds))
             created = map(agent_record, connection.execute(_FEED_AGENTS, bounds))
-            deleted = map(agent_deletion, connection.execute(_FEED_DELETIONS, bounds))
+            rows = connection.execute(_FEED_DELETIONS, bounds)
+            deleted = (AgentDeletion(position=position, agent=name, at=at) for position, name, at in rows)
             others: list[list[Entry]] = [list(_bounded(kind, max_bytes)) for kind in (changes, created, deleted)]
             # A list that was cut ends the page: beyond its last row others may be missing.
             cut = [kind[-1].position for kind in others if len(kind) == limit or _size(kind) >= max_bytes]
