@@ -48,9 +48,8 @@ def target_of(path: str | os.PathLike[str]) -> Path:
 
 
 def back_up(
-    writer: apsw.Connection,
     target: Path,
-    between_commits: Callable[[], AbstractContextManager[object]],
+    between_commits: Callable[[], AbstractContextManager[apsw.Connection]],
     progress: Progress,
 ) -> None:
     """Copy a database into a new file of mode 0600. Other copies may run at once, even to the same name.
@@ -58,9 +57,8 @@ def back_up(
     A crash leaves a file behind that is named after the copy and ends in `.partial`.
 
     Args:
-        writer: the connection that writes to it.
         target: as `target_of` returns it.
-        between_commits: while it is entered, nothing is committed.
+        between_commits: gives the connection that writes to it; while it is entered, nothing is committed.
         progress: called with pages done and pages in all.
 
     Raises:
@@ -78,7 +76,7 @@ def back_up(
     try:
         with fork.using(), closing(apsw.Connection(str(partial), flags=apsw.SQLITE_OPEN_READWRITE)) as copy:
             copy.pragma("synchronous", "off")  # it is synced once, at the end
-            with between_commits():
+            with between_commits() as writer:
                 backup = copy.backup("main", writer, "main")
             try:
                 while not backup.done:

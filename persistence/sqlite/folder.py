@@ -39,7 +39,8 @@ class Folder:
         """
         self._descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._name = os.fsencode(path.parent)
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
+        """Of a sync that SQLite has asked for, which cannot be told to SQLite: commits since may not be durable."""
         try:
             _hook.add(self._name, self)
         except BaseException:
@@ -53,23 +54,6 @@ class Folder:
             OSError: it may not be durable.
         """
         os.fsync(self._descriptor)
-
-    def sync_for_sqlite(self) -> None:
-        """Sync it when SQLite asks. A failure cannot be returned to SQLite; `check` raises it."""
-        try:
-            self.sync()
-        except Exception as error:  # any failure must reach `check`, not SQLite
-            self._failure = error
-
-    def check(self) -> None:
-        """Raise the error of a sync that failed since the last call, if one did.
-
-        Raises:
-            Exception: of the sync; commits since then may not be durable.
-        """
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""
@@ -123,7 +107,10 @@ class _Hook:
             answer: int = self._original(file, descriptor)
             return answer
         for folder in kept:
-            folder.sync_for_sqlite()
+            try:
+                folder.sync()
+            except Exception as error:  # any failure must reach the commit, not SQLite
+                folder.failure = error
         return apsw.SQLITE_CANTOPEN  # SQLite treats it as: there is nothing to sync
 
 

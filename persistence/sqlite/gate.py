@@ -81,16 +81,18 @@ class Gate:
             assert not self._writing and not self._writer_waits
             self._writer_waits = True
             try:
-                self._writing = self._changed.wait_for(lambda: not self._readers, timeout)
+                self._writing = not self._readers or self._changed.wait_for(lambda: not self._readers, timeout)
             finally:
                 self._writer_waits = False
-                self._admit()
+                if not self._writing:
+                    self._admit()
         try:
             yield self._writing
         finally:
             with self._changed:
                 self._writing = False
-                self._admit()
+                if self._queue:
+                    self._admit()
 
     def _admit(self) -> None:
         """Let in the readers that may be inside now, and wake all that wait."""

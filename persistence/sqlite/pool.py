@@ -31,17 +31,18 @@ class ReaderPool:
         self.gate: Final = Gate(readers)
         self._connect = connect
         self._idle: list[apsw.Connection | None] = [None] * readers
-        self._refusal: CommitcastError | None = None
+        self.refusal: CommitcastError | None = None
+        """The error that every read and commit gets; None while the store is open."""
 
     def refuse(self, error: _Error) -> _Error:
         """Answer every later read with this error, and return it."""
-        self._refusal = error
+        self.refusal = error
         return error
 
     def check(self) -> None:
         """Raise the error that reads are answered with, if there is one."""
-        if self._refusal is not None:
-            raise type(self._refusal)(*self._refusal.args) from self._refusal
+        if self.refusal is not None:
+            raise type(self.refusal)(*self.refusal.args) from self.refusal
 
     def open(self) -> None:
         """Open every connection now: later there may be no descriptor for it."""
@@ -52,7 +53,7 @@ class ReaderPool:
     def close(self) -> None:
         """Wait for the pages under way, then close the connections. Idempotent."""
         with self.exclusive():
-            self._refusal = StoreClosedError()
+            self.refusal = StoreClosedError()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
