@@ -67,7 +67,7 @@ class FileWatch:
         status = os.stat(path)
         self._identity = status.st_dev, status.st_ino
         self._state = status.st_size, status.st_mtime_ns
-        self._close_events = _CloseWriteEvents(path)
+        self._events = _listen(path)
         self._is_touched = False
         """Whether it may have been written to without SQLite, and was not read since."""
         self._accepted: set[str] = set()
@@ -145,7 +145,9 @@ class FileWatch:
 
     def close(self) -> None:
         """Stop watching. Idempotent."""
-        self._close_events.close()
+        if self._events >= 0:
+            os.close(self._events)
+            self._events = -1
 
     def _changed(self, how: str) -> StoreUnknownError:
         return self._unknown(
@@ -174,8 +176,12 @@ class FileWatch:
         return self._state != before
 
     def _was_opened(self) -> bool:
-        """Whether another program had a small file open for writing. Most only read: SQLite opens files that way."""
-        return self._close_events.any() and self._state[0] <= CHECK_OPENED_BYTES
+        """Whether another program had a small file open for writing since the last call, perhaps only to read it."""
+        try:
+            had_event = self._events >= 0 and bool(os.read(self._events, _EVENTS_BYTES))
+        except BlockingIOError:
+            return False
+        return had_event and self._state[0] <= CHECK_OPENED_BYTES
 
     def _is_due(self) -> bool:
         """Whether the file may be read now, so that reading it takes `CHECK_SHARE` of the time."""
@@ -219,35 +225,23 @@ class FileWatch:
         logger.warning("another program had switched %s to another journal mode: it was switched back", self._path)
 
 
-class _CloseWriteEvents:
-    """Reports by inotify(7) that another program had a file open for writing. Linux.
+def _listen(path: Path) -> int:
+    """Return the descriptor of an inotify(7) queue: an event for each program that had the file open for writing.
 
     The times of a file show a change by another program only while its owner is not writing to it itself. That a
     writable descriptor was closed is reported at any time, and a store closes none of its own while it commits. Must
-    never be needed: without inotify, or at its limits, there are no events.
+    never be needed: without inotify, or at its limits, this returns -1.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._queue = -1
-        try:
-            self._queue = _checked(_libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
-            _checked(_libc.inotify_add_watch(self._queue, os.fsencode(path), ctypes.c_uint32(_IN_CLOSE_WRITE)))
-        except (OSError, AttributeError) as error:
-            logger.debug("no inotify events for %s: %s", path, error)
-            self.close()
-
-    def any(self) -> bool:
-        """Whether there was an event since the last call. Never blocks."""
-        try:
-            return self._queue >= 0 and bool(os.read(self._queue, _EVENTS_BYTES))
-        except BlockingIOError:
-            return False
-
-    def close(self) -> None:
-        """Stop listening. Idempotent."""
-        if self._queue >= 0:
-            os.close(self._queue)
-            self._queue = -1
+    queue = -1
+    try:
+        queue = _checked(_libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
+        _checked(_libc.inotify_add_watch(queue, os.fsencode(path), ctypes.c_uint32(_IN_CLOSE_WRITE)))
+    except (OSError, AttributeError) as error:
+        logger.debug("no inotify events for %s: %s", path, error)
+        if queue >= 0:
+            os.close(queue)
+        return -1
+    return queue
 
 
 def _checked(result: int) -> int:
