@@ -243,7 +243,15 @@ class Store(Reader, Protocol):
         """
 
     def verify(self, *, deep: bool = False, progress: Progress = ...) -> Report:
-        """Verify what is stored while the store is in use. See `commitcast.persistence.verify`.
+        """Verify what is stored while the store is in use.
+
+        * Each agent's messages have the sequences 1, 2, 3, … up to the head in the agent's record, and none beyond.
+        * Each message is byte for byte what was stored: its checksum covers every field.
+        * Over all agents, each position from 1 to the counter was given exactly once; positions are missing only if an
+          agent was deleted. Within one agent, positions rise with the sequence.
+        * Each agent's changes of status form a path that the lifecycle allows, end in the status of its record, and
+          stand between the messages that they came between.
+        * The runs of the store began in order, none after the end.
 
         Args:
             deep: include checks that make commits wait.

@@ -31,7 +31,7 @@ from commitcast.persistence.sqlite.folder import Folder
 from commitcast.persistence.sqlite.lock import FileLock, refuse_if_locked
 from commitcast.persistence.sqlite.pool import ReaderPool
 from commitcast.persistence.sqlite.reader import SqliteReader
-from commitcast.persistence.sqlite.verify import verify_file
+from commitcast.persistence.sqlite.verify import verify
 from commitcast.persistence.store import Progress, Report
 from commitcast.persistence.writes import AgentWrites, Outcome
 
@@ -221,4 +221,4 @@ class SqliteStore(SqliteReader):
             raise ForkedRuntimeError
         if self._in_memory:
             raise StorePathError(opening.MEMORY, "it is in memory, so it has no file to verify: verify a backup of it")
-        return verify_file(self._path, deep=deep, progress=progress)
+        return verify(self._path, deep=deep, progress=progress)

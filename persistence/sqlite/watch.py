@@ -19,7 +19,7 @@ from commitcast.persistence.errors import StoreBusyError, StoreError, StoreUnkno
 from commitcast.persistence.sqlite import connections, opening
 from commitcast.persistence.sqlite.batch import Batch
 from commitcast.persistence.sqlite.pool import ReaderPool
-from commitcast.persistence.sqlite.verify import verify_file
+from commitcast.persistence.sqlite.verify import verify
 
 logger: Final = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class FileWatch:
             return set()
         began = time.monotonic()
         try:
-            problems = verify_file(self._path, deep=True).problems
+            problems = verify(self._path, deep=True).problems
         except StoreError as error:
             problems = [str(error)]
         ended = time.monotonic()

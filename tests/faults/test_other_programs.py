@@ -22,8 +22,9 @@ from commitcast.persistence.errors import StoreLockedError, StoreUnknownError
 from commitcast.persistence.sqlite import connections, watch
 from commitcast.persistence.sqlite.batch import Batch
 from commitcast.persistence.sqlite.store import SqliteStore
+from commitcast.persistence.sqlite.verify import verify
 from commitcast.persistence.sqlite.watch import FileWatch
-from commitcast.persistence.verify import Report, verify
+from commitcast.persistence.store import Report
 from stores import by_hand, commit, contents, new_agent, opened, problems, reader_value, text
 from waiting import TIMEOUT_S, wait_until
 
@@ -170,7 +171,7 @@ class TestChangesInPlace:
             return Report("")
 
         clock = [1_000.0]
-        monkeypatch.setattr(watch, "verify_file", check)
+        monkeypatch.setattr(watch, "verify", check)
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
             monkeypatch.setattr(time, "monotonic", lambda: clock[0])
