@@ -88,18 +88,14 @@ def back_up(
                 with between_commits():
                     backup.close()
         _sync(partial)
-        _give_name(partial, target)
+        try:
+            os.link(partial, target)  # unlike a rename, it replaces nothing
+        except FileExistsError as error:  # it was created meanwhile, e.g. by another copy
+            raise _exists(target) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
     _sync(target.parent)
-
-
-def _give_name(partial: Path, target: Path) -> None:
-    try:
-        os.link(partial, target)  # unlike a rename, it replaces nothing
-    except FileExistsError as error:  # it was created meanwhile, e.g. by another copy
-        raise _exists(target) from error
 
 
 def _exists(target: Path) -> StorePathError:

@@ -55,8 +55,7 @@ class Committer:
 
         Raises:
             apsw.Error: the database cannot be written.
-            OSError: the folder cannot be synced.
-            StoreUnknownError: the file was deleted or replaced.
+            OSError: the folder cannot be synced, or the file was deleted.
 
         Durability: on return the recovered state is on disk.
         """
@@ -67,7 +66,6 @@ class Committer:
         self._path = path
         self._folder = folder
         self._is_closing = is_closing
-        self._in_memory = folder is None
         self._reserved: list[int] = []
         self._has_run = False
         self._begin_run()
@@ -125,11 +123,12 @@ class Committer:
 
     def _commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         writing = self._pool.gate.writing
+        in_memory = self._folder is None
         # In memory readers and an open transaction exclude each other, so the gate is held for all of it.
-        with writing() if self._in_memory else nullcontext():
+        with writing() if in_memory else nullcontext():
             try:
                 outcomes = self._write(work)
-                with nullcontext() if self._in_memory else writing():
+                with nullcontext() if in_memory else writing():
                     self._end()
             except StoreUnknownError:  # the file is not touched any more; closing the connection rolls back
                 raise

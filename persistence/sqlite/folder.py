@@ -9,6 +9,8 @@ commit would be acknowledged that a power cut undoes. So the descriptor is kept 
 import ctypes
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,10 +30,7 @@ class Folder:
     """One folder, open for as long as a store has a file in it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the folder.
-
-        Args:
-            path: of a file in it, with no symbolic link in it.
+        """Open the folder of a file, whose path has no symbolic link in it.
 
         Raises:
             OSError: the folder cannot be opened.
@@ -48,11 +47,7 @@ class Folder:
             raise
 
     def sync(self) -> None:
-        """Make every change of names in the folder durable.
-
-        Raises:
-            OSError: it may not be durable.
-        """
+        """Make every change of names in the folder durable."""
         os.fsync(self._descriptor)
 
     def close(self) -> None:
@@ -81,17 +76,17 @@ class _Hook:
 
     def remove(self, name: bytes, folder: Folder) -> None:
         with self._lock:
-            left = tuple(other for other in self._folders.get(name, ()) if other is not folder)
-            if left:
-                self._folders[name] = left
+            remaining = tuple(other for other in self._folders[name] if other is not folder)
+            if remaining:
+                self._folders[name] = remaining
             else:
-                self._folders.pop(name, None)
+                del self._folders[name]
             if not self._folders:
-                with _SystemCalls() as calls:
+                with _system_calls() as calls:
                     calls.xSetSystemCall(SYSTEM_CALL, self._address)
 
     def _install(self) -> None:
-        with _SystemCalls() as calls:
+        with _system_calls() as calls:
             address = calls.xGetSystemCall(SYSTEM_CALL)
             if address is None:
                 raise StoreSettingError(
@@ -114,15 +109,14 @@ class _Hook:
         return apsw.SQLITE_CANTOPEN  # SQLite treats it as: there is nothing to sync
 
 
-class _SystemCalls:
-    """Access to the system calls of SQLite's own VFS, which only a VFS above it has."""
-
-    def __enter__(self) -> apsw.VFS:
-        self._vfs = apsw.VFS("commitcast-system-calls", _BASE)
-        return self._vfs
-
-    def __exit__(self, *_: object) -> None:
-        self._vfs.unregister()
+@contextmanager
+def _system_calls() -> Iterator[apsw.VFS]:
+    """Give access to the system calls of SQLite's own VFS, which only a VFS above it has."""
+    vfs = apsw.VFS("commitcast-system-calls", _BASE)
+    try:
+        yield vfs
+    finally:
+        vfs.unregister()
 
 
 _hook: Final = _Hook()

@@ -20,11 +20,7 @@ class Gate:
     """Readers together, one writer alone, in fair turns."""
 
     def __init__(self, max_readers: int) -> None:
-        """Make a gate.
-
-        Args:
-            max_readers: how many readers may be inside at once (one for each connection).
-        """
+        """Make a gate that lets in this number of readers at once (one for each connection)."""
         self._changed = threading.Condition()
         self._max_readers = max_readers
         self._readers = 0

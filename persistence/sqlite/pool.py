@@ -22,12 +22,7 @@ class ReaderPool:
     """Read-only connections, opened when they are first needed."""
 
     def __init__(self, connect: Callable[[], apsw.Connection], readers: int = READERS) -> None:
-        """Make a pool; nothing is opened yet.
-
-        Args:
-            connect: opens a connection that cannot write.
-            readers: how many connections there may be.
-        """
+        """Make a pool of connections that cannot write; nothing is opened yet."""
         self.gate: Final = Gate(readers)
         self._connect = connect
         self._idle: list[apsw.Connection | None] = [None] * readers

@@ -58,6 +58,7 @@ _FEED_MESSAGES: Final = (
     f"SELECT {CHECKED_COLUMNS}, (SELECT id FROM agents WHERE key = agent_key) FROM agent_messages"
     " WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
 )
+_HAS_MESSAGE_AFTER: Final = "SELECT 1 FROM agent_messages WHERE position > ? LIMIT 1"
 _FEED_TRANSITIONS: Final = (
     f"SELECT {TRANSITION_COLUMNS}, a.id, a.error_name, a.error_message, a.result FROM agent_transitions t"
     " JOIN agents a ON a.key = t.agent_key WHERE t.position > ? AND t.position <= ? ORDER BY t.position LIMIT ?"
@@ -161,13 +162,10 @@ class SqliteReader:
             deleted = (AgentDeletion(position=position, agent=name, at=at) for position, name, at in rows)
             others: list[list[Entry]] = [list(_bounded(kind, max_bytes)) for kind in (changes, created, deleted)]
             # A list that was cut ends the page: beyond its last row others may be missing.
-            cut = [kind[-1].position for kind in others if len(kind) == limit or _size(kind) >= max_bytes]
-            if (
-                messages
-                and connection.execute(
-                    "SELECT 1 FROM agent_messages WHERE position > ? LIMIT 1", (messages[-1].position,)
-                ).fetchone()
-            ):
+            cut = [
+                kind[-1].position for kind in others if len(kind) == limit or sum(map(entry_size, kind)) >= max_bytes
+            ]
+            if messages and connection.execute(_HAS_MESSAGE_AFTER, (messages[-1].position,)).fetchone():
                 cut.append(messages[-1].position)
             last = min(cut, default=end)
             entries = [entry for kind in (messages, *others) for entry in kind if entry.position <= last]
@@ -203,10 +201,6 @@ def _within(ranges: int) -> str:
     """Return the condition on ids for that many ranges, whose bounds are parameters from the fourth on."""
     conditions = [f"id >= ?{4 + 2 * number} AND id < ?{5 + 2 * number}" for number in range(ranges)]
     return f" AND ({' OR '.join(conditions) or 'FALSE'})"
-
-
-def _size(entries: Iterable[Entry]) -> int:
-    return sum(map(entry_size, entries))
 
 
 def _bounded(records: Iterable[_Entry], max_bytes: int) -> Iterator[_Entry]:

@@ -48,15 +48,12 @@ class FileWatch:
     """The state of the file after the last commit, compared with its state now."""
 
     def __init__(self, path: Path, writer: apsw.Connection, pool: ReaderPool) -> None:
-        """Begin to watch a file that was just opened.
+        """Begin to watch a file that was just opened. Raises `OSError` if it was deleted.
 
         Args:
             path: of the file.
             writer: its one writer.
             pool: the other connections of the store, which refuse every read once another program has interfered.
-
-        Raises:
-            OSError: the file was deleted.
         """
         self._path = path
         self._writer = writer
@@ -150,13 +147,9 @@ class FileWatch:
             self._events = -1
 
     def _changed(self, how: str) -> StoreUnknownError:
-        return self._unknown(
-            f"another program has changed {self._path} while it was open ({how}): stop that program, check the file "
-            "with `commitcast verify`, and start again"
-        )
-
-    def _unknown(self, why: str) -> StoreUnknownError:
-        return self._pool.refuse(StoreUnknownError(why))
+        why = f"another program has changed {self._path} while it was open ({how})"
+        todo = "stop that program, check the file with `commitcast verify`, and start again"
+        return self._pool.refuse(StoreUnknownError(f"{why}: {todo}"))
 
     def _has_new_state(self) -> bool:
         """Whether the size or the time of the file differs from the last call.
@@ -169,9 +162,8 @@ class FileWatch:
         except OSError:
             status = None
         if status is None or (status.st_dev, status.st_ino) != self._identity:
-            raise self._unknown(
-                f"{self._path} was deleted or replaced while it was open: put it back, or start again with another file"
-            )
+            why = f"{self._path} was deleted or replaced while it was open"
+            raise self._pool.refuse(StoreUnknownError(f"{why}: put it back, or start again with another file"))
         before, self._state = self._state, (status.st_size, status.st_mtime_ns)
         return self._state != before
 
