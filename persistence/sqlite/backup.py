@@ -29,11 +29,7 @@ KEPT_NAME_BYTES: Final = 200
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a copy that can be made.
-
-    Raises:
-        StorePathError: the file exists, is not in a folder, or cannot be one.
-    """
+    """Return the path of a copy that can be made, or raise `StorePathError`."""
     if str(path) == opening.MEMORY:
         raise StorePathError(str(path), "a copy in memory would be lost: choose the name of a file")
     target = Path(path).absolute()
@@ -54,19 +50,12 @@ def back_up(
 ) -> None:
     """Copy a database into a new file of mode 0600. Other copies may run at once, even to the same name.
 
-    A crash leaves a file behind that is named after the copy and ends in `.partial`.
+    See `Store.backup`. A crash leaves a file behind that is named after the copy and ends in `.partial`.
 
     Args:
         target: as `target_of` returns it.
         between_commits: gives the connection that writes to it; while it is entered, nothing is committed.
         progress: called with pages done and pages in all.
-
-    Raises:
-        StorePathError: the target was created meanwhile.
-        OSError: it cannot be written.
-        apsw.Error: the database cannot be read.
-
-    Durability: on return the copy is on disk, under its name.
     """
     file, name = tempfile.mkstemp(
         ".partial", f"{target.name.encode()[:KEPT_NAME_BYTES].decode(errors='ignore')}.", target.parent
