@@ -20,8 +20,6 @@ MAX_PAGE_BYTES: Final = 1024 * 1024
 """A page of agents ends with the record that passes this, so a larger record is still read."""
 READERS: Final = 4
 """Pages that are read at once. More do not read faster under one interpreter lock."""
-
-
 MAX_PROBLEMS: Final = 1_000
 """Problems that a verification lists; further ones are counted."""
 
@@ -70,17 +68,12 @@ IdRange = tuple[str, str]
 """Ids from the first up to, but not including, the second, compared as bytes."""
 
 
-def agent_size(record: AgentRecord) -> int:
-    """Return the bytes of text in a record, for the bound on pages."""
-    return texts_size(record.prompt, record.configuration_json, record.result_json, record.error_message)
-
-
 def entry_size(entry: Entry) -> int:
     """Return the bytes of text and raw bytes in an entry, for the bound on pages."""
     if isinstance(entry, MessageRecord):
         return texts_size(entry.content, entry.metadata_json) + len(entry.raw or b"")
     if isinstance(entry, AgentRecord):
-        return agent_size(entry)
+        return texts_size(entry.prompt, entry.configuration_json, entry.result_json, entry.error_message)
     if isinstance(entry, StatusChange):
         return texts_size(entry.reason, entry.error_message, entry.result_json)
     return 0
@@ -243,7 +236,15 @@ class Store(Reader, Protocol):
         """
 
     def verify(self, *, deep: bool = False, progress: Progress = ...) -> Report:
-        """Verify what is stored while the store is in use. See `commitcast.persistence.verify`.
+        """Verify what is stored while the store is in use.
+
+        * Each agent's messages have the sequences 1, 2, 3, … up to the head in the agent's record, and none beyond.
+        * Each message is byte for byte what was stored: its checksum covers every field.
+        * Over all agents, each position from 1 to the counter was given exactly once; positions are missing only if an
+          agent was deleted. Within one agent, positions rise with the sequence.
+        * Each agent's changes of status form a path that the lifecycle allows, end in the status of its record, and
+          stand between the messages that they came between.
+        * The runs of the store began in order, none after the end.
 
         Args:
             deep: include checks that make commits wait.

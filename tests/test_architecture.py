@@ -45,7 +45,6 @@ PURE = {
     "actors/lifecycle.py",
     "persistence/records.py",
     "persistence/writes.py",
-    "persistence/sqlite/rows.py",
     *(str(path.relative_to(ROOT)) for path in (ROOT / "actors/sources/parsers").glob("*.py")),
     "actors/sources/lines.py",
     "actors/sources/draft.py",
@@ -245,16 +244,13 @@ def test_the_actors_know_the_floors_below_through_their_backend() -> None:
 
 
 def test_what_all_stores_share_knows_none_of_them() -> None:
-    """A second store stands beside the first: only the package and `verify`, which need a file, name one."""
+    """A second store stands beside the first: only the package itself names one."""
     seen = {
         str(module.relative_to(ROOT)): {name for name in dependencies(module) if "persistence.sqlite" in name}
         for module in (ROOT / "persistence").glob("*.py")
     }
 
-    assert {module for module, names in seen.items() if names} <= {
-        "persistence/__init__.py",
-        "persistence/verify.py",
-    }
+    assert {module for module, names in seen.items() if names} == {"persistence/__init__.py"}
 
 
 def test_programs_are_not_part_of_the_product() -> None:

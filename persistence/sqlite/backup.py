@@ -29,11 +29,7 @@ KEPT_NAME_BYTES: Final = 200
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a copy that can be made.
-
-    Raises:
-        StorePathError: the file exists, is not in a folder, or cannot be one.
-    """
+    """Return the path of a copy that can be made, or raise `StorePathError`."""
     if str(path) == opening.MEMORY:
         raise StorePathError(str(path), "a copy in memory would be lost: choose the name of a file")
     target = Path(path).absolute()
@@ -48,27 +44,18 @@ def target_of(path: str | os.PathLike[str]) -> Path:
 
 
 def back_up(
-    writer: apsw.Connection,
     target: Path,
-    between_commits: Callable[[], AbstractContextManager[object]],
+    between_commits: Callable[[], AbstractContextManager[apsw.Connection]],
     progress: Progress,
 ) -> None:
     """Copy a database into a new file of mode 0600. Other copies may run at once, even to the same name.
 
-    A crash leaves a file behind that is named after the copy and ends in `.partial`.
+    See `Store.backup`. A crash leaves a file behind that is named after the copy and ends in `.partial`.
 
     Args:
-        writer: the connection that writes to it.
         target: as `target_of` returns it.
-        between_commits: while it is entered, nothing is committed.
+        between_commits: gives the connection that writes to it; while it is entered, nothing is committed.
         progress: called with pages done and pages in all.
-
-    Raises:
-        StorePathError: the target was created meanwhile.
-        OSError: it cannot be written.
-        apsw.Error: the database cannot be read.
-
-    Durability: on return the copy is on disk, under its name.
     """
     file, name = tempfile.mkstemp(
         ".partial", f"{target.name.encode()[:KEPT_NAME_BYTES].decode(errors='ignore')}.", target.parent
@@ -78,7 +65,7 @@ def back_up(
     try:
         with fork.using(), closing(apsw.Connection(str(partial), flags=apsw.SQLITE_OPEN_READWRITE)) as copy:
             copy.pragma("synchronous", "off")  # it is synced once, at the end
-            with between_commits():
+            with between_commits() as writer:
                 backup = copy.backup("main", writer, "main")
             try:
                 while not backup.done:
@@ -90,18 +77,14 @@ def back_up(
                 with between_commits():
                     backup.close()
         _sync(partial)
-        _give_name(partial, target)
+        try:
+            os.link(partial, target)  # unlike a rename, it replaces nothing
+        except FileExistsError as error:  # it was created meanwhile, e.g. by another copy
+            raise _exists(target) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
     _sync(target.parent)
-
-
-def _give_name(partial: Path, target: Path) -> None:
-    try:
-        os.link(partial, target)  # unlike a rename, it replaces nothing
-    except FileExistsError as error:  # it was created meanwhile, e.g. by another copy
-        raise _exists(target) from error
 
 
 def _exists(target: Path) -> StorePathError:

@@ -26,30 +26,11 @@ from commitcast.persistence.writes import AgentWrites, Outcome
 logger: Final = logging.getLogger(__name__)
 
 RESERVED_DESCRIPTORS: Final = 4
-"""One for the journal, and a margin for other threads that open a file at the same moment."""
+"""Kept open, to be freed for the journal when the process has used up all others: one for it, and a margin for other
+threads that open a file at the same moment."""
 _HALF_WAY: Final = (
     "the commit to {} failed half-way ({}), so its messages may or may not be stored: start again to find out"
 )
-
-
-class DescriptorReserve:
-    """Open file descriptors that a commit can free for its journal when the process has used up all others."""
-
-    def __init__(self) -> None:
-        self._held: list[int] = []
-
-    def fill(self) -> None:
-        """Open the descriptors that are missing, as far as the system allows."""
-        with contextlib.suppress(OSError):
-            while len(self._held) < RESERVED_DESCRIPTORS:
-                self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-
-    def release(self) -> bool:
-        """Close all; return whether there were any."""
-        had_any = bool(self._held)
-        while self._held:
-            os.close(self._held.pop())
-        return had_any
 
 
 class Committer:
@@ -74,8 +55,7 @@ class Committer:
 
         Raises:
             apsw.Error: the database cannot be written.
-            OSError: the folder cannot be synced.
-            StoreUnknownError: the file was deleted or replaced.
+            OSError: the folder cannot be synced, or the file was deleted.
 
         Durability: on return the recovered state is on disk.
         """
@@ -86,13 +66,13 @@ class Committer:
         self._path = path
         self._folder = folder
         self._is_closing = is_closing
-        self._in_memory = folder is None
-        self._reserve = DescriptorReserve()
+        self._reserved: list[int] = []
         self._has_run = False
         self._begin_run()
         if folder is not None:
             folder.sync()  # a finished recovery must not come back after a power cut
-            folder.check()
+            if folder.failure is not None:
+                raise folder.failure
         self._batch = Batch(writer)
         self._watch = None if folder is None else FileWatch(path, writer, pool)
 
@@ -111,35 +91,44 @@ class Committer:
 
     def close(self) -> None:
         """Close the descriptors that it holds, not the connection. Idempotent."""
-        self._reserve.release()
+        self._release_descriptors()
         if self._watch is not None:
             self._watch.close()
 
     def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         """Write everything in one transaction and return once it is on disk. See `Store.commit`."""
-        try:
-            return self._commit_with_reserve(work)
-        except StoreUnavailableError as error:
-            self.waits_for = str(error)
-            raise
+        if len(self._reserved) < RESERVED_DESCRIPTORS:
+            self._reserve_descriptors()
+        while True:
+            try:
+                return self._commit(work)
+            except StoreUnavailableError as error:
+                lacks_resources = type(error) is StoreUnavailableError  # not a lock, nor room on the disk
+                if not lacks_resources or not self._release_descriptors():
+                    self.waits_for = str(error)
+                    raise
 
-    def _commit_with_reserve(self, work: Sequence[AgentWrites]) -> list[Outcome]:
-        self._reserve.fill()
-        try:
-            return self._commit(work)
-        except StoreUnavailableError as error:
-            lacks_resources = type(error) is StoreUnavailableError  # not a lock, nor room on the disk
-            if not lacks_resources or not self._reserve.release():
-                raise
-        return self._commit(work)
+    def _reserve_descriptors(self) -> None:
+        """Open the descriptors that are missing, as far as the system allows."""
+        with contextlib.suppress(OSError):
+            while len(self._reserved) < RESERVED_DESCRIPTORS:
+                self._reserved.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+    def _release_descriptors(self) -> bool:
+        """Close what is reserved; return whether there was anything."""
+        had_any = bool(self._reserved)
+        while self._reserved:
+            os.close(self._reserved.pop())
+        return had_any
 
     def _commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         writing = self._pool.gate.writing
+        in_memory = self._folder is None
         # In memory readers and an open transaction exclude each other, so the gate is held for all of it.
-        with writing() if self._in_memory else nullcontext():
+        with writing() if in_memory else nullcontext():
             try:
                 outcomes = self._write(work)
-                with nullcontext() if self._in_memory else writing():
+                with nullcontext() if in_memory else writing():
                     self._end()
             except StoreUnknownError:  # the file is not touched any more; closing the connection rolls back
                 raise
@@ -165,20 +154,17 @@ class Committer:
 
     def _write(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         while True:
-            self._begin()
+            if self._watch is None:
+                self._writer.execute("BEGIN IMMEDIATE")
+            else:
+                self._watch.begin(self._batch)
+            if not self._has_run:
+                epochs.begin_run(self._writer)
             outcomes = self._batch.write(work)
             if self._watch is None or self._watch.is_untouched():
                 return outcomes
             self._writer.execute("ROLLBACK")  # another program has written to the file meanwhile: check, write again
             self._batch.forget_heads()
-
-    def _begin(self) -> None:
-        if self._watch is None:
-            self._writer.execute("BEGIN IMMEDIATE")
-        else:
-            self._watch.begin(self._batch)
-        if not self._has_run:
-            epochs.begin_run(self._writer)
 
     def _end(self) -> None:
         while True:
@@ -196,10 +182,8 @@ class Committer:
                 raise self._unknown(_HALF_WAY.format(self._path, error)) from error
         if self._folder is None or self._watch is None:
             return
-        try:
-            self._folder.check()
-        except Exception as error:  # any failure of the folder's sync: the commit may not be durable
-            raise self._unknown(_HALF_WAY.format(self._path, error)) from error
+        if (failure := self._folder.failure) is not None:
+            raise self._unknown(_HALF_WAY.format(self._path, failure)) from failure
         self._watch.committed()
 
     def _roll_back(self, cause: BaseException) -> None:

@@ -24,13 +24,7 @@ _NO_MEMORY: Final = (MemoryError, apsw.NoMemError)
 
 
 def explain(error: BaseException, code: int, path: Path) -> NotStoredError:
-    """Return the refusal for a transaction that failed with an error and was rolled back.
-
-    Args:
-        error: of SQLite.
-        code: the system's errno behind it, 0 if there was none.
-        path: of the database.
-    """
+    """Return the refusal for a transaction that was rolled back; `code` is the system's errno behind it, or 0."""
     if isinstance(error, apsw.BusyError):
         return StoreBusyError("another program holds the database locked: the transaction was rolled back, try again")
     if isinstance(error, apsw.FullError):

@@ -83,18 +83,14 @@ class _BusyHandler:
     def __call__(self, polls: int) -> bool:
         if polls == 0:
             self._deadline = time.monotonic() + self._timeout_s
-        if time.monotonic() >= self._deadline or self._give_up() or not _may_wait():
+        if time.monotonic() >= self._deadline or self._give_up():
+            return False
+        try:
+            remaining_s()
+        except StoreReadTimeoutError:
             return False
         time.sleep(BUSY_POLL_S)
         return True
-
-
-def _may_wait() -> bool:
-    try:
-        remaining_s()
-    except StoreReadTimeoutError:
-        return False
-    return True
 
 
 def _set(connection: apsw.Connection, source: str, pragma: str, value: str, wanted: Any) -> None:

@@ -9,6 +9,8 @@ commit would be acknowledged that a power cut undoes. So the descriptor is kept 
 import ctypes
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,10 +30,7 @@ class Folder:
     """One folder, open for as long as a store has a file in it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the folder.
-
-        Args:
-            path: of a file in it, with no symbolic link in it.
+        """Open the folder of a file, whose path has no symbolic link in it.
 
         Raises:
             OSError: the folder cannot be opened.
@@ -39,7 +38,8 @@ class Folder:
         """
         self._descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._name = os.fsencode(path.parent)
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
+        """Of a sync that SQLite has asked for, which cannot be told to SQLite: commits since may not be durable."""
         try:
             _hook.add(self._name, self)
         except BaseException:
@@ -47,29 +47,8 @@ class Folder:
             raise
 
     def sync(self) -> None:
-        """Make every change of names in the folder durable.
-
-        Raises:
-            OSError: it may not be durable.
-        """
+        """Make every change of names in the folder durable."""
         os.fsync(self._descriptor)
-
-    def sync_for_sqlite(self) -> None:
-        """Sync it when SQLite asks. A failure cannot be returned to SQLite; `check` raises it."""
-        try:
-            self.sync()
-        except Exception as error:  # any failure must reach `check`, not SQLite
-            self._failure = error
-
-    def check(self) -> None:
-        """Raise the error of a sync that failed since the last call, if one did.
-
-        Raises:
-            Exception: of the sync; commits since then may not be durable.
-        """
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""
@@ -97,17 +76,17 @@ class _Hook:
 
     def remove(self, name: bytes, folder: Folder) -> None:
         with self._lock:
-            left = tuple(other for other in self._folders.get(name, ()) if other is not folder)
-            if left:
-                self._folders[name] = left
+            remaining = tuple(other for other in self._folders[name] if other is not folder)
+            if remaining:
+                self._folders[name] = remaining
             else:
-                self._folders.pop(name, None)
+                del self._folders[name]
             if not self._folders:
-                with _SystemCalls() as calls:
+                with _system_calls() as calls:
                     calls.xSetSystemCall(SYSTEM_CALL, self._address)
 
     def _install(self) -> None:
-        with _SystemCalls() as calls:
+        with _system_calls() as calls:
             address = calls.xGetSystemCall(SYSTEM_CALL)
             if address is None:
                 raise StoreSettingError(
@@ -123,19 +102,21 @@ class _Hook:
             answer: int = self._original(file, descriptor)
             return answer
         for folder in kept:
-            folder.sync_for_sqlite()
+            try:
+                folder.sync()
+            except Exception as error:  # any failure must reach the commit, not SQLite
+                folder.failure = error
         return apsw.SQLITE_CANTOPEN  # SQLite treats it as: there is nothing to sync
 
 
-class _SystemCalls:
-    """Access to the system calls of SQLite's own VFS, which only a VFS above it has."""
-
-    def __enter__(self) -> apsw.VFS:
-        self._vfs = apsw.VFS("commitcast-system-calls", _BASE)
-        return self._vfs
-
-    def __exit__(self, *_: object) -> None:
-        self._vfs.unregister()
+@contextmanager
+def _system_calls() -> Iterator[apsw.VFS]:
+    """Give access to the system calls of SQLite's own VFS, which only a VFS above it has."""
+    vfs = apsw.VFS("commitcast-system-calls", _BASE)
+    try:
+        yield vfs
+    finally:
+        vfs.unregister()
 
 
 _hook: Final = _Hook()

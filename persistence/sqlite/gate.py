@@ -20,11 +20,7 @@ class Gate:
     """Readers together, one writer alone, in fair turns."""
 
     def __init__(self, max_readers: int) -> None:
-        """Make a gate.
-
-        Args:
-            max_readers: how many readers may be inside at once (one for each connection).
-        """
+        """Make a gate that lets in this number of readers at once (one for each connection)."""
         self._changed = threading.Condition()
         self._max_readers = max_readers
         self._readers = 0
@@ -81,16 +77,18 @@ class Gate:
             assert not self._writing and not self._writer_waits
             self._writer_waits = True
             try:
-                self._writing = self._changed.wait_for(lambda: not self._readers, timeout)
+                self._writing = not self._readers or self._changed.wait_for(lambda: not self._readers, timeout)
             finally:
                 self._writer_waits = False
-                self._admit()
+                if not self._writing:
+                    self._admit()
         try:
             yield self._writing
         finally:
             with self._changed:
                 self._writing = False
-                self._admit()
+                if self._queue:
+                    self._admit()
 
     def _admit(self) -> None:
         """Let in the readers that may be inside now, and wake all that wait."""

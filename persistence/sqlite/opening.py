@@ -1,8 +1,8 @@
 """Opening an SQLite file: what it must look like, and how its schema is brought up to date.
 
-Refuses, with one `StoreOpenError` each, a file that is not a database, or is of another program, damaged, not
-writable or of a newer schema, and leaves it unchanged. Must never repair anything. Runs on the thread that opens the
-store.
+Each function refuses, with the `StoreOpenError` that says why, a file that is not a database, or is of another program,
+damaged, not writable or of a newer schema, and leaves it unchanged. Must never repair anything. Runs on the thread
+that opens the store.
 """
 
 import contextlib
@@ -41,11 +41,7 @@ _WITH_LOG: Final = 2
 
 
 def check_name(path: Path) -> None:
-    """Check that SQLite can use the path, and that its journal can have a name.
-
-    Raises:
-        StoreOpenError: it cannot.
-    """
+    """Check that SQLite can use the path, and that its journal can have a name."""
     name = str(path)
     try:
         name.encode()
@@ -61,11 +57,7 @@ def check_name(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Check that a journal and a lock can be made beside the file.
-
-    Raises:
-        StoreReadOnlyError: the folder is missing or cannot be written.
-    """
+    """Check that a journal and a lock can be made beside the file."""
     folder = path.parent
     if not folder.is_dir():
         raise StoreReadOnlyError(str(path), f"there is no folder {folder}: create it first")
@@ -74,11 +66,7 @@ def check_folder(path: Path) -> None:
 
 
 def create_if_missing(path: Path) -> None:
-    """Create an empty file of mode 0600 if there is none.
-
-    Raises:
-        OSError: it cannot be created.
-    """
+    """Create an empty file of mode 0600 if there is none."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
@@ -95,9 +83,6 @@ def inspect(path: Path, *, write: bool) -> None:
     Args:
         path: an existing file.
         write: whether it is going to be written.
-
-    Raises:
-        StoreOpenError: it cannot be opened as a database of commitcast; the subclass says why.
     """
     name = str(path)
     if not path.is_file():
@@ -169,11 +154,7 @@ def _is_half_created(path: Path) -> bool:
 
 
 def migrate(connection: apsw.Connection, name: str) -> None:
-    """Bring the schema to `SCHEMA_VERSION`, in one transaction.
-
-    Raises:
-        StoreOpenError: the file is damaged or of another program; nothing was written.
-    """
+    """Bring the schema to `SCHEMA_VERSION`, in one transaction."""
     version = connection.pragma("user_version")
     if version == 0 and connection.execute("SELECT count(*) FROM sqlite_schema").get:
         raise NotADatabaseError(name, "it is a database of another program: use another path")
@@ -196,11 +177,7 @@ def _script(number: int) -> str:
 
 
 def check_pages(connection: apsw.Connection, path: Path) -> None:
-    """Check the structure of a file: all pages of a small file, the schema of a large one.
-
-    Raises:
-        StoreCorruptError: it is damaged.
-    """
+    """Check the structure of a file: all pages of a small file, the schema of a large one."""
     small = path.stat().st_size <= CHECK_WHOLE_FILE_BYTES
     answer = connection.pragma("quick_check", 1) if small else connection.pragma("schema_version")
     if small and answer != "ok":

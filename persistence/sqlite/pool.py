@@ -22,26 +22,22 @@ class ReaderPool:
     """Read-only connections, opened when they are first needed."""
 
     def __init__(self, connect: Callable[[], apsw.Connection], readers: int = READERS) -> None:
-        """Make a pool; nothing is opened yet.
-
-        Args:
-            connect: opens a connection that cannot write.
-            readers: how many connections there may be.
-        """
+        """Make a pool of connections that cannot write; nothing is opened yet."""
         self.gate: Final = Gate(readers)
         self._connect = connect
         self._idle: list[apsw.Connection | None] = [None] * readers
-        self._refusal: CommitcastError | None = None
+        self.refusal: CommitcastError | None = None
+        """The error that every read and commit gets; None while the store is open."""
 
     def refuse(self, error: _Error) -> _Error:
         """Answer every later read with this error, and return it."""
-        self._refusal = error
+        self.refusal = error
         return error
 
     def check(self) -> None:
         """Raise the error that reads are answered with, if there is one."""
-        if self._refusal is not None:
-            raise type(self._refusal)(*self._refusal.args) from self._refusal
+        if self.refusal is not None:
+            raise type(self.refusal)(*self.refusal.args) from self.refusal
 
     def open(self) -> None:
         """Open every connection now: later there may be no descriptor for it."""
@@ -52,7 +48,7 @@ class ReaderPool:
     def close(self) -> None:
         """Wait for the pages under way, then close the connections. Idempotent."""
         with self.exclusive():
-            self._refusal = StoreClosedError()
+            self.refusal = StoreClosedError()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import apsw
 
 from commitcast.persistence.errors import AgentNotFoundError
-from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord
+from commitcast.persistence.records import AgentDeletion, AgentRecord, AgentStatus, Entry, MessageRecord
 from commitcast.persistence.sqlite import epochs
 from commitcast.persistence.sqlite.pool import ReaderPool
 from commitcast.persistence.sqlite.rows import (
@@ -20,7 +20,6 @@ from commitcast.persistence.sqlite.rows import (
     CHECKED_COLUMNS,
     SELECT_HEAD,
     TRANSITION_COLUMNS,
-    agent_deletion,
     agent_record,
     checked_message,
     status_change,
@@ -39,8 +38,8 @@ from commitcast.persistence.store import (
 
 _Entry = TypeVar("_Entry", bound=Entry)
 
-_AGENT: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE id = ?"
-_AGENTS: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE (?1 IS NULL OR status = ?1)"
+_AGENT: Final = f"SELECT {AGENT_COLUMNS} FROM agents WHERE id = ?"
+_AGENTS: Final = f"SELECT {AGENT_COLUMNS} FROM agents WHERE (?1 IS NULL OR status = ?1)"
 _OLDEST: Final = " AND key > ?2 ORDER BY key LIMIT ?3"
 _NEWEST: Final = " AND (?2 = 0 OR key < ?2) ORDER BY key DESC LIMIT ?3"
 _MESSAGES: Final = (
@@ -59,11 +58,12 @@ _FEED_MESSAGES: Final = (
     f"SELECT {CHECKED_COLUMNS}, (SELECT id FROM agents WHERE key = agent_key) FROM agent_messages"
     " WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
 )
+_HAS_MESSAGE_AFTER: Final = "SELECT 1 FROM agent_messages WHERE position > ? LIMIT 1"
 _FEED_TRANSITIONS: Final = (
     f"SELECT {TRANSITION_COLUMNS}, a.id, a.error_name, a.error_message, a.result FROM agent_transitions t"
     " JOIN agents a ON a.key = t.agent_key WHERE t.position > ? AND t.position <= ? ORDER BY t.position LIMIT ?"
 )
-_FEED_AGENTS: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE key > ? AND key <= ? ORDER BY key LIMIT ?"
+_FEED_AGENTS: Final = f"SELECT {AGENT_COLUMNS} FROM agents WHERE key > ? AND key <= ? ORDER BY key LIMIT ?"
 _FEED_DELETIONS: Final = (
     "SELECT position, agent_id, at FROM agent_deletions WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
 )
@@ -158,16 +158,14 @@ class SqliteReader:
             messages: list[Entry] = list(_bounded((checked_message(row[-1], row[:-1]) for row in rows), max_bytes))
             changes = (status_change(row[6], row[:6], row[7:]) for row in connection.execute(_FEED_TRANSITIONS, bounds))
             created = map(agent_record, connection.execute(_FEED_AGENTS, bounds))
-            deleted = map(agent_deletion, connection.execute(_FEED_DELETIONS, bounds))
+            rows = connection.execute(_FEED_DELETIONS, bounds)
+            deleted = (AgentDeletion(position=position, agent=name, at=at) for position, name, at in rows)
             others: list[list[Entry]] = [list(_bounded(kind, max_bytes)) for kind in (changes, created, deleted)]
             # A list that was cut ends the page: beyond its last row others may be missing.
-            cut = [kind[-1].position for kind in others if len(kind) == limit or _size(kind) >= max_bytes]
-            if (
-                messages
-                and connection.execute(
-                    "SELECT 1 FROM agent_messages WHERE position > ? LIMIT 1", (messages[-1].position,)
-                ).fetchone()
-            ):
+            cut = [
+                kind[-1].position for kind in others if len(kind) == limit or sum(map(entry_size, kind)) >= max_bytes
+            ]
+            if messages and connection.execute(_HAS_MESSAGE_AFTER, (messages[-1].position,)).fetchone():
                 cut.append(messages[-1].position)
             last = min(cut, default=end)
             entries = [entry for kind in (messages, *others) for entry in kind if entry.position <= last]
@@ -203,10 +201,6 @@ def _within(ranges: int) -> str:
     """Return the condition on ids for that many ranges, whose bounds are parameters from the fourth on."""
     conditions = [f"id >= ?{4 + 2 * number} AND id < ?{5 + 2 * number}" for number in range(ranges)]
     return f" AND ({' OR '.join(conditions) or 'FALSE'})"
-
-
-def _size(entries: Iterable[Entry]) -> int:
-    return sum(map(entry_size, entries))
 
 
 def _bounded(records: Iterable[_Entry], max_bytes: int) -> Iterator[_Entry]:

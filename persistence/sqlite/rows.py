@@ -1,18 +1,31 @@
-"""Rows of each table turned into records, and back; the columns in the order in which they are read. Pure."""
+"""Rows of each table turned into records, and back; the rows that a transaction writes, and the statements for it.
 
+Owns the order of the columns. Knows nothing of transactions, which `batch` and `commit` own, and of pages, which
+`reader` owns.
+"""
+
+from collections.abc import Sequence
+from itertools import count
 from typing import Any, Final
 from zlib import crc32
 
+import apsw
 import msgspec
 from msgspec.structs import astuple
 
-from commitcast.persistence.records import AgentDeletion, AgentRecord, AgentStatus, MessageRecord, StatusChange
+from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord, StatusChange
+from commitcast.persistence.writes import NewAgent, NewMessage, NewStatus
 
 AGENT_COLUMNS: Final = (
-    "id, epoch, head, status, type, created_at, started_at, completed_at, error_name, error_message,"
-    " pid, pid_started, idempotency_key, result, configuration, prompt"
+    "id, epoch, key, type, status, head, prompt, created_at, started_at, completed_at, error_name, error_message,"
+    " idempotency_key, pid, pid_started, configuration, result"
 )
-AGENT_OF_KEY: Final = f"SELECT key, {AGENT_COLUMNS} FROM agents WHERE idempotency_key = ?"
+"""In the order of the fields of `AgentRecord`, as `MESSAGE_COLUMNS` are in that of `MessageRecord`."""
+MESSAGE_COLUMNS: Final = "sequence_number, position, type, role, content, content_type, created_at, metadata, raw, key"
+CHECKED_COLUMNS: Final = f"{MESSAGE_COLUMNS}, checksum"
+TRANSITION_COLUMNS: Final = 't.position, t."from", t."to", t.after_sequence, t.at, t.reason'
+
+AGENT_OF_KEY: Final = f"SELECT {AGENT_COLUMNS} FROM agents WHERE idempotency_key = ?"
 SELECT_HEAD: Final = (
     "SELECT key, epoch, head, status, max(key,"
     " coalesce((SELECT position FROM agent_messages WHERE agent_key = agents.key AND sequence_number = head), 0),"
@@ -20,9 +33,25 @@ SELECT_HEAD: Final = (
     " FROM agents WHERE id = ?"
 )
 """Where the log of an agent ends: its key, epoch, last sequence, status, and the position of its last entry."""
-MESSAGE_COLUMNS: Final = "sequence_number, position, type, role, content, content_type, created_at, metadata, raw, key"
-CHECKED_COLUMNS: Final = f"{MESSAGE_COLUMNS}, checksum"
-TRANSITION_COLUMNS: Final = 't.position, t."from", t."to", t.after_sequence, t.at, t.reason'
+SET_POSITION: Final = "UPDATE positions SET last = ?"
+SET_HEAD: Final = "UPDATE agents SET head = ?2 WHERE key = ?1"
+INSERT_MESSAGE: Final = (
+    f"INSERT INTO agent_messages (agent_key, {MESSAGE_COLUMNS}, checksum) VALUES ({', '.join('?' * 12)})"
+)
+_INSERT_AGENT: Final = f"INSERT INTO agents ({AGENT_COLUMNS}) VALUES ({', '.join('?' * 17)})"
+_INSERT_TRANSITION: Final = (
+    'INSERT INTO agent_transitions (position, agent_key, "from", "to", after_sequence, at, reason)'
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_SET_STATUS: Final = (
+    "UPDATE agents SET status = ?1, started_at = coalesce(started_at, ?2), completed_at = ?3, error_name = ?4,"
+    " error_message = ?5, result = ?6 WHERE key = ?7 AND status = ?8"
+)
+_PATCH: Final = (
+    "UPDATE agents SET configuration = coalesce(?1, configuration), pid = coalesce(?2, pid),"
+    " pid_started = coalesce(?3, pid_started) WHERE key = ?4"
+)
+_RETURNING: Final = f" RETURNING {AGENT_COLUMNS}"
 
 Row = tuple[Any, ...]
 
@@ -30,31 +59,10 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 
 
 def agent_record(row: Row) -> AgentRecord:
-    """Return the record of `key` and `AGENT_COLUMNS`."""
-    return AgentRecord(
-        position=row[0],
-        id=row[1],
-        epoch=row[2],
-        head=row[3],
-        status=AgentStatus(row[4]),
-        type=row[5],
-        created_at=row[6],
-        started_at=row[7],
-        completed_at=row[8],
-        error_name=row[9],
-        error_message=row[10],
-        pid=row[11],
-        pid_started=row[12],
-        idempotency_key=row[13],
-        result_json=row[14],
-        configuration_json=row[15],
-        prompt=row[16],
-    )
-
-
-def message_record(agent: str, row: Row) -> MessageRecord:
-    """Return the record of `MESSAGE_COLUMNS`."""
-    return MessageRecord(agent, *row)
+    """Return the record of `AGENT_COLUMNS`."""
+    fields = dict(zip(AgentRecord.__struct_fields__, row, strict=True))
+    fields["status"] = AgentStatus(fields["status"])
+    return AgentRecord(**fields)
 
 
 def checked_message(agent: str, row: Row) -> MessageRecord:
@@ -67,6 +75,15 @@ def checked_message(agent: str, row: Row) -> MessageRecord:
     if crc32(_pack(fields)) != row[-1]:
         raise ValueError(f"message {row[0]} of agent {agent!r} was changed since it was stored")
     return MessageRecord(*fields)
+
+
+def message_row(key: int, record: MessageRecord) -> Row:
+    """Return the agent's key, `MESSAGE_COLUMNS`, and the checksum of a record.
+
+    The checksum is a CRC-32 (zlib) over every field in order, each with its length and type (msgpack).
+    """
+    fields = astuple(record)
+    return (key, *fields[1:], crc32(_pack(fields)))
 
 
 def status_change(agent: str, row: Row, ending: Row) -> StatusChange:
@@ -87,42 +104,8 @@ def status_change(agent: str, row: Row, ending: Row) -> StatusChange:
     )
 
 
-def agent_deletion(row: Row) -> AgentDeletion:
-    """Return the record of `position, agent_id, at`."""
-    return AgentDeletion(position=row[0], agent=row[1], at=row[2])
-
-
-def agent_row(record: AgentRecord) -> Row:
-    """Return `key` and `AGENT_COLUMNS` of a record."""
-    return (
-        record.position,
-        record.id,
-        record.epoch,
-        record.head,
-        record.status,
-        record.type,
-        record.created_at,
-        record.started_at,
-        record.completed_at,
-        record.error_name,
-        record.error_message,
-        record.pid,
-        record.pid_started,
-        record.idempotency_key,
-        record.result_json,
-        record.configuration_json,
-        record.prompt,
-    )
-
-
-def message_row(key: int, record: MessageRecord) -> Row:
-    """Return the agent's key, `MESSAGE_COLUMNS` and the checksum of a record."""
-    fields = astuple(record)
-    return (key, *fields[1:], crc32(_pack(fields)))
-
-
-def status_row(key: int, change: StatusChange) -> Row:
-    """Return what is set in the agent's row, its key, and the status that it must have before."""
+def _status_row(key: int, change: StatusChange) -> Row:
+    """Return the parameters of `_SET_STATUS`."""
     status = change.status
     started_at = change.at if status is AgentStatus.RUNNING else None
     completed_at = change.at if status.is_terminal else None
@@ -130,11 +113,129 @@ def status_row(key: int, change: StatusChange) -> Row:
     return (status, started_at, completed_at, *error, key, change.previous)
 
 
-def transition_row(key: int, change: StatusChange) -> Row:
-    """Return the row of `agent_transitions`."""
+def _transition_row(key: int, change: StatusChange) -> Row:
+    """Return the parameters of `_INSERT_TRANSITION`."""
     return (change.position, key, change.previous, change.status, change.sequence, change.at, change.reason)
 
 
-def checksum(record: MessageRecord) -> int:
-    """Return the CRC-32 (zlib) over every field of a message in order, each with its length and type (msgpack)."""
-    return crc32(_pack(astuple(record)))
+class StaleStatusError(Exception):
+    """The compare-and-set of a status failed: the row has another status than the cached head. Never leaves `Batch`."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Plan(msgspec.Struct, gc=False):
+    """The rows of one transaction before they are written, by table. The writer's thread only."""
+
+    position: int
+    """The last that was given out."""
+    agents: list[Row] = []
+    keys: list[int] = []
+    """The agent's key of each of `messages`."""
+    messages: list[MessageRecord] = []
+    changed_keys: list[int] = []
+    """The agent's key of each of `changes`."""
+    changes: list[StatusChange] = []
+    wants_records: bool = False
+    """Whether a reply needs the record of an agent whose status changes."""
+    patches: list[Row] = []
+    heads: dict[int, int] = {}
+    """The last sequence by the agent's key, where it changes."""
+    changed: dict[int, AgentRecord] = {}
+    """After `execute`: by key, the agents whose status or facts were changed, as they are then."""
+
+    def add_agent(self, agent: str, new: NewAgent) -> AgentRecord:
+        """Add an agent at the next position, and return it. Its messages are added separately."""
+        self.position += 1
+        record = AgentRecord(
+            id=agent,
+            epoch=new.epoch,
+            position=self.position,
+            type=new.type,
+            status=AgentStatus.INITIALIZING,
+            head=len(new.messages),
+            prompt=new.prompt,
+            created_at=new.created_at,
+            idempotency_key=new.idempotency_key,
+            configuration_json=new.configuration_json,
+        )
+        self.agents.append(astuple(record))
+        return record
+
+    def add_messages(self, agent: str, key: int, after: int, new: Sequence[NewMessage]) -> list[MessageRecord]:
+        """Add messages of one agent after a sequence, at the next positions, and return them."""
+        records = [
+            MessageRecord(
+                agent,
+                sequence,
+                position,
+                message.type,
+                message.role,
+                message.content,
+                message.content_type,
+                message.created_at,
+                message.metadata_json,
+                message.raw,
+                message.key,
+            )
+            for sequence, position, message in zip(count(after + 1), count(self.position + 1), new, strict=False)
+        ]
+        self.position += len(records)
+        self.keys += [key] * len(records)
+        self.messages += records
+        return records
+
+    def add_status(self, agent: str, key: int, sequence: int, new: NewStatus) -> StatusChange:
+        """Add a change of status after a sequence at the next position, and return it."""
+        self.position += 1
+        self.wants_records = self.wants_records or new.wants_record
+        change = StatusChange(
+            agent=agent,
+            position=self.position,
+            previous=new.previous,
+            status=new.status,
+            sequence=sequence,
+            at=new.at,
+            reason=new.reason,
+            error_name=new.error_name,
+            error_message=new.error_message,
+            result_json=new.result_json,
+        )
+        self.changes.append(change)
+        self.changed_keys.append(key)
+        return change
+
+    def execute(self, connection: apsw.Connection) -> None:
+        """Write the rows, in an order that the foreign keys allow.
+
+        Raises:
+            apsw.Error: a row was refused, or the transaction failed.
+            StaleStatusError: an agent's status is not what the plan was made for.
+        """
+        if self.agents:
+            connection.executemany(_INSERT_AGENT, self.agents)
+        if self.messages:
+            # Each row is made when SQLite takes it: thousands of waiting tuples would cost garbage collections.
+            connection.executemany(INSERT_MESSAGE, map(message_row, self.keys, self.messages))
+        if self.heads:
+            connection.executemany(SET_HEAD, self.heads.items())
+        if self.changes:
+            self._set_statuses(connection)
+            connection.executemany(_INSERT_TRANSITION, map(_transition_row, self.changed_keys, self.changes))
+        if self.patches:
+            self._note_changed(connection.executemany(_PATCH + _RETURNING, self.patches))
+
+    def _set_statuses(self, connection: apsw.Connection) -> None:
+        before = connection.total_changes()
+        rows = map(_status_row, self.changed_keys, self.changes)
+        if self.wants_records:
+            self._note_changed(connection.executemany(_SET_STATUS + _RETURNING, rows))
+        else:
+            connection.executemany(_SET_STATUS, rows)
+        if connection.total_changes() - before != len(self.changes):
+            raise StaleStatusError(self.changes[0].previous)
+
+    def _note_changed(self, rows: apsw.Cursor) -> None:
+        self.changed |= {record.position: record for record in map(agent_record, rows)}

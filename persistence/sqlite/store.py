@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Never
 
 import apsw
 
@@ -31,7 +31,7 @@ from commitcast.persistence.sqlite.folder import Folder
 from commitcast.persistence.sqlite.lock import FileLock, refuse_if_locked
 from commitcast.persistence.sqlite.pool import ReaderPool
 from commitcast.persistence.sqlite.reader import SqliteReader
-from commitcast.persistence.sqlite.verify import verify_file
+from commitcast.persistence.sqlite.verify import verify
 from commitcast.persistence.store import Progress, Report
 from commitcast.persistence.writes import AgentWrites, Outcome
 
@@ -188,28 +188,28 @@ class SqliteStore(SqliteReader):
 
     def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         """Write everything in one transaction and return once it is on disk. See `Store.commit`."""
-        with self._between_commits():
-            assert self._committer is not None
+        with self._committing:
+            if self._committer is None or self._pool.refusal is not None:
+                self._refuse()
             return self._committer.commit(work)
 
     @contextmanager
-    def _between_commits(self) -> Iterator[None]:
+    def _between_commits(self) -> Iterator[apsw.Connection]:
         with self._committing:
-            if self._was_forked:
-                raise ForkedRuntimeError
-            if self._committer is None:
-                raise StoreClosedError
-            self._pool.check()
-            yield
+            if self._writer is None or self._pool.refusal is not None:
+                self._refuse()
+            yield self._writer
+
+    def _refuse(self) -> Never:
+        self._pool.check()
+        raise StoreClosedError
 
     def backup(self, path: str | os.PathLike[str], progress: Progress = lambda done, of: None) -> None:
         """Copy the database while it is in use. See `Store.backup`."""
         with self._between_commits():
-            writer = self._writer
-        assert writer is not None
-        target = target_of(path)
+            target = target_of(path)
         try:
-            back_up(writer, target, self._between_commits, progress)
+            back_up(target, self._between_commits, progress)
         except (apsw.Error, OSError) as error:
             if isinstance(error, StoreError):
                 raise
@@ -221,4 +221,4 @@ class SqliteStore(SqliteReader):
             raise ForkedRuntimeError
         if self._in_memory:
             raise StorePathError(opening.MEMORY, "it is in memory, so it has no file to verify: verify a backup of it")
-        return verify_file(self._path, deep=deep, progress=progress)
+        return verify(self._path, deep=deep, progress=progress)

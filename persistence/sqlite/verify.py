@@ -68,8 +68,19 @@ _RUNS: Final = (
 _TERMINAL: Final = frozenset(str(status) for status in AgentStatus if status.is_terminal)
 
 
-def verify_file(path: str | Path, *, deep: bool = False, progress: Progress = lambda done, of: None) -> Report:
-    """Check a file. See `commitcast.persistence.verify.verify`."""
+def verify(path: str | Path, *, deep: bool = False, progress: Progress = lambda done, of: None) -> Report:
+    """Check everything that `Store.verify` lists in a file, without a runtime.
+
+    Args:
+        path: of the file, which a runtime may have open.
+        deep: check SQLite's own structure even if a runtime has the file open; its commits wait meanwhile.
+        progress: called with the positions done and the positions in all.
+
+    Raises:
+        StoreOpenError: the file cannot be read, or is not a database of commitcast.
+
+    Threads: any; blocks until it is done. Reads in short transactions, so that commits of a runtime come between.
+    """
     target = Path(os.path.realpath(path))  # the lock lies beside the file, not beside a link to it
     report = Report(str(target))
     try:

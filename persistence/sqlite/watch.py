@@ -11,7 +11,7 @@ import os
 import struct
 import time
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import apsw
 
@@ -19,7 +19,7 @@ from commitcast.persistence.errors import StoreBusyError, StoreError, StoreUnkno
 from commitcast.persistence.sqlite import connections, opening
 from commitcast.persistence.sqlite.batch import Batch
 from commitcast.persistence.sqlite.pool import ReaderPool
-from commitcast.persistence.sqlite.verify import verify_file
+from commitcast.persistence.sqlite.verify import verify
 
 logger: Final = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ CHECK_CREDIT_S: Final = 20.0
 """How much unused time is credited: it lets several reads follow one another."""
 CHECK_OPENED_BYTES: Final = 4 * 1024 * 1024
 """Up to this size a file is read whenever another program had it open for writing; it may only have read it."""
+_VERSION: Final = "PRAGMA data_version"
+"""A number that changes when another connection has committed to the file."""
 _COUNTERS: Final = struct.Struct(">II")
 _COUNTERS_AT: Final = 24
 """The change counter of a file, and its size in pages (SQLite, Database File Format, 1.3)."""
@@ -42,20 +44,11 @@ _EVENTS_BYTES: Final = 4_096
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-class _Seen(NamedTuple):
-    """The identity, size and time of a file."""
-
-    device: int
-    inode: int
-    size: int
-    changed_ns: int
-
-
 class FileWatch:
     """The state of the file after the last commit, compared with its state now."""
 
     def __init__(self, path: Path, writer: apsw.Connection, pool: ReaderPool) -> None:
-        """Begin to watch a file that was just opened.
+        """Begin to watch a file that was just opened. Raises `OSError` if it was deleted.
 
         Args:
             path: of the file.
@@ -65,11 +58,13 @@ class FileWatch:
         self._path = path
         self._writer = writer
         self._pool = pool
-        self._version: int | None = _version(writer)
         self._page_bytes: int = writer.pragma("page_size")
-        self._changes = 0
-        self._seen = self._look()
-        self._close_events = _CloseWriteEvents(path)
+        self._version: int | None = writer.execute(_VERSION).get
+        self._changes, _ = self._counters()
+        status = os.stat(path)
+        self._identity = status.st_dev, status.st_ino
+        self._state = status.st_size, status.st_mtime_ns
+        self._events = _listen(path)
         self._is_touched = False
         """Whether it may have been written to without SQLite, and was not read since."""
         self._accepted: set[str] = set()
@@ -85,29 +80,26 @@ class FileWatch:
             StoreBusyError: another program keeps the file in another journal mode.
             apsw.Error: the transaction cannot be begun.
         """
-        seen = self._look()
-        self._is_touched |= self._was_opened(seen) or seen != self._seen
-        is_due = self._is_due()
+        self._is_touched |= self._has_new_state() | self._was_opened()
+        is_due = self._is_touched and self._is_due()
         if is_due:
             self._writer.release_memory()  # what is kept in memory is what the file was
         while True:
             self._writer.execute("BEGIN IMMEDIATE")
-            version = _version(self._writer)
+            version = self._writer.execute(_VERSION).get
             if version == self._version and not is_due:
-                break
+                return
             if self._writer.pragma("journal_mode") == connections.JOURNAL_MODE:
-                self._check(batch, version, seen)
                 break
             self._writer.execute("ROLLBACK")
             self._restore_journal_mode()
-        self._seen = seen
-        self._changes, _ = self._counters()
+        self._check(batch, version)
 
-    def _check(self, batch: Batch, version: int, seen: _Seen) -> None:
+    def _check(self, batch: Batch, version: int) -> None:
         different = batch.find_difference()
         is_foreign = self._version not in (None, version)
         if different is None and (is_foreign or self._is_touched):
-            damage = self._find_damage(seen.size)
+            damage = self._find_damage()
             if is_foreign:  # what numbers do not rest on is only warned of
                 self._accepted |= damage
             else:
@@ -118,11 +110,12 @@ class FileWatch:
             logger.warning("another program has written into %s: no other program may while it is open", self._path)
         batch.forget_heads()
         self._version = version
+        self._changes, _ = self._counters()
 
     def is_untouched(self) -> bool:
         """Whether the file was not written to since `begin`: before COMMIT the transaction itself does not."""
-        self._is_touched |= self._look() != self._seen
-        return not self._is_due()
+        self._is_touched |= self._has_new_state()
+        return not (self._is_touched and self._is_due())
 
     def committed(self) -> None:
         """Take the state of the file now as the committed one.
@@ -130,70 +123,76 @@ class FileWatch:
         Raises:
             StoreUnknownError: it was deleted, replaced, or changed meanwhile.
         """
-        self._seen = self._look()
-        self._is_touched |= self._was_opened(self._seen)
-        changes, pages = self._counters()
+        self._has_new_state()  # the commit's own
+        self._is_touched |= self._was_opened()
+        before = self._changes
+        self._changes, size = self._counters()
         different = None
-        if (changes - self._changes) % 2**32 > 1 or pages * self._page_bytes != self._seen.size:
-            different = f"it has {self._seen.size:,} bytes and its header says {pages * self._page_bytes:,}"
-        elif self._is_due():
-            different = min(self._find_damage(self._seen.size), default=None)
+        if (self._changes - before) % 2**32 > 1 or size != self._state[0]:
+            different = f"it has {self._state[0]:,} bytes and its header says {size:,}"
+        elif self._is_touched and self._is_due():
+            different = min(self._find_damage(), default=None)
         if different is not None:
             raise self._changed(different)
-
-    def close(self) -> None:
-        """Stop watching. Idempotent."""
-        self._close_events.close()
-
-    def _changed(self, how: str) -> StoreUnknownError:
-        return self._unknown(
-            f"another program has changed {self._path} while it was open ({how}): stop that program, check the file "
-            "with `commitcast verify`, and start again"
-        )
-
-    def _unknown(self, why: str) -> StoreUnknownError:
-        return self._pool.refuse(StoreUnknownError(why))
-
-    def _was_opened(self, seen: _Seen) -> bool:
-        """Whether another program had a small file open for writing. Most only read: SQLite opens files that way."""
-        return self._close_events.any() and seen.size <= CHECK_OPENED_BYTES
-
-    def _is_due(self) -> bool:
-        """Whether the file is to be read now, within `CHECK_SHARE` of the time."""
-        return self._is_touched and time.monotonic() >= self._check_at
-
-    def _counters(self) -> tuple[int, int]:
-        """Return the change counter and the size in pages from the file's header."""
-        _, header = self._writer.read("main", 0, _COUNTERS_AT, _COUNTERS.size)
-        changes, pages = _COUNTERS.unpack(header)
-        return changes, pages
 
     def rolled_back(self) -> None:
         """Forget the state of the file: a rollback writes too."""
         self._version = None
-        self._seen = self._look()
+        self._has_new_state()
 
-    def _look(self) -> _Seen:
+    def close(self) -> None:
+        """Stop watching. Idempotent."""
+        if self._events >= 0:
+            os.close(self._events)
+            self._events = -1
+
+    def _changed(self, how: str) -> StoreUnknownError:
+        why = f"another program has changed {self._path} while it was open ({how})"
+        todo = "stop that program, check the file with `commitcast verify`, and start again"
+        return self._pool.refuse(StoreUnknownError(f"{why}: {todo}"))
+
+    def _has_new_state(self) -> bool:
+        """Whether the size or the time of the file differs from the last call.
+
+        Raises:
+            StoreUnknownError: it was deleted or replaced. SQLite would go on writing into the file that has no name.
+        """
         try:
             status = os.stat(self._path)
         except OSError:
             status = None
-        seen = status and _Seen(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        if seen is None or seen[:2] != getattr(self, "_seen", seen)[:2]:
-            # SQLite would go on writing into the file that no longer has a name.
-            raise self._unknown(
-                f"{self._path} was deleted or replaced while it was open: put it back, or start again with another file"
-            )
-        return seen
+        if status is None or (status.st_dev, status.st_ino) != self._identity:
+            why = f"{self._path} was deleted or replaced while it was open"
+            raise self._pool.refuse(StoreUnknownError(f"{why}: put it back, or start again with another file"))
+        before, self._state = self._state, (status.st_size, status.st_mtime_ns)
+        return self._state != before
 
-    def _find_damage(self, size: int) -> set[str]:
+    def _was_opened(self) -> bool:
+        """Whether another program had a small file open for writing since the last call, perhaps only to read it."""
+        try:
+            had_event = self._events >= 0 and bool(os.read(self._events, _EVENTS_BYTES))
+        except BlockingIOError:
+            return False
+        return had_event and self._state[0] <= CHECK_OPENED_BYTES
+
+    def _is_due(self) -> bool:
+        """Whether the file may be read now, so that reading it takes `CHECK_SHARE` of the time."""
+        return time.monotonic() >= self._check_at
+
+    def _counters(self) -> tuple[int, int]:
+        """Return the change counter and the size in bytes from the file's header."""
+        _, header = self._writer.read("main", 0, _COUNTERS_AT, _COUNTERS.size)
+        changes, pages = _COUNTERS.unpack(header)
+        return changes, pages * self._page_bytes
+
+    def _find_damage(self) -> set[str]:
         """Verify a small file as a whole, and return its problems, which another program has caused."""
         self._is_touched = False
-        if size > opening.CHECK_WHOLE_FILE_BYTES:
+        if self._state[0] > opening.CHECK_WHOLE_FILE_BYTES:
             return set()
         began = time.monotonic()
         try:
-            problems = verify_file(self._path, deep=True).problems
+            problems = verify(self._path, deep=True).problems
         except StoreError as error:
             problems = [str(error)]
         ended = time.monotonic()
@@ -218,46 +217,23 @@ class FileWatch:
         logger.warning("another program had switched %s to another journal mode: it was switched back", self._path)
 
 
-def _version(connection: apsw.Connection) -> int:
-    """Return a number that changes when another connection has committed to the file."""
-    version: int = connection.execute("PRAGMA data_version").get
-    return version
-
-
-class _CloseWriteEvents:
-    """Reports by inotify(7) that another program had a file open for writing. Linux.
+def _listen(path: Path) -> int:
+    """Return the descriptor of an inotify(7) queue: an event for each program that had the file open for writing.
 
     The times of a file show a change by another program only while its owner is not writing to it itself. That a
     writable descriptor was closed is reported at any time, and a store closes none of its own while it commits. Must
-    never be needed: without inotify, or at its limits, there are no events.
+    never be needed: without inotify, or at its limits, this returns -1.
     """
-
-    def __init__(self, path: Path) -> None:
-        """Start listening.
-
-        Args:
-            path: of an existing file.
-        """
-        self._queue = -1
-        try:
-            self._queue = _checked(_libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
-            _checked(_libc.inotify_add_watch(self._queue, os.fsencode(path), ctypes.c_uint32(_IN_CLOSE_WRITE)))
-        except (OSError, AttributeError) as error:
-            logger.debug("no inotify events for %s: %s", path, error)
-            self.close()
-
-    def any(self) -> bool:
-        """Whether there was an event since the last call. Never blocks."""
-        try:
-            return self._queue >= 0 and bool(os.read(self._queue, _EVENTS_BYTES))
-        except BlockingIOError:
-            return False
-
-    def close(self) -> None:
-        """Stop listening. Idempotent."""
-        if self._queue >= 0:
-            os.close(self._queue)
-            self._queue = -1
+    queue = -1
+    try:
+        queue = _checked(_libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
+        _checked(_libc.inotify_add_watch(queue, os.fsencode(path), ctypes.c_uint32(_IN_CLOSE_WRITE)))
+    except (OSError, AttributeError) as error:
+        logger.debug("no inotify events for %s: %s", path, error)
+        if queue >= 0:
+            os.close(queue)
+        return -1
+    return queue
 
 
 def _checked(result: int) -> int:

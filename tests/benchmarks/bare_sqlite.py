@@ -12,11 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
+from msgspec.structs import astuple
+
 from commitcast.persistence.clock import now
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite import connections, opening
-from commitcast.persistence.sqlite.plan import INSERT_MESSAGE, SET_HEAD, SET_POSITION, Plan
-from commitcast.persistence.sqlite.rows import agent_row, message_row
+from commitcast.persistence.sqlite.rows import INSERT_MESSAGE, SET_HEAD, SET_POSITION, Plan, message_row
 from commitcast.persistence.writes import NewStatus
 
 CEILING_ROWS: Final = 4_096
@@ -45,7 +46,7 @@ class BareWriter:
         self._content = content
         self._made = 0
         plan = Plan(len(agents))
-        plan.agents += [agent_row(_new_agent(key, agent)) for key, agent in self._agents]
+        plan.agents += [astuple(_new_agent(key, agent)) for key, agent in self._agents]
         self._write(plan)
 
     def __enter__(self) -> Self:
@@ -109,7 +110,7 @@ class BareWriter:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(INSERT_MESSAGE, rows)
-        connection.executemany(SET_HEAD, [(head, key) for key, head in {row[0]: row[1] for row in rows}.items()])
+        connection.executemany(SET_HEAD, {row[0]: row[1] for row in rows}.items())
         connection.execute(SET_POSITION, (rows[-1][2],))
         connection.execute("COMMIT")
 

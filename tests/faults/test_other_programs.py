@@ -21,9 +21,10 @@ from commitcast.gateway.server.http import routes
 from commitcast.persistence.errors import StoreLockedError, StoreUnknownError
 from commitcast.persistence.sqlite import connections, watch
 from commitcast.persistence.sqlite.batch import Batch
-from commitcast.persistence.sqlite.folder import Folder
 from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.verify import Report, verify
+from commitcast.persistence.sqlite.verify import verify
+from commitcast.persistence.sqlite.watch import FileWatch
+from commitcast.persistence.store import Report
 from stores import by_hand, commit, contents, new_agent, opened, problems, reader_value, text
 from waiting import TIMEOUT_S, wait_until
 
@@ -170,7 +171,7 @@ class TestChangesInPlace:
             return Report("")
 
         clock = [1_000.0]
-        monkeypatch.setattr(watch, "verify_file", check)
+        monkeypatch.setattr(watch, "verify", check)
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
             monkeypatch.setattr(time, "monotonic", lambda: clock[0])
@@ -186,18 +187,18 @@ class TestChangesInPlace:
     def test_it_is_noticed_in_the_midst_of_a_commit_too(
         self, path: Path, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        check = Folder.check
+        committed = FileWatch.committed
 
-        def harmed(folder: Folder) -> None:
+        def harmed(file: FileWatch) -> None:
             monkeypatch.undo()
             in_another_process(harm, path)
-            check(folder)
+            committed(file)
 
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
             shutil.copy(path, path.with_name("backup.db"))
             commit(store, "a", text("second"))
-            monkeypatch.setattr(Folder, "check", harmed)
+            monkeypatch.setattr(FileWatch, "committed", harmed)
 
             with pytest.raises(StoreUnknownError, match=r"has changed|is damaged"):
                 commit(store, "a", text("third"))

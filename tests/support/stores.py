@@ -9,8 +9,8 @@ import apsw
 
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, Entry, MessageRecord, StatusChange
 from commitcast.persistence.sqlite.store import SqliteStore
+from commitcast.persistence.sqlite.verify import verify
 from commitcast.persistence.store import Reader, Store
-from commitcast.persistence.verify import verify
 from commitcast.persistence.writes import AgentWrites, NewAgent, NewMessage, NewStatus, Outcome, Write, new_message
 
 AT: Final = "2026-01-02T03:04:05.000006Z"

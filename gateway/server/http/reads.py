@@ -17,7 +17,7 @@ from commitcast.gateway.server.access.auth import Capability, Grant, Permission
 from commitcast.gateway.server.http.request import HttpRequest
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, SequenceAheadError
 from commitcast.persistence.records import AgentRecord, AgentStatus
-from commitcast.persistence.store import MAX_PAGE_BYTES, PAGE_ROWS, IdRange, Reader, agent_size
+from commitcast.persistence.store import MAX_PAGE_BYTES, PAGE_ROWS, IdRange, Reader, entry_size
 
 MAX_LIMIT: Final = 1_000
 _AFTER_AGENT: Final = "@"
@@ -90,7 +90,7 @@ def _agents(store: Reader, grant: Grant, query: Query, redactor: Redactor) -> Ag
         within=None if sees_all else list(map(_range, grant.readable())),
     )
     shown = records[:limit]
-    is_cut = len(records) > limit or sum(map(agent_size, records)) >= MAX_PAGE_BYTES
+    is_cut = len(records) > limit or sum(map(entry_size, records)) >= MAX_PAGE_BYTES
     next_after = None if not is_cut else shown[-1].position if sees_all else f"{_AFTER_AGENT}{shown[-1].id}"
     return AgentList(epoch, [agent_view(record, redactor) for record in shown], next_after)
 

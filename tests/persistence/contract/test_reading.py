@@ -4,7 +4,7 @@ import pytest
 
 from commitcast.persistence.errors import AgentNotFoundError, StoreClosedError
 from commitcast.persistence.records import AgentDeletion, Entry, MessageRecord, StatusChange
-from commitcast.persistence.store import MAX_PAGE_BYTES, Store, agent_size, entry_size
+from commitcast.persistence.store import MAX_PAGE_BYTES, Store, entry_size
 from stores import (
     FAILED,
     INITIALIZING,
@@ -243,7 +243,7 @@ class TestAgents:
         found: list[str] = []
         pages = after = 0
         while page := busy.agents(after=after, newest=newest):
-            assert sum(map(agent_size, page[:-1])) < MAX_PAGE_BYTES
+            assert sum(map(entry_size, page[:-1])) < MAX_PAGE_BYTES
             found += [record.id for record in page]
             after, pages = page[-1].position, pages + 1
 

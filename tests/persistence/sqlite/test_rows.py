@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commitcast.persistence.records import MessageRecord
-from commitcast.persistence.sqlite.rows import checked_message, checksum
+from commitcast.persistence.sqlite.rows import checked_message, message_row
 
 RECORD = MessageRecord(
     "agent", 7, 11, "tool", "role", "content", "json", "2026-01-01T00:00:00.000000Z", '{"a":1}', b"raw", "key"
@@ -26,6 +26,11 @@ OTHER: dict[str, Any] = {
     "raw": b"raW",
     "key": "kez",
 }
+
+
+def checksum(record: MessageRecord) -> int:
+    value: int = message_row(1, record)[-1]
+    return value
 
 
 def test_every_field_is_tried() -> None:
