@@ -113,7 +113,8 @@ def _messages(subscription: Subscription, entries: Sequence[Entry], start: int) 
         if not isinstance(entry, MessageRecord):
             break
         items.append(message_item(entry, raw=raw, with_agent=to_all))
-        size += text_size(entry.content)
+        content = entry.content
+        size += len(content) if content.isascii() else text_size(content)  # a call less: a tenth of the work
         if entry.metadata_json is not None:
             size += text_size(entry.metadata_json)
         if raw and entry.raw is not None:

@@ -11,16 +11,16 @@ every entry of its log after the position `start`. A ring continues a cursor tha
 """
 
 import logging
+from bisect import bisect_right
 from collections.abc import Generator, Iterator, Mapping
 from typing import Final
 
 import msgspec
 
 from commitcast.gateway.hub.encoding import PreparedFrame, next_frame
-from commitcast.gateway.hub.log import AllAgentsLog, FrameKey, NextFrame, Ring, Rings
-from commitcast.gateway.hub.pacer import Pacer
+from commitcast.gateway.hub.log import AllAgentsLog, FrameKey, NextFrame, Pacer, Ring, Rings
 from commitcast.gateway.hub.redaction import Redactor
-from commitcast.gateway.hub.subscription import Subscriber, Subscription
+from commitcast.gateway.hub.subscription import ReadEvent, Subscriber, Subscription
 from commitcast.gateway.protocol import frames
 from commitcast.persistence.records import Committed, Entry, MessageRecord
 from commitcast.persistence.store import AgentPage, FeedPage, Head
@@ -94,9 +94,9 @@ class Hub:
         if self._by_agent.get(committed.agent):
             for agent, end in self._rings.extend(committed):
                 self.mark_stale(agent, end)
-            self.pacer.add(committed.agent, committed.committed_ns)
+            self.pacer.due.setdefault(committed.agent, committed.committed_ns)
         if frames.ALL in self._by_agent and self._all_agents.add(committed):
-            self.pacer.add(frames.ALL, committed.committed_ns)
+            self.pacer.due.setdefault(frames.ALL, committed.committed_ns)
 
     def release(self, now: float) -> dict[str, int]:
         """Let subscribers be given what was committed, as far as the pacer allows it now.
@@ -192,10 +192,10 @@ class Hub:
         try:
             is_sent_whole = yield from self._send_page(subscription, page, {} if kept is None else kept)
         except Exception:  # see `effects`
-            subscription.finish_reading(read_all=False)
+            subscription.note(ReadEvent.READ_SOME)
             self._log_failure(subscription)
             return
-        subscription.finish_reading(read_all=is_sent_whole and page.at_end)
+        subscription.note(ReadEvent.READ_ALL if is_sent_whole and page.at_end else ReadEvent.READ_SOME)
         self._ready[subscription] = None
 
     def _send_page(
@@ -234,7 +234,7 @@ class Hub:
         """
         if not subscription.is_current:
             return
-        subscription.finish_reading(read_all=False)
+        subscription.note(ReadEvent.READ_SOME)
         self._ready[subscription] = None
         if position <= subscription.position:
             return
@@ -244,7 +244,7 @@ class Hub:
 
     def page_failed(self, subscription: Subscription) -> None:
         """Note that a page or an end could not be read; it is retried with the next commit, `recheck` or `repair`."""
-        subscription.finish_reading(read_all=False)
+        subscription.note(ReadEvent.READ_SOME)
         if subscription.is_current:
             self._failed[subscription] = None
 
@@ -267,7 +267,7 @@ class Hub:
         self._failed.clear()
 
     def _read_again(self, subscription: Subscription) -> None:
-        subscription.mark_stale()
+        subscription.note(ReadEvent.MISS)
         self._ready[subscription] = None
 
     @property
@@ -292,7 +292,7 @@ class Hub:
         """Whether every subscription has been given everything that the hub knows of."""
         return (
             not self._notices
-            and not self.pacer.has_due
+            and not self.pacer.due
             and all(
                 subscription.is_live
                 and subscription.at_store_head
@@ -308,17 +308,20 @@ class Hub:
         """Yield what is to be done now, in turns over the subscriptions. Perform each before taking the next."""
         while self._notices or self._ready:
             notices, self._notices = self._notices, []
-            yield from (
-                notice for notice in notices if not notice.subscriber.is_paused and notice.subscriber.subscriptions
-            )
+            for notice in notices:
+                if not notice.subscriber.is_paused and notice.subscriber.subscriptions:
+                    yield notice
             ready, self._ready = self._ready, {}
             for subscription in ready:
-                if subscription.is_ready and subscription.is_current:
+                if subscription.is_ready:
                     try:
-                        yield from self._advance(subscription)
+                        effect = self._advance(subscription)
                     except Exception:  # what kept one frame from being made must not keep others from theirs
-                        subscription.mark_stale()
+                        subscription.note(ReadEvent.MISS)
                         self._log_failure(subscription)
+                    else:
+                        if effect is not None:
+                            yield effect
                 elif subscription.window_exhausted:
                     subscription.hold()
 
@@ -330,31 +333,30 @@ class Hub:
     def _ring_of(self, subscription: Subscription) -> Ring | None:
         return self._all_agents.ring if subscription.is_to_all else self._rings.get(subscription.agent)
 
-    def _advance(self, subscription: Subscription) -> Iterator[Effect]:
+    def _advance(self, subscription: Subscription) -> Effect | None:
         ring = self._ring_of(subscription)
-        is_other_agent = ring is not None and not subscription.is_to_all and ring.epoch != subscription.epoch
-        is_before_ring = ring is not None and (is_other_agent or subscription.position < ring.start)
-        if ring is not None and not is_before_ring:
-            start = ring.index_after(subscription.position)
-            if start < len(ring.entries):
-                write = self._take_from_ring(subscription, ring, start)
-                if write is not None:
-                    yield write
-                return
+        is_before_ring = ring is not None and (
+            subscription.position < ring.start
+            or (ring.epoch != subscription.epoch and not subscription.is_to_all)  # of an earlier agent with its id
+        )
+        if ring is not None and not is_before_ring and subscription.position < ring.end:
+            return self._take_from_ring(subscription, ring)
         if is_before_ring and subscription.is_slow and subscription.slow == "close":
-            subscription.drop()
-            yield Drop(subscription)
-        elif is_before_ring and subscription.is_slow and subscription.slow == "skip":
-            subscription.ask()
-            yield Skip(subscription)
-        elif is_before_ring or not subscription.at_store_head:
-            subscription.ask()
-            yield Read(subscription)
-        elif subscription.catch_up():
+            subscription.note(ReadEvent.DROP)
+            return Drop(subscription)
+        if is_before_ring and subscription.is_slow and subscription.slow == "skip":
+            subscription.note(ReadEvent.ASK)
+            return Skip(subscription)
+        if is_before_ring or not subscription.at_store_head:
+            subscription.note(ReadEvent.ASK)
+            return Read(subscription)
+        if subscription.catch_up():
             live = frames.Live(agent=subscription.agent, sequence=subscription.cursor)
-            yield Write(subscription.subscriber, PreparedFrame(live))
+            return Write(subscription.subscriber, PreparedFrame(live))
+        return None
 
-    def _take_from_ring(self, subscription: Subscription, ring: Ring, start: int) -> Write | None:
+    def _take_from_ring(self, subscription: Subscription, ring: Ring) -> Write | None:
+        start = bisect_right(ring.positions, subscription.position)
         key = subscription.frame_key
         kept = ring.frames.get(key)
         is_shared = kept is not None
@@ -366,9 +368,7 @@ class Hub:
                 self._rings.keep(subscription.agent, key, kept)
         frame, count = kept
         self._advance_to(subscription, ring.entries[start + count - 1])
-        if subscription.is_live and subscription.at_store_head and start + count == len(ring.entries):
-            subscription.catch_up()
-        else:
+        if subscription.position < ring.end or not subscription.keep_up():
             self._ready[subscription] = None
         return None if frame is None else Write(subscription.subscriber, frame, is_shared)
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -70,11 +71,14 @@ class CommitInbox:
 
     def publish(self, committed: Committed) -> None:
         """Put what was committed. Returns at once."""
+        size = committed_size(committed)
         with self._lock:
             if self._bytes > INBOX_BYTES:
                 self._dropped[committed.agent] = self._dropped[frames.ALL] = committed.last_position
                 return  # something waits, so `take` is still to come
-            was_empty = self._append(committed, committed_size(committed))
+            was_empty = not self._waiting
+            self._waiting.append(committed)
+            self._bytes += size
         if was_empty:
             self._wake()
 
@@ -84,15 +88,11 @@ class CommitInbox:
         with self._lock:
             if self._bytes > INBOX_BYTES:
                 return
-            was_empty = self._append(notice, ENTRY_BYTES + text_size(message))
+            was_empty = not self._waiting
+            self._waiting.append(notice)
+            self._bytes += ENTRY_BYTES + text_size(message)
         if was_empty:
             self._wake()
-
-    def _append(self, item: Committed | frames.Error, size: int) -> bool:
-        was_empty = not self._waiting
-        self._waiting.append(item)
-        self._bytes += size
-        return was_empty
 
     def take(self) -> tuple[deque[Committed | frames.Error], dict[str, int]]:
         """Take everything that waits, and for each agent with dropped commits the position of the last one."""
@@ -122,7 +122,7 @@ class Gateway:
         self.hub = Hub(redactor=self.redactor)
         self.reader = StoreReader(store, self.tasks, self.traffic)
         self.pump = Pump(self.hub, self.reader, self.tasks, self.traffic, self._drop)
-        self.inbox = CommitInbox(lambda: self.call(self._take))
+        self.inbox = CommitInbox(partial(self.call, self._take))
         self.requests = Requests(self.reader, control, self.redactor)
         self.authenticator = Authenticator(options.verifier, self.limits.refused_tokens)
         self.collectors: list[Collector] = [GatewayCollector(self.traffic, self._connection_stats)]

@@ -83,9 +83,12 @@ class Pump:
             self.schedule()
             return
         self._effects = None
-        self._observe_delays()
+        now_ns = time.monotonic_ns()
+        for committed_ns in self._commit_times_ns:
+            self._traffic.commit_to_write.observe((now_ns - committed_ns) / 1e9)
+        self._commit_times_ns.clear()
         pacer = self._hub.pacer
-        if pacer.has_due and self._rest is None:
+        if pacer.due and self._rest is None:
             self._rest = asyncio.get_running_loop().call_later(pacer.owed_s(time.perf_counter()), self._on_rested)
 
     def _on_rested(self) -> None:
@@ -122,12 +125,6 @@ class Pump:
             self._tasks.spawn(self._skip(effect.subscription))
         else:
             self._drop(effect.subscription)
-
-    def _observe_delays(self) -> None:
-        now_ns = time.monotonic_ns()
-        for committed_ns in self._commit_times_ns:
-            self._traffic.commit_to_write.observe((now_ns - committed_ns) / 1e9)
-        self._commit_times_ns.clear()
 
     async def _read_page(self, subscription: Subscription) -> None:
         try:

@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from commitcast.gateway.hub.log import FORMS, FrameKey, NextFrame, entry_size
+from commitcast.gateway.hub.log import ENTRY_BYTES, FORMS, FrameKey, NextFrame
 from commitcast.gateway.hub.subscription import Subscription
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.server.metrics import Traffic
 from commitcast.gateway.server.tasks import BackgroundTasks
 from commitcast.persistence.errors import AgentNotFoundError
-from commitcast.persistence.store import AgentPage, FeedPage, Head, Reader
+from commitcast.persistence.store import AgentPage, FeedPage, Head, Reader, entry_size
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class SharedPage(msgspec.Struct, eq=False):
     @property
     def size(self) -> int:
         """Bytes that it counts for, with one set of frames."""
-        return (1 + FORMS) * sum(map(entry_size, self.page.entries))
+        return (1 + FORMS) * sum(ENTRY_BYTES + entry_size(entry) for entry in self.page.entries)
 
 
 class PageCache:
