@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -24,7 +24,7 @@ from commitcast.gateway.protocol.errors import CloseCode
 from commitcast.gateway.server.access.authentication import Authenticator
 from commitcast.gateway.server.access.limits import ConnectionCounts, Limits
 from commitcast.gateway.server.http.request import HttpResponse, error_response
-from commitcast.gateway.server.metrics import Collector, ConnectionStats, GatewayCollector, Traffic
+from commitcast.gateway.server.metrics import Collector, Metric, Traffic, gateway_metrics
 from commitcast.gateway.server.options import ServerOptions
 from commitcast.gateway.server.peer import Peer
 from commitcast.gateway.server.pump import Pump
@@ -32,7 +32,7 @@ from commitcast.gateway.server.reader import StoreReader
 from commitcast.gateway.server.requests import AgentControl, Requests
 from commitcast.gateway.server.session import Session
 from commitcast.gateway.server.sockets import descriptors
-from commitcast.gateway.server.tasks import BackgroundTasks
+from commitcast.gateway.server.tasks import BackgroundTasks, wait_until
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Head, Reader
 from commitcast.persistence.writes import text_size
@@ -107,13 +107,7 @@ class Gateway:
     """Sessions and their hub, for connections of any kind."""
 
     def __init__(self, store: Reader, options: ServerOptions, control: AgentControl | None = None) -> None:
-        """Make a gateway; nothing runs before `begin`.
-
-        Args:
-            store: to read from; open before `begin`.
-            options: verifier, limits, heartbeat and redaction.
-            control: launches, sends and terminates for clients; None makes it read-only.
-        """
+        """Make a gateway; nothing runs before `begin`. Without a `control`, which is the host, it is read-only."""
         self.limits = options.limits or Limits()
         self.heartbeat_s = options.heartbeat_s
         self.traffic = Traffic()
@@ -125,7 +119,7 @@ class Gateway:
         self.inbox = CommitInbox(partial(self.call, self._take))
         self.requests = Requests(self.reader, control, self.redactor)
         self.authenticator = Authenticator(options.verifier, self.limits.refused_tokens)
-        self.collectors: list[Collector] = [GatewayCollector(self.traffic, self._connection_stats)]
+        self.collectors: list[Collector] = [self]
         """Of the metrics that `/metrics` shows; the host appends its own."""
         self.counts = ConnectionCounts(self.limits)
         self._from = self.counts.by_origin
@@ -213,14 +207,10 @@ class Gateway:
             reason = f"too slow for {subscription.agent}: come back and catch up"
             self.tasks.spawn(session.close(CloseCode.SLOW, reason))
 
-    def _connection_stats(self) -> ConnectionStats:
-        return ConnectionStats(
-            connections=len(self._sessions),
-            paused=sum(peer.subscriber.is_paused for peer in self._sessions),
-            subscriptions=sum(len(peer.subscriber.subscriptions) for peer in self._sessions),
-            refused_tokens=dict(self.authenticator.refused),
-            lags=self.hub.lags(),
-        )
+    def collect(self) -> Iterable[Metric]:
+        """Yield the gateway's own metrics."""
+        subscribers = [peer.subscriber for peer in self._sessions]
+        return gateway_metrics(self.traffic, subscribers, self.hub.lags(), self.authenticator.refused)
 
     # At the end.
 
@@ -235,18 +225,19 @@ class Gateway:
 
     async def wait_closed(self, timeout: float) -> None:
         """Wait until every connection is closed, at most this many seconds."""
-        deadline = asyncio.get_running_loop().time() + timeout
-        while self._sessions and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: not self._sessions, timeout)
 
     async def wait_caught_up(self, timeout: float) -> None:
         """Wait until subscribers have what is committed, at most this many seconds."""
-        deadline = asyncio.get_running_loop().time() + timeout
-        while asyncio.get_running_loop().time() < deadline:
-            unsent = any(peer.unsent_bytes for peer in self._sessions)
-            if self.inbox.is_empty and self.pump.is_idle and not unsent and self.hub.has_caught_up:
-                return
-            await asyncio.sleep(0.01)
+        await wait_until(
+            lambda: (
+                self.inbox.is_empty
+                and self.pump.is_idle
+                and self.hub.has_caught_up
+                and not any(peer.unsent_bytes for peer in self._sessions)
+            ),
+            timeout,
+        )
 
     # Again and again.
 

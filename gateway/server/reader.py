@@ -98,13 +98,7 @@ class StoreReader:
     """Calls the store on reader threads."""
 
     def __init__(self, store: Reader, tasks: BackgroundTasks, traffic: Traffic) -> None:
-        """Make a reader; its threads start when they are needed.
-
-        Args:
-            store: to read from.
-            tasks: where reads run that several subscriptions wait for.
-            traffic: counts the pages.
-        """
+        """Make a reader, whose threads start when needed; reads that several subscriptions wait for run in `tasks`."""
         self.store = store
         self.pages = PageCache()
         self._tasks = tasks

@@ -87,13 +87,7 @@ class Requests:
     """Answers the requests of all clients of one gateway."""
 
     def __init__(self, reader: StoreReader, control: AgentControl | None, redactor: Redactor) -> None:
-        """Make it.
-
-        Args:
-            reader: of the store.
-            control: the host; None makes the gateway read-only.
-            redactor: hides what must not be shown of a configuration.
-        """
+        """Make it; without a `control`, the host, the gateway is read-only."""
         self.control = control
         self._reader = reader
         self._redactor = redactor

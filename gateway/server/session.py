@@ -8,7 +8,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -23,9 +23,8 @@ from commitcast.gateway.server.access.auth import Grant
 from commitcast.gateway.server.access.authentication import Authenticator
 from commitcast.gateway.server.access.limits import BYTES_PER_REQUEST, Bucket, Limits
 from commitcast.gateway.server.errors import TokenError
-from commitcast.gateway.server.liveness import LivenessMonitor
 from commitcast.gateway.server.metrics import Traffic
-from commitcast.gateway.server.peer import Peer
+from commitcast.gateway.server.peer import LivenessMonitor, Peer
 from commitcast.gateway.server.pump import Pump
 from commitcast.gateway.server.requests import ControlFrame, Refusal, Requests, check_may_read
 from commitcast.gateway.server.tasks import BackgroundTasks
@@ -36,8 +35,6 @@ INTERNAL_ERROR: Final = 1011
 """RFC 6455 section 7.4.1; a client reconnects after it."""
 MAX_BAD_FRAMES: Final = 100
 """Invalid ones in a row: such a client speaks another protocol."""
-MAX_REASON_BYTES: Final = 123
-"""Of a close frame's payload of 125 bytes, without the code: RFC 6455 section 5.5."""
 _COSTS: Final[dict[type[frames.ClientFrame], float]] = {frames.Send: 5.0, frames.Launch: 20.0, frames.Terminate: 20.0}
 """In requests; see `Limits.requests_per_s`."""
 
@@ -100,7 +97,7 @@ class Session:
             self._end()
 
     def _end(self) -> None:
-        """Answer nothing more. Requests that are running go on to their end."""
+        """Answer nothing more. Requests that are running continue to their end."""
         self._is_closing = True
         self._set_timer(None)
         self._hub.disconnect(self.peer.subscriber)
@@ -218,33 +215,32 @@ class Session:
             self._refuse(error.id, None, Refusal(error.error_code, str(error)))
         else:
             self._bad_frames = 0
-            await self._on_frame(frame)
+            await self._attempt(frame, self._answer)
         if self._bad_frames >= MAX_BAD_FRAMES:
             await self.close(CloseCode.BAD_REQUEST, f"the frames received are not {frames.SUBPROTOCOL}")
         if self.peer.bucket.is_overdrawn:
             await self.close(CloseCode.RATE, "too many requests: slow down")
         await self.peer.wait_until_writable()
 
-    async def _on_frame(self, frame: frames.ClientFrame) -> None:
-        agent = getattr(frame, "agent", None)
-        agent = agent if isinstance(agent, str) else None
+    async def _attempt(
+        self, frame: frames.ClientFrame, answer: Callable[..., Awaitable[None]], *arguments: object
+    ) -> None:
+        """Answer a frame; a refusal and a defect end nothing but the request that met it."""
         try:
-            cost = 1.0 if self._grant is None else _COSTS.get(type(frame), 1.0)
-            is_within = self.peer.bucket.take(time.monotonic(), cost)
-            if not is_within and not isinstance(frame, frames.Ack):  # without it the window would stay exhausted
-                raise Refusal(ErrorCode.RATE_LIMITED, "too many requests: slow down", retry=True)
-            await self._answer(frame)
+            await answer(frame, *arguments)
         except Refusal as refusal:
-            self._refuse(frame.id, agent, refusal)
-        except Exception:  # a defect must not end anything but the request that met it
-            self._log_failure(frame)
-
-    def _log_failure(self, frame: frames.ClientFrame) -> None:
-        logger.exception("a %s failed", type(frame).__name__)
-        message = "internal error: the log of the server says more"
-        self._refuse(frame.id, None, Refusal(ErrorCode.INTERNAL, message, retry=True))
+            agent = getattr(frame, "agent", None)
+            self._refuse(frame.id, agent if isinstance(agent, str) else None, refusal)
+        except Exception:
+            logger.exception("a %s failed", type(frame).__name__)
+            message = "internal error: the log of the server says more"
+            self._refuse(frame.id, None, Refusal(ErrorCode.INTERNAL, message, retry=True))
 
     async def _answer(self, frame: frames.ClientFrame) -> None:
+        cost = 1.0 if self._grant is None else _COSTS.get(type(frame), 1.0)
+        is_within = self.peer.bucket.take(time.monotonic(), cost)
+        if not is_within and not isinstance(frame, frames.Ack):  # without it the window would stay exhausted
+            raise Refusal(ErrorCode.RATE_LIMITED, "too many requests: slow down", retry=True)
         if isinstance(frame, frames.Hello):
             await self._on_hello(frame)
             return
@@ -278,16 +274,11 @@ class Session:
     async def _on_request(self, grant: Grant, frame: ControlFrame) -> None:
         """Begin a request and go on without waiting for its reply: a program may take long to end."""
         await self._running_requests.acquire()
-        task = self._tasks.spawn(self._perform(grant, frame))
+        task = self._tasks.spawn(self._attempt(frame, self._perform, grant))
         task.add_done_callback(lambda _: self._running_requests.release())
 
-    async def _perform(self, grant: Grant, frame: ControlFrame) -> None:
-        try:
-            self._send(await self._requests.perform(grant, frame))
-        except Refusal as refusal:
-            self._refuse(frame.id, getattr(frame, "agent", None), refusal)
-        except Exception:  # see `_on_frame`
-            self._log_failure(frame)
+    async def _perform(self, frame: ControlFrame, grant: Grant) -> None:
+        self._send(await self._requests.perform(grant, frame))
 
     # Subscriptions.
 

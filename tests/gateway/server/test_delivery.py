@@ -26,7 +26,7 @@ from commitcast.gateway.hub.encoding import COMPRESSED_FROM_BYTES, PreparedFrame
 from commitcast.gateway.hub.log import MAX_DEBT_S, QUIET_S, REST, Pacer
 from commitcast.gateway.protocol import decoding, frames
 from commitcast.gateway.protocol.errors import CloseCode
-from commitcast.gateway.server.liveness import LivenessMonitor
+from commitcast.gateway.server.peer import LivenessMonitor
 from commitcast.gateway.server.sockets.websocket import UNSENT_LIMIT_BYTES
 from hostile import BINARY, CLOSE, TEXT, Frame, Wire, masked, opened, play, say, server_of, spoken
 from subscribers import Fields, Raw, raw
