@@ -70,13 +70,6 @@ class Hub:
         all_agents: AllAgentsLog | None = None,
         redactor: Redactor | None = None,
     ) -> None:
-        """Make a hub without subscriptions.
-
-        Args:
-            rings: recent entries of single agents.
-            all_agents: recent entries of all agents.
-            redactor: hides what must not be shown of a configuration.
-        """
         self.pacer = Pacer()
         """When what was committed is released to its subscribers."""
         self._rings = rings or Rings()
@@ -99,14 +92,7 @@ class Hub:
             self.pacer.due.setdefault(frames.ALL, committed.committed_ns)
 
     def release(self, now: float) -> dict[str, int]:
-        """Let subscribers be given what was committed, as far as the pacer allows it now.
-
-        Args:
-            now: of a clock that never goes back, in seconds.
-
-        Returns:
-            The logs of which something is released, each with the time of its oldest commit.
-        """
+        """Let subscribers be given what was committed, as far as the pacer allows it; return what it returns."""
         released = self.pacer.release(now)
         for log in released:
             self._ready.update(self._by_agent[log])
@@ -224,13 +210,9 @@ class Hub:
         return True
 
     def skip(self, subscription: Subscription, cursor: int, position: int, status: str | None) -> Iterator[Effect]:
-        """Continue at the end of the log, which was just read; yield the frame that says so.
+        """Continue at the end of the log, read for a `Skip`; yield the frame that says so.
 
-        Args:
-            subscription: that asked for it with `Skip`.
-            cursor: of the end.
-            position: of the last entry.
-            status: of the agent; None for all agents.
+        Its cursor, the position of the last entry, and the status of the agent, None for all agents.
         """
         if not subscription.is_current:
             return
@@ -278,13 +260,10 @@ class Hub:
     def lags(self) -> list[int]:
         """Return for each subscription to one agent how many messages it is behind what is known here."""
         lags = []
-        for agent, subscriptions in self._by_agent.items():
+        for agent in self.agents:
             ring = self._rings.get(agent)
-            last = None if ring is None else ring.last_sequence
-            if last is not None:
-                lags += [max(0, last - subscription.cursor) for subscription in subscriptions]
-            elif agent != frames.ALL:
-                lags += [0] * len(subscriptions)
+            last = 0 if ring is None else ring.last_sequence
+            lags += [max(0, last - subscription.cursor) for subscription in self._by_agent[agent]]
         return lags
 
     @property

@@ -53,7 +53,7 @@ class Ring:
         """Of the entries."""
         self.frames: dict[FrameKey, NextFrame] = {}
         self.size = 0
-        self.last_sequence: int | None = None
+        self.last_sequence = 0
         """Of the agent whose entries were appended last."""
         self.frames_size = 0
         self._chunks: deque[tuple[int, int]] = deque()  # of each commit: how many entries, how many bytes

@@ -24,6 +24,8 @@ The hub alone changes subscriptions, on one thread.
 from enum import StrEnum
 from typing import Any, Final
 
+import msgspec
+
 from commitcast.gateway.protocol import frames
 
 FRAME_ITEMS = 512
@@ -140,51 +142,28 @@ class Subscriber:
             subscription.hold()
 
 
-class Subscription:
+class Subscription(msgspec.Struct, eq=False):
     """A cursor over the log of one agent, or of all."""
 
-    __slots__ = (
-        "acked",
-        "agent",
-        "cursor",
-        "delivery",
-        "epoch",
-        "is_to_all",
-        "position",
-        "raw",
-        "read_state",
-        "slow",
-        "subscriber",
-        "window",
-    )
+    subscriber: Subscriber
+    agent: str
+    cursor: int
+    """The client's cursor: a sequence, or for all agents a position."""
+    position: int
+    """Of the last entry that the client has."""
+    epoch: str
+    """Of the agent, or of the store: an id may be given to another agent once the first is deleted."""
+    raw: bool = False
+    window: int | None = None
+    slow: frames.SlowPolicy = "catch_up"
+    acked: int = 0
+    is_to_all: bool = False
+    read_state: ReadState = ReadState.BEHIND
+    delivery: DeliveryState = DeliveryState.CATCHING_UP
 
-    def __init__(
-        self,
-        subscriber: Subscriber,
-        agent: str,
-        cursor: int,
-        position: int,
-        epoch: str,
-        *,
-        raw: bool = False,
-        window: int | None = None,
-        slow: frames.SlowPolicy = "catch_up",
-    ) -> None:
-        self.subscriber = subscriber
-        self.agent = agent
-        self.is_to_all = agent == frames.ALL
-        self.cursor = cursor
-        """The client's cursor: a sequence, or for all agents a position."""
-        self.position = position
-        """Of the last entry that the client has."""
-        self.epoch = epoch
-        """Of the agent, or of the store: an id may be given to another agent once the first is deleted."""
-        self.raw = raw
-        self.window = window
-        self.slow = slow
-        self.acked = cursor
-        self.read_state = ReadState.BEHIND
-        self.delivery = DeliveryState.CATCHING_UP
+    def __post_init__(self) -> None:
+        self.acked = self.cursor
+        self.is_to_all = self.agent == frames.ALL
 
     # Transitions.
 

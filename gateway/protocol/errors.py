@@ -107,7 +107,17 @@ class FrameError(CommitcastError, ValueError):
         self.error_code = code
 
 
-class RequestError(CommitcastError, ConnectionError):
+class _RefusedError(CommitcastError, ConnectionError):
+    def __init__(self, error_code: str, message: str) -> None:
+        super().__init__(error_code, message)
+        self.error_code = error_code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.error_code})"
+
+
+class RequestError(_RefusedError):
     """A request was refused for good, or there was no reply in time.
 
     Attributes:
@@ -120,21 +130,8 @@ class RequestError(CommitcastError, ConnectionError):
 
     def __init__(self, error_code: str, message: str, key: str | None = None) -> None:
         super().__init__(error_code, message)
-        self.error_code = error_code
-        self.message = message
         self.key = key
 
-    def __str__(self) -> str:
-        return f"{self.message} ({self.error_code})"
 
-
-class SubscriptionError(CommitcastError, ConnectionError):
+class SubscriptionError(_RefusedError):
     """The server refused a subscription for good."""
-
-    def __init__(self, error_code: str, message: str) -> None:
-        super().__init__(error_code, message)
-        self.error_code = error_code
-        self.message = message
-
-    def __str__(self) -> str:
-        return f"{self.message} ({self.error_code})"

@@ -30,7 +30,7 @@ from commitcast.gateway.server.peer import Peer
 from commitcast.gateway.server.pump import Pump
 from commitcast.gateway.server.reader import StoreReader
 from commitcast.gateway.server.requests import AgentControl, Requests
-from commitcast.gateway.server.session import Session
+from commitcast.gateway.server.session import Session, SessionContext
 from commitcast.gateway.server.sockets import descriptors
 from commitcast.gateway.server.tasks import BackgroundTasks, wait_until
 from commitcast.persistence.records import Committed
@@ -119,6 +119,16 @@ class Gateway:
         self.inbox = CommitInbox(partial(self.call, self._take))
         self.requests = Requests(self.reader, control, self.redactor)
         self.authenticator = Authenticator(options.verifier, self.limits.refused_tokens)
+        self._context = SessionContext(
+            self.hub,
+            self.pump,
+            self.tasks,
+            self.requests,
+            self.authenticator,
+            self.limits,
+            self.traffic,
+            options.heartbeat_s,
+        )
         self.collectors: list[Collector] = [self]
         """Of the metrics that `/metrics` shows; the host appends its own."""
         self.counts = ConnectionCounts(self.limits)
@@ -161,11 +171,7 @@ class Gateway:
     # Connections.
 
     def check_capacity(self, descriptor: int | None) -> HttpResponse | None:
-        """Return the refusal of a handshake while no more connections are accepted; None if it may go on.
-
-        Args:
-            descriptor: of the connection; None if it is not known.
-        """
+        """Return the refusal of a handshake while no more connections are accepted; None if it may continue."""
         unavailable = HTTPStatus.SERVICE_UNAVAILABLE
         if self.is_draining:
             return error_response(unavailable, "unavailable", "the server stops", Retry_After="2")
@@ -175,17 +181,7 @@ class Gateway:
 
     async def serve(self, peer: Peer) -> None:
         """Serve a connection, which `counts` knows, until it is closed."""
-        session = Session(
-            peer,
-            hub=self.hub,
-            pump=self.pump,
-            tasks=self.tasks,
-            requests=self.requests,
-            authenticator=self.authenticator,
-            limits=self.limits,
-            traffic=self.traffic,
-            heartbeat_s=self.heartbeat_s,
-        )
+        session = Session(peer, self._context)
         if self.counts.exceeds(peer.peer_address):
             reason = "too many connections from one address: close some first"
             await session.close(CloseCode.CONNECTION_LIMIT, reason)

@@ -139,8 +139,7 @@ class Pump:
         return self._hub.page(subscription, shared.page, shared.frames)
 
     async def _log_end(self, subscription: Subscription) -> Iterator[Effect]:
-        cursor, position, status = await self._reader.end(subscription)
-        return self._hub.skip(subscription, cursor, position, status)
+        return self._hub.skip(subscription, *await self._reader.end(subscription))
 
     def _end(self, subscription: Subscription) -> None:
         """End a subscription to an agent that was deleted."""

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -38,25 +38,11 @@ PageKey = tuple[str, int, int]
 """The log's agent, and the cursor and position that the page follows."""
 
 
-class LogEnd(NamedTuple):
-    """Where a log ends."""
-
-    cursor: int
-    position: int
-    status: str | None
-    """Of the agent; None for all agents."""
-
-
 class SharedPage(msgspec.Struct, eq=False):
     """A page, and the frames that were made of it for the subscriptions that asked for it."""
 
     page: AgentPage | FeedPage
     frames: dict[FrameKey, NextFrame] = {}
-
-    @property
-    def size(self) -> int:
-        """Bytes that it counts for, with one set of frames."""
-        return (1 + FORMS) * sum(ENTRY_BYTES + entry_size(entry) for entry in self.page.entries)
 
 
 class PageCache:
@@ -78,7 +64,8 @@ class PageCache:
         """Keep a page if it is history; return it to be shared."""
         shared = SharedPage(page)
         if not page.at_end and key not in self._pages:
-            size = shared.size
+            page_size = sum(ENTRY_BYTES + entry_size(entry) for entry in page.entries)
+            size = (1 + FORMS) * page_size  # with one set of frames
             self._pages[key] = shared, size, now
             self.size += size
         self.forget(now)
@@ -131,18 +118,18 @@ class StoreReader:
             _check_same_agent(subscription, shared.page.epoch)
         return shared
 
-    async def end(self, subscription: Subscription) -> LogEnd:
-        """Return where a subscription's log ends.
+    async def end(self, subscription: Subscription) -> tuple[int, int, str | None]:
+        """Return the cursor and position where a subscription's log ends, and the agent's status; None for all agents.
 
         Raises:
             AgentNotFoundError: the agent was deleted; another one may have its id.
         """
         if subscription.is_to_all:
             position, _ = await self.read(self.store.position)
-            return LogEnd(position, position, None)
+            return position, position, None
         end = await self.read(self.store.resolve_cursor, subscription.agent, None)
         _check_same_agent(subscription, end.record.epoch)
-        return LogEnd(end.record.head, end.position, end.record.status.value)
+        return end.record.head, end.position, end.record.status.value
 
     async def heads(self, agents: list[str]) -> dict[str, Head]:
         """Return the heads of the logs of these agents, without those that do not exist, and of all agents."""
