@@ -26,8 +26,9 @@ from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.metrics import Traffic
 from commitcast.gateway.server.peer import LivenessMonitor, Peer
 from commitcast.gateway.server.pump import Pump
-from commitcast.gateway.server.requests import ControlFrame, Refusal, Requests, check_may_read
+from commitcast.gateway.server.requests import ControlFrame, Refusal, Requests, check_may_read, refusal_of
 from commitcast.gateway.server.tasks import BackgroundTasks
+from commitcast.persistence.errors import CommitcastError
 
 logger: Final = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ class Session:
             if self._grant is None:
                 await self._reject(frame.id, error)
             else:  # the one before is valid until it expires
-                self._refuse(frame.id, None, Refusal(error.error_code, str(error), retry=error.error_code.retry))
+                self._refuse(frame.id, None, refusal_of(error))
             return
         assert self._grant is not None
         at = self._grant.expires_at
@@ -184,7 +185,7 @@ class Session:
                 self._refuse(None, agent, refusal)
 
     async def _reject(self, id: frames.FrameId, error: TokenError) -> None:
-        self._refuse(id, None, Refusal(error.error_code, str(error), retry=error.error_code.retry))
+        self._refuse(id, None, refusal_of(error))
         await self.close(_CLOSE_CODES[error.error_code], str(error))
 
     # Frames.
@@ -222,8 +223,9 @@ class Session:
         """Answer a frame; a refusal and a defect end nothing but the request that met it."""
         try:
             await answer(frame, *arguments)
-        except Refusal as refusal:
+        except (Refusal, CommitcastError) as error:
             agent = getattr(frame, "agent", None)
+            refusal = error if isinstance(error, Refusal) else refusal_of(error)
             self._refuse(frame.id, agent if isinstance(agent, str) else None, refusal)
         except Exception:
             logger.exception("a %s failed", type(frame).__name__)
