@@ -107,17 +107,7 @@ class FrameError(CommitcastError, ValueError):
         self.error_code = code
 
 
-class _RefusedError(CommitcastError, ConnectionError):
-    def __init__(self, error_code: str, message: str) -> None:
-        super().__init__(error_code, message)
-        self.error_code = error_code
-        self.message = message
-
-    def __str__(self) -> str:
-        return f"{self.message} ({self.error_code})"
-
-
-class RequestError(_RefusedError):
+class RequestError(CommitcastError, ConnectionError):
     """A request was refused for good, or there was no reply in time.
 
     Attributes:
@@ -130,8 +120,21 @@ class RequestError(_RefusedError):
 
     def __init__(self, error_code: str, message: str, key: str | None = None) -> None:
         super().__init__(error_code, message)
+        self.error_code = error_code
+        self.message = message
         self.key = key
 
+    def __str__(self) -> str:
+        return f"{self.message} ({self.error_code})"
 
-class SubscriptionError(_RefusedError):
+
+class SubscriptionError(CommitcastError, ConnectionError):
     """The server refused a subscription for good."""
+
+    def __init__(self, error_code: str, message: str) -> None:
+        super().__init__(error_code, message)
+        self.error_code = error_code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.error_code})"
