@@ -8,7 +8,7 @@ which never changes; and not for long, because agents are deleted. Runs on the g
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final, TypeVar
 
@@ -134,8 +134,8 @@ class StoreReader:
     async def heads(self, agents: list[str]) -> dict[str, Head]:
         """Return the heads of the logs of these agents, without those that do not exist, and of all agents."""
         heads: dict[str, Head] = {}
-        for some in _batched(agents, HEADS_ROWS):
-            heads |= await self.read(self.store.heads, some)
+        for start in range(0, len(agents), HEADS_ROWS):
+            heads |= await self.read(self.store.heads, agents[start : start + HEADS_ROWS])
         last, _ = await self.read(self.store.position)
         heads[frames.ALL] = Head(last, last)
         return heads
@@ -160,10 +160,6 @@ class StoreReader:
         page = await self.read(read)
         self._traffic.pages += 1
         return self.pages.put(key, page, time.monotonic())
-
-
-def _batched(agents: list[str], size: int) -> Iterator[list[str]]:
-    return (agents[start : start + size] for start in range(0, len(agents), size))
 
 
 def _check_same_agent(subscription: Subscription, epoch: str) -> None:

@@ -122,10 +122,11 @@ class _Request:
         is_socket = self._scope["type"] == "websocket"
         if is_socket:
             await self._receive()  # websocket.connect
-        server = self._server
-        refused = _unavailable() if server is None else self._refusal(server)
-        if server is None or refused is not None:
-            await (self._deny if is_socket else self._respond)(refused or _unavailable())
+        server, respond_or_deny = self._server, self._deny if is_socket else self._respond
+        if server is None:
+            await respond_or_deny(_unavailable())
+        elif (refused := self._refusal(server)) is not None:
+            await respond_or_deny(refused)
         elif is_socket:
             await self._on_websocket(server)
         elif match := _EVENTS.fullmatch(self._path):
