@@ -37,7 +37,7 @@ PURE = {
     "gateway/server/http/request.py",
     "gateway/server/options.py",
     "gateway/server/http/sse.py",
-    "gateway/server/liveness.py",
+    "gateway/server/peer.py",
     "gateway/client/protocol.py",
     "gateway/client/reconnect.py",
     "gateway/client/requests.py",

@@ -102,13 +102,7 @@ async def _stop(server: uvicorn.Server, accepted: AcceptedSockets) -> None:
 
 
 def _with_deadlines(app: ASGIApp, accepted: AcceptedSockets, timeout: float) -> ASGIApp:
-    """Wrap an app: a connection has a deadline while it has no request in progress, and for each message it receives.
-
-    Args:
-        app: to wrap.
-        accepted: the sockets of its requests.
-        timeout: seconds for a peer to receive one message; and after the last one, to complete its next request.
-    """
+    """Wrap an app: a peer has `timeout` seconds to receive each message, and after the last to complete a request."""
 
     async def app_with_deadlines(scope: Scope, receive: Receive, send: Send) -> None:
         connection = accepted.find(scope.get("client"), scope.get("server"))

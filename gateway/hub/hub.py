@@ -11,16 +11,16 @@ every entry of its log after the position `start`. A ring continues a cursor tha
 """
 
 import logging
+from bisect import bisect_right
 from collections.abc import Generator, Iterator, Mapping
 from typing import Final
 
 import msgspec
 
 from commitcast.gateway.hub.encoding import PreparedFrame, next_frame
-from commitcast.gateway.hub.log import AllAgentsLog, FrameKey, NextFrame, Ring, Rings
-from commitcast.gateway.hub.pacer import Pacer
+from commitcast.gateway.hub.log import AllAgentsLog, FrameKey, NextFrame, Pacer, Ring, Rings
 from commitcast.gateway.hub.redaction import Redactor
-from commitcast.gateway.hub.subscription import Subscriber, Subscription
+from commitcast.gateway.hub.subscription import ReadEvent, Subscriber, Subscription
 from commitcast.gateway.protocol import frames
 from commitcast.persistence.records import Committed, Entry, MessageRecord
 from commitcast.persistence.store import AgentPage, FeedPage, Head
@@ -70,13 +70,6 @@ class Hub:
         all_agents: AllAgentsLog | None = None,
         redactor: Redactor | None = None,
     ) -> None:
-        """Make a hub without subscriptions.
-
-        Args:
-            rings: recent entries of single agents.
-            all_agents: recent entries of all agents.
-            redactor: hides what must not be shown of a configuration.
-        """
         self.pacer = Pacer()
         """When what was committed is released to its subscribers."""
         self._rings = rings or Rings()
@@ -94,19 +87,12 @@ class Hub:
         if self._by_agent.get(committed.agent):
             for agent, end in self._rings.extend(committed):
                 self.mark_stale(agent, end)
-            self.pacer.add(committed.agent, committed.committed_ns)
+            self.pacer.due.setdefault(committed.agent, committed.committed_ns)
         if frames.ALL in self._by_agent and self._all_agents.add(committed):
-            self.pacer.add(frames.ALL, committed.committed_ns)
+            self.pacer.due.setdefault(frames.ALL, committed.committed_ns)
 
     def release(self, now: float) -> dict[str, int]:
-        """Let subscribers be given what was committed, as far as the pacer allows it now.
-
-        Args:
-            now: of a clock that never goes back, in seconds.
-
-        Returns:
-            The logs of which something is released, each with the time of its oldest commit.
-        """
+        """Let subscribers be given what was committed, as far as the pacer allows it; return what it returns."""
         released = self.pacer.release(now)
         for log in released:
             self._ready.update(self._by_agent[log])
@@ -192,10 +178,10 @@ class Hub:
         try:
             is_sent_whole = yield from self._send_page(subscription, page, {} if kept is None else kept)
         except Exception:  # see `effects`
-            subscription.finish_reading(read_all=False)
+            subscription.note(ReadEvent.READ_SOME)
             self._log_failure(subscription)
             return
-        subscription.finish_reading(read_all=is_sent_whole and page.at_end)
+        subscription.note(ReadEvent.READ_ALL if is_sent_whole and page.at_end else ReadEvent.READ_SOME)
         self._ready[subscription] = None
 
     def _send_page(
@@ -224,17 +210,13 @@ class Hub:
         return True
 
     def skip(self, subscription: Subscription, cursor: int, position: int, status: str | None) -> Iterator[Effect]:
-        """Continue at the end of the log, which was just read; yield the frame that says so.
+        """Continue at the end of the log, read for a `Skip`; yield the frame that says so.
 
-        Args:
-            subscription: that asked for it with `Skip`.
-            cursor: of the end.
-            position: of the last entry.
-            status: of the agent; None for all agents.
+        Its cursor, the position of the last entry, and the status of the agent, None for all agents.
         """
         if not subscription.is_current:
             return
-        subscription.finish_reading(read_all=False)
+        subscription.note(ReadEvent.READ_SOME)
         self._ready[subscription] = None
         if position <= subscription.position:
             return
@@ -244,7 +226,7 @@ class Hub:
 
     def page_failed(self, subscription: Subscription) -> None:
         """Note that a page or an end could not be read; it is retried with the next commit, `recheck` or `repair`."""
-        subscription.finish_reading(read_all=False)
+        subscription.note(ReadEvent.READ_SOME)
         if subscription.is_current:
             self._failed[subscription] = None
 
@@ -267,7 +249,7 @@ class Hub:
         self._failed.clear()
 
     def _read_again(self, subscription: Subscription) -> None:
-        subscription.mark_stale()
+        subscription.note(ReadEvent.MISS)
         self._ready[subscription] = None
 
     @property
@@ -278,13 +260,10 @@ class Hub:
     def lags(self) -> list[int]:
         """Return for each subscription to one agent how many messages it is behind what is known here."""
         lags = []
-        for agent, subscriptions in self._by_agent.items():
+        for agent in self.agents:
             ring = self._rings.get(agent)
-            last = None if ring is None else ring.last_sequence
-            if last is not None:
-                lags += [max(0, last - subscription.cursor) for subscription in subscriptions]
-            elif agent != frames.ALL:
-                lags += [0] * len(subscriptions)
+            last = 0 if ring is None else ring.last_sequence
+            lags += [max(0, last - subscription.cursor) for subscription in self._by_agent[agent]]
         return lags
 
     @property
@@ -292,7 +271,7 @@ class Hub:
         """Whether every subscription has been given everything that the hub knows of."""
         return (
             not self._notices
-            and not self.pacer.has_due
+            and not self.pacer.due
             and all(
                 subscription.is_live
                 and subscription.at_store_head
@@ -308,17 +287,20 @@ class Hub:
         """Yield what is to be done now, in turns over the subscriptions. Perform each before taking the next."""
         while self._notices or self._ready:
             notices, self._notices = self._notices, []
-            yield from (
-                notice for notice in notices if not notice.subscriber.is_paused and notice.subscriber.subscriptions
-            )
+            for notice in notices:
+                if not notice.subscriber.is_paused and notice.subscriber.subscriptions:
+                    yield notice
             ready, self._ready = self._ready, {}
             for subscription in ready:
-                if subscription.is_ready and subscription.is_current:
+                if subscription.is_ready:
                     try:
-                        yield from self._advance(subscription)
+                        effect = self._advance(subscription)
                     except Exception:  # what kept one frame from being made must not keep others from theirs
-                        subscription.mark_stale()
+                        subscription.note(ReadEvent.MISS)
                         self._log_failure(subscription)
+                    else:
+                        if effect is not None:
+                            yield effect
                 elif subscription.window_exhausted:
                     subscription.hold()
 
@@ -330,31 +312,30 @@ class Hub:
     def _ring_of(self, subscription: Subscription) -> Ring | None:
         return self._all_agents.ring if subscription.is_to_all else self._rings.get(subscription.agent)
 
-    def _advance(self, subscription: Subscription) -> Iterator[Effect]:
+    def _advance(self, subscription: Subscription) -> Effect | None:
         ring = self._ring_of(subscription)
-        is_other_agent = ring is not None and not subscription.is_to_all and ring.epoch != subscription.epoch
-        is_before_ring = ring is not None and (is_other_agent or subscription.position < ring.start)
-        if ring is not None and not is_before_ring:
-            start = ring.index_after(subscription.position)
-            if start < len(ring.entries):
-                write = self._take_from_ring(subscription, ring, start)
-                if write is not None:
-                    yield write
-                return
+        is_before_ring = ring is not None and (
+            subscription.position < ring.start
+            or (ring.epoch != subscription.epoch and not subscription.is_to_all)  # of an earlier agent with its id
+        )
+        if ring is not None and not is_before_ring and subscription.position < ring.end:
+            return self._take_from_ring(subscription, ring)
         if is_before_ring and subscription.is_slow and subscription.slow == "close":
-            subscription.drop()
-            yield Drop(subscription)
-        elif is_before_ring and subscription.is_slow and subscription.slow == "skip":
-            subscription.ask()
-            yield Skip(subscription)
-        elif is_before_ring or not subscription.at_store_head:
-            subscription.ask()
-            yield Read(subscription)
-        elif subscription.catch_up():
+            subscription.note(ReadEvent.DROP)
+            return Drop(subscription)
+        if is_before_ring and subscription.is_slow and subscription.slow == "skip":
+            subscription.note(ReadEvent.ASK)
+            return Skip(subscription)
+        if is_before_ring or not subscription.at_store_head:
+            subscription.note(ReadEvent.ASK)
+            return Read(subscription)
+        if subscription.catch_up():
             live = frames.Live(agent=subscription.agent, sequence=subscription.cursor)
-            yield Write(subscription.subscriber, PreparedFrame(live))
+            return Write(subscription.subscriber, PreparedFrame(live))
+        return None
 
-    def _take_from_ring(self, subscription: Subscription, ring: Ring, start: int) -> Write | None:
+    def _take_from_ring(self, subscription: Subscription, ring: Ring) -> Write | None:
+        start = bisect_right(ring.positions, subscription.position)
         key = subscription.frame_key
         kept = ring.frames.get(key)
         is_shared = kept is not None
@@ -366,9 +347,7 @@ class Hub:
                 self._rings.keep(subscription.agent, key, kept)
         frame, count = kept
         self._advance_to(subscription, ring.entries[start + count - 1])
-        if subscription.is_live and subscription.at_store_head and start + count == len(ring.entries):
-            subscription.catch_up()
-        else:
+        if subscription.position < ring.end or not subscription.keep_up():
             self._ready[subscription] = None
         return None if frame is None else Write(subscription.subscriber, frame, is_shared)
 

@@ -1,17 +1,20 @@
-"""The recent entries of logs, bounded in bytes: live subscribers are given them without a read from the store.
+"""The recent entries of logs, bounded in bytes, and the pace at which they are released. Pure; of the hub's thread.
 
-A log is one agent's or that of all agents. Entries are the records that were committed; frames made of them are kept
-beside them while they last, so that subscribers at the same cursor share one encoding. Those may take as many bytes
-again. Pure; used from the hub's thread.
+A log is one agent's or that of all agents. Live subscribers are given its recent entries without a read from the store.
+Frames made of them are kept beside them while they last, so that subscribers at the same cursor share one encoding.
+Those may take as many bytes again.
+
+Sending a frame to all its subscribers takes longer the more there are. So after each fan-out the loop rests for `REST`
+times as long: sending takes at most a quarter of its time, and what is committed meanwhile travels in one frame. The
+first message of an agent that was quiet does not wait for that rest.
 """
 
-from bisect import bisect_right
 from collections import OrderedDict, deque
 from typing import Final
 
 from commitcast.gateway.hub.encoding import PreparedFrame
 from commitcast.persistence.records import Committed, Entry, MessageRecord
-from commitcast.persistence.store import entry_size as text_bytes_of
+from commitcast.persistence.store import entry_size
 
 RING_BYTES: Final = 256 * 1024
 """For one agent: more than a socket's buffers, so that only subscribers that fell behind read the store."""
@@ -20,6 +23,13 @@ ALL_AGENTS_BYTES: Final = 8 * 1024 * 1024
 """For the log of all agents: about one full batch."""
 ENTRY_BYTES: Final = 512
 """Of memory that an entry takes beside its text."""
+
+REST: Final = 3.0
+"""Times as long as the sending took is left to everything else: a quarter of the whole for the sending."""
+QUIET_S: Final = 0.1
+"""An agent of which nothing was released for this long is quiet: readers notice no shorter pause in a text."""
+MAX_DEBT_S: Final = 0.25
+"""When more rest is owed than this, quiet agents wait as well: too many of them write at once."""
 
 FORMS: Final = 3
 """In which a frame is kept: JSON, a WebSocket frame, and a compressed one that may be as long."""
@@ -35,37 +45,31 @@ class Ring:
 
     def __init__(self, start: int, epoch: str, max_bytes: int) -> None:
         self.start = start
+        self.end = start
+        """The position of the last entry."""
         self.epoch = epoch
         self.entries: list[Entry] = []
+        self.positions: list[int] = []
+        """Of the entries."""
         self.frames: dict[FrameKey, NextFrame] = {}
         self.size = 0
-        self.last_sequence: int | None = None
+        self.last_sequence = 0
         """Of the agent whose entries were appended last."""
         self.frames_size = 0
-        self._positions: list[int] = []
         self._chunks: deque[tuple[int, int]] = deque()  # of each commit: how many entries, how many bytes
         self._max_bytes = max_bytes
 
-    @property
-    def end(self) -> int:
-        """The position of the last entry."""
-        return self._positions[-1] if self._positions else self.start
-
-    def index_after(self, position: int) -> int:
-        """Return the index of the first entry after a position."""
-        if self._positions and position == self._positions[-1]:
-            return len(self._positions)
-        return bisect_right(self._positions, position)
-
     def extend(self, committed: Committed) -> None:
         """Append what was committed, and drop the oldest beyond the bound."""
-        size = committed_size(committed)
-        self.entries += committed.entries
-        self._positions += range(committed.entries[0].position, committed.last_position + 1)  # consecutive
-        self._chunks.append((len(committed.entries), size))
+        entries, size = committed.entries, committed_size(committed)
+        self.entries += entries
+        self.end = entries[-1].position
+        self.positions += range(entries[0].position, self.end + 1)  # consecutive
+        self._chunks.append((len(entries), size))
         self.last_sequence = committed.last
         self.size += size
-        self.forget_frames()
+        if self.frames:
+            self.forget_frames()
         if self.size > self._max_bytes:
             self._trim()
 
@@ -89,21 +93,16 @@ class Ring:
             count, size = self._chunks.popleft()
             drop += count
             self.size -= size
-        self.start = self._positions[drop - 1]
+        self.start = self.positions[drop - 1]
         del self.entries[:drop]
-        del self._positions[:drop]
-
-
-def entry_size(entry: Entry) -> int:
-    """Return the bytes that an entry counts for."""
-    return ENTRY_BYTES + text_bytes_of(entry)
+        del self.positions[:drop]
 
 
 def committed_size(committed: Committed) -> int:
     """Return the sum over its entries; the store has added the messages up already."""
     size = ENTRY_BYTES * len(committed.entries) + committed.size
     if len(committed.entries) > committed.last - committed.previous:  # other entries beside messages
-        size += sum(text_bytes_of(entry) for entry in committed.entries if not isinstance(entry, MessageRecord))
+        size += sum(entry_size(entry) for entry in committed.entries if not isinstance(entry, MessageRecord))
     return size
 
 
@@ -112,16 +111,14 @@ class Rings:
 
     def __init__(self, ring_bytes: int = RING_BYTES, all_bytes: int = ALL_RINGS_BYTES) -> None:
         self._rings: OrderedDict[str, Ring] = OrderedDict()
+        self.get: Final = self._rings.get
+        """Return an agent's ring, if it has one."""
         self._ring_bytes = ring_bytes
         self._all_bytes = all_bytes
         self.size = 0
         """Bytes in all of them."""
         self.frames_size = 0
         """Bytes of the frames that are kept beside them."""
-
-    def get(self, agent: str) -> Ring | None:
-        """Return an agent's ring, if it has one."""
-        return self._rings.get(agent)
 
     def extend(self, committed: Committed) -> list[tuple[str, int]]:
         """Append to the agent's ring; begin a new one if the entries before are not in it.
@@ -239,3 +236,45 @@ class AllAgentsLog:
             self._early_bytes -= committed_size(self._early.pop(previous))
         self._release(self.ring)
         return True
+
+
+class Pacer:
+    """The logs with commits that are not released, and the rest that is owed for what was sent."""
+
+    def __init__(self) -> None:
+        self.due: dict[str, int] = {}
+        """Logs with commits that are not released, each with the time of the oldest: by agent, or `frames.ALL`."""
+        self._released_at: dict[str, float] = {}
+        self._free_at = 0.0
+
+    def forget(self, log: str) -> None:
+        """Forget a log that has no subscribers any more."""
+        self.due.pop(log, None)
+        self._released_at.pop(log, None)
+
+    def release(self, now: float) -> dict[str, int]:
+        """Return the logs whose subscribers may be given what was committed, each with the time of its oldest commit.
+
+        All of them once the rest is over; before that the quiet ones, unless too much rest is owed.
+        """
+        owed_s = self._free_at - now
+        if owed_s > MAX_DEBT_S:
+            return {}
+        if owed_s > 0:
+            quiet_since = now - QUIET_S
+            released = {
+                log: at for log, at in self.due.items() if self._released_at.get(log, quiet_since) <= quiet_since
+            }
+            self.due = {log: at for log, at in self.due.items() if log not in released}
+        else:
+            released, self.due = self.due, {}
+        self._released_at.update(dict.fromkeys(released, now))
+        return released
+
+    def owed_s(self, now: float) -> float:
+        """Return how much rest is left before everything may be released."""
+        return max(0.0, self._free_at - now)
+
+    def spend(self, now: float, took_s: float) -> None:
+        """Note that a fan-out took this long and ended now."""
+        self._free_at = max(self._free_at, now) + REST * took_s

@@ -24,6 +24,8 @@ The hub alone changes subscriptions, on one thread.
 from enum import StrEnum
 from typing import Any, Final
 
+import msgspec
+
 from commitcast.gateway.protocol import frames
 
 FRAME_ITEMS = 512
@@ -140,67 +142,38 @@ class Subscriber:
             subscription.hold()
 
 
-class Subscription:
+class Subscription(msgspec.Struct, eq=False):
     """A cursor over the log of one agent, or of all."""
 
-    __slots__ = (
-        "acked",
-        "agent",
-        "cursor",
-        "delivery",
-        "epoch",
-        "position",
-        "raw",
-        "read_state",
-        "slow",
-        "subscriber",
-        "window",
-    )
+    subscriber: Subscriber
+    agent: str
+    cursor: int
+    """The client's cursor: a sequence, or for all agents a position."""
+    position: int
+    """Of the last entry that the client has."""
+    epoch: str
+    """Of the agent, or of the store: an id may be given to another agent once the first is deleted."""
+    raw: bool = False
+    window: int | None = None
+    slow: frames.SlowPolicy = "catch_up"
+    acked: int = 0
+    is_to_all: bool = False
+    read_state: ReadState = ReadState.BEHIND
+    delivery: DeliveryState = DeliveryState.CATCHING_UP
 
-    def __init__(
-        self,
-        subscriber: Subscriber,
-        agent: str,
-        cursor: int,
-        position: int,
-        epoch: str,
-        *,
-        raw: bool = False,
-        window: int | None = None,
-        slow: frames.SlowPolicy = "catch_up",
-    ) -> None:
-        self.subscriber = subscriber
-        self.agent = agent
-        self.cursor = cursor
-        """The client's cursor: a sequence, or for all agents a position."""
-        self.position = position
-        """Of the last entry that the client has."""
-        self.epoch = epoch
-        """Of the agent, or of the store: an id may be given to another agent once the first is deleted."""
-        self.raw = raw
-        self.window = window
-        self.slow = slow
-        self.acked = cursor
-        self.read_state = ReadState.BEHIND
-        self.delivery = DeliveryState.CATCHING_UP
+    def __post_init__(self) -> None:
+        self.acked = self.cursor
+        self.is_to_all = self.agent == frames.ALL
 
     # Transitions.
 
-    def ask(self) -> None:
-        """Note that a page or the end of the log is asked for."""
-        self._read(ReadEvent.ASK)
+    def note(self, event: ReadEvent) -> None:
+        """Change the state of reading.
 
-    def mark_stale(self) -> None:
-        """Note that the store has, or may have, entries that this subscription lacks."""
-        self._read(ReadEvent.MISS)
-
-    def finish_reading(self, *, read_all: bool) -> None:
-        """Note that the page or the end that was asked for has arrived, or could not be read."""
-        self._read(ReadEvent.READ_ALL if read_all else ReadEvent.READ_SOME)
-
-    def drop(self) -> None:
-        """Note that the connection is about to be closed."""
-        self._read(ReadEvent.DROP)
+        Raises:
+            KeyError: it cannot happen in this state.
+        """
+        self.read_state = _READ_TRANSITIONS[self.read_state][event]
 
     def hold(self) -> None:
         """Note that its subscriber keeps it from being given more."""
@@ -209,13 +182,16 @@ class Subscription:
     def catch_up(self) -> bool:
         """Note that it has everything; return whether it does for the first time."""
         before = self.delivery
-        if before is _LIVE:  # most calls: as the table has it
-            return False
         self.delivery = _DELIVERY_TRANSITIONS[before][DeliveryEvent.HAS_EVERYTHING]
         return before is _CATCHING_UP
 
-    def _read(self, event: ReadEvent) -> None:
-        self.read_state = _READ_TRANSITIONS[self.read_state][event]
+    def keep_up(self) -> bool:
+        """Note that it has everything in memory; return whether that is everything, as it was before."""
+        if self.read_state is not _AT_HEAD or self.delivery is _CATCHING_UP:
+            return False
+        if self.delivery is not _LIVE:  # most calls: as the table has it
+            self.catch_up()
+        return True
 
     # What the states mean.
 
@@ -236,20 +212,16 @@ class Subscription:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it can be given more now: credit is left, its socket is not paused, and it waits for no page."""
-        state = self.read_state
+        """Whether it can be given more: it is current, has credit, waits for no page, and its socket is not paused."""
+        state, subscriber = self.read_state, self.subscriber
         return (
             (state is _AT_HEAD or state is _BEHIND)
-            and not self.subscriber.is_paused
+            and not subscriber.is_paused
             and (self.window is None or not self.window_exhausted)
+            and subscriber.subscriptions.get(self.agent) is self  # as `is_current`
         )
 
     # Its cursor and its window.
-
-    @property
-    def is_to_all(self) -> bool:
-        """Whether it is to all agents."""
-        return self.agent == frames.ALL
 
     @property
     def is_current(self) -> bool:
@@ -269,4 +241,4 @@ class Subscription:
     @property
     def frame_key(self) -> tuple[int, int, bool, int]:
         """What two subscriptions have in common whose next frames of one log are equal (a `log.FrameKey`)."""
-        return self.position, self.cursor, self.raw, self.credit
+        return self.position, self.cursor, self.raw, FRAME_ITEMS if self.window is None else self.credit

@@ -58,8 +58,7 @@ def decode_client(data: str | bytes, *, is_known: bool = True) -> ClientFrame:
 
     Args:
         data: a message of its WebSocket.
-        is_known: False while the client must still authenticate: it may send control frames only, and of a larger one
-            not even the `id` is read.
+        is_known: False until the client has authenticated: a frame larger than a control frame is then not read at all.
 
     Raises:
         FrameError: it is not a valid frame, or too large; the error has the frame's `id` if that could be read.

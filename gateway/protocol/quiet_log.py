@@ -9,12 +9,7 @@ class QuietLogger(logging.LoggerAdapter[logging.Logger]):
     """Drops DEBUG records, in which websockets logs every header and frame: tokens and content."""
 
     def __init__(self, logger: logging.Logger, is_noise: Callable[[object], bool] = lambda message: False) -> None:
-        """Wrap a logger.
-
-        Args:
-            logger: gets the other records.
-            is_noise: called with the message of each record; True drops it too.
-        """
+        """Wrap a logger; `is_noise` is called with the message of each record, and True drops it too."""
         super().__init__(logger, {})
         self._is_noise = is_noise
 

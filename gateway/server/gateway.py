@@ -10,7 +10,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -23,15 +24,15 @@ from commitcast.gateway.protocol.errors import CloseCode
 from commitcast.gateway.server.access.authentication import Authenticator
 from commitcast.gateway.server.access.limits import ConnectionCounts, Limits
 from commitcast.gateway.server.http.request import HttpResponse, error_response
-from commitcast.gateway.server.metrics import Collector, ConnectionStats, GatewayCollector, Traffic
+from commitcast.gateway.server.metrics import Collector, Metric, Traffic, gateway_metrics
 from commitcast.gateway.server.options import ServerOptions
 from commitcast.gateway.server.peer import Peer
 from commitcast.gateway.server.pump import Pump
 from commitcast.gateway.server.reader import StoreReader
 from commitcast.gateway.server.requests import AgentControl, Requests
-from commitcast.gateway.server.session import Session
+from commitcast.gateway.server.session import Session, SessionContext
 from commitcast.gateway.server.sockets import descriptors
-from commitcast.gateway.server.tasks import BackgroundTasks
+from commitcast.gateway.server.tasks import BackgroundTasks, wait_until
 from commitcast.persistence.records import Committed
 from commitcast.persistence.store import Head, Reader
 from commitcast.persistence.writes import text_size
@@ -70,11 +71,14 @@ class CommitInbox:
 
     def publish(self, committed: Committed) -> None:
         """Put what was committed. Returns at once."""
+        size = committed_size(committed)
         with self._lock:
             if self._bytes > INBOX_BYTES:
                 self._dropped[committed.agent] = self._dropped[frames.ALL] = committed.last_position
                 return  # something waits, so `take` is still to come
-            was_empty = self._append(committed, committed_size(committed))
+            was_empty = not self._waiting
+            self._waiting.append(committed)
+            self._bytes += size
         if was_empty:
             self._wake()
 
@@ -84,15 +88,11 @@ class CommitInbox:
         with self._lock:
             if self._bytes > INBOX_BYTES:
                 return
-            was_empty = self._append(notice, ENTRY_BYTES + text_size(message))
+            was_empty = not self._waiting
+            self._waiting.append(notice)
+            self._bytes += ENTRY_BYTES + text_size(message)
         if was_empty:
             self._wake()
-
-    def _append(self, item: Committed | frames.Error, size: int) -> bool:
-        was_empty = not self._waiting
-        self._waiting.append(item)
-        self._bytes += size
-        return was_empty
 
     def take(self) -> tuple[deque[Committed | frames.Error], dict[str, int]]:
         """Take everything that waits, and for each agent with dropped commits the position of the last one."""
@@ -107,13 +107,7 @@ class Gateway:
     """Sessions and their hub, for connections of any kind."""
 
     def __init__(self, store: Reader, options: ServerOptions, control: AgentControl | None = None) -> None:
-        """Make a gateway; nothing runs before `begin`.
-
-        Args:
-            store: to read from; open before `begin`.
-            options: verifier, limits, heartbeat and redaction.
-            control: launches, sends and terminates for clients; None makes it read-only.
-        """
+        """Make a gateway; nothing runs before `begin`. Without a `control`, which is the host, it is read-only."""
         self.limits = options.limits or Limits()
         self.heartbeat_s = options.heartbeat_s
         self.traffic = Traffic()
@@ -122,10 +116,20 @@ class Gateway:
         self.hub = Hub(redactor=self.redactor)
         self.reader = StoreReader(store, self.tasks, self.traffic)
         self.pump = Pump(self.hub, self.reader, self.tasks, self.traffic, self._drop)
-        self.inbox = CommitInbox(lambda: self.call(self._take))
+        self.inbox = CommitInbox(partial(self.call, self._take))
         self.requests = Requests(self.reader, control, self.redactor)
         self.authenticator = Authenticator(options.verifier, self.limits.refused_tokens)
-        self.collectors: list[Collector] = [GatewayCollector(self.traffic, self._connection_stats)]
+        self._context = SessionContext(
+            self.hub,
+            self.pump,
+            self.tasks,
+            self.requests,
+            self.authenticator,
+            self.limits,
+            self.traffic,
+            options.heartbeat_s,
+        )
+        self.collectors: list[Collector] = [self]
         """Of the metrics that `/metrics` shows; the host appends its own."""
         self.counts = ConnectionCounts(self.limits)
         self._from = self.counts.by_origin
@@ -167,11 +171,7 @@ class Gateway:
     # Connections.
 
     def check_capacity(self, descriptor: int | None) -> HttpResponse | None:
-        """Return the refusal of a handshake while no more connections are accepted; None if it may go on.
-
-        Args:
-            descriptor: of the connection; None if it is not known.
-        """
+        """Return the refusal of a handshake while no more connections are accepted; None if it may continue."""
         unavailable = HTTPStatus.SERVICE_UNAVAILABLE
         if self.is_draining:
             return error_response(unavailable, "unavailable", "the server stops", Retry_After="2")
@@ -181,17 +181,7 @@ class Gateway:
 
     async def serve(self, peer: Peer) -> None:
         """Serve a connection, which `counts` knows, until it is closed."""
-        session = Session(
-            peer,
-            hub=self.hub,
-            pump=self.pump,
-            tasks=self.tasks,
-            requests=self.requests,
-            authenticator=self.authenticator,
-            limits=self.limits,
-            traffic=self.traffic,
-            heartbeat_s=self.heartbeat_s,
-        )
+        session = Session(peer, self._context)
         if self.counts.exceeds(peer.peer_address):
             reason = "too many connections from one address: close some first"
             await session.close(CloseCode.CONNECTION_LIMIT, reason)
@@ -213,14 +203,10 @@ class Gateway:
             reason = f"too slow for {subscription.agent}: come back and catch up"
             self.tasks.spawn(session.close(CloseCode.SLOW, reason))
 
-    def _connection_stats(self) -> ConnectionStats:
-        return ConnectionStats(
-            connections=len(self._sessions),
-            paused=sum(peer.subscriber.is_paused for peer in self._sessions),
-            subscriptions=sum(len(peer.subscriber.subscriptions) for peer in self._sessions),
-            refused_tokens=dict(self.authenticator.refused),
-            lags=self.hub.lags(),
-        )
+    def collect(self) -> Iterable[Metric]:
+        """Yield the gateway's own metrics."""
+        subscribers = [peer.subscriber for peer in self._sessions]
+        return gateway_metrics(self.traffic, subscribers, self.hub.lags(), self.authenticator.refused)
 
     # At the end.
 
@@ -235,18 +221,19 @@ class Gateway:
 
     async def wait_closed(self, timeout: float) -> None:
         """Wait until every connection is closed, at most this many seconds."""
-        deadline = asyncio.get_running_loop().time() + timeout
-        while self._sessions and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: not self._sessions, timeout)
 
     async def wait_caught_up(self, timeout: float) -> None:
         """Wait until subscribers have what is committed, at most this many seconds."""
-        deadline = asyncio.get_running_loop().time() + timeout
-        while asyncio.get_running_loop().time() < deadline:
-            unsent = any(peer.unsent_bytes for peer in self._sessions)
-            if self.inbox.is_empty and self.pump.is_idle and not unsent and self.hub.has_caught_up:
-                return
-            await asyncio.sleep(0.01)
+        await wait_until(
+            lambda: (
+                self.inbox.is_empty
+                and self.pump.is_idle
+                and self.hub.has_caught_up
+                and not any(peer.unsent_bytes for peer in self._sessions)
+            ),
+            timeout,
+        )
 
     # Again and again.
 

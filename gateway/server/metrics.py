@@ -10,11 +10,13 @@ commitcast, which every program that embeds a runtime would wait for.
 import json
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, Literal, Protocol
 
 import msgspec
+
+from commitcast.gateway.hub.subscription import Subscriber
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Of Prometheus' text format."""
@@ -98,57 +100,47 @@ class Traffic:
         self.bytes += size
 
 
-class ConnectionStats(msgspec.Struct, frozen=True):
-    """The connections of a gateway, right now."""
-
-    connections: int
-    paused: int
-    """Of these, with a full write buffer."""
-    subscriptions: int
-    refused_tokens: dict[str, int]
-    """Since the start, by error code, over connections of every kind."""
-    lags: list[int]
-    """Of each subscription to one agent: messages that it is behind what the gateway knows."""
-
-
 LAG_BOUNDS: Final = (0.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 
 
-class GatewayCollector:
-    """Turns a gateway's numbers into metrics."""
+def gateway_metrics(
+    traffic: Traffic, subscribers: Collection[Subscriber], lags: Iterable[int], refused_tokens: Mapping[str, int]
+) -> Iterable[Metric]:
+    """Yield the metrics of a gateway. On its loop.
 
-    def __init__(self, traffic: Traffic, stats: Callable[[], ConnectionStats]) -> None:
-        self._traffic = traffic
-        self._stats = stats
-
-    def collect(self) -> Iterable[Metric]:
-        """Yield every metric. On the gateway's loop."""
-        now, traffic = self._stats(), self._traffic
-        yield gauge("commitcast_connections", "WebSocket connections that are open", now.connections)
-        yield gauge("commitcast_connections_paused", "Connections whose write buffer is full", now.paused)
-        yield gauge("commitcast_subscriptions", "Subscriptions", now.subscriptions)
-        yield counter("commitcast_frames_out", "Frames written to subscribers", traffic.frames)
-        yield counter("commitcast_messages_out", "Messages written, once for each", traffic.messages)
-        yield counter("commitcast_bytes_out", "Bytes written to subscribers", traffic.bytes)
-        yield counter("commitcast_pages_read", "Pages read for subscribers", traffic.pages)
-        yield counter("commitcast_pump_cpu_seconds", "CPU time spent on encoding and sending", traffic.pumped_cpu_s)
-        yield counter(
-            "commitcast_fan_out_seconds",
-            "Time spent on sending what was encoded for another subscriber",
-            traffic.shared_s,
-        )
-        yield traffic.commit_to_write.metric(
-            "commitcast_commit_to_write_seconds", "From a commit until all live subscribers were written to"
-        )
-        lags = Histogram(LAG_BOUNDS)
-        for lag in now.lags:
-            lags.observe(lag)
-        yield lags.metric("commitcast_subscription_lag_messages", "Messages that subscriptions are behind, right now")
-        closes = {str(code): count for code, count in sorted(traffic.closes.items())}
-        meaning = "Connections that the gateway closed"
-        yield Metric("counter", "commitcast_closes", meaning, labelled("code", closes))
-        refused = labelled("code", dict(sorted(now.refused_tokens.items())))
-        yield Metric("counter", "commitcast_tokens_refused", "Tokens that were not accepted", refused)
+    Args:
+        traffic: since the start.
+        subscribers: all connections.
+        lags: of each subscription to one agent, in messages.
+        refused_tokens: since the start, by error code.
+    """
+    paused = sum(subscriber.is_paused for subscriber in subscribers)
+    subscriptions = sum(len(subscriber.subscriptions) for subscriber in subscribers)
+    yield gauge("commitcast_connections", "WebSocket connections that are open", len(subscribers))
+    yield gauge("commitcast_connections_paused", "Connections whose write buffer is full", paused)
+    yield gauge("commitcast_subscriptions", "Subscriptions", subscriptions)
+    yield counter("commitcast_frames_out", "Frames written to subscribers", traffic.frames)
+    yield counter("commitcast_messages_out", "Messages written, once for each", traffic.messages)
+    yield counter("commitcast_bytes_out", "Bytes written to subscribers", traffic.bytes)
+    yield counter("commitcast_pages_read", "Pages read for subscribers", traffic.pages)
+    yield counter("commitcast_pump_cpu_seconds", "CPU time spent on encoding and sending", traffic.pumped_cpu_s)
+    yield counter(
+        "commitcast_fan_out_seconds",
+        "Time spent on sending what was encoded for another subscriber",
+        traffic.shared_s,
+    )
+    yield traffic.commit_to_write.metric(
+        "commitcast_commit_to_write_seconds", "From a commit until all live subscribers were written to"
+    )
+    behind = Histogram(LAG_BOUNDS)
+    for lag in lags:
+        behind.observe(lag)
+    yield behind.metric("commitcast_subscription_lag_messages", "Messages that subscriptions are behind, right now")
+    closes = {str(code): count for code, count in sorted(traffic.closes.items())}
+    meaning = "Connections that the gateway closed"
+    yield Metric("counter", "commitcast_closes", meaning, labelled("code", closes))
+    refused = labelled("code", dict(sorted(refused_tokens.items())))
+    yield Metric("counter", "commitcast_tokens_refused", "Tokens that were not accepted", refused)
 
 
 def exposition(collectors: Iterable[Collector]) -> bytes:

@@ -7,7 +7,7 @@ that asked for it must not be left waiting.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from commitcast.gateway.hub.encoding import PreparedFrame
@@ -37,15 +37,7 @@ class Pump:
         traffic: Traffic,
         drop: Callable[[Subscription], object],
     ) -> None:
-        """Make a pump.
-
-        Args:
-            hub: whose effects it performs.
-            reader: reads pages for `Read` and `Skip`.
-            tasks: where these reads run.
-            traffic: counts what is sent.
-            drop: performs `Drop`: closes the connection of a subscription.
-        """
+        """Make a pump; `drop` closes the connection of a subscription."""
         self._hub = hub
         self._reader = reader
         self._tasks = tasks
@@ -83,9 +75,12 @@ class Pump:
             self.schedule()
             return
         self._effects = None
-        self._observe_delays()
+        now_ns = time.monotonic_ns()
+        for committed_ns in self._commit_times_ns:
+            self._traffic.commit_to_write.observe((now_ns - committed_ns) / 1e9)
+        self._commit_times_ns.clear()
         pacer = self._hub.pacer
-        if pacer.has_due and self._rest is None:
+        if pacer.due and self._rest is None:
             self._rest = asyncio.get_running_loop().call_later(pacer.owed_s(time.perf_counter()), self._on_rested)
 
     def _on_rested(self) -> None:
@@ -117,45 +112,34 @@ class Pump:
             size = effect.subscriber.peer.write(effect.frame)
             self._traffic.count(effect.frame.messages, size)
         elif isinstance(effect, Read):
-            self._tasks.spawn(self._read_page(effect.subscription))
+            self._tasks.spawn(self._continue(effect.subscription, self._page))
         elif isinstance(effect, Skip):
-            self._tasks.spawn(self._skip(effect.subscription))
+            self._tasks.spawn(self._continue(effect.subscription, self._log_end))
         else:
             self._drop(effect.subscription)
 
-    def _observe_delays(self) -> None:
-        now_ns = time.monotonic_ns()
-        for committed_ns in self._commit_times_ns:
-            self._traffic.commit_to_write.observe((now_ns - committed_ns) / 1e9)
-        self._commit_times_ns.clear()
-
-    async def _read_page(self, subscription: Subscription) -> None:
+    async def _continue(
+        self, subscription: Subscription, read: Callable[[Subscription], Awaitable[Iterator[Effect]]]
+    ) -> None:
+        """Read for a subscription, and perform what follows."""
         try:
-            shared = await self._reader.page(subscription)
+            effects = await read(subscription)
         except AgentNotFoundError:
             self._end(subscription)
-        except Exception as error:  # of any kind: the subscription must not wait for this page for ever
+        except Exception as error:  # of any kind: the subscription must not wait for this read for ever
             logger.warning("cannot read on for a subscriber to %s: %r", subscription.agent, error)
             self._hub.page_failed(subscription)
         else:
-            self._perform_all(self._hub.page(subscription, shared.page, shared.frames))
+            for effect in effects:
+                self._perform(effect)
+            self.schedule()
 
-    async def _skip(self, subscription: Subscription) -> None:
-        """Continue a slow subscription at the end of its log."""
-        try:
-            cursor, position, status = await self._reader.end(subscription)
-        except AgentNotFoundError:
-            self._end(subscription)
-        except Exception as error:  # as in `_read_page`
-            logger.warning("cannot find the end of %s for a slow subscriber: %r", subscription.agent, error)
-            self._hub.page_failed(subscription)
-        else:
-            self._perform_all(self._hub.skip(subscription, cursor, position, status))
+    async def _page(self, subscription: Subscription) -> Iterator[Effect]:
+        shared = await self._reader.page(subscription)
+        return self._hub.page(subscription, shared.page, shared.frames)
 
-    def _perform_all(self, effects: Iterator[Effect]) -> None:
-        for effect in effects:
-            self._perform(effect)
-        self.schedule()
+    async def _log_end(self, subscription: Subscription) -> Iterator[Effect]:
+        return self._hub.skip(subscription, *await self._reader.end(subscription))
 
     def _end(self, subscription: Subscription) -> None:
         """End a subscription to an agent that was deleted."""

@@ -8,19 +8,19 @@ which never changes; and not for long, because agents are deleted. Runs on the g
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from commitcast.gateway.hub.log import FORMS, FrameKey, NextFrame, entry_size
+from commitcast.gateway.hub.log import ENTRY_BYTES, FORMS, FrameKey, NextFrame
 from commitcast.gateway.hub.subscription import Subscription
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.server.metrics import Traffic
 from commitcast.gateway.server.tasks import BackgroundTasks
 from commitcast.persistence.errors import AgentNotFoundError
-from commitcast.persistence.store import AgentPage, FeedPage, Head, Reader
+from commitcast.persistence.store import AgentPage, FeedPage, Head, Reader, entry_size
 
 T = TypeVar("T")
 
@@ -38,25 +38,11 @@ PageKey = tuple[str, int, int]
 """The log's agent, and the cursor and position that the page follows."""
 
 
-class LogEnd(NamedTuple):
-    """Where a log ends."""
-
-    cursor: int
-    position: int
-    status: str | None
-    """Of the agent; None for all agents."""
-
-
 class SharedPage(msgspec.Struct, eq=False):
     """A page, and the frames that were made of it for the subscriptions that asked for it."""
 
     page: AgentPage | FeedPage
     frames: dict[FrameKey, NextFrame] = {}
-
-    @property
-    def size(self) -> int:
-        """Bytes that it counts for, with one set of frames."""
-        return (1 + FORMS) * sum(map(entry_size, self.page.entries))
 
 
 class PageCache:
@@ -78,7 +64,8 @@ class PageCache:
         """Keep a page if it is history; return it to be shared."""
         shared = SharedPage(page)
         if not page.at_end and key not in self._pages:
-            size = shared.size
+            page_size = sum(ENTRY_BYTES + entry_size(entry) for entry in page.entries)
+            size = (1 + FORMS) * page_size  # with one set of frames
             self._pages[key] = shared, size, now
             self.size += size
         self.forget(now)
@@ -98,13 +85,7 @@ class StoreReader:
     """Calls the store on reader threads."""
 
     def __init__(self, store: Reader, tasks: BackgroundTasks, traffic: Traffic) -> None:
-        """Make a reader; its threads start when they are needed.
-
-        Args:
-            store: to read from.
-            tasks: where reads run that several subscriptions wait for.
-            traffic: counts the pages.
-        """
+        """Make a reader, whose threads start when needed; reads that several subscriptions wait for run in `tasks`."""
         self.store = store
         self.pages = PageCache()
         self._tasks = tasks
@@ -137,24 +118,24 @@ class StoreReader:
             _check_same_agent(subscription, shared.page.epoch)
         return shared
 
-    async def end(self, subscription: Subscription) -> LogEnd:
-        """Return where a subscription's log ends.
+    async def end(self, subscription: Subscription) -> tuple[int, int, str | None]:
+        """Return the cursor and position where a subscription's log ends, and the agent's status; None for all agents.
 
         Raises:
             AgentNotFoundError: the agent was deleted; another one may have its id.
         """
         if subscription.is_to_all:
             position, _ = await self.read(self.store.position)
-            return LogEnd(position, position, None)
+            return position, position, None
         end = await self.read(self.store.resolve_cursor, subscription.agent, None)
         _check_same_agent(subscription, end.record.epoch)
-        return LogEnd(end.record.head, end.position, end.record.status.value)
+        return end.record.head, end.position, end.record.status.value
 
     async def heads(self, agents: list[str]) -> dict[str, Head]:
         """Return the heads of the logs of these agents, without those that do not exist, and of all agents."""
         heads: dict[str, Head] = {}
-        for some in _batched(agents, HEADS_ROWS):
-            heads |= await self.read(self.store.heads, some)
+        for start in range(0, len(agents), HEADS_ROWS):
+            heads |= await self.read(self.store.heads, agents[start : start + HEADS_ROWS])
         last, _ = await self.read(self.store.position)
         heads[frames.ALL] = Head(last, last)
         return heads
@@ -179,10 +160,6 @@ class StoreReader:
         page = await self.read(read)
         self._traffic.pages += 1
         return self.pages.put(key, page, time.monotonic())
-
-
-def _batched(agents: list[str], size: int) -> Iterator[list[str]]:
-    return (agents[start : start + size] for start in range(0, len(agents), size))
 
 
 def _check_same_agent(subscription: Subscription, epoch: str) -> None:

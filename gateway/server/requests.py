@@ -12,6 +12,7 @@ from commitcast.gateway.hub.redaction import Redactor
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.server.access.auth import Grant, Permission
+from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.reader import StoreReader
 from commitcast.persistence.errors import (
     AgentNotFoundError,
@@ -53,11 +54,20 @@ class Refusal(Exception):
 
 def refusal_of(error: CommitcastError) -> Refusal:
     """Return what a client is told of an error: its text, except that of a store's errors, which names files."""
-    code = ErrorCode(error.code) if error.code in _CODES else ErrorCode.INTERNAL
-    if isinstance(error, StoreError):
-        code, message = ErrorCode.UNAVAILABLE, "the store cannot be read or written now: try again later"
-        return Refusal(code, message, retry=True)
-    return Refusal(code, str(error), retry=error.retryable)
+    match error:
+        case StoreError():
+            message = "the store cannot be read or written now: try again later"
+            return Refusal(ErrorCode.UNAVAILABLE, message, retry=True)
+        case TokenError():
+            return Refusal(error.error_code, str(error), retry=error.error_code.retry)
+        case IdempotencyConflictError():
+            message = "the key was used for another request before: choose a new key for each request"
+            return Refusal(ErrorCode.BAD_REQUEST, message)
+        case SequenceAheadError():
+            return Refusal(ErrorCode.AHEAD, str(error), head=error.head)
+        case _:
+            code = ErrorCode(error.code) if error.code in _CODES else ErrorCode.INTERNAL
+            return Refusal(code, str(error), retry=error.retryable)
 
 
 def check_may_read(grant: Grant, agent: str) -> None:
@@ -87,13 +97,7 @@ class Requests:
     """Answers the requests of all clients of one gateway."""
 
     def __init__(self, reader: StoreReader, control: AgentControl | None, redactor: Redactor) -> None:
-        """Make it.
-
-        Args:
-            reader: of the store.
-            control: the host; None makes the gateway read-only.
-            redactor: hides what must not be shown of a configuration.
-        """
+        """Make it; without a `control`, the host, the gateway is read-only."""
         self.control = control
         self._reader = reader
         self._redactor = redactor
@@ -104,16 +108,12 @@ class Requests:
         """Check a `subscribe`: the permission to read, and the cursor against the log. Return its reply.
 
         Raises:
-            Refusal: the agent does not exist or may not be read, or the cursor does not belong to its log.
+            Refusal: the agent does not exist or may not be read.
+            CommitcastError: as well, or the cursor does not belong to its log. See `refusal_of`.
         """
-        try:
-            if frame.agent == frames.ALL:
-                return await self._resolve_all(grant, frame)
-            return await self._resolve_agent(grant, frame)
-        except SequenceAheadError as error:
-            raise Refusal(ErrorCode.AHEAD, str(error), head=error.head) from error
-        except CommitcastError as error:
-            raise refusal_of(error) from error
+        if frame.agent == frames.ALL:
+            return await self._resolve_all(grant, frame)
+        return await self._resolve_agent(grant, frame)
 
     async def _resolve_agent(self, grant: Grant, frame: frames.Subscribe) -> ResolvedSubscription:
         after = None if frame.after == "tail" else frame.after
@@ -152,23 +152,18 @@ class Requests:
         """Have the host do what a frame asks for, if the caller may; return the reply.
 
         Raises:
-            Refusal: the caller may not, or it could not be done.
+            Refusal: the caller may not.
+            CommitcastError: it could not be done. See `refusal_of`.
         """
-        try:
-            match frame:
-                case frames.Launch():
-                    return await self._launch(grant, frame)
-                case frames.Send():
-                    return await self._send(grant, frame)
-                case frames.Terminate():
-                    return await self._terminate(grant, frame)
-                case _:
-                    assert_never(frame)
-        except IdempotencyConflictError as error:
-            message = "the key was used for another request before: choose a new key for each request"
-            raise Refusal(ErrorCode.BAD_REQUEST, message) from error
-        except CommitcastError as error:
-            raise refusal_of(error) from error
+        match frame:
+            case frames.Launch():
+                return await self._launch(grant, frame)
+            case frames.Send():
+                return await self._send(grant, frame)
+            case frames.Terminate():
+                return await self._terminate(grant, frame)
+            case _:
+                assert_never(frame)
 
     async def _launch(self, grant: Grant, frame: frames.Launch) -> frames.Ok:
         prefix = grant.launch_prefix()

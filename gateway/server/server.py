@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -222,7 +223,7 @@ class GatewayServer:
             process_request=self._process_request,
             subprotocols=[Subprotocol(frames.SUBPROTOCOL)],
             select_subprotocol=_select_subprotocol,
-            create_connection=self._connect,  # type: ignore[arg-type]  # called like the class, and returns an instance
+            create_connection=partial(GatewayConnection, pump=self.core.pump),  # type: ignore[arg-type]  # called like the class
             compression=None,
             extensions=[COMPRESSION],
             max_size=frames.MAX_FRAME_BYTES,
@@ -249,9 +250,6 @@ class GatewayServer:
             self._accepting.set_result(None)
 
     # Connections.
-
-    def _connect(self, *arguments: Any, **options: Any) -> GatewayConnection:
-        return GatewayConnection(*arguments, pump=self.core.pump, **options)
 
     async def _handle(self, connection: ServerConnection) -> None:
         assert isinstance(connection, GatewayConnection)

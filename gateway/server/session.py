@@ -8,11 +8,11 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
-from typing import Final, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from commitcast.gateway.hub.encoding import PreparedFrame
 from commitcast.gateway.hub.hub import Hub
@@ -23,12 +23,12 @@ from commitcast.gateway.server.access.auth import Grant
 from commitcast.gateway.server.access.authentication import Authenticator
 from commitcast.gateway.server.access.limits import BYTES_PER_REQUEST, Bucket, Limits
 from commitcast.gateway.server.errors import TokenError
-from commitcast.gateway.server.liveness import LivenessMonitor
 from commitcast.gateway.server.metrics import Traffic
-from commitcast.gateway.server.peer import Peer
+from commitcast.gateway.server.peer import LivenessMonitor, Peer
 from commitcast.gateway.server.pump import Pump
-from commitcast.gateway.server.requests import ControlFrame, Refusal, Requests, check_may_read
+from commitcast.gateway.server.requests import ControlFrame, Refusal, Requests, check_may_read, refusal_of
 from commitcast.gateway.server.tasks import BackgroundTasks
+from commitcast.persistence.errors import CommitcastError
 
 logger: Final = logging.getLogger(__name__)
 
@@ -36,8 +36,6 @@ INTERNAL_ERROR: Final = 1011
 """RFC 6455 section 7.4.1; a client reconnects after it."""
 MAX_BAD_FRAMES: Final = 100
 """Invalid ones in a row: such a client speaks another protocol."""
-MAX_REASON_BYTES: Final = 123
-"""Of a close frame's payload of 125 bytes, without the code: RFC 6455 section 5.5."""
 _COSTS: Final[dict[type[frames.ClientFrame], float]] = {frames.Send: 5.0, frames.Launch: 20.0, frames.Terminate: 20.0}
 """In requests; see `Limits.requests_per_s`."""
 
@@ -49,34 +47,28 @@ _CLOSE_CODES: Final = {
 }
 
 
+class SessionContext(NamedTuple):
+    """What all sessions of one gateway share."""
+
+    hub: Hub
+    pump: Pump
+    tasks: BackgroundTasks
+    requests: Requests
+    authenticator: Authenticator
+    limits: Limits
+    traffic: Traffic
+    heartbeat_s: float
+
+
 class Session:
     """One connection's requests."""
 
-    def __init__(
-        self,
-        peer: Peer,
-        *,
-        hub: Hub,
-        pump: Pump,
-        tasks: BackgroundTasks,
-        requests: Requests,
-        authenticator: Authenticator,
-        limits: Limits,
-        traffic: Traffic,
-        heartbeat_s: float,
-    ) -> None:
+    def __init__(self, peer: Peer, context: SessionContext) -> None:
         self.peer = peer
-        self._hub = hub
-        self._pump = pump
-        self._tasks = tasks
-        self._requests = requests
-        self._authenticator = authenticator
-        self._limits = limits
-        self._traffic = traffic
-        self._heartbeat_s = heartbeat_s
+        self._context = context
         self._grant: Grant | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._running_requests = asyncio.Semaphore(limits.running_requests)
+        self._running_requests = asyncio.Semaphore(context.limits.running_requests)
         self._bad_frames = 0
         self._is_closing = False
         self._liveness = LivenessMonitor()
@@ -86,7 +78,7 @@ class Session:
         self._welcome()
         try:
             if not self._accept(self.peer.token):
-                self._set_timer(self._limits.hello_timeout_s, self._on_no_hello)
+                self._set_timer(self._context.limits.hello_timeout_s, self._on_no_hello)
             async for data in self.peer.receive():
                 await self._on_data(data)
         except TokenError as error:
@@ -100,10 +92,10 @@ class Session:
             self._end()
 
     def _end(self) -> None:
-        """Answer nothing more. Requests that are running go on to their end."""
+        """Answer nothing more. Requests that are running continue to their end."""
         self._is_closing = True
         self._set_timer(None)
-        self._hub.disconnect(self.peer.subscriber)
+        self._context.hub.disconnect(self.peer.subscriber)
 
     def _set_timer(self, delay_s: float | None, function: Callable[[], object] = lambda: None) -> None:
         """Set the only timer, for the `hello` or for the token to expire; it replaces the one before."""
@@ -113,13 +105,13 @@ class Session:
         self._timer = None if delay_s is None else loop.call_later(delay_s, function)
 
     def _welcome(self) -> None:
-        limits = self._limits
+        limits = self._context.limits
         self._send(
             frames.Welcome(
                 protocol=frames.SUBPROTOCOL,
                 server=_server_name(),
                 session=secrets.token_hex(8),
-                heartbeat_s=self._heartbeat_s,
+                heartbeat_s=self._context.heartbeat_s,
                 limits={
                     "control_bytes": frames.MAX_CONTROL_BYTES,
                     "content_bytes": frames.MAX_CONTENT_BYTES,
@@ -143,7 +135,7 @@ class Session:
         if grant is None:
             return False
         if self._grant is None:
-            self.peer.bucket = Bucket(self._limits.requests_per_s, self._limits.burst, time.monotonic())
+            self.peer.bucket = Bucket(self._context.limits.requests_per_s, self._context.limits.burst, time.monotonic())
         self._grant = grant
         self._set_timer(
             None if grant.expires_at is None else max(0.0, grant.expires_at - time.time()), self._on_expired
@@ -151,7 +143,7 @@ class Session:
         return True
 
     def _grant_of(self, token: str | None) -> Grant | None:
-        return self._authenticator.grant_of(token, self.peer.peer_address)
+        return self._context.authenticator.grant_of(token, self.peer.peer_address)
 
     def _on_expired(self) -> None:
         assert self._grant is not None
@@ -159,11 +151,11 @@ class Session:
         if left_s > 0:  # the clock was set back, or the timer was early
             self._set_timer(left_s, self._on_expired)
             return
-        self._tasks.spawn(self.close(CloseCode.TOKEN_EXPIRED, "the token expired: reconnect with a new one"))
+        self._context.tasks.spawn(self.close(CloseCode.TOKEN_EXPIRED, "the token expired: reconnect with a new one"))
 
     def _on_no_hello(self) -> None:
         reason = "a token is needed: send hello with it, or an Authorization header"
-        self._tasks.spawn(self.close(CloseCode.NO_HELLO, reason))
+        self._context.tasks.spawn(self.close(CloseCode.NO_HELLO, reason))
 
     async def _on_hello(self, frame: frames.Hello) -> None:
         try:
@@ -175,7 +167,7 @@ class Session:
             if self._grant is None:
                 await self._reject(frame.id, error)
             else:  # the one before is valid until it expires
-                self._refuse(frame.id, None, Refusal(error.error_code, str(error), retry=error.error_code.retry))
+                self._refuse(frame.id, None, refusal_of(error))
             return
         assert self._grant is not None
         at = self._grant.expires_at
@@ -189,11 +181,11 @@ class Session:
             try:
                 check_may_read(self._grant, agent)
             except Refusal as refusal:
-                self._hub.unsubscribe(self.peer.subscriber, agent)
+                self._context.hub.unsubscribe(self.peer.subscriber, agent)
                 self._refuse(None, agent, refusal)
 
     async def _reject(self, id: frames.FrameId, error: TokenError) -> None:
-        self._refuse(id, None, Refusal(error.error_code, str(error), retry=error.error_code.retry))
+        self._refuse(id, None, refusal_of(error))
         await self.close(_CLOSE_CODES[error.error_code], str(error))
 
     # Frames.
@@ -218,33 +210,33 @@ class Session:
             self._refuse(error.id, None, Refusal(error.error_code, str(error)))
         else:
             self._bad_frames = 0
-            await self._on_frame(frame)
+            await self._attempt(frame, self._answer)
         if self._bad_frames >= MAX_BAD_FRAMES:
             await self.close(CloseCode.BAD_REQUEST, f"the frames received are not {frames.SUBPROTOCOL}")
         if self.peer.bucket.is_overdrawn:
             await self.close(CloseCode.RATE, "too many requests: slow down")
         await self.peer.wait_until_writable()
 
-    async def _on_frame(self, frame: frames.ClientFrame) -> None:
-        agent = getattr(frame, "agent", None)
-        agent = agent if isinstance(agent, str) else None
+    async def _attempt(
+        self, frame: frames.ClientFrame, answer: Callable[..., Awaitable[None]], *arguments: object
+    ) -> None:
+        """Answer a frame; a refusal and a defect end nothing but the request that met it."""
         try:
-            cost = 1.0 if self._grant is None else _COSTS.get(type(frame), 1.0)
-            is_within = self.peer.bucket.take(time.monotonic(), cost)
-            if not is_within and not isinstance(frame, frames.Ack):  # without it the window would stay exhausted
-                raise Refusal(ErrorCode.RATE_LIMITED, "too many requests: slow down", retry=True)
-            await self._answer(frame)
-        except Refusal as refusal:
-            self._refuse(frame.id, agent, refusal)
-        except Exception:  # a defect must not end anything but the request that met it
-            self._log_failure(frame)
-
-    def _log_failure(self, frame: frames.ClientFrame) -> None:
-        logger.exception("a %s failed", type(frame).__name__)
-        message = "internal error: the log of the server says more"
-        self._refuse(frame.id, None, Refusal(ErrorCode.INTERNAL, message, retry=True))
+            await answer(frame, *arguments)
+        except (Refusal, CommitcastError) as error:
+            agent = getattr(frame, "agent", None)
+            refusal = error if isinstance(error, Refusal) else refusal_of(error)
+            self._refuse(frame.id, agent if isinstance(agent, str) else None, refusal)
+        except Exception:
+            logger.exception("a %s failed", type(frame).__name__)
+            message = "internal error: the log of the server says more"
+            self._refuse(frame.id, None, Refusal(ErrorCode.INTERNAL, message, retry=True))
 
     async def _answer(self, frame: frames.ClientFrame) -> None:
+        cost = 1.0 if self._grant is None else _COSTS.get(type(frame), 1.0)
+        is_within = self.peer.bucket.take(time.monotonic(), cost)
+        if not is_within and not isinstance(frame, frames.Ack):  # without it the window would stay exhausted
+            raise Refusal(ErrorCode.RATE_LIMITED, "too many requests: slow down", retry=True)
         if isinstance(frame, frames.Hello):
             await self._on_hello(frame)
             return
@@ -278,29 +270,24 @@ class Session:
     async def _on_request(self, grant: Grant, frame: ControlFrame) -> None:
         """Begin a request and go on without waiting for its reply: a program may take long to end."""
         await self._running_requests.acquire()
-        task = self._tasks.spawn(self._perform(grant, frame))
+        task = self._context.tasks.spawn(self._attempt(frame, self._perform, grant))
         task.add_done_callback(lambda _: self._running_requests.release())
 
-    async def _perform(self, grant: Grant, frame: ControlFrame) -> None:
-        try:
-            self._send(await self._requests.perform(grant, frame))
-        except Refusal as refusal:
-            self._refuse(frame.id, getattr(frame, "agent", None), refusal)
-        except Exception:  # see `_on_frame`
-            self._log_failure(frame)
+    async def _perform(self, frame: ControlFrame, grant: Grant) -> None:
+        self._send(await self._context.requests.perform(grant, frame))
 
     # Subscriptions.
 
     async def _on_subscribe(self, grant: Grant, frame: frames.Subscribe) -> None:
-        subscriptions, limit = self.peer.subscriber.subscriptions, self._limits.subscriptions
+        subscriptions, limit = self.peer.subscriber.subscriptions, self._context.limits.subscriptions
         if len(subscriptions) >= limit and frame.agent not in subscriptions:
             message = f"a connection may have {limit} subscriptions: unsubscribe one, or open another connection"
             raise Refusal(ErrorCode.LIMIT, message)
-        reply, position, epoch = await self._requests.resolve(grant, frame)
+        reply, position, epoch = await self._context.requests.resolve(grant, frame)
         if self._is_closing:
             return
         self._send(reply)  # and subscribe in the same turn of the loop, so that no frame can come between
-        self._hub.subscribe(
+        self._context.hub.subscribe(
             Subscription(
                 self.peer.subscriber,
                 frame.agent,
@@ -312,18 +299,18 @@ class Session:
                 slow=frame.slow,
             )
         )
-        self._pump.schedule()
+        self._context.pump.schedule()
 
     def _on_unsubscribe(self, frame: frames.Unsubscribe) -> None:
-        if not self._hub.unsubscribe(self.peer.subscriber, frame.agent):
+        if not self._context.hub.unsubscribe(self.peer.subscriber, frame.agent):
             message = f"this connection has no subscription to {frame.agent[:128]!r}"
             raise Refusal(ErrorCode.NOT_FOUND, message)
         self._send(frames.Ok(id=frame.id))
 
     def _on_ack(self, frame: frames.Ack) -> None:
         for agent, cursor in frame.agent.items():
-            self._hub.ack(self.peer.subscriber, agent, cursor)
-        self._pump.schedule()
+            self._context.hub.ack(self.peer.subscriber, agent, cursor)
+        self._context.pump.schedule()
 
     # The connection.
 
@@ -332,8 +319,8 @@ class Session:
         if self._is_closing:
             return
         self._is_closing = True
-        self._hub.disconnect(self.peer.subscriber)  # nothing more is sent to it, not even while it closes
-        self._traffic.closes[code] += 1
+        self._context.hub.disconnect(self.peer.subscriber)  # nothing more is sent to it, not even while it closes
+        self._context.traffic.closes[code] += 1
         self._send(frames.Goodbye(code=code, reason=reason, reconnect_ms=reconnect_ms))
         await self.peer.finish(code, reason)
 
@@ -343,7 +330,7 @@ class Session:
         if subscriber.is_paused or self._is_closing:
             return  # a ping would wait behind what is not read
         if self._liveness.is_silent(self.peer.was_heard):
-            self._tasks.spawn(self.close(CloseCode.NO_HEARTBEAT, "the peer did not answer for two heartbeats"))
+            self._context.tasks.spawn(self.close(CloseCode.NO_HEARTBEAT, "the peer did not answer for two heartbeats"))
             return
         self.peer.was_heard = False
         known = {agent: heads[agent] for agent in subscriber.subscriptions if agent in heads}
@@ -353,8 +340,8 @@ class Session:
     def check_stalled(self, now: float) -> None:
         """Close the connection if its peer has read nothing for too long."""
         unsent = self.peer.unsent_bytes if self.peer.subscriber.is_paused else None
-        if self._liveness.stalled_s(unsent, now) >= self._limits.stall_timeout_s:
-            self._tasks.spawn(self.close(CloseCode.SLOW, "nothing was read for too long"))
+        if self._liveness.stalled_s(unsent, now) >= self._context.limits.stall_timeout_s:
+            self._context.tasks.spawn(self.close(CloseCode.SLOW, "nothing was read for too long"))
 
 
 @cache

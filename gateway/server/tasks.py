@@ -1,10 +1,20 @@
-"""Coroutines that run beside everything else on the gateway's loop, kept alive until they end."""
+"""Coroutines that run beside everything else on an event loop, kept alive until they end; and waits for a state."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+CHECK_S: Final = 0.01
+"""Between two checks of a state that nothing announces."""
+
+
+async def wait_until(is_reached: Callable[[], bool], timeout: float) -> None:
+    """Wait until a state is reached, for `timeout` seconds at most."""
+    deadline = asyncio.get_running_loop().time() + timeout
+    while not is_reached() and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(CHECK_S)
 
 
 class BackgroundTasks:

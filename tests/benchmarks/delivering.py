@@ -12,7 +12,7 @@ from chain import FUTURE_TIMEOUT_S, LISTEN, check_message
 from child import Child
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
-from commitcast.gateway.hub.pacer import REST
+from commitcast.gateway.hub.log import REST
 from harness import Harness
 from light_client import allow_files
 from load import Emitted, Pipeline, on_a_thread

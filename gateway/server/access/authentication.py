@@ -37,13 +37,7 @@ class Authenticator:
     def __init__(
         self, verifier: Verifier | None, refused_a_minute: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Make it.
-
-        Args:
-            verifier: of tokens; None lets every client read.
-            refused_a_minute: refused tokens per address and minute, before no unknown ones are checked.
-            clock: monotonic seconds.
-        """
+        """Make it. Without a verifier every client may read."""
         self.refused: Counter[str] = Counter()
         """Refused tokens, by error code."""
         self._verifier = verifier
@@ -60,11 +54,7 @@ class Authenticator:
         return self._verifier is not None
 
     def grant_of(self, token: str | None, address: str) -> Grant | None:
-        """Return what a token grants; None if there is no token but one is needed.
-
-        Args:
-            token: as it was presented.
-            address: of the client, without the port; empty if unknown.
+        """Return what a token from an address grants; None if there is no token but one is needed.
 
         Raises:
             TokenError: it is not accepted, has expired, allows nothing, or its address presented too many wrong ones.

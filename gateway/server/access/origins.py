@@ -79,14 +79,7 @@ class Access:
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
     ) -> None:
-        """Make the rules.
-
-        Args:
-            host: that the server listens on; None if it is mounted in another server.
-            needs_token: whether clients must present a token.
-            allowed_hosts: names that a Host header may have besides the listening address and loopback.
-            allowed_origins: origins of pages that may connect, besides the server's own.
-        """
+        """Make the rules of a server that listens on a host; None if it is mounted in another server."""
         self._needs_token = needs_token
         own = () if host is None else (host.lower(),)
         self._hosts = frozenset({*own, *_LOOPBACK_NAMES, *(name.lower() for name in allowed_hosts)})
@@ -108,14 +101,7 @@ class Access:
     def check(
         self, host: str | None, origin: str | None, query: str, names: Iterable[str] = (), version: str = "1.1"
     ) -> HttpResponse | None:
-        """Return the refusal of a request; None lets it in.
-
-        Args:
-            host, origin: the headers; None if missing.
-            query: of the URL.
-            names: of all headers.
-            version: of HTTP.
-        """
+        """Return the refusal of a request; None lets it in. `names` are those of all its headers."""
         if not self._needs_token and (sign := sign_of_proxy(names, version)):
             message = (
                 "without tokens this server is for its own machine only, "
@@ -135,12 +121,7 @@ class Access:
 
 
 def sign_of_proxy(names: Iterable[str], version: str) -> str:
-    """Return the sign that a request came through a proxy; empty if there is none.
-
-    Args:
-        names: of its headers.
-        version: of HTTP.
-    """
+    """Return the sign in the names of headers and the HTTP version that a request came through a proxy; else empty."""
     for name in map(str.lower, names):
         if name in _FORWARDED or name.startswith(_FORWARDED_PREFIXES):
             return name[:40]

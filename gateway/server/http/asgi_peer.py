@@ -16,7 +16,7 @@ from commitcast.gateway.hub.encoding import PreparedFrame
 from commitcast.gateway.hub.subscription import Subscriber
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.decoding import size_of
-from commitcast.gateway.server.access.limits import Bucket
+from commitcast.gateway.server.access.limits import MESSAGE_TOO_BIG, Bucket
 from commitcast.gateway.server.gateway import Gateway
 from commitcast.gateway.server.sockets.websocket import CLOSE_TIMEOUT_S, WRITE_LIMIT_BYTES
 
@@ -28,8 +28,6 @@ RECEIVED_LIMIT_FRAMES: Final = 16
 """From one client, unread by its session; then reading is paused, as on the gateway's own port."""
 CHECK_S: Final = 5.0
 """Between two checks whether the gateway has ended since a call was made: then it is never answered."""
-TOO_LARGE: Final = 1009
-"""The close code for a frame that is too large: RFC 6455 section 7.4.1."""
 
 
 class NotServingError(ConnectionError):
@@ -68,13 +66,7 @@ class AsgiPeer:
     """A connection that an ASGI server holds, as the gateway's sessions see it."""
 
     def __init__(self, core: Gateway, *, address: str, token: str | None) -> None:
-        """Make a peer on the running loop, which is its host's.
-
-        Args:
-            core: of the gateway.
-            address: of the client, without the port.
-            token: of the request.
-        """
+        """Make a peer on the running loop, which is its host's."""
         self.subscriber = Subscriber(self)
         self.token = token
         self.was_heard = True
@@ -186,11 +178,7 @@ class AsgiPeer:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._lost.wait()
         except TimeoutError:
-            self.abort()
-
-    def abort(self) -> None:
-        """Drop the connection without a close frame: its session ends, and then the host's task."""
-        self.lose()
+            self.lose()  # its session ends, and then the host's task
 
     def lose(self) -> None:
         """Note that the connection is lost; frames received before are still read. Idempotent."""
@@ -215,8 +203,8 @@ class AsgiPeer:
 
     def _refuse_too_large(self) -> None:
         reason = f"a frame may have {frames.MAX_FRAME_BYTES:,} bytes"
-        self.write(PreparedFrame(frames.Goodbye(code=TOO_LARGE, reason=reason)))
-        self._core.tasks.spawn(self.finish(TOO_LARGE, reason))
+        self.write(PreparedFrame(frames.Goodbye(code=MESSAGE_TOO_BIG, reason=reason)))
+        self._core.tasks.spawn(self.finish(MESSAGE_TOO_BIG, reason))
 
     def _wake_host(self) -> None:
         if not self._is_awake:
@@ -235,11 +223,7 @@ async def converse(
 ) -> None:
     """Run a connection until either side has ended it, and end its tasks. On the host's loop.
 
-    Args:
-        core: of the gateway.
-        peer: the connection.
-        sending: ends when all frames were sent, or cannot be.
-        receiving: ends when the client has disconnected.
+    `sending` ends when all frames were sent, or cannot be; `receiving` when the client has disconnected.
     """
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(_serving(core, peer))

@@ -83,13 +83,11 @@ def error_response(status: HTTPStatus, code: str, message: str, **headers: str) 
 def refusal(code: ErrorCode, message: str) -> HttpResponse:
     """Return the response to a request that is refused with an error code, with the headers that its status needs."""
     status = STATUS_OF[code]
-    match status:
-        case HTTPStatus.UNAUTHORIZED:
-            return error_response(status, code, message, WWW_Authenticate="Bearer")
-        case _ if code is ErrorCode.RATE_LIMITED:
-            return error_response(status, code, message, Retry_After="60")
-        case _:
-            return error_response(status, code, message)
+    if status is HTTPStatus.UNAUTHORIZED:
+        return error_response(status, code, message, WWW_Authenticate="Bearer")
+    if code is ErrorCode.RATE_LIMITED:
+        return error_response(status, code, message, Retry_After="60")
+    return error_response(status, code, message)
 
 
 def asset_response(asset: Asset, host: str) -> HttpResponse:

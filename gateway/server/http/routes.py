@@ -59,8 +59,6 @@ async def _answer_or_refuse(core: Gateway, request: HttpRequest) -> HttpResponse
         if grant is None:
             raise TokenError("a token is needed: send Authorization: Bearer TOKEN")
         return await _answer(core, grant, request)
-    except TokenError as error:
-        return refusal(error.error_code, str(error))
     except CommitcastError as error:
         refused = refusal_of(error)
         return refusal(refused.code, refused.message)

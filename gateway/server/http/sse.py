@@ -83,12 +83,7 @@ class EventStream:
     """One response: prepared frames in, events out."""
 
     def __init__(self, agent: str, seen: EventId | None) -> None:
-        """Make a stream.
-
-        Args:
-            agent: an id, or `"*"`.
-            seen: the id of the last event that the client received.
-        """
+        """Make a stream for a client that has received the event `seen`."""
         self.is_over = False
         """The last event was the end of the stream."""
         self._to_all = agent == frames.ALL

@@ -15,11 +15,10 @@ from typing import Any, Final
 
 from commitcast.gateway.server.access.limits import ConnectionCounts, Limits
 from commitcast.gateway.server.sockets import descriptors
+from commitcast.gateway.server.tasks import CHECK_S, wait_until
 
 logger: Final = logging.getLogger(__name__)
 
-CHECK_S: Final = 0.01
-"""Between two checks whether all sockets are closed, in `wait_closed`."""
 ABORT_S: Final = 1.0
 """For aborted connections to be closed, which takes some turns of the loop."""
 WARN_EVERY_S: Final = 1.0
@@ -37,10 +36,7 @@ class AcceptedSocket(socket.socket):
     def __init__(self, accepted: socket.socket, peer: Address, on_close: Callable[["AcceptedSocket"], None]) -> None:
         """Take over an accepted socket.
 
-        Args:
-            accepted: is detached from its descriptor.
-            peer: its address. The kernel has forgotten it after the peer has reset the connection.
-            on_close: called once.
+        Its peer's address is given, because the kernel forgets it when the peer resets the connection.
         """
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         self.setblocking(False)
@@ -116,12 +112,7 @@ class AcceptedSockets:
     """All accepted sockets of one event loop, within their limits. Iterates over the open ones."""
 
     def __init__(self, limits: Limits, counts: ConnectionCounts) -> None:
-        """Make it; a `ListeningLoop` hands its accepted sockets over.
-
-        Args:
-            limits: for the deadline of the first request.
-            counts: of sockets per address.
-        """
+        """Make it; a `ListeningLoop` hands its accepted sockets over."""
         self._limits = limits
         self._counts = counts
         self._by_ends: dict[Ends, AcceptedSocket] = {}
@@ -173,11 +164,7 @@ class AcceptedSockets:
             each.abort()
 
     async def close_all(self, timeout: float) -> None:
-        """Close each connection when all its requests are answered; abort the remaining ones after a timeout.
-
-        Args:
-            timeout: seconds until then; it returns `ABORT_S` later at the latest.
-        """
+        """Close each connection when its requests are answered; abort the remaining ones after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while self._by_ends and time.monotonic() < deadline:
             for each in self:
@@ -189,9 +176,7 @@ class AcceptedSockets:
 
     async def wait_closed(self, timeout: float = math.inf) -> None:
         """Wait until all are closed, for `timeout` seconds at most."""
-        deadline = time.monotonic() + timeout
-        while self._by_ends and time.monotonic() < deadline:
-            await asyncio.sleep(CHECK_S)
+        await wait_until(lambda: not self._by_ends, timeout)
 
     def warn(self, what: str) -> None:
         """Log a warning that clients can cause, at most once in `WARN_EVERY_S`."""

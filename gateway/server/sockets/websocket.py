@@ -100,7 +100,7 @@ class SmallReads(asyncio.Protocol, asyncio.BufferedProtocol):
 
 
 class GatewayConnection(ServerConnection, SmallReads):
-    """A subscriber's connection."""
+    """A subscriber's connection: a `Peer`."""
 
     def __init__(self, *args: Any, pump: Pump, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -108,13 +108,9 @@ class GatewayConnection(ServerConnection, SmallReads):
         self.subscriber = Subscriber(self)
         self.request_line = RequestLine(self.protocol)
         self.token: str | None = None
-        """Of the handshake."""
         self.was_heard = True
-        """The peer has sent something since this was last set to False."""
         self.bucket = Bucket.of_stranger(time.monotonic())
-        """Meters the peer's requests; a stranger's until its session has authenticated it."""
         self.peer_address = ""
-        """Without the port; empty if unknown."""
         self._pump = pump
         self._shares_frames = False
         self._compresses = False

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from commitcast.gateway.hub.hub import Drop, Effect, Hub, Read, Write
-from commitcast.gateway.hub.log import AllAgentsLog, Rings
-from commitcast.gateway.hub.pacer import MAX_DEBT_S, REST
+from commitcast.gateway.hub.log import MAX_DEBT_S, REST, AllAgentsLog, Rings
 from commitcast.gateway.hub.subscription import Subscriber, Subscription
 from commitcast.gateway.protocol import decoding, frames
 from commitcast.persistence.records import AgentStatus, Committed, MessageRecord, StatusChange

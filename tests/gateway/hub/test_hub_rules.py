@@ -9,13 +9,12 @@ import pytest
 
 from commitcast.gateway.hub import encoding
 from commitcast.gateway.hub.hub import Drop, Hub, Read, Skip, Write
-from commitcast.gateway.hub.log import ENTRY_BYTES, AllAgentsLog, Ring, Rings, committed_size, entry_size
-from commitcast.gateway.hub.pacer import MAX_DEBT_S, QUIET_S, REST
+from commitcast.gateway.hub.log import ENTRY_BYTES, MAX_DEBT_S, QUIET_S, REST, AllAgentsLog, Ring, Rings, committed_size
 from commitcast.gateway.hub.subscription import FRAME_BYTES, Subscriber, Subscription
 from commitcast.gateway.protocol import frames
 from commitcast.persistence.records import AgentDeletion, AgentStatus, Committed, MessageRecord
 from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.store import FeedPage, Head
+from commitcast.persistence.store import FeedPage, Head, entry_size
 from commitcast.persistence.writes import Write as StoreWrite
 from stores import COMPLETED, FAILED, INITIALIZING, RUNNING, change, commit, new_agent, of, opened, proof, text
 
@@ -186,7 +185,7 @@ def test_what_entries_count_for_is_bytes(bench: Bench) -> None:
     for committed, texts in ((created, 2), (said, 2), (failed, 2), (ended, 1)):
         size = committed_size(committed)
         assert 3_000 * texts <= size - ENTRY_BYTES * len(committed.entries) < 3_000 * texts + 100
-        assert size == sum(map(entry_size, committed.entries))
+        assert size == sum(ENTRY_BYTES + entry_size(entry) for entry in committed.entries)
 
 
 class TestRing:
@@ -642,7 +641,7 @@ class TestRelease:
         bench.say("a", "two")
 
         assert list(bench.hub.effects()) == []
-        assert bench.hub.pacer.has_due and not bench.hub.has_caught_up
+        assert bench.hub.pacer.due and not bench.hub.has_caught_up
         assert list(bench.hub.release(10.0)) == ["a"]
         bench.pump()
 
@@ -666,7 +665,7 @@ class TestRelease:
         assert list(released) == ["b"]
         assert len(quiet.of_type("messages")) == 1
         assert [item["content"] for frame in loud.of_type("messages") for item in frame["items"]] == ["one", "two"]
-        assert bench.hub.pacer.has_due
+        assert bench.hub.pacer.due
 
     def test_the_oldest_commit_of_each_agent_is_told(self, bench: Bench) -> None:
         bench.peer("a")

@@ -34,20 +34,20 @@ def test_what_is_missed_in_any_state_leaves_nothing_at_the_head_after_the_read_u
     one = subscription()
     one.read_state = state
 
-    one.mark_stale()
+    one.note(ReadEvent.MISS)
     if ReadEvent.READ_ALL in _READ_TRANSITIONS[one.read_state]:
-        one.finish_reading(read_all=True)
+        one.note(ReadEvent.READ_ALL)
 
     assert not one.at_store_head
 
 
 def test_a_page_is_asked_for_once_at_a_time() -> None:
     one = subscription()
-    one.ask()
+    one.note(ReadEvent.ASK)
 
     assert not one.is_ready
     with pytest.raises(KeyError):
-        one.ask()
+        one.note(ReadEvent.ASK)
 
 
 def test_it_is_slow_only_if_its_subscriber_held_it_back_since_it_had_everything() -> None:

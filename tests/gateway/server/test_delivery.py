@@ -21,12 +21,12 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from commitcast.actors import AgentHandle, AgentRuntime
-from commitcast.gateway.hub import pacer
+from commitcast.gateway.hub import log
 from commitcast.gateway.hub.encoding import COMPRESSED_FROM_BYTES, PreparedFrame
-from commitcast.gateway.hub.pacer import MAX_DEBT_S, QUIET_S, REST, Pacer
+from commitcast.gateway.hub.log import MAX_DEBT_S, QUIET_S, REST, Pacer
 from commitcast.gateway.protocol import decoding, frames
 from commitcast.gateway.protocol.errors import CloseCode
-from commitcast.gateway.server.liveness import LivenessMonitor
+from commitcast.gateway.server.peer import LivenessMonitor
 from commitcast.gateway.server.sockets.websocket import UNSENT_LIMIT_BYTES
 from hostile import BINARY, CLOSE, TEXT, Frame, Wire, masked, opened, play, say, server_of, spoken
 from subscribers import Fields, Raw, raw
@@ -85,8 +85,8 @@ class TestPacing:
 
     @pytest.fixture(autouse=True)
     def nothing_becomes_quiet_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pacer, "QUIET_S", 1e6)
-        monkeypatch.setattr(pacer, "MAX_DEBT_S", 2 * HOUR_S)
+        monkeypatch.setattr(log, "QUIET_S", 1e6)
+        monkeypatch.setattr(log, "MAX_DEBT_S", 2 * HOUR_S)
 
     @asynccontextmanager
     async def _heard(self, runtime: AgentRuntime, *agents: AgentHandle) -> AsyncIterator[Wire]:

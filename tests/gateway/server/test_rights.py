@@ -20,7 +20,7 @@ from commitcast.gateway.server.access.auth import Grant, Permission
 from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.metrics import Traffic
 from commitcast.gateway.server.reader import StoreReader
-from commitcast.gateway.server.requests import AgentControl, Refusal, Requests
+from commitcast.gateway.server.requests import AgentControl, Requests, refusal_of
 from commitcast.gateway.server.tasks import BackgroundTasks
 from commitcast.persistence.errors import CommitcastError, InvalidValueError
 from commitcast.persistence.records import MessageRecord
@@ -440,11 +440,12 @@ class TestWhatTheHostRefuses:
         requests = Requests(
             StoreReader(SqliteStore(":memory:"), BackgroundTasks(), Traffic()), cast(AgentControl, Full()), Redactor()
         )
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(FullError) as caught:
             asyncio.run(requests.perform(grant, frames.Send(agent="a", content="x")))
 
-        assert (caught.value.code, caught.value.retry) == ("limit", retryable)
-        assert caught.value.message == str(error)
+        refusal = refusal_of(caught.value)
+        assert (refusal.code, refusal.retry) == ("limit", retryable)
+        assert refusal.message == str(error)
 
 
 TELLS_WHAT_IT_GOT: Final = """
