@@ -18,8 +18,8 @@ from commitcast.persistence.errors import (
 )
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord, StatusChange
 from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.sqlite.verify import verify
 from commitcast.persistence.store import Reader, Report, Store
+from commitcast.persistence.verify import verify
 
 __all__ = [
     "AgentExistsError",
