@@ -15,8 +15,7 @@ import pykka
 from commitcast.actors import messages
 from commitcast.actors.agent_services import AgentServices
 from commitcast.actors.errors import AgentEndedError, InputRefusedError, MailboxFullError, RuntimeStoppedError
-from commitcast.actors.in_flight import InFlight
-from commitcast.actors.kernel.dispatch import TURN_MESSAGES, PooledActor
+from commitcast.actors.kernel.actor import TURN_MESSAGES, Actor
 from commitcast.actors.kernel.mailbox import Envelope
 from commitcast.actors.last_words import ENDS, LastWords
 from commitcast.actors.lifecycle import check_transition
@@ -25,7 +24,7 @@ from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, StatusChange
-from commitcast.persistence.writes import AgentPatch, NewStatus, encode_json
+from commitcast.persistence.writes import AgentPatch, NewMessage, NewStatus, encode_json
 
 logger: Final = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ _generations: Final = itertools.count(1)
 """Rises over all actors: an actor that is made again must not be taken for the one before it."""
 
 
-class AgentActor(PooledActor):
+class AgentActor(Actor):
     """One agent."""
 
     mailbox_limit_messages: ClassVar[int | None] = MAILBOX_LIMIT_MESSAGES
@@ -57,7 +56,9 @@ class AgentActor(PooledActor):
         self._source: AgentSource | None = None
         self._last_words = LastWords(agent, self.actor_inbox, services.credit)
         self._generation = next(_generations)
-        self._in_flight = InFlight()
+        self._in_flight: list[Envelope] = []  # all writes that are not acknowledged yet, oldest first
+        self._outgoing: list[NewMessage] = []  # the newest of them, which are still to be sent to the database
+        self._outgoing_bytes = 0
         self.discarded = 0
         """Messages that the source yielded after the end."""
 
@@ -70,9 +71,9 @@ class AgentActor(PooledActor):
     def run_inline(self) -> None:
         """Run inline on the sender's thread while nothing is in flight; else schedule, so that a busy agent batches."""
         if self._is_loaded and not self._in_flight:
-            super().run_inline()
+            self.dispatcher.try_run_inline(self)
         else:
-            self.wake()
+            self.dispatcher.schedule(self)
 
     def on_receive(self, command: messages.AgentCommand) -> Any:
         """Handle one command."""
@@ -82,7 +83,7 @@ class AgentActor(PooledActor):
             return self._on_emit(command)
         if isinstance(command, ENDS) and self._last_words.come_before(command, self._source, self.defer_reply):
             return None
-        if self._in_flight.outgoing:
+        if self._outgoing:
             self._send_outgoing()  # what was emitted before the command is stored before it
         match command:
             case messages.Acknowledged():
@@ -117,7 +118,7 @@ class AgentActor(PooledActor):
         of busy agents add a few messages each to every batch, instead of one message to each of many batches.
         """
         if unanswered := len(self._in_flight):
-            outgoing = len(self._in_flight.outgoing)
+            outgoing = len(self._outgoing)
             if outgoing and (outgoing == unanswered or outgoing >= TURN_MESSAGES):
                 self._send_outgoing()
         else:
@@ -140,7 +141,7 @@ class AgentActor(PooledActor):
 
     def on_stop(self) -> None:
         """Answer the callers that still wait."""
-        in_flight, self._in_flight = self._in_flight, InFlight()
+        in_flight, self._in_flight, self._outgoing = self._in_flight, [], []
         if self._source is not None:
             self._source.drop_held()
         for waiting in in_flight:
@@ -183,15 +184,19 @@ class AgentActor(PooledActor):
     def _on_emit(self, emit: messages.Emit) -> None:
         refusal = self._refusal_of(emit) if emit.from_source or emit.for_source else None
         if refusal is None:
-            self._in_flight.add_message(emit.message, Envelope(emit, self.defer_reply()))
+            asker, self._asker = self._asker, None  # `defer_reply`, without a call for every token
+            self._in_flight.append(Envelope(emit, asker))
+            self._outgoing.append(emit.message)
+            self._outgoing_bytes += emit.message.size
             return
         self.on_dropped(emit)
         if (asker := self.defer_reply()) is not None:
             self._services.refuse(self.agent, emit.message, refusal, asker)
 
     def _send_outgoing(self) -> None:
-        batch, size = self._in_flight.take_outgoing()
-        self._services.database.tell(messages.Append(self.agent, self.number, self._generation, batch, size))
+        append = messages.Append(self.agent, self.number, self._generation, self._outgoing, self._outgoing_bytes)
+        self._outgoing, self._outgoing_bytes = [], 0
+        self._services.database.tell(append)
 
     def _refusal_of(self, emit: messages.Emit) -> CommitcastError | None:
         """Return why a message is refused; for an accepted text to the source, a place in the inbox is reserved."""
@@ -206,7 +211,7 @@ class AgentActor(PooledActor):
 
     def _on_patch(self, patch: AgentPatch) -> None:
         self._services.database.tell(messages.UpdateAgent(self.agent, self.number, self._generation, patch))
-        self._in_flight.add(Envelope(None, self.defer_reply()))
+        self._in_flight.append(Envelope(None, self.defer_reply()))
 
     def _end(self, status: AgentStatus, **facts: str | None) -> None:
         if self._stored_status is None:
@@ -235,7 +240,7 @@ class AgentActor(PooledActor):
         )
         self._services.database.tell(messages.ChangeStatus(self.agent, self.number, self._generation, change))
         self._status = status  # from now on, so that of two changes on their way the second is refused
-        self._in_flight.add(Envelope(None, self.defer_reply()))
+        self._in_flight.append(Envelope(None, self.defer_reply()))
 
     def _on_runtime_stopping(self, ending: messages.Terminate | messages.Fail) -> None:
         self._is_last_chance = True
@@ -305,14 +310,17 @@ class AgentActor(PooledActor):
         # Else it is for an actor that was here before: its callers were answered when it failed.
         if acknowledged.committed is not None:
             self._cast(acknowledged.committed)
-        self._services.signals.notify(self.agent)
+        if (signal := self._services.signals.used.get(self.agent)) is not None:
+            signal.notify()
         if self._source is not None and self._source.ending is not None:
             self._end_if_due()
 
     def _answer(self, acknowledged: messages.Acknowledged) -> None:
-        count = size = 0
+        answered = count = size = 0
         try:
-            for waiting, reply in self._in_flight.answered(acknowledged.replies):
+            for reply in acknowledged.replies:
+                waiting = self._in_flight[answered]
+                answered += 1
                 emit, asker = waiting.message, waiting.reply_to
                 if emit is not None:
                     count += 1
@@ -326,6 +334,7 @@ class AgentActor(PooledActor):
                 elif asker is not None:
                     asker.set(reply)
         finally:
+            del self._in_flight[:answered]
             if count:
                 self._services.credit.release(self.agent, count, size)
 

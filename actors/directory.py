@@ -13,8 +13,8 @@ from typing import Any, Final
 from commitcast.actors import messages
 from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.errors import FutureTimeoutError, MailboxFullError, RuntimeStoppedError
+from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.deadletters import DeadLetters
-from commitcast.actors.kernel.dispatch import PooledActor
 from commitcast.actors.kernel.future import Future, remaining
 from commitcast.actors.kernel.mailbox import Empty, Envelope
 from commitcast.actors.kernel.waiting import Signal
@@ -30,7 +30,7 @@ class Directory:
 
     def __init__(
         self,
-        make: Callable[[str, messages.Created | None], PooledActor],
+        make: Callable[[str, messages.Created | None], Actor],
         credit: CreditLimiter,
         dead_letters: DeadLetters,
     ) -> None:
@@ -46,7 +46,7 @@ class Directory:
         self._credit = credit
         self._dead_letters = dead_letters
         self._lock = threading.RLock()
-        self._actors: dict[str, PooledActor] = {}
+        self._actors: dict[str, Actor] = {}
         self.is_open = True
         """Whether requests from outside are accepted."""
         self._emptied: Signal | None = None  # given when the last actor has gone
@@ -131,7 +131,7 @@ class Directory:
             self._deliver(agent, envelope)
         elif isinstance(command, messages.Emit):
             actor.actor_inbox.put(envelope)
-        elif not actor.actor_inbox.offer(envelope):
+        elif not actor.actor_inbox.put(envelope, bounded=True):
             future.fail(MailboxFullError(f"agent {agent!r}", actor.actor_inbox.limit_messages or 0))
         return future
 
@@ -167,7 +167,7 @@ class Directory:
                 actor = self._actors[agent] = self._make(agent, None)
             actor.actor_inbox.put(envelope)
 
-    def retire(self, actor: PooledActor) -> bool:
+    def retire(self, actor: Actor) -> bool:
         """Take an actor out if nothing waits in its mailbox; return whether it was stopped. In its own turn."""
         with self._lock:
             if self._actors.get(actor.name) is actor:
@@ -183,7 +183,7 @@ class Directory:
             self._emptied.set()
             self._emptied = None
 
-    def redeliver(self, actor: PooledActor) -> None:
+    def redeliver(self, actor: Actor) -> None:
         """Give what reached a stopped actor too late to the agent's present actor, or to a new one, in order."""
         agent = actor.name
         with self._lock:
@@ -219,7 +219,7 @@ class Directory:
             reply_to.set(None)  # a stop, of what has stopped
 
 
-def _drain(actor: PooledActor) -> list[Envelope]:
+def _drain(actor: Actor) -> list[Envelope]:
     late = []
     while True:
         try:

@@ -189,4 +189,4 @@ def test_the_bytes_of_creations_and_ends_are_counted_and_not_their_characters(ki
                 office.writer.ask(CreateAgents(((name, new_agent(prompt=large)),)), block=False)
         office.run()
 
-        assert agents == [["a", "b"], ["c"]]
+        assert agents == [["a"], ["b"], ["c"]]

@@ -12,7 +12,7 @@ import pytest
 
 from by_hand import HandDispatcher, Listener, Office
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus
-from commitcast.actors.kernel.dispatch import PooledActor
+from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.ref import ActorStopped
 from commitcast.actors.kernel.supervision import ChildSpec, RestartPolicy, Restarts, Supervisor
@@ -226,7 +226,7 @@ class TestAgents:
             office.emit("a", content)
         sending: list[threading.Thread] = []
 
-        def while_it_is_redelivered(actor: PooledActor) -> None:
+        def while_it_is_redelivered(actor: Actor) -> None:
             if len(office.made) == 2 and not sending:
                 sending.append(threading.Thread(target=office.emit, args=("a", "a2")))
                 sending[0].start()

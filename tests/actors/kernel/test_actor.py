@@ -11,7 +11,8 @@ import pytest
 
 from by_hand import HandDispatcher, Listener
 from commitcast.actors.errors import FutureCancelledError, MailboxFullError
-from commitcast.actors.kernel.dispatch import PinnedActor, PooledActor, ThreadDispatcher
+from commitcast.actors.kernel.actor import Actor
+from commitcast.actors.kernel.dispatch import PinnedActor, ThreadDispatcher
 from commitcast.actors.kernel.ref import ActorStopped
 from waiting import TIMEOUT_S, wait_until
 
@@ -305,7 +306,7 @@ class TestRaces:
         self, threads: ThreadDispatcher, end: BaseException | None, kind: str
     ) -> None:
         for _ in range(15):
-            actor: PooledActor = Listener("a", threads) if kind == "pooled" else Pinned("a")
+            actor: Actor = Listener("a", threads) if kind == "pooled" else Pinned("a")
             ref = started(actor).actor_ref
             barrier = threading.Barrier(4)
 
