@@ -34,6 +34,9 @@ class TestThePolicy:
             RestartPolicy(period_s=-0.1),
             RestartPolicy(backoff_s=float("nan")),
             RestartPolicy(max_backoff_s=-1),
+            RestartPolicy(intensity="5"),  # type: ignore[arg-type]
+            RestartPolicy(backoff_s=None),  # type: ignore[arg-type]
+            RestartPolicy(backoff_s=float("inf"), max_backoff_s=float("inf")),
         ],
     )
     def test_anything_else_is_refused_in_one_sentence(self, value: Any) -> None:
@@ -87,6 +90,13 @@ class TestCounting:
         assert restarts.count == len(at)
         for begin in at:
             assert sum(begin <= other < begin + period for other in at) <= intensity or period == 0
+
+    def test_the_backoff_of_a_thing_that_failed_a_thousand_times_is_still_its_maximum(self) -> None:
+        restarts = Restarts(RestartPolicy(intensity=5_000, period_s=1e9, backoff_s=0.001, max_backoff_s=2.0))
+
+        delays = [restarts.after_failure(float(number)) for number in range(1_500)]
+
+        assert delays[-1] == 2.0
 
 
 class Child:
@@ -261,3 +271,45 @@ class TestTheSupervisor:
             supervisor.start(ChildSpec("child", lambda: Broken("child", dispatcher)))
 
         assert dispatcher.delays == []
+
+
+class TestAStartThatFails:
+    def supervised(self, dispatcher: HandDispatcher, error: BaseException) -> tuple[Any, list[str]]:
+        made: list[Listener] = []
+        escalated: list[str] = []
+
+        class FailsToStart(Listener):
+            def on_start(self) -> None:
+                if len(made) > 1:
+                    raise error
+
+        def make() -> Listener:
+            made.append(FailsToStart("child", dispatcher))
+            return made[-1]
+
+        supervisor = Supervisor(dispatcher, lambda name, _: escalated.append(name))
+        ref = supervisor.start(ChildSpec("child", make, RestartPolicy(intensity=1)))
+        ref.tell(ValueError("a defect"))
+        dispatcher.run()
+        return ref, escalated
+
+    def test_a_child_that_was_given_up_after_a_failed_start_can_still_be_watched(self) -> None:
+        dispatcher = HandDispatcher()
+        ref, escalated = self.supervised(dispatcher, OSError("no such device"))
+        dispatcher.advance(100)
+        told: list[ActorStopped] = []
+
+        ref.watch(told.append)
+
+        assert escalated == ["child"]
+        assert len(told) == 1
+
+    def test_a_child_whose_start_tries_to_end_the_thread_is_given_up_too(self) -> None:
+        dispatcher = HandDispatcher()
+        ref, escalated = self.supervised(dispatcher, SystemExit(3))
+        waiting = ref.ask("anybody?", block=False)
+
+        dispatcher.advance(100)
+
+        assert escalated == ["child"]
+        assert isinstance(waiting.exception(0), pykka.ActorDeadError)
