@@ -6,18 +6,20 @@ from commitcast.actors.kernel.supervision import RestartPolicy
 from commitcast.actors.source_state import ENDINGS_TRIED, AgentSource
 from commitcast.actors.sources.draft import Ending
 from commitcast.actors.sources.inbox import Inbox
+from commitcast.actors.sources.runner import SourceRunner
 from commitcast.persistence.records import AgentStatus
 from commitcast.persistence.writes import NewMessage
 
 FAILED = Ending(status=AgentStatus.FAILED, error_name="OSError", error_message="no")
 
 
-class Run:
-    """One run of a source; all runs of it share what they note."""
+class Run(SourceRunner):
+    """One run of a source that does nothing; all runs of it share what they note."""
+
+    has_processes = False
 
     def __init__(self, notes: list[str], run: int = 0, inbox: Inbox | None = None) -> None:
         self.takes_input = True
-        self.has_processes = False
         self.notes = notes
         self.run = run
         self.inbox = Inbox("a") if inbox is None else inbox
