@@ -56,8 +56,6 @@ class AgentActor(Actor):
         self._in_flight: list[Envelope] = []  # all writes that are not acknowledged yet, oldest first
         self._outgoing: list[NewMessage] = []  # the newest of them, which are still to be sent to the database
         self._outgoing_bytes = 0
-        self.discarded = 0
-        """Messages that the source yielded after the end."""
 
     def on_start(self) -> None:
         """Begin with what was just created. An agent of the store is loaded with the first command, on a worker."""
@@ -143,7 +141,6 @@ class AgentActor(Actor):
     def _refusal_of(self, emit: messages.Emit) -> CommitcastError | None:
         """Return why a message is refused; for an accepted text to the source, a place in the inbox is reserved."""
         if emit.from_source and self.status.is_terminal:
-            self.discarded += 1
             return AgentEndedError(self.agent)
         if not emit.for_source:
             return None

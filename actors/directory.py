@@ -171,7 +171,7 @@ class Directory:
         """Take an actor out if nothing waits in its mailbox; return whether it was stopped. In its own turn."""
         with self._lock:
             if self._actors.get(actor.name) is actor:
-                if not actor.is_mailbox_empty():
+                if not actor.actor_inbox.empty():
                     return False
                 self._remove(actor.name)
             actor.stop_now()

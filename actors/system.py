@@ -23,7 +23,7 @@ from commitcast.actors.given_gateway import GivenGateway
 from commitcast.actors.kernel.dispatch import Dispatcher, ThreadDispatcher, stop_actor
 from commitcast.actors.kernel.future import remaining
 from commitcast.actors.kernel.ref import ActorRef
-from commitcast.actors.kernel.supervision import ChildSpec, RestartPolicy, Supervisor
+from commitcast.actors.kernel.supervision import RestartPolicy, Supervisor
 from commitcast.actors.launching import Launcher
 from commitcast.actors.loop import LoopThread
 from commitcast.actors.metrics import CommitStats, RuntimeStats
@@ -88,7 +88,7 @@ class ActorSystem:
         self._given_gateway = gateway
         self._gateway: ActorRef[Any] | None = None  # of the system's own actor
         cast = self._start_gateway()
-        self._database = self._supervisor.start(ChildSpec("database", self._make_database, NEVER))
+        self._database = self._supervisor.start("database", self._make_database, NEVER)
         self._services = AgentServices(
             dispatcher=self._dispatcher,
             database=self._database,
@@ -104,7 +104,7 @@ class ActorSystem:
         if self._given_gateway is not None:
             self._given_gateway.begin()
             return self._given_gateway.tell
-        self._gateway = self._supervisor.start(ChildSpec("gateway", self._make_gateway))
+        self._gateway = self._supervisor.start("gateway", self._make_gateway)
         return self._gateway.tell
 
     def _make_gateway(self) -> GatewayActor:

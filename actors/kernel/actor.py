@@ -116,12 +116,17 @@ class Actor(pykka.Actor):
             self._ref = ActorRef(self)
         return self._ref
 
+    # Pykka's hooks for new actor types.
+
     def _create_actor_inbox(self) -> Mailbox:  # type: ignore[override]  # Pykka calls it on the instance too
         return Mailbox(self.mailbox_limit_messages)
 
     @staticmethod
     def _create_future() -> Future[Any]:
         return Future()
+
+    def _start_actor_loop(self) -> None:
+        self.begin()
 
     # Hooks beside Pykka's own.
 
@@ -146,10 +151,6 @@ class Actor(pykka.Actor):
         """Whether an asker waits for the answer to the message that is being handled."""
         return self._asker is not None
 
-    def is_mailbox_empty(self) -> bool:
-        """Whether no message waits to be handled."""
-        return self.actor_inbox.empty()
-
     # Start.
 
     @classmethod
@@ -167,9 +168,6 @@ class Actor(pykka.Actor):
         self.on_start()
         if self.actor_inbox.state is DETACHED:  # else it has stopped itself
             self.actor_inbox.attach(self)
-
-    def _start_actor_loop(self) -> None:  # the name of Pykka's hook for new actor types
-        self.begin()
 
     def take_over(self, failed: "Actor") -> None:
         """Start in the place of an actor that failed: with its ref, its mailbox and what waits there, its watchers."""

@@ -69,6 +69,9 @@ def _is_usable(number: object) -> bool:
     return isinstance(number, (int, float)) and math.isfinite(number) and number >= 0
 
 
+ON_FAILURE: Final = RestartPolicy()
+
+
 class Restarts:
     """The restarts of one thing, counted under a policy. Pure: the time is given."""
 
@@ -94,15 +97,6 @@ class Restarts:
         return delay_s
 
 
-class ChildSpec(msgspec.Struct, frozen=True):
-    """An actor that is kept alive."""
-
-    name: str
-    make: Callable[[], Actor]
-    """Makes the actor and does not start it; called again for each restart."""
-    restart: RestartPolicy = RestartPolicy()
-
-
 class Supervisor:
     """Keeps actors alive. Any thread."""
 
@@ -117,9 +111,18 @@ class Supervisor:
         self._escalate = escalate
         self._children: dict[str, Child] = {}
 
-    def start(self, spec: ChildSpec) -> ActorRef[Any]:
-        """Start a child; raises what its `on_start` raises the first time. Its ref stays valid over restarts."""
-        child = self._children[spec.name] = Child(spec, self._dispatcher, self._escalate)
+    def start(self, name: str, make: Callable[[], Actor], restart: RestartPolicy = ON_FAILURE) -> ActorRef[Any]:
+        """Start an actor and keep it alive; raises what its `on_start` raises the first time.
+
+        Args:
+            name: for the logs, and for `restarts`.
+            make: makes the actor and does not start it; called again for each restart.
+            restart: whether and when it is started again.
+
+        Returns:
+            Its ref, which stays valid over restarts.
+        """
+        child = self._children[name] = Child(name, make, Restarts(restart), self._dispatcher, self._escalate)
         return child.start()
 
     def restart_now(self) -> None:
@@ -136,19 +139,25 @@ class Child:
     """One supervised actor, over all its restarts. What `Actor.supervisor` is."""
 
     def __init__(
-        self, spec: ChildSpec, dispatcher: Dispatcher, escalate: Callable[[str, BaseException], object]
+        self,
+        name: str,
+        make: Callable[[], Actor],
+        restarts: Restarts,
+        dispatcher: Dispatcher,
+        escalate: Callable[[str, BaseException], object],
     ) -> None:
-        self._spec = spec
+        self._name = name
+        self._make = make
+        self.restarts = restarts
         self._dispatcher = dispatcher
         self._escalate = escalate
-        self.restarts = Restarts(spec.restart)
         self._lock = threading.Lock()
         self._failed: Actor | None = None  # while its restart is waited for
         self._timer: Timer | None = None
 
     def start(self) -> ActorRef[Any]:
         """Make and start the actor; raises what its `on_start` raises."""
-        actor = self._spec.make()
+        actor = self._make()
         actor.supervisor = self
         actor.begin()
         return actor.actor_ref
@@ -161,15 +170,15 @@ class Child:
         delay_s = self.restarts.after_failure(self._dispatcher.now())
         if delay_s is None:
             return False
-        logger.warning("%s failed and is started again in %g s", self._spec.name, delay_s)
+        logger.warning("%s failed and is started again in %g s", self._name, delay_s)
         self._failed = actor
         self._timer = self._dispatcher.call_later(delay_s, self.restart_now)
         return True
 
     def on_given_up(self, error: BaseException) -> None:
         """Escalate a failure without a restart; every ask that waited for the actor has been answered."""
-        logger.critical("%s failed too often and is given up: %s", self._spec.name, error)
-        self._escalate(self._spec.name, error)
+        logger.critical("%s failed too often and is given up: %s", self._name, error)
+        self._escalate(self._name, error)
 
     def restart_now(self) -> None:
         """Restart the actor if it waits for that. Idempotent."""
@@ -180,7 +189,7 @@ class Child:
         if self._timer is not None:
             self._timer.cancel()
         try:
-            successor = self._spec.make()
+            successor = self._make()
             successor.supervisor = self
             successor.take_over(failed)
         except BaseException as error:  # a start that fails counts as one more failure

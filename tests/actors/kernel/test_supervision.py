@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from by_hand import HandDispatcher, Listener
 from commitcast.actors.kernel.ref import ActorStopped
-from commitcast.actors.kernel.supervision import ChildSpec, RestartPolicy, Restarts, Supervisor
+from commitcast.actors.kernel.supervision import RestartPolicy, Restarts, Supervisor
 from commitcast.persistence import InvalidValueError
 
 POLICY = RestartPolicy(intensity=3, period_s=100, backoff_s=1, max_backoff_s=3)
@@ -110,7 +110,7 @@ class Child:
         self.told: list[ActorStopped] = []
         self.fails_to_start = 0
         self.supervisor = Supervisor(self.dispatcher, lambda *what: self.escalated.append(what))
-        self.ref = self.supervisor.start(ChildSpec("child", self._make, policy))
+        self.ref = self.supervisor.start("child", self._make, policy)
         self.ref.watch(self.told.append)
 
     def _make(self) -> Listener:
@@ -268,7 +268,7 @@ class TestTheSupervisor:
         supervisor = Supervisor(dispatcher, lambda *_: None)
 
         with pytest.raises(OSError, match="no such device"):
-            supervisor.start(ChildSpec("child", lambda: Broken("child", dispatcher)))
+            supervisor.start("child", lambda: Broken("child", dispatcher))
 
         assert dispatcher.delays == []
 
@@ -288,7 +288,7 @@ class TestAStartThatFails:
             return made[-1]
 
         supervisor = Supervisor(dispatcher, lambda name, _: escalated.append(name))
-        ref = supervisor.start(ChildSpec("child", make, RestartPolicy(intensity=1)))
+        ref = supervisor.start("child", make, RestartPolicy(intensity=1))
         ref.tell(ValueError("a defect"))
         dispatcher.run()
         return ref, escalated
