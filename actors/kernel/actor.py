@@ -26,7 +26,7 @@ from commitcast.actors.kernel.ref import ActorRef, ActorStopped, StoppedFlag, Wa
 
 if TYPE_CHECKING:
     from commitcast.actors.kernel.dispatch import Dispatcher
-    from commitcast.actors.kernel.supervision import Child
+    from commitcast.actors.kernel.supervision import Supervisor
 
 logger: Final = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Actor(pykka.Actor):
     """How many ordinary messages may wait for it; None where the senders keep the bound."""
 
     actor_inbox: Mailbox  # type: ignore[assignment]  # see `ActorRef`
-    supervisor: "Child | None" = None
+    supervisor: "Supervisor | None" = None
     _asker: Future[Any] | None = None
     _watching: "list[Callable[[ActorStopped], object]] | None" = None
     _ref: "ActorRef[Any] | None" = None

@@ -69,9 +69,6 @@ def _is_usable(number: object) -> bool:
     return isinstance(number, (int, float)) and math.isfinite(number) and number >= 0
 
 
-ON_FAILURE: Final = RestartPolicy()
-
-
 class Restarts:
     """The restarts of one thing, counted under a policy. Pure: the time is given."""
 
@@ -98,65 +95,36 @@ class Restarts:
 
 
 class Supervisor:
-    """Keeps actors alive. Any thread."""
-
-    def __init__(self, dispatcher: Dispatcher, escalate: Callable[[str, BaseException], object]) -> None:
-        """Make a supervisor.
-
-        Args:
-            dispatcher: whose clock and timers it uses.
-            escalate: called with the child's name and error when a failure is not answered by a restart.
-        """
-        self._dispatcher = dispatcher
-        self._escalate = escalate
-        self._children: dict[str, Child] = {}
-
-    def start(self, name: str, make: Callable[[], Actor], restart: RestartPolicy = ON_FAILURE) -> ActorRef[Any]:
-        """Start an actor and keep it alive; raises what its `on_start` raises the first time.
-
-        Args:
-            name: for the logs, and for `restarts`.
-            make: makes the actor and does not start it; called again for each restart.
-            restart: whether and when it is started again.
-
-        Returns:
-            Its ref, which stays valid over restarts.
-        """
-        child = self._children[name] = Child(name, make, Restarts(restart), self._dispatcher, self._escalate)
-        return child.start()
-
-    def restart_now(self) -> None:
-        """Restart every child that waits for its restart, without its delay: there is no time left to wait."""
-        for child in self._children.values():
-            child.restart_now()
-
-    def restarts(self, name: str) -> int:
-        """Return how often a child was restarted."""
-        return self._children[name].restarts.count
-
-
-class Child:
-    """One supervised actor, over all its restarts. What `Actor.supervisor` is."""
+    """Keeps one actor alive, over all its restarts. What `Actor.supervisor` is. Any thread."""
 
     def __init__(
         self,
         name: str,
         make: Callable[[], Actor],
-        restarts: Restarts,
+        restart: RestartPolicy,
         dispatcher: Dispatcher,
         escalate: Callable[[str, BaseException], object],
     ) -> None:
+        """Supervise an actor that is not started yet.
+
+        Args:
+            name: for the logs.
+            make: makes the actor and does not start it; called again for each restart.
+            restart: whether and when it is started again.
+            dispatcher: whose clock and timers are used.
+            escalate: called with the name and the error when a failure is not answered by a restart.
+        """
         self._name = name
         self._make = make
-        self.restarts = restarts
         self._dispatcher = dispatcher
         self._escalate = escalate
+        self.restarts = Restarts(restart)
         self._lock = threading.Lock()
         self._failed: Actor | None = None  # while its restart is waited for
         self._timer: Timer | None = None
 
     def start(self) -> ActorRef[Any]:
-        """Make and start the actor; raises what its `on_start` raises."""
+        """Make and start the actor; raises what its `on_start` raises. The ref stays valid over restarts."""
         actor = self._make()
         actor.supervisor = self
         actor.begin()
@@ -181,7 +149,7 @@ class Child:
         self._escalate(self._name, error)
 
     def restart_now(self) -> None:
-        """Restart the actor if it waits for that. Idempotent."""
+        """Restart the actor if it waits for that, without its delay. Idempotent."""
         with self._lock:
             failed, self._failed = self._failed, None
         if failed is None:

@@ -109,8 +109,10 @@ class Child:
         self.escalated: list[tuple[str, BaseException]] = []
         self.told: list[ActorStopped] = []
         self.fails_to_start = 0
-        self.supervisor = Supervisor(self.dispatcher, lambda *what: self.escalated.append(what))
-        self.ref = self.supervisor.start("child", self._make, policy)
+        self.supervisor = Supervisor(
+            "child", self._make, policy, self.dispatcher, lambda *what: self.escalated.append(what)
+        )
+        self.ref = self.supervisor.start()
         self.ref.watch(self.told.append)
 
     def _make(self) -> Listener:
@@ -150,7 +152,7 @@ class TestTheSupervisor:
         assert asked.get(0) == "came meanwhile"
         assert child.ref.is_alive() and child.ref.actor_urn == urn
         assert len(child.made) == 2 and child.made[0].ended == ["failure"]
-        assert child.supervisor.restarts("child") == 1
+        assert child.supervisor.restarts.count == 1
 
     @pytest.mark.parametrize("error", [ValueError("a defect"), SystemExit(3)])
     def test_each_failure_waits_twice_as_long_and_one_too_many_escalates_with_its_error(
@@ -188,7 +190,7 @@ class TestTheSupervisor:
         child.dispatcher.run()
 
         assert isinstance(asked.exception(0), ValueError)
-        assert child.supervisor.restarts("child") == 0 and len(child.made) == 1
+        assert child.supervisor.restarts.count == 0 and len(child.made) == 1
 
     def test_who_watches_is_told_nothing_of_a_restart_and_once_of_the_end(self) -> None:
         child = Child()
@@ -243,7 +245,7 @@ class TestTheSupervisor:
 
         assert child.dispatcher.delays == [1, 2]
         assert child.heard == ["waited"]
-        assert child.supervisor.restarts("child") == 2
+        assert child.supervisor.restarts.count == 2
 
     def test_starts_that_go_on_failing_end_in_an_escalation_and_everybody_is_answered(self) -> None:
         child = Child()
@@ -265,10 +267,10 @@ class TestTheSupervisor:
             def on_start(self) -> None:
                 raise OSError("no such device")
 
-        supervisor = Supervisor(dispatcher, lambda *_: None)
+        supervisor = Supervisor("child", lambda: Broken("child", dispatcher), POLICY, dispatcher, lambda *_: None)
 
         with pytest.raises(OSError, match="no such device"):
-            supervisor.start("child", lambda: Broken("child", dispatcher))
+            supervisor.start()
 
         assert dispatcher.delays == []
 
@@ -287,8 +289,8 @@ class TestAStartThatFails:
             made.append(FailsToStart("child", dispatcher))
             return made[-1]
 
-        supervisor = Supervisor(dispatcher, lambda name, _: escalated.append(name))
-        ref = supervisor.start("child", make, RestartPolicy(intensity=1))
+        policy = RestartPolicy(intensity=1)
+        ref = Supervisor("child", make, policy, dispatcher, lambda name, _: escalated.append(name)).start()
         ref.tell(ValueError("a defect"))
         dispatcher.run()
         return ref, escalated
