@@ -76,7 +76,11 @@ class Directory:
             self.is_open = False
         self._tell_all(messages.RuntimeStopping(ending))
         then()
-        if not self._wait_until_empty(deadline):
+        emptied = Signal()
+        with self._lock:
+            self._emptied = emptied
+            is_empty = not self._actors
+        if not is_empty and not emptied.wait(remaining(deadline)):
             self._tell_all(messages.SourceEnded(Ending(status=AgentStatus.TERMINATED)))
             logger.warning("%d agents did not end in time: the next start ends them", len(self._actors))
 
@@ -85,14 +89,6 @@ class Directory:
             live = list(reversed(self._actors.values()))
         while live:  # and forget each: a retired actor is not to be kept until the last one has retired
             live.pop().actor_inbox.put(Envelope(command))
-
-    def _wait_until_empty(self, deadline: float) -> bool:
-        emptied = Signal()
-        with self._lock:
-            if not self._actors:
-                return True
-            self._emptied = emptied
-        return emptied.wait(remaining(deadline))
 
     def stop_all(self, deadline: float) -> None:
         """Stop the actors that are left, each after it has handled what it was sent before."""

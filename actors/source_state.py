@@ -4,7 +4,7 @@ Owns what follows from a source's end: another run, or the end of its agent; and
 which is all that its source has read, and the end of its source's processes. Used from the actor's turns only.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from commitcast.actors import messages
@@ -84,22 +84,21 @@ class AgentSource:
 
     # Its runs.
 
-    def begin(self, agent: "AgentActor", start: Callable[[], object] | None = None) -> None:
-        """Begin a run, the first if no other `start` is given; one that cannot be started has failed."""
+    def begin(self, agent: "AgentActor") -> None:
+        """Begin the run; one that cannot be started has failed."""
         try:
-            (start or self.start)()
+            self.start()
         except Exception as error:  # no thread to be had, its loop is closed: the agent must come to an end
             self.on_ended(agent, Ending.of(error))
 
     def start(self) -> None:
-        """Begin the first run."""
+        """Begin the run."""
         self.is_running = True
         self._run.start()
 
-    def start_again(self) -> None:
-        """Begin another run."""
+    def renew(self) -> None:
+        """Have another run to be begun."""
         self._run = self._run.again()
-        self.start()
 
     def cancel(self) -> bool:
         """Ask the source to stop, and do not run it again; return whether its end is to be waited for."""
@@ -136,7 +135,8 @@ class AgentSource:
     def on_restart_due(self, agent: "AgentActor") -> None:
         """Begin another run, unless the agent is at its end meanwhile."""
         if not agent.status.is_terminal and self.ending is None:
-            self.begin(agent, self.start_again)
+            self.renew()
+            self.begin(agent)
 
     def lost(self, error: Exception) -> None:
         """Take note that one of its messages was refused: the agent fails, however the source ends."""

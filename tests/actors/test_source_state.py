@@ -49,11 +49,13 @@ def test_it_runs_again_after_each_failure_and_everything_goes_to_the_newest_run(
     made.start()
     delays = [made.ended(FAILED, 0)]
     assert not made.is_running and made.ending is None
-    made.start_again()
+    made.renew()
+    made.start()
     assert made.keep_place("a", 5) is None
     made.inbox.settle("hello", 5)
     delays.append(made.ended(FAILED, 1))
-    made.start_again()
+    made.renew()
+    made.start()
     made.cancel()
 
     assert delays == [1, 2]
@@ -66,7 +68,8 @@ def test_the_limit_settles_the_last_error() -> None:
     made, _ = source(RestartPolicy(intensity=1, period_s=100))
     made.start()
     made.ended(FAILED, 0)
-    made.start_again()
+    made.renew()
+    made.start()
     last = Ending(status=AgentStatus.FAILED, error_name="LastError", error_message="the last")
 
     assert made.ended(last, 1) is None
