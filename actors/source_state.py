@@ -247,16 +247,8 @@ def _still_wanted(asker: Future[Any] | None) -> Future[Any] | None:
     if asker is None:
         return None
     answer: Future[Any] = Future()
-    answer.add_done_callback(lambda _: _pass_on(answer, asker))
+    answer.add_done_callback(lambda _: asker.complete_by(answer.get))
     return answer
-
-
-def _pass_on(answer: Future[Any], asker: Future[Any]) -> None:
-    error = answer.exception(timeout=0)
-    if error is None:
-        asker.set(answer.get(timeout=0))
-    else:
-        asker.fail(error)
 
 
 def _restart_notice(ending: Ending, restarts: int, delay_s: float) -> NewMessage:

@@ -118,7 +118,8 @@ class Future(pykka.Future[T]):
             self._error = error
         self.set()
 
-    def _complete_by(self, function: Callable[[], T]) -> None:
+    def complete_by(self, function: Callable[[], T]) -> None:
+        """Complete it with what `function` returns or raises."""
         try:
             value = function()
         except BaseException as error:  # every kind belongs to the reader of this future
@@ -207,7 +208,7 @@ class Future(pykka.Future[T]):
     def map(self, func: Callable[[T], M]) -> "Future[M]":
         """Return a future of `func(answer)`, computed once, when the answer is here; errors pass."""
         mapped: Future[M] = Future()
-        self.add_done_callback(lambda done: mapped._complete_by(lambda: func(done.get())))
+        self.add_done_callback(lambda done: mapped.complete_by(lambda: func(done.get())))
         return mapped
 
     def filter(self: "Future[Iterable[J]]", func: Callable[[J], bool]) -> "Future[Iterable[J]]":
@@ -226,7 +227,7 @@ class Future(pykka.Future[T]):
 
         def completed(_: Future[Any]) -> None:
             if next(left) == 0:
-                joined._complete_by(lambda: [part.get() for part in parts])
+                joined.complete_by(lambda: [part.get() for part in parts])
 
         for part in parts:
             part.add_done_callback(completed)
