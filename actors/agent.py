@@ -7,7 +7,6 @@ Handlers run one at a time and never block.
 
 import itertools
 import logging
-from collections.abc import Callable
 from typing import Any, ClassVar, Final, assert_never
 
 import pykka
@@ -15,29 +14,26 @@ import pykka
 from commitcast.actors import messages
 from commitcast.actors.agent_services import AgentServices
 from commitcast.actors.errors import AgentEndedError, InputRefusedError, MailboxFullError, RuntimeStoppedError
-from commitcast.actors.in_flight import InFlight
-from commitcast.actors.kernel.dispatch import TURN_MESSAGES, PooledActor
+from commitcast.actors.kernel.actor import TURN_MESSAGES, Actor
 from commitcast.actors.kernel.mailbox import Envelope
-from commitcast.actors.last_words import ENDS, LastWords
+from commitcast.actors.kernel.timers import Timer
 from commitcast.actors.lifecycle import check_transition
-from commitcast.actors.source_state import NOT_KNOWN, AgentSource, HeldEnd, restart_notice
+from commitcast.actors.source_state import ENDS, NOT_KNOWN, AgentSource, HeldEnd
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, StatusChange
-from commitcast.persistence.writes import AgentPatch, NewStatus, encode_json
+from commitcast.persistence.writes import AgentPatch, NewMessage, NewStatus
 
 logger: Final = logging.getLogger(__name__)
 
-ENDING_PAUSE_S: Final = 1.0
-"""How long the end of an agent waits when the database has refused it several times, before it is tried again."""
 MAILBOX_LIMIT_MESSAGES: Final = 4_096
 """Commands that may wait for one agent. Its messages are limited before they get here (`backpressure.py`)."""
 _generations: Final = itertools.count(1)
 """Rises over all actors: an actor that is made again must not be taken for the one before it."""
 
 
-class AgentActor(PooledActor):
+class AgentActor(Actor):
     """One agent."""
 
     mailbox_limit_messages: ClassVar[int | None] = MAILBOX_LIMIT_MESSAGES
@@ -49,17 +45,17 @@ class AgentActor(PooledActor):
         """Make the actor of an agent that was just created, or with None of one that may be in the store."""
         super().__init__(agent, services.dispatcher)
         self.agent = agent
-        self._services = services
+        self.services = services
         self._created = created
         self._is_loaded = False
         self._stored_status: AgentStatus | None = None  # None: the agent does not exist
-        self._status = AgentStatus.INITIALIZING  # when everything in flight is stored
+        self.status = AgentStatus.INITIALIZING
+        """Its status when everything in flight is stored."""
         self._source: AgentSource | None = None
-        self._last_words = LastWords(agent, self.actor_inbox, services.credit)
         self._generation = next(_generations)
-        self._in_flight = InFlight()
-        self.discarded = 0
-        """Messages that the source yielded after the end."""
+        self._in_flight: list[Envelope] = []  # all writes that are not acknowledged yet, oldest first
+        self._outgoing: list[NewMessage] = []  # the newest of them, which are still to be sent to the database
+        self._outgoing_bytes = 0
 
     def on_start(self) -> None:
         """Begin with what was just created. An agent of the store is loaded with the first command, on a worker."""
@@ -70,9 +66,9 @@ class AgentActor(PooledActor):
     def run_inline(self) -> None:
         """Run inline on the sender's thread while nothing is in flight; else schedule, so that a busy agent batches."""
         if self._is_loaded and not self._in_flight:
-            super().run_inline()
+            self.dispatcher.try_run_inline(self)
         else:
-            self.wake()
+            self.dispatcher.schedule(self)
 
     def on_receive(self, command: messages.AgentCommand) -> Any:
         """Handle one command."""
@@ -80,15 +76,15 @@ class AgentActor(PooledActor):
             self._load(command)
         if isinstance(command, messages.Emit):
             return self._on_emit(command)
-        if isinstance(command, ENDS) and self._last_words.come_before(command, self._source, self.defer_reply):
+        if self._source is not None and isinstance(command, ENDS) and self._source.has_last_words(self, command):
             return None
-        if self._in_flight.outgoing:
+        if self._outgoing:
             self._send_outgoing()  # what was emitted before the command is stored before it
         match command:
             case messages.Acknowledged():
                 return self._on_acknowledged(command)
             case messages.Start():
-                return self._change(AgentStatus.RUNNING)
+                return self.change(AgentStatus.RUNNING)
             case messages.Complete(result_json):
                 return self._end(AgentStatus.COMPLETED, result_json=result_json)
             case messages.Fail(name, message, result_json):
@@ -100,11 +96,11 @@ class AgentActor(PooledActor):
             case messages.Patch(patch):
                 return self._on_patch(patch)
             case messages.SourceEnded(ending):
-                return self._on_source_ended(ending)
+                return self._end_orphan() if self._source is None else self._source.on_ended(self, ending)
             case messages.RestartDue():
-                return self._on_restart_due()
+                return None if self._source is None else self._source.on_restart_due(self)
             case messages.EndingDue():
-                return self._end_if_due()
+                return None if self._source is None else self._source.end_if_due(self)
             case messages.RuntimeStopping(ending):
                 return self._on_runtime_stopping(ending)
             case _:
@@ -117,185 +113,40 @@ class AgentActor(PooledActor):
         of busy agents add a few messages each to every batch, instead of one message to each of many batches.
         """
         if unanswered := len(self._in_flight):
-            outgoing = len(self._in_flight.outgoing)
+            outgoing = len(self._outgoing)
             if outgoing and (outgoing == unanswered or outgoing >= TURN_MESSAGES):
                 self._send_outgoing()
         else:
             self._retire_if_done()
-
-    def _load(self, command: messages.AgentCommand) -> None:
-        try:
-            record = self._services.reader.agent(self.agent)
-        except BaseException:
-            self.on_dropped(command)
-            raise
-        if record is not None:
-            self._stored_status = self._status = record.status
-        self._is_loaded = True
-
-    def on_dropped(self, message: Any) -> None:
-        """Release the credit of a message that will not be stored."""
-        if isinstance(message, messages.Emit):
-            self._services.credit.release(self.agent, 1, message.message.size)
-
-    def on_stop(self) -> None:
-        """Answer the callers that still wait."""
-        in_flight, self._in_flight = self._in_flight, InFlight()
-        if self._source is not None:
-            self._source.drop_held()
-        for waiting in in_flight:
-            if waiting.reply_to is not None and not waiting.reply_to.done():
-                waiting.reply_to.fail(RuntimeStoppedError(NOT_KNOWN))
-            self.on_dropped(waiting.message)
-
-    def on_failure(self, *_: object) -> None:
-        """Answer the callers that still wait, and make the source stop: nothing receives it any more."""
-        self.on_stop()
-        if self._source is not None:
-            self._source.cancel()
-            if not self._source.is_running:  # nothing else will tell the next actor of this agent to end it
-                self._services.directory.tell(self.agent, messages.SourceEnded(Ending(status=AgentStatus.FAILED)))
-
-    def drain_closed_mailbox(self) -> None:
-        """Hand what came after the end to the next actor of this agent."""
-        self._services.directory.redeliver(self)
-
-    def _on_created(self, created: messages.Created) -> None:
-        if self._stored_status is None:  # else a command was faster, and this actor knows more than the creation
-            self._stored_status = self._status = created.record.status
-        self._is_loaded = True
-        if created.creation is not None:
-            self._cast(created.creation)
-        if created.source is not None and not self._status.is_terminal:
-            self._source = created.source
-            self._source.expect(self._in_flight)
-            self._run(self._source.start)
-
-    def _run(self, start: Callable[[], object]) -> None:
-        """Start a run of the source; one that cannot be started has failed."""
-        try:
-            start()
-        except Exception as error:  # no thread to be had, its loop is closed: the agent must come to an end
-            self._on_source_ended(Ending.of(error))
 
     # On the way down: to the database.
 
     def _on_emit(self, emit: messages.Emit) -> None:
         refusal = self._refusal_of(emit) if emit.from_source or emit.for_source else None
         if refusal is None:
-            self._in_flight.add_message(emit.message, Envelope(emit, self.defer_reply()))
+            asker, self._asker = self._asker, None  # `defer_reply`, without a call for every token
+            self._in_flight.append(Envelope(emit, asker))
+            self._outgoing.append(emit.message)
+            self._outgoing_bytes += emit.message.size
             return
         self.on_dropped(emit)
         if (asker := self.defer_reply()) is not None:
-            self._services.refuse(self.agent, emit.message, refusal, asker)
+            self.services.refuse(self.agent, emit.message, refusal, asker)
 
     def _send_outgoing(self) -> None:
-        batch, size = self._in_flight.take_outgoing()
-        self._services.database.tell(messages.Append(self.agent, self.number, self._generation, batch, size))
+        append = messages.Append(self.agent, self.number, self._generation, self._outgoing, self._outgoing_bytes)
+        self._outgoing, self._outgoing_bytes = [], 0
+        self.services.database.tell(append)
 
     def _refusal_of(self, emit: messages.Emit) -> CommitcastError | None:
         """Return why a message is refused; for an accepted text to the source, a place in the inbox is reserved."""
-        if emit.from_source and self._status.is_terminal:
-            self.discarded += 1
+        if emit.from_source and self.status.is_terminal:
             return AgentEndedError(self.agent)
         if not emit.for_source:
             return None
-        if self._status.is_terminal:
-            return InputRefusedError(self.agent, f"is {self._status} and reads no messages any more")
+        if self.status.is_terminal:
+            return InputRefusedError(self.agent, f"is {self.status} and reads no messages any more")
         return None if self._source is None else self._source.keep_place(self.agent, emit.message.size)
-
-    def _on_patch(self, patch: AgentPatch) -> None:
-        self._services.database.tell(messages.UpdateAgent(self.agent, self.number, self._generation, patch))
-        self._in_flight.add(Envelope(None, self.defer_reply()))
-
-    def _end(self, status: AgentStatus, **facts: str | None) -> None:
-        if self._stored_status is None:
-            self._refuse_unknown(status)
-            return
-        source = self._source
-        if source is not None:
-            status, facts = source.truth(status, facts)
-        check_transition(self.agent, self._status, status)
-        if source is not None and source.cancel():  # its processes are dead before the end is stored
-            source.held = HeldEnd(self._status, status, facts, self.defer_reply())
-            self._status = status
-        else:
-            self._change(status, **facts)
-
-    def _change(self, status: AgentStatus, **facts: str | None) -> None:
-        if self._stored_status is None:
-            raise AgentNotFoundError(self.agent)
-        check_transition(self.agent, self._status, status)
-        change = NewStatus(
-            previous=self._status,
-            status=status,
-            at=now(),
-            wants_record=self.is_asked,
-            **facts,
-        )
-        self._services.database.tell(messages.ChangeStatus(self.agent, self.number, self._generation, change))
-        self._status = status  # from now on, so that of two changes on their way the second is refused
-        self._in_flight.add(Envelope(None, self.defer_reply()))
-
-    def _on_runtime_stopping(self, ending: messages.Terminate | messages.Fail) -> None:
-        self._is_last_chance = True
-        if self._stored_status is not None and not self._status.is_terminal:
-            self.on_receive(ending)
-
-    def _refuse_unknown(self, status: AgentStatus) -> None:
-        error = AgentNotFoundError(self.agent)
-        logger.warning("cannot make it %s: %s", status, error)
-        self._cast(messages.Notice(self.agent, error.code, str(error)))
-        if status is AgentStatus.TERMINATED:
-            raise error
-
-    def _on_source_ended(self, ending: Ending) -> None:
-        source, dispatcher, directory = self._source, self._services.dispatcher, self._services.directory
-        if source is None:
-            self._end_orphan()
-        elif self._status.is_terminal or source.held is not None:
-            self._let_end(source.let_go(ending))
-        elif (delay_s := source.ended(ending, dispatcher.now())) is not None:
-            message = restart_notice(ending, source.restarts, delay_s, now())
-            self._services.credit.force_acquire(self.agent, message.size)
-            self._on_emit(messages.Emit(message))
-            due = messages.RestartDue()
-            source.restart_timer = dispatcher.call_later(delay_s, lambda: directory.tell(self.agent, due))
-        else:
-            self._end_if_due()
-
-    def _let_end(self, held: HeldEnd | None) -> None:
-        if held is not None:
-            self._status = held.previous if self._status.is_terminal else self._status
-            self._asker = held.asker
-            self._end(held.status, **held.facts)
-
-    def _end_orphan(self) -> None:
-        """End an agent whose source has ended, and whose actor failed before this one was made."""
-        if self._stored_status is not None and not self._status.is_terminal:
-            why = "Its actor failed while its source ran. The messages until then are kept."
-            self._change(AgentStatus.FAILED, error_name="ActorFailed", error_message=why)
-
-    def _on_restart_due(self) -> None:
-        if self._source is not None and not self._status.is_terminal and self._source.ending is None:
-            self._run(self._source.start_again)
-
-    def _end_if_due(self) -> None:
-        """Bring an agent with a source to its end, again if the database refused that."""
-        source, directory = self._source, self._services.directory
-        if source is None or source.ending is None or source.has_processes or self._status.is_terminal:
-            return
-        if not source.may_try_ending():
-            due = messages.EndingDue()
-            self._services.dispatcher.call_later(ENDING_PAUSE_S, lambda: directory.tell(self.agent, due))
-            return
-        ending = source.ending
-        result = None if ending.result is None else encode_json(ending.result, "result")
-        try:
-            self._change(ending.status, result_json=result, **ending.error)
-        except IllegalTransitionError as error:  # it never became running, so it cannot have completed
-            name, message = type(error).__name__, str(error)
-            self._change(AgentStatus.FAILED, error_name=name, error_message=message, result_json=result)
 
     # On the way up: committed, so it may be cast.
 
@@ -305,14 +156,17 @@ class AgentActor(PooledActor):
         # Else it is for an actor that was here before: its callers were answered when it failed.
         if acknowledged.committed is not None:
             self._cast(acknowledged.committed)
-        self._services.signals.notify(self.agent)
-        if self._source is not None and self._source.ending is not None:
-            self._end_if_due()
+        if (signal := self.services.signals.used.get(self.agent)) is not None:
+            signal.notify()
+        if self._source is not None:
+            self._source.end_if_due(self)
 
     def _answer(self, acknowledged: messages.Acknowledged) -> None:
-        count = size = 0
+        answered = count = size = 0
         try:
-            for waiting, reply in self._in_flight.answered(acknowledged.replies):
+            for reply in acknowledged.replies:
+                waiting = self._in_flight[answered]
+                answered += 1
                 emit, asker = waiting.message, waiting.reply_to
                 if emit is not None:
                     count += 1
@@ -326,8 +180,9 @@ class AgentActor(PooledActor):
                 elif asker is not None:
                     asker.set(reply)
         finally:
+            del self._in_flight[:answered]
             if count:
-                self._services.credit.release(self.agent, count, size)
+                self.services.credit.release(self.agent, count, size)
 
     def _on_refused(self, waiting: Envelope, error: Exception) -> None:
         if waiting.reply_to is not None:
@@ -337,7 +192,7 @@ class AgentActor(PooledActor):
             if isinstance(error, IllegalTransitionError):
                 self._stored_status = AgentStatus(error.previous)  # another change was faster
             if self._stored_status is not None:
-                self._status = self._stored_status
+                self.status = self._stored_status
         else:
             self._generation = next(_generations)
             code, retry = (error.code, error.retryable) if isinstance(error, CommitcastError) else ("internal", False)
@@ -347,10 +202,85 @@ class AgentActor(PooledActor):
 
     def _cast(self, message: Committed | messages.Notice) -> None:
         try:
-            self._services.cast(message)
+            self.services.cast(message)
         except (pykka.ActorDeadError, MailboxFullError) as error:
             # It is durable: subscribers find it in the store, where the next heartbeat sends them.
-            self._services.dispatcher.dead_letters.add("gateway", message, str(error))
+            self.dispatcher.dead_letters.add("gateway", message, str(error))
+
+    # Its life.
+
+    def _load(self, command: messages.AgentCommand) -> None:
+        try:
+            record = self.services.reader.agent(self.agent)
+        except BaseException:
+            self.on_dropped(command)
+            raise
+        if record is not None:
+            self._stored_status = self.status = record.status
+        self._is_loaded = True
+
+    def _on_created(self, created: messages.Created) -> None:
+        if self._stored_status is None:  # else a command was faster, and this actor knows more than the creation
+            self._stored_status = self.status = created.record.status
+        self._is_loaded = True
+        if created.creation is not None:
+            self._cast(created.creation)
+        if created.source is not None and not self.status.is_terminal:
+            self._source = created.source
+            self._source.expect(self._in_flight)
+            self._source.begin(self)
+
+    def _on_patch(self, patch: AgentPatch) -> None:
+        self.services.database.tell(messages.UpdateAgent(self.agent, self.number, self._generation, patch))
+        self._in_flight.append(Envelope(None, self.defer_reply()))
+
+    def _end(self, status: AgentStatus, **facts: str | None) -> None:
+        if self._stored_status is None:
+            self._refuse_unknown(status)
+            return
+        source = self._source
+        if source is not None:
+            status, facts = source.truth(status, facts)
+        check_transition(self.agent, self.status, status)
+        if source is not None and source.cancel():  # its processes are dead before the end is stored
+            source.held = HeldEnd(self.status, status, facts, self.defer_reply())
+            self.status = status
+        else:
+            self.change(status, **facts)
+
+    def change(self, status: AgentStatus, **facts: str | None) -> None:
+        """Have a change of status stored. Raises `AgentNotFoundError`, `IllegalTransitionError`."""
+        if self._stored_status is None:
+            raise AgentNotFoundError(self.agent)
+        check_transition(self.agent, self.status, status)
+        change = NewStatus(
+            previous=self.status,
+            status=status,
+            at=now(),
+            wants_record=self.is_asked,
+            **facts,
+        )
+        self.services.database.tell(messages.ChangeStatus(self.agent, self.number, self._generation, change))
+        self.status = status  # from now on, so that of two changes on their way the second is refused
+        self._in_flight.append(Envelope(None, self.defer_reply()))
+
+    def _on_runtime_stopping(self, ending: messages.Terminate | messages.Fail) -> None:
+        self._is_last_chance = True
+        if self._stored_status is not None and not self.status.is_terminal:
+            self.on_receive(ending)
+
+    def _refuse_unknown(self, status: AgentStatus) -> None:
+        error = AgentNotFoundError(self.agent)
+        logger.warning("cannot make it %s: %s", status, error)
+        self._cast(messages.Notice(self.agent, error.code, str(error)))
+        if status is AgentStatus.TERMINATED:
+            raise error
+
+    def _end_orphan(self) -> None:
+        """End an agent whose source has ended, and whose actor failed before this one was made."""
+        if self._stored_status is not None and not self.status.is_terminal:
+            why = "Its actor failed while its source ran. The messages until then are kept."
+            self.change(AgentStatus.FAILED, error_name="ActorFailed", error_message=why)
 
     def _retire_if_done(self) -> None:
         if self._is_last_chance:  # later commands are refused, and a source is not waited for here
@@ -359,7 +289,52 @@ class AgentActor(PooledActor):
             is_done = True
         else:
             is_running = self._source is not None and self._source.is_running
-            is_done = not is_running and (self._stored_status is None or self._status.is_terminal)
-            is_done = is_done and self._services.credit.is_idle(self.agent)
+            is_done = not is_running and (self._stored_status is None or self.status.is_terminal)
+            is_done = is_done and self.services.credit.is_idle(self.agent)
         if is_done:
-            self._services.directory.retire(self)
+            self.services.directory.retire(self)
+
+    def on_dropped(self, message: Any) -> None:
+        """Release the credit of a message that will not be stored."""
+        if isinstance(message, messages.Emit):
+            self.services.credit.release(self.agent, 1, message.message.size)
+
+    def on_stop(self) -> None:
+        """Answer the callers that still wait."""
+        in_flight, self._in_flight, self._outgoing = self._in_flight, [], []
+        if self._source is not None:
+            self._source.drop_held()
+        for waiting in in_flight:
+            if waiting.reply_to is not None and not waiting.reply_to.done():
+                waiting.reply_to.fail(RuntimeStoppedError(NOT_KNOWN))
+            self.on_dropped(waiting.message)
+
+    def on_failure(self, *_: object) -> None:
+        """Answer the callers that still wait, and make the source stop: nothing receives it any more."""
+        self.on_stop()
+        if self._source is not None:
+            self._source.cancel()
+            if not self._source.is_running:  # nothing else will tell the next actor of this agent to end it
+                self.services.directory.tell(self.agent, messages.SourceEnded(Ending(status=AgentStatus.FAILED)))
+
+    def drain_closed_mailbox(self) -> None:
+        """Hand what came after the end to the next actor of this agent."""
+        self.services.directory.redeliver(self)
+
+    # For its source.
+
+    def emit(self, message: NewMessage) -> None:
+        """Store a message of the runtime's own, whatever the agent's bound."""
+        self.services.credit.force_acquire(self.agent, message.size)
+        self._on_emit(messages.Emit(message))
+
+    def end_at_last(self, held: HeldEnd) -> None:
+        """Bring about the end that was held back, and answer its caller."""
+        self.status = held.previous if self.status.is_terminal else self.status
+        self._asker = held.asker
+        self._end(held.status, **held.facts)
+
+    def tell_later(self, delay_s: float, command: messages.AgentCommand) -> Timer:
+        """Send a command to this agent after a time, to a later actor if this one has ended."""
+        agent, directory = self.agent, self.services.directory
+        return self.dispatcher.call_later(delay_s, lambda: directory.tell(agent, command))

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from commitcast.actors.errors import BackpressureError
 from commitcast.actors.kernel.future import remaining
 from commitcast.actors.kernel.waiting import Signal
@@ -29,15 +31,12 @@ RUNTIME_BYTES: Final = 64 * 1024 * 1024
 Call = Callable[[], object]
 
 
-class _Count:
+class _Count(msgspec.Struct, gc=False):
     """The unacknowledged messages of one agent, and the callbacks of the senders that wait for credit."""
 
-    __slots__ = ("messages", "size", "waiting")
-
-    def __init__(self) -> None:
-        self.messages = 0
-        self.size = 0
-        self.waiting: list[Call] | None = None
+    messages: int = 0
+    size: int = 0
+    waiting: list[Call] | None = None
 
 
 class CreditLimiter:
@@ -89,38 +88,37 @@ class CreditLimiter:
         """Whether an agent has no unacknowledged message."""
         return agent not in self._counts
 
-    def try_acquire(self, agent: str, size: int) -> bool:
-        """Count one message of `size` bytes if the bounds allow it."""
+    def try_acquire(self, agent: str, size: int, freed: Call | None = None) -> bool:
+        """Count one message of `size` bytes if the bounds allow it; if not, call `freed` when it is to be tried again.
+
+        That call comes once, on any thread, and must not block.
+        """
         with self._lock:
-            return self._count(agent, size, None)
+            count = self._counts.get(agent)
+            if count is not None and (count.messages >= self._agent_messages or count.size + size > self._agent_bytes):
+                if freed is not None:
+                    count.waiting = [*(count.waiting or ()), freed]
+                return False
+            if self._messages and (self._messages >= self._all_messages or self._size + size > self._all_bytes):
+                if freed is not None:
+                    self._waiting.append(freed)
+                return False
+            if count is None:
+                count = self._counts[agent] = _Count()
+            count.messages += 1
+            count.size += size
+            self._messages += 1
+            self._size += size
+            return True
 
     def force_acquire(self, agent: str, size: int) -> None:
         """Count one message whatever the bounds: for the few that the runtime itself adds."""
         with self._lock:
             count = self._counts.get(agent) or self._counts.setdefault(agent, _Count())
-            self._add(count, size)
-
-    def _count(self, agent: str, size: int, call: Call | None) -> bool:
-        """Count a message, or have `call` called when it is to be tried again."""
-        count = self._counts.get(agent)
-        if count is not None and (count.messages >= self._agent_messages or count.size + size > self._agent_bytes):
-            if call is not None:
-                count.waiting = [*(count.waiting or ()), call]
-            return False
-        if self._messages and (self._messages >= self._all_messages or self._size + size > self._all_bytes):
-            if call is not None:
-                self._waiting.append(call)
-            return False
-        if count is None:
-            count = self._counts[agent] = _Count()
-        self._add(count, size)
-        return True
-
-    def _add(self, count: _Count, size: int) -> None:
-        count.messages += 1
-        count.size += size
-        self._messages += 1
-        self._size += size
+            count.messages += 1
+            count.size += size
+            self._messages += 1
+            self._size += size
 
     def acquire(self, agent: str, size: int, timeout_s: float | None) -> None:
         """Count one message, waiting until the bounds allow it. Blocks.
@@ -136,9 +134,8 @@ class CreditLimiter:
         while True:
             freed = Signal()
             call = freed.set
-            with self._lock:
-                if self._count(agent, size, call):
-                    return
+            if self.try_acquire(agent, size, call):
+                return
             try:
                 is_freed = freed.wait(remaining(deadline))
             except BaseException:
@@ -154,9 +151,8 @@ class CreditLimiter:
         while True:
             freed = asyncio.Event()
             call = partial(call_on_loop, loop, freed.set)
-            with self._lock:
-                if self._count(agent, size, call):
-                    return
+            if self.try_acquire(agent, size, call):
+                return
             try:
                 await freed.wait()
             except BaseException:

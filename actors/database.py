@@ -8,8 +8,8 @@ of its own, which blocks for each commit; the batch is what arrived meanwhile, s
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, Final, assert_never
 
@@ -30,11 +30,9 @@ from commitcast.persistence.errors import (
     StoreUnknownError,
 )
 from commitcast.persistence.writes import (
-    AgentPatch,
     AgentWrites,
     NewAgent,
     NewMessage,
-    NewStatus,
     Outcome,
     Write,
     needs_preceding,
@@ -53,6 +51,8 @@ NO_ACTOR: Final = 0
 RETRY_S: Final = 0.5
 """Between two attempts at a commit that the store refuses for the moment."""
 REMEMBERED_REFUSALS: Final = 65_536
+
+_OfAgent = messages.Append | messages.ChangeStatus | messages.UpdateAgent
 
 
 class _Group(msgspec.Struct, gc=False):
@@ -73,12 +73,11 @@ class _Group(msgspec.Struct, gc=False):
         self.refusals.append((len(self.writes) + len(self.refusals), error))
 
     def merge(self, replies: list[Any]) -> list[Any]:
-        """Return one answer for each write, in order."""
-        if self.refusals is not None:
-            replies = list(replies)
-            for place, error in self.refusals:
-                replies.insert(place, error)
-        return replies
+        """Return one answer for each write, in order, given those of the writes that were not refused beforehand."""
+        merged = list(replies)
+        for place, error in self.refusals or ():
+            merged.insert(place, error)
+        return merged
 
 
 class _Creation:
@@ -106,7 +105,7 @@ class DatabaseActor(PinnedActor):
         acknowledge: Callable[[str, messages.Acknowledged], object],
         on_fatal: Callable[[Exception], object],
         give_up: threading.Event,
-        inline_turns: Callable[[], AbstractContextManager[None]],
+        inline_turns: Callable[[Callable[[], object]], None],
         dispatcher: Dispatcher | None = None,
         dead_letters: DeadLetters | None = None,
         commits: CommitStats | None = None,
@@ -118,7 +117,7 @@ class DatabaseActor(PinnedActor):
             acknowledge: delivers the answers to an agent's writes to the agent's actor.
             on_fatal: called once when the outcome of a commit is unknown; nothing is written after that.
             give_up: once set, a full disk, a lock and the like are no longer waited for.
-            inline_turns: while it is entered, the agents' turns become due on this thread; taken when it is left.
+            inline_turns: calls something, then gives the agents that it has woken their turns on this thread.
             dispatcher: gives it turns instead of a thread of its own.
             dead_letters: where undeliverable messages are counted.
             commits: counts commits.
@@ -140,11 +139,9 @@ class DatabaseActor(PinnedActor):
         """Put a command into the batch. What waits in the mailbox joins it until it is full."""
         match command:
             case messages.Append():
-                self._append(command)
-            case messages.ChangeStatus():
-                self._add(command, command.change)
-            case messages.UpdateAgent():
-                self._add(command, command.patch)
+                self._add(command, command.messages, command.size)
+            case messages.ChangeStatus(change=write) | messages.UpdateAgent(patch=write):
+                self._add(command, [write], write.size)
             case messages.CreateAgents(agents):
                 return self._add_creation(agents)
             case _:
@@ -163,52 +160,37 @@ class DatabaseActor(PinnedActor):
         """Answer a command that came after the end."""
         why = self._fatal or RuntimeStoppedError()
         command = envelope.message
-        if isinstance(command, messages.Append):
-            self._acknowledge(command.agent, messages.Acknowledged(None, [why] * len(command.messages), command.actor))
-        elif isinstance(command, (messages.ChangeStatus, messages.UpdateAgent)):
-            self._acknowledge(command.agent, messages.Acknowledged(None, [why], command.actor))
+        if isinstance(command, _OfAgent):
+            writes = len(command.messages) if isinstance(command, messages.Append) else 1
+            self._acknowledge(command.agent, messages.Acknowledged(None, [why] * writes, command.actor))
         elif isinstance(command, messages.CreateAgents) and envelope.reply_to is not None:
             envelope.reply_to.fail(why)
         else:
             super().reject(envelope)
 
-    def _group(self, command: messages.Append | messages.ChangeStatus | messages.UpdateAgent) -> _Group:
-        group = self._groups.get(command.agent)
-        if group is None or group.actor != command.actor:
-            if group is not None:
-                self._commit()  # each actor is told of its own writes
-            group = self._groups[command.agent] = _Group(command.actor)
-        group.generation = command.generation
-        return group
-
-    def _append(self, append: messages.Append) -> None:
-        agent, new = append.agent, append.messages
-        if self._rows and (self._rows + len(new) > BATCH_ROWS or self._bytes + append.size > BATCH_BYTES):
+    def _add(self, command: _OfAgent, writes: Sequence[Write], size: int) -> None:
+        agent = command.agent
+        if self._rows and (self._rows + len(writes) > BATCH_ROWS or self._bytes + size > BATCH_BYTES):
             self._commit()
-        group = self._group(append)
-        if self._refused and self._is_refused(agent, append.generation):
-            for _ in new:
+        group = self._groups.get(agent)
+        if group is not None and group.actor != command.actor:
+            self._commit()  # each actor is told of its own writes
+            group = None
+        if group is None:
+            group = self._groups[agent] = _Group(command.actor)
+        group.generation = command.generation
+        if self._refused and self._is_refused(agent, command.generation) and needs_preceding(writes[0]):
+            for _ in writes:
                 group.refuse(PrecedingRefusedError(agent))
         else:
-            group.writes += new
-        self._bytes += append.size
-        self._rows += len(new)
-        if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
-            self._commit()
-
-    def _add(self, command: messages.ChangeStatus | messages.UpdateAgent, write: NewStatus | AgentPatch) -> None:
-        group = self._group(command)
-        if self._is_refused(command.agent, command.generation) and needs_preceding(write):
-            group.refuse(PrecedingRefusedError(command.agent))
-        else:
-            group.writes.append(write)
-        self._rows += 1
-        self._bytes += write.size
+            group.writes += writes
+        self._rows += len(writes)
+        self._bytes += size
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._commit()
 
     def _is_refused(self, agent: str, generation: int) -> bool:
-        if not self._refused or (refused := self._refused.get(agent)) is None:
+        if (refused := self._refused.get(agent)) is None:
             return False
         if generation > refused:
             del self._refused[agent]
@@ -218,7 +200,9 @@ class DatabaseActor(PinnedActor):
     def _add_creation(self, agents: tuple[tuple[str, NewAgent], ...]) -> list[Outcome] | None:
         if not agents:
             return []
-        if self._rows + len(agents) > BATCH_ROWS or any(agent in self._groups for agent, _ in agents):
+        size = sum(new.size for _, new in agents)
+        is_full = self._rows + len(agents) > BATCH_ROWS or self._bytes + size > BATCH_BYTES
+        if is_full or any(agent in self._groups for agent, _ in agents):
             self._commit()
         creation = _Creation(agents, self.defer_reply())
         for agent, new in agents:
@@ -226,7 +210,7 @@ class DatabaseActor(PinnedActor):
             group.creation = creation
             group.writes.append(new)
             self._rows += 1 + len(new.messages)
-            self._bytes += new.size
+        self._bytes += size
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._commit()
         return None
@@ -236,55 +220,58 @@ class DatabaseActor(PinnedActor):
         if not groups:
             return
         self._rows = self._bytes = 0
-        work = [AgentWrites(agent, group.writes) for agent, group in groups.items() if group.writes]
-        outcomes = iter(self._store_all(work))
-        with self._inline_turns() if len(groups) <= SMALL_BATCH_AGENTS else nullcontext():
+        work: list[AgentWrites] = []
+        writes = 0
+        for agent, group in groups.items():
+            if group.writes:
+                work.append(AgentWrites(agent, group.writes))
+                writes += len(group.writes)
+        outcomes = self._store_all(work, writes) if work else []
+        if len(groups) <= SMALL_BATCH_AGENTS:
+            self._inline_turns(partial(self._answer, groups, outcomes))
+        else:
             self._answer(groups, outcomes)
 
-    def _answer(self, groups: dict[str, _Group], outcomes: Iterator[Outcome]) -> None:
+    def _answer(self, groups: dict[str, _Group], outcomes: list[Outcome]) -> None:
+        of_the_stored = iter(outcomes)
         for agent, group in groups.items():
-            outcome = next(outcomes) if group.writes else _NOTHING
+            outcome = next(of_the_stored) if group.writes else _NOTHING
             if outcome.refused:
                 self._remember_refusal(agent, group.generation)
             if group.creation is not None:
                 group.creation.answer(agent, outcome)
             else:
-                replies = group.merge(outcome.replies)
+                replies = outcome.replies if group.refusals is None else group.merge(outcome.replies)
                 self._acknowledge(agent, messages.Acknowledged(outcome.committed, replies, group.actor))
 
-    def _store_all(self, work: list[AgentWrites]) -> list[Outcome]:
-        """Commit, and return the outcomes: those of the store, or its error for every write."""
-        try:
-            if self._fatal is not None:
-                raise self._fatal
-            return self._store_when_possible(work) if work else []
-        except NotStoredError as error:
-            refusal: Exception = error
-        except BaseException as error:  # it may be stored or not, so going on could repeat or lose it
-            refusal = error if isinstance(error, Exception) else self._failed(error)
-            self._stop_writing(refusal)
+    def _store_all(self, work: list[AgentWrites], writes: int) -> list[Outcome]:
+        """Commit, again while the store is unavailable; return its outcomes, or its error for every write."""
+        commits, is_warned, refusal = self._commits, False, self._fatal
+        while refusal is None:
+            began = perf_counter()
+            try:
+                outcomes = self._store.commit(work)
+            except StoreUnavailableError as error:
+                commits.refusals += 1
+                if self._give_up.is_set():
+                    refusal = error
+                elif not is_warned:
+                    logger.warning("%s: %s; agents wait until it can be stored", self._store.name, error)
+                    is_warned = True
+                self._give_up.wait(RETRY_S)
+            except NotStoredError as error:
+                refusal = error
+            except BaseException as error:  # it may be stored or not, so going on could repeat or lose it
+                refusal = error if isinstance(error, Exception) else self._failed(error)
+                self._stop_writing(refusal)
+            else:
+                commits.seconds.observe(perf_counter() - began)
+                commits.sizes.observe(writes)
+                return outcomes
         return [Outcome(None, [refusal] * len(agent.writes), any(map(_is_message, agent.writes))) for agent in work]
 
     def _failed(self, error: BaseException) -> StoreUnknownError:
         return StoreUnknownError(f"the writer of {self._store.name} failed: {error!r}")
-
-    def _store_when_possible(self, work: list[AgentWrites]) -> list[Outcome]:
-        commits, warned = self._commits, False
-        while True:
-            began = perf_counter()
-            try:
-                outcomes = self._store.commit(work)
-                commits.seconds.observe(perf_counter() - began)
-                commits.sizes.observe(sum(len(agent.writes) for agent in work))
-                return outcomes
-            except StoreUnavailableError as error:
-                commits.refusals += 1
-                if self._give_up.is_set():
-                    raise
-                if not warned:
-                    logger.warning("%s: %s; agents wait until it can be stored", self._store.name, error)
-                    warned = True
-                self._give_up.wait(RETRY_S)
 
     def _remember_refusal(self, agent: str, generation: int) -> None:
         self._refused[agent] = generation

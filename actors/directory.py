@@ -13,8 +13,8 @@ from typing import Any, Final
 from commitcast.actors import messages
 from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.errors import FutureTimeoutError, MailboxFullError, RuntimeStoppedError
+from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.deadletters import DeadLetters
-from commitcast.actors.kernel.dispatch import PooledActor
 from commitcast.actors.kernel.future import Future, remaining
 from commitcast.actors.kernel.mailbox import Empty, Envelope
 from commitcast.actors.kernel.waiting import Signal
@@ -30,7 +30,7 @@ class Directory:
 
     def __init__(
         self,
-        make: Callable[[str, messages.Created | None], PooledActor],
+        make: Callable[[str, messages.Created | None], Actor],
         credit: CreditLimiter,
         dead_letters: DeadLetters,
     ) -> None:
@@ -46,7 +46,7 @@ class Directory:
         self._credit = credit
         self._dead_letters = dead_letters
         self._lock = threading.RLock()
-        self._actors: dict[str, PooledActor] = {}
+        self._actors: dict[str, Actor] = {}
         self.is_open = True
         """Whether requests from outside are accepted."""
         self._emptied: Signal | None = None  # given when the last actor has gone
@@ -76,7 +76,11 @@ class Directory:
             self.is_open = False
         self._tell_all(messages.RuntimeStopping(ending))
         then()
-        if not self._wait_until_empty(deadline):
+        emptied = Signal()
+        with self._lock:
+            self._emptied = emptied
+            is_empty = not self._actors
+        if not is_empty and not emptied.wait(remaining(deadline)):
             self._tell_all(messages.SourceEnded(Ending(status=AgentStatus.TERMINATED)))
             logger.warning("%d agents did not end in time: the next start ends them", len(self._actors))
 
@@ -85,14 +89,6 @@ class Directory:
             live = list(reversed(self._actors.values()))
         while live:  # and forget each: a retired actor is not to be kept until the last one has retired
             live.pop().actor_inbox.put(Envelope(command))
-
-    def _wait_until_empty(self, deadline: float) -> bool:
-        emptied = Signal()
-        with self._lock:
-            if not self._actors:
-                return True
-            self._emptied = emptied
-        return emptied.wait(remaining(deadline))
 
     def stop_all(self, deadline: float) -> None:
         """Stop the actors that are left, each after it has handled what it was sent before."""
@@ -131,7 +127,7 @@ class Directory:
             self._deliver(agent, envelope)
         elif isinstance(command, messages.Emit):
             actor.actor_inbox.put(envelope)
-        elif not actor.actor_inbox.offer(envelope):
+        elif not actor.actor_inbox.put(envelope, bounded=True):
             future.fail(MailboxFullError(f"agent {agent!r}", actor.actor_inbox.limit_messages or 0))
         return future
 
@@ -167,11 +163,11 @@ class Directory:
                 actor = self._actors[agent] = self._make(agent, None)
             actor.actor_inbox.put(envelope)
 
-    def retire(self, actor: PooledActor) -> bool:
+    def retire(self, actor: Actor) -> bool:
         """Take an actor out if nothing waits in its mailbox; return whether it was stopped. In its own turn."""
         with self._lock:
             if self._actors.get(actor.name) is actor:
-                if not actor.is_mailbox_empty():
+                if not actor.actor_inbox.empty():
                     return False
                 self._remove(actor.name)
             actor.stop_now()
@@ -183,7 +179,7 @@ class Directory:
             self._emptied.set()
             self._emptied = None
 
-    def redeliver(self, actor: PooledActor) -> None:
+    def redeliver(self, actor: Actor) -> None:
         """Give what reached a stopped actor too late to the agent's present actor, or to a new one, in order."""
         agent = actor.name
         with self._lock:
@@ -219,7 +215,7 @@ class Directory:
             reply_to.set(None)  # a stop, of what has stopped
 
 
-def _drain(actor: PooledActor) -> list[Envelope]:
+def _drain(actor: Actor) -> list[Envelope]:
     late = []
     while True:
         try:

@@ -165,7 +165,7 @@ class TemplateFullError(CommitcastError, RuntimeError):
 
 
 class AgentEndedError(CommitcastError, RuntimeError):
-    """A source emitted after the end of its agent; the message was discarded and counted."""
+    """A source emitted after the end of its agent; the message was discarded."""
 
     code = "bad_request"
 

@@ -8,14 +8,15 @@ from typing import ClassVar, Final, assert_never
 
 from commitcast.actors import messages
 from commitcast.actors.backend import Notify, Publish
-from commitcast.actors.kernel.dispatch import Dispatcher, PooledActor
+from commitcast.actors.kernel.actor import Actor
+from commitcast.actors.kernel.dispatch import Dispatcher
 from commitcast.persistence.records import Committed
 
 MAILBOX_LIMIT_MESSAGES: Final = 65_536
 """Sixteen full batches of as many agents; handing one on takes a microsecond and waits for nothing."""
 
 
-class GatewayActor(PooledActor):
+class GatewayActor(Actor):
     """Casts committed messages.
 
     When its mailbox is full, a further message becomes a dead letter: it is durable, and the next heartbeat sends the

@@ -13,7 +13,7 @@ from typing import Any, Final
 from commitcast.actors import messages
 from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.kernel.future import Future
-from commitcast.actors.kernel.waiting import is_in_turn
+from commitcast.actors.kernel.waiting import this_thread
 from commitcast.actors.loop import running_loop
 from commitcast.actors.signals import RECHECK_S
 from commitcast.actors.sources.draft import clean_text, error_text
@@ -130,7 +130,7 @@ class AgentHandle:
         return record
 
     def _acquire_credit(self, message: NewMessage) -> None:
-        timeout_s = 0 if running_loop() is not None or is_in_turn() else self._system.emit_timeout_s
+        timeout_s = 0 if running_loop() is not None or this_thread.in_turn else self._system.emit_timeout_s
         self._system.credit.acquire(self.id, message.size, timeout_s)
 
     # Its life cycle.

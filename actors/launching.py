@@ -9,7 +9,6 @@ from typing import Any
 import pykka
 
 from commitcast.actors import messages
-from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.database import BATCH_ROWS, DatabaseActor
 from commitcast.actors.directory import Directory
 from commitcast.actors.errors import RuntimeStoppedError
@@ -17,8 +16,6 @@ from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.supervision import RestartPolicy
 from commitcast.actors.source_state import AgentSource
 from commitcast.actors.sources.runner import RunServices, Source, SourceRunner, check_source
-from commitcast.actors.sources.tasks import SourceTasks
-from commitcast.actors.sources.threads import SourceThreads
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, Committed
@@ -84,9 +81,7 @@ class Launcher:
         self,
         database: pykka.ActorRef[DatabaseActor],
         directory: Directory,
-        credit: CreditLimiter,
-        threads: SourceThreads,
-        tasks: SourceTasks,
+        runs: RunServices,
         loop: Callable[[], asyncio.AbstractEventLoop],
     ) -> None:
         """Make a launcher.
@@ -94,14 +89,12 @@ class Launcher:
         Args:
             database: the writer.
             directory: of the agents' actors.
-            credit: of unacknowledged messages.
-            threads: of blocking sources.
-            tasks: of async sources.
+            runs: what the runs of sources work with.
             loop: returns the loop for async sources of hosts that have none.
         """
         self._database = database
         self._directory = directory
-        self._run_services = RunServices(directory.ask, directory.tell, credit, threads, tasks, now)
+        self._runs = runs
         self._loop = loop
 
     def create(self, launches: list[Launch]) -> Future[list[Outcome]]:
@@ -163,5 +156,5 @@ class Launcher:
         source = None
         if launch.source is not None:
             choose = self._loop if loop is None else lambda: loop
-            source = AgentSource(SourceRunner(launch.source, record, self._run_services, choose), launch.restart)
+            source = AgentSource(SourceRunner(launch.source, record, self._runs, choose), launch.restart)
         self._directory.add(record.id, messages.Created(record, committed, source))

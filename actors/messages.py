@@ -16,14 +16,16 @@ An agent is launched, and then each message takes the same way:
    defined elsewhere, because only a store can make it (`persistence/records.py`).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from commitcast.actors.source_state import AgentSource
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.records import AgentRecord, Committed
 from commitcast.persistence.writes import AgentPatch, NewAgent, NewMessage, NewStatus
+
+if TYPE_CHECKING:
+    from commitcast.actors.source_state import AgentSource
 
 # 1. A launch: to the DatabaseActor, then to the actor of the new agent.
 
@@ -39,7 +41,7 @@ class Created(msgspec.Struct, frozen=True):
 
     record: AgentRecord
     creation: Committed | None
-    source: AgentSource | None
+    source: "AgentSource | None"
 
 
 # 2. To an AgentActor, from its host or its source.

@@ -26,7 +26,7 @@ from commitcast.actors.errors import RuntimeStoppedError, WouldBlockError
 from commitcast.actors.given_gateway import GivenGateway, HasRef
 from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle
 from commitcast.actors.kernel.dispatch import Dispatcher
-from commitcast.actors.kernel.waiting import is_in_turn
+from commitcast.actors.kernel.waiting import this_thread
 from commitcast.actors.metrics import RuntimeCollector, RuntimeStats
 from commitcast.actors.recovery import recover
 from commitcast.actors.sources.threads import MAX_RUNNING_SOURCES
@@ -356,5 +356,5 @@ class AgentRuntime(AgentApi):
 
 
 def _check_may_block() -> None:
-    if is_in_turn():
+    if this_thread.in_turn:
         raise WouldBlockError

@@ -1,7 +1,8 @@
 """Commit signals: wake the threads and tasks that wait for an agent's next commit (`follow`, `wait`).
 
 A `CommitSignal` has a version that rises with each commit. A waiter takes the version first, then reads the store, then
-waits for a newer version, so that no commit can fall between. Agents that are not waited for have no signal.
+waits for a newer version, so that no commit can fall between. Agents that are not waited for have no signal, so that
+their commits only look into a dict.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ class CommitSignal:
         self._lock = threading.Lock()
         self._version = 0
         self._waiting: list[Callable[[], object]] = []
+        self.users = 0
+        """How many use it. Kept by `CommitSignals`."""
 
     @property
     def version(self) -> int:
@@ -79,18 +82,13 @@ class CommitSignals:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._signals: dict[str, tuple[CommitSignal, int]] = {}  # each with the number of its users
-
-    def notify(self, agent: str) -> None:
-        """Wake the waiters of an agent. Any thread."""
-        used = self._signals.get(agent)
-        if used is not None:
-            used[0].notify()
+        self.used: dict[str, CommitSignal] = {}
+        """By agent. Any thread may look into it."""
 
     def notify_all(self) -> None:
         """Wake the waiters of all agents, to look at the state of the runtime."""
         with self._lock:
-            signals = [signal for signal, _ in self._signals.values()]
+            signals = list(self.used.values())
         for signal in signals:
             signal.notify()
 
@@ -98,23 +96,18 @@ class CommitSignals:
     def of(self, agent: str) -> Iterator[CommitSignal]:
         """Use the signal of an agent."""
         with self._lock:
-            signal, users = self._signals.get(agent) or (CommitSignal(), 0)
-            self._signals[agent] = (signal, users + 1)
+            signal = self.used.setdefault(agent, CommitSignal())
+            signal.users += 1
         try:
             yield signal
         finally:
-            self._leave(agent)
-
-    def _leave(self, agent: str) -> None:
-        with self._lock:
-            signal, users = self._signals[agent]
-            if users == 1:
-                del self._signals[agent]
-            else:
-                self._signals[agent] = (signal, users - 1)
+            with self._lock:
+                signal.users -= 1
+                if not signal.users:
+                    del self.used[agent]
 
     def _drop_in_child(self) -> None:
         """Let a wait in a child end without another error than the store's."""
         self._lock = threading.Lock()
-        for signal, _ in self._signals.values():
+        for signal in self.used.values():
             signal._drop_in_child()

@@ -1,11 +1,13 @@
-"""The state of an agent's source, for its actor: whether it runs, how it ended, and whether it is started again.
+"""The source of an agent, for its actor: whether it runs, how it ended, and whether it is started again.
 
-Used from the actor's turns only. Decides; the actor stores and tells.
+Owns what follows from a source's end: another run, or the end of its agent; and what an end of the agent waits for,
+which is all that its source has read, and the end of its source's processes. Used from the actor's turns only.
 """
 
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from commitcast.actors import messages
 from commitcast.actors.errors import InboxFullError, InputRefusedError, RuntimeStoppedError
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.mailbox import Envelope
@@ -13,44 +15,25 @@ from commitcast.actors.kernel.supervision import RestartPolicy, Restarts
 from commitcast.actors.kernel.timers import Timer
 from commitcast.actors.sources.draft import Ending
 from commitcast.actors.sources.inbox import Inbox
-from commitcast.persistence.errors import CommitcastError
+from commitcast.persistence.clock import now
+from commitcast.persistence.errors import CommitcastError, IllegalTransitionError
 from commitcast.persistence.records import AgentStatus, Committed, MessageRecord
 from commitcast.persistence.writes import NewMessage, encode_json, new_message
 
+if TYPE_CHECKING:
+    from commitcast.actors.agent import AgentActor
+    from commitcast.actors.sources.runner import SourceRunner
+
 NOT_KNOWN: Final = "it stopped before it was known whether this is stored"
 """The answer to callers that still wait when an agent's actor ends."""
-
 ENDINGS_TRIED: Final = 3
 """How often the end of an agent is tried at once when the database refuses it."""
-
-
+ENDING_PAUSE_S: Final = 1.0
+"""How long it waits after that, before it is tried again."""
 MAX_REASON_CHARACTERS: Final = 1_000
 """Of an error's text in the message that marks a restart; the whole text is in the record when the agent fails."""
-
-
-class SourceRun(Protocol):
-    """One run of a source. A protocol, because `sources/runner.py` sends messages, which hold an `AgentSource`."""
-
-    takes_input: bool
-    """Whether it reads its inbox."""
-    inbox: Inbox
-    """What was sent to the agent; the same in every run."""
-
-    @property
-    def has_processes(self) -> bool:
-        """Whether it may have processes until it has ended. Ask after `cancel`: then none are started later."""
-
-    def start(self) -> None:
-        """Begin. Does not block."""
-
-    def cancel(self) -> None:
-        """Ask it to stop. Does not block; idempotent."""
-
-    def last_words(self) -> list[NewMessage]:
-        """Return what it has read and not emitted yet, once; from then on it emits nothing."""
-
-    def again(self) -> "SourceRun":
-        """Return another run of the same source, with the same inbox; not begun yet."""
+ENDS: Final = (messages.Complete, messages.Fail, messages.Terminate, messages.SourceEnded)
+"""Commands that end an agent."""
 
 
 class HeldEnd(NamedTuple):
@@ -65,14 +48,14 @@ class HeldEnd(NamedTuple):
 class AgentSource:
     """The source of one agent, over all its runs."""
 
-    def __init__(self, run: SourceRun, policy: RestartPolicy) -> None:
+    def __init__(self, run: "SourceRunner", policy: RestartPolicy) -> None:
         """Begin with the first run, which is not started yet."""
         self._run = run
-        self.restart_timer: Timer | None = None
-        """Of the next run, during the backoff."""
+        self._restart_timer: Timer | None = None  # of the next run, during the backoff
         self._restarts = Restarts(policy)
         self._tries = 0
         self._delivered = 0  # the sequence of the last text that was put into the inbox
+        self._first_end: messages.AgentCommand | None = None  # waits for the last words
         self.is_running = False
         self.ending: Ending | None = None
         """How the agent is to end; None while that is not settled."""
@@ -99,22 +82,90 @@ class AgentSource:
         """Whether it is settled that the agent fails."""
         return self.ending is not None and self.ending.status is AgentStatus.FAILED
 
+    # Its runs.
+
+    def begin(self, agent: "AgentActor") -> None:
+        """Begin the run; one that cannot be started has failed."""
+        try:
+            self.start()
+        except Exception as error:  # no thread to be had, its loop is closed: the agent must come to an end
+            self.on_ended(agent, Ending.of(error))
+
     def start(self) -> None:
-        """Begin the first run."""
+        """Begin the run."""
         self.is_running = True
         self._run.start()
 
-    def start_again(self) -> None:
-        """Begin another run."""
+    def renew(self) -> None:
+        """Have another run to be begun."""
         self._run = self._run.again()
-        self.start()
 
     def cancel(self) -> bool:
         """Ask the source to stop, and do not run it again; return whether its end is to be waited for."""
-        if self.restart_timer is not None:
-            self.restart_timer.cancel()
+        if self._restart_timer is not None:
+            self._restart_timer.cancel()
         self._run.cancel()
         return self.has_processes
+
+    def on_ended(self, agent: "AgentActor", ending: Ending) -> None:
+        """Start another run after the backoff, or bring the agent to its end."""
+        if agent.status.is_terminal or self.held is not None:
+            if (held := self.let_go(ending)) is not None:
+                agent.end_at_last(held)
+        elif (delay_s := self.ended(ending, agent.dispatcher.now())) is None:
+            self.end_if_due(agent)
+        else:
+            agent.emit(_restart_notice(ending, self.restarts, delay_s))
+            self._restart_timer = agent.tell_later(delay_s, messages.RestartDue())
+
+    def ended(self, ending: Ending, now: float) -> float | None:
+        """Take note of a run's end.
+
+        Returns:
+            After how many seconds it is to be started again; None if this was the last run, and `ending` is settled.
+        """
+        self.is_running = False
+        if self.ending is None and ending.status is AgentStatus.FAILED:
+            delay_s = self._restarts.after_failure(now)
+            if delay_s is not None:
+                return delay_s
+        self.ending = self.ending or ending
+        return None
+
+    def on_restart_due(self, agent: "AgentActor") -> None:
+        """Begin another run, unless the agent is at its end meanwhile."""
+        if not agent.status.is_terminal and self.ending is None:
+            self.renew()
+            self.begin(agent)
+
+    def lost(self, error: Exception) -> None:
+        """Take note that one of its messages was refused: the agent fails, however the source ends."""
+        if not self.has_failed:
+            self.ending = Ending.of(error)
+        self.cancel()
+
+    # The end of its agent.
+
+    def has_last_words(self, agent: "AgentActor", end: messages.AgentCommand) -> bool:
+        """Return whether one of `ENDS` has to wait for the source's last words: then it comes once more, after them.
+
+        They are what it has read and not emitted yet. They go through the mailbox because what it emitted just before
+        is in it too.
+        """
+        if end is self._first_end:
+            self._first_end = None
+            return False
+        if self._first_end is None:
+            is_its_own = isinstance(end, messages.SourceEnded)  # then it has emitted everything before
+            words = self._run.last_words() if self.is_running and not is_its_own else []
+            if not words:
+                return False
+            self._first_end = end
+            for message in words:
+                agent.services.credit.force_acquire(agent.agent, message.size)
+                agent.actor_inbox.put(Envelope(messages.Emit(message, from_source=True)))
+        agent.actor_inbox.put(Envelope(end, _still_wanted(agent.defer_reply())))
+        return True
 
     def truth(self, status: AgentStatus, facts: dict[str, str | None]) -> tuple[AgentStatus, dict[str, str | None]]:
         """Return how an agent ends that was asked to end like this: a failure that is not stored yet comes first."""
@@ -126,9 +177,7 @@ class AgentSource:
         """Take note of the last run's end; return the end that waited for it, with the run's result if it has none."""
         self.is_running = False
         held, self.held = self.held, None
-        if (
-            held is not None and self.ending is not None and self.has_failed
-        ):  # one of its messages was refused meanwhile
+        if held is not None and self.ending is not None and self.has_failed:  # one of its messages was refused
             held = held._replace(status=AgentStatus.FAILED, facts=self.ending.error)
         if held is None or ending.result is None or held.facts.get("result_json") is not None:
             return held
@@ -140,9 +189,27 @@ class AgentSource:
         if held is not None and held.asker is not None:
             held.asker.fail(RuntimeStoppedError(NOT_KNOWN))
 
-    def last_words(self) -> list[NewMessage]:
-        """Return what the source has read and not emitted yet, if it runs, once; from then on it emits nothing."""
-        return self._run.last_words() if self.is_running else []
+    def end_if_due(self, agent: "AgentActor") -> None:
+        """Bring the agent to its end if the source is at its own, again if the database refused that."""
+        ending = self.ending
+        if ending is None or self.has_processes or agent.status.is_terminal:
+            return
+        if not self.may_try_ending():
+            agent.tell_later(ENDING_PAUSE_S, messages.EndingDue())
+            return
+        result = None if ending.result is None else encode_json(ending.result, "result")
+        try:
+            agent.change(ending.status, result_json=result, **ending.error)
+        except IllegalTransitionError as error:  # it never became running, so it cannot have completed
+            name, message = type(error).__name__, str(error)
+            agent.change(AgentStatus.FAILED, error_name=name, error_message=message, result_json=result)
+
+    def may_try_ending(self) -> bool:
+        """Whether the end may be tried now; if not, later, and then as often again."""
+        self._tries = (self._tries + 1) % (ENDINGS_TRIED + 1)
+        return self._tries != 0
+
+    # Texts for it.
 
     def keep_place(self, agent: str, size: int) -> CommitcastError | None:
         """Reserve a place in the inbox for a text of `size` bytes; return why that cannot be done."""
@@ -174,38 +241,22 @@ class AgentSource:
             if waiting.message is not None and waiting.message.for_source:
                 self.inbox.count_in(waiting.message.message.size)
 
-    def ended(self, ending: Ending, now: float) -> float | None:
-        """Take note of a run's end.
 
-        Returns:
-            After how many seconds it is to be started again; None if this was the last run, and `ending` is settled.
-        """
-        self.is_running = False
-        if self.ending is None and ending.status is AgentStatus.FAILED:
-            delay_s = self._restarts.after_failure(now)
-            if delay_s is not None:
-                return delay_s
-        self.ending = self.ending or ending
+def _still_wanted(asker: Future[Any] | None) -> Future[Any] | None:
+    """Return a future that answers the asker: what was begun goes on, also if the asker cancels meanwhile."""
+    if asker is None:
         return None
-
-    def lost(self, error: Exception) -> None:
-        """Take note that one of its messages was refused: the agent fails, however the source ends."""
-        if not self.has_failed:
-            self.ending = Ending.of(error)
-        self.cancel()
-
-    def may_try_ending(self) -> bool:
-        """Whether the end may be tried now; if not, later, and then as often again."""
-        self._tries = (self._tries + 1) % (ENDINGS_TRIED + 1)
-        return self._tries != 0
+    answer: Future[Any] = Future()
+    answer.add_done_callback(lambda _: asker.complete_by(answer.get))
+    return answer
 
 
-def restart_notice(ending: Ending, restarts: int, delay_s: float, created_at: str) -> NewMessage:
+def _restart_notice(ending: Ending, restarts: int, delay_s: float) -> NewMessage:
     """Return the message that marks a restart: later messages are of another run of the source."""
     why = (ending.error_message or "")[:MAX_REASON_CHARACTERS]
     return new_message(
         f"The source failed ({ending.error_name}: {why}) and is started again in {delay_s:g} s.",
-        created_at=created_at,
+        created_at=now(),
         type="system",
         metadata={"restart": restarts, "delay_s": delay_s, "error_name": ending.error_name, "error_message": why},
     )

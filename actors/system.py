@@ -20,17 +20,20 @@ from commitcast.actors.database import DatabaseActor
 from commitcast.actors.directory import Directory
 from commitcast.actors.gateway import GatewayActor
 from commitcast.actors.given_gateway import GivenGateway
+from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.dispatch import Dispatcher, ThreadDispatcher, stop_actor
 from commitcast.actors.kernel.future import remaining
 from commitcast.actors.kernel.ref import ActorRef
-from commitcast.actors.kernel.supervision import ChildSpec, RestartPolicy, Supervisor
+from commitcast.actors.kernel.supervision import RestartPolicy, Supervisor
 from commitcast.actors.launching import Launcher
 from commitcast.actors.loop import LoopThread
 from commitcast.actors.metrics import CommitStats, RuntimeStats
 from commitcast.actors.signals import CommitSignals
+from commitcast.actors.sources.runner import RunServices
 from commitcast.actors.sources.tasks import SourceTasks
 from commitcast.actors.sources.threads import SourceThreads
 from commitcast.persistence import fork
+from commitcast.persistence.clock import now
 from commitcast.persistence.store import Reader
 
 logger: Final = logging.getLogger(__name__)
@@ -84,11 +87,16 @@ class ActorSystem:
         self._threads = SourceThreads(max_running_sources, self._dispatcher.spawn)
         self._tasks = SourceTasks()
         self._loop = LoopThread("sources")
-        self._supervisor = Supervisor(self._dispatcher, self._escalate)
         self._given_gateway = gateway
+        self._supervisor = self._supervise("gateway", self._make_gateway, RestartPolicy())
         self._gateway: ActorRef[Any] | None = None  # of the system's own actor
-        cast = self._start_gateway()
-        self._database = self._supervisor.start(ChildSpec("database", self._make_database, NEVER))
+        if gateway is None:
+            self._gateway = self._supervisor.start()
+            cast = self._gateway.tell
+        else:
+            gateway.begin()
+            cast = gateway.tell
+        self._database = self._supervise("database", self._make_database, NEVER).start()
         self._services = AgentServices(
             dispatcher=self._dispatcher,
             database=self._database,
@@ -98,14 +106,11 @@ class ActorSystem:
             directory=self.directory,
             signals=self.signals,
         )
-        self.launcher = Launcher(self._database, self.directory, credit, self._threads, self._tasks, self._loop.get)
+        runs = RunServices(self.directory.ask, self.directory.tell, credit, self._threads, self._tasks, now)
+        self.launcher = Launcher(self._database, self.directory, runs, self._loop.get)
 
-    def _start_gateway(self) -> Callable[[messages.GatewayCommand], None]:
-        if self._given_gateway is not None:
-            self._given_gateway.begin()
-            return self._given_gateway.tell
-        self._gateway = self._supervisor.start(ChildSpec("gateway", self._make_gateway))
-        return self._gateway.tell
+    def _supervise(self, name: str, make: Callable[[], Actor], restart: RestartPolicy) -> Supervisor:
+        return Supervisor(name, make, restart, self._dispatcher, self._escalate)
 
     def _make_gateway(self) -> GatewayActor:
         return GatewayActor(self._dispatcher, self._backend.publish, self._backend.notify)
@@ -156,7 +161,7 @@ class ActorSystem:
             database_waiting=self._database.actor_inbox.qsize(),
             waits_for=self.reader.waits_for,
             gateway_waiting=0 if gateway is None else gateway.actor_inbox.qsize(),
-            gateway_restarts=0 if gateway is None else self._supervisor.restarts("gateway"),
+            gateway_restarts=self._supervisor.restarts.count,
             dead_letters=self.dead_letters.count,
             latest_dead_letters=self.dead_letters.latest,
         )

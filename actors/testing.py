@@ -8,14 +8,13 @@ messages would have been cast, in which order, and after which commit. `Probe` s
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from commitcast.actors.kernel import probe
 from commitcast.actors.kernel.dispatch import Dispatcher
 from commitcast.actors.kernel.errors import DeadlockError
-from commitcast.actors.kernel.probe import TIMEOUT_S
 from commitcast.actors.kernel.seeded import SeededDispatcher
 from commitcast.actors.messages import GatewayCommand, Notice
+from commitcast.actors.probe import TIMEOUT_S, Probe
 from commitcast.persistence.deprecation import renamed_argument
 from commitcast.persistence.errors import NotStoredError
 from commitcast.persistence.records import Committed, MessageRecord, StatusChange
@@ -32,38 +31,10 @@ __all__ = [
     "SeededDispatcher",
 ]
 
-T = TypeVar("T")
 Work = Sequence[AgentWrites]
 
 HOLD_S: Final = 60.0
 """Limit on the time that a commit is held: a test that forgets to release it fails, and does not hang."""
-
-
-class Probe(probe.Probe):
-    """Stands for any actor that others send messages to. Any thread.
-
-    Its `ref` is what the others are given. It keeps every message in `received`, and answers every ask with `answer`.
-    `expect` goes through the messages one by one, in order.
-
-    Example:
-        probe = Probe(answer=42)
-        assert probe.ref.ask("how many?") == 42
-        assert probe.expect(str) == "how many?"
-        probe.stop()
-    """
-
-    @renamed_argument("timeout_s", "timeout")
-    def expect(self, kind: type[T], timeout: float = TIMEOUT_S) -> T:
-        """Return the next message, which must be of a kind. Blocks until there is one.
-
-        Args:
-            kind: its class.
-            timeout: seconds.
-
-        Raises:
-            AssertionError: it is of another kind, or none came in time.
-        """
-        return super().expect(kind, timeout)
 
 
 class MockGatewayError(Exception):
@@ -147,15 +118,6 @@ class MockGateway(Probe):
 
         self.wait_until(lambda: bool(matching()), f"agent {agent!r} to be {status}", timeout)
         return matching()[0]
-
-    @renamed_argument("timeout_s", "timeout")
-    def wait_until(self, predicate: Callable[[], bool], what: str, timeout: float = TIMEOUT_S) -> None:
-        """Block until `predicate` is true; it is asked again after each thing received.
-
-        Raises:
-            TimeoutError: it stayed false; the error says `what` was waited for and shows what was received.
-        """
-        super().wait_until(predicate, what, timeout)
 
     def fail_on(self, n: int) -> None:
         """Make the actor raise `MockGatewayError` on the `n`-th thing it receives, counted from 1; it is not kept."""

@@ -2,6 +2,9 @@
 
 Owns the turn, and the consequences of an error in it: the error goes to the asker or to the actor's supervisor, never
 to another actor. The dispatcher decides which thread takes a turn (`dispatch.py`); one thread at a time does.
+
+A *turn* is what a thread does for one actor before another gets the thread. An actor may collect during its turn and
+act at the end of it (`on_turn_end`), which is how many small messages become one large one.
 """
 
 import itertools
@@ -16,16 +19,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import pykka
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
-from commitcast.actors.kernel.deadletters import DeadLetters
+from commitcast.actors.kernel.errors import FutureCancelledError
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.mailbox import DETACHED, Empty, Envelope, Mailbox
 from commitcast.actors.kernel.ref import ActorRef, ActorStopped, StoppedFlag, Watch
 
 if TYPE_CHECKING:
-    from commitcast.actors.kernel.supervision import Child
+    from commitcast.actors.kernel.dispatch import Dispatcher
+    from commitcast.actors.kernel.supervision import Supervisor
 
 logger: Final = logging.getLogger(__name__)
 
+TURN_MESSAGES: Final = 64
+"""What one actor handles before another gets the thread."""
 _numbers: Final = itertools.count(1)
 _process: Final = secrets.randbits(127)
 """Tells the actors of this process from those of another."""
@@ -46,10 +52,12 @@ _SPECIAL: Final = frozenset({_ActorStop, Watch, *_PROXIED})
 
 
 class Actor(pykka.Actor):
-    """What pooled and pinned actors have in common. A subclass defines those of the hooks that it needs.
+    """An actor that shares the threads of a dispatcher. A subclass defines those of the hooks that it needs.
+
+    Its handlers must not block; for one that has to there is `PinnedActor`.
 
     Example:
-        class Counter(PooledActor):
+        class Counter(Actor):
             mailbox_limit_messages = 1_000                     # at the limit `tell` raises MailboxFullError
 
             def on_start(self): ...                            # before the first message; `start` raises its error
@@ -66,19 +74,26 @@ class Actor(pykka.Actor):
         ref.stop()
     """
 
+    turn_messages: ClassVar[int] = TURN_MESSAGES
     mailbox_limit_messages: ClassVar[int | None] = None
     """How many ordinary messages may wait for it; None where the senders keep the bound."""
 
     actor_inbox: Mailbox  # type: ignore[assignment]  # see `ActorRef`
-    supervisor: "Child | None" = None
+    supervisor: "Supervisor | None" = None
     _asker: Future[Any] | None = None
     _watching: "list[Callable[[ActorStopped], object]] | None" = None
     _ref: "ActorRef[Any] | None" = None
 
-    def __init__(self, name: str, dead_letters: DeadLetters) -> None:
+    def __init__(self, name: str, dispatcher: "Dispatcher") -> None:
+        """Make the actor.
+
+        Args:
+            name: what to call it in logs and errors.
+            dispatcher: gives it turns, and counts the messages that it does not handle.
+        """
         self.number = next(_numbers)
         self.name = name
-        self._dead_letters = dead_letters
+        self.dispatcher = dispatcher
         self.actor_inbox = self._create_actor_inbox()
 
     def __str__(self) -> str:
@@ -101,12 +116,17 @@ class Actor(pykka.Actor):
             self._ref = ActorRef(self)
         return self._ref
 
+    # Pykka's hooks for new actor types.
+
     def _create_actor_inbox(self) -> Mailbox:  # type: ignore[override]  # Pykka calls it on the instance too
         return Mailbox(self.mailbox_limit_messages)
 
     @staticmethod
     def _create_future() -> Future[Any]:
         return Future()
+
+    def _start_actor_loop(self) -> None:
+        self.begin()
 
     # Hooks beside Pykka's own.
 
@@ -131,10 +151,6 @@ class Actor(pykka.Actor):
         """Whether an asker waits for the answer to the message that is being handled."""
         return self._asker is not None
 
-    def is_mailbox_empty(self) -> bool:
-        """Whether no message waits to be handled."""
-        return self.actor_inbox.empty()
-
     # Start.
 
     @classmethod
@@ -153,9 +169,6 @@ class Actor(pykka.Actor):
         if self.actor_inbox.state is DETACHED:  # else it has stopped itself
             self.actor_inbox.attach(self)
 
-    def _start_actor_loop(self) -> None:  # the name of Pykka's hook for new actor types
-        self.begin()
-
     def take_over(self, failed: "Actor") -> None:
         """Start in the place of an actor that failed: with its ref, its mailbox and what waits there, its watchers."""
         self.number = failed.number
@@ -168,46 +181,47 @@ class Actor(pykka.Actor):
 
     # Loop.
 
-    def wake(self) -> None:
-        """Have a turn scheduled: a message waits, and no turn is scheduled or under way. Must not block."""
-        raise NotImplementedError
-
     def run_inline(self) -> None:
         """Take a turn on this thread if that can be done, else have one scheduled."""
-        self.wake()
+        self.dispatcher.try_run_inline(self)
 
     def take_turn(self, limit: int) -> None:
-        """Handle the messages that wait, up to a limit. One thread at a time; called by the dispatcher."""
+        """Handle the messages that wait, up to a limit, and answer them. One thread at a time; for the dispatcher.
+
+        Raises nothing that a handler or a hook raises: SystemExit and CancelledError too end at most this actor.
+        """
         mailbox = self.actor_inbox
         for _ in range(limit):
             try:
                 envelope = mailbox.get(False)
             except Empty:
                 break
-            self.handle(envelope)
+            message, self._asker = envelope.message, envelope.reply_to
+            if self._asker is not None and self._asker.is_unwanted:
+                self._drop(envelope)
+                continue
+            try:
+                response = self._on_special(message) if type(message) in _SPECIAL else self.on_receive(message)
+                asker, self._asker = self._asker, None
+                if asker is not None:
+                    asker.set(response)
+            except BaseException as error:
+                self._on_error(envelope, error)
             if mailbox.owner is not self:  # it has failed or stopped
                 return
         try:
             self.on_turn_end()
-        except BaseException as error:  # as in `handle`
+        except BaseException as error:
             self._fail(error)
         if mailbox.owner is self:
             mailbox.turn_ended()
 
-    def handle(self, envelope: Envelope) -> None:
-        """Handle one message and answer it. Raises nothing."""
-        message, reply_to = envelope.message, envelope.reply_to
-        if reply_to is not None and not reply_to.begin():
-            self.on_dropped(message)
-            return
-        self._asker = reply_to
-        try:
-            response = self._on_special(message) if type(message) in _SPECIAL else self.on_receive(message)
-            asker, self._asker = self._asker, None
-            if asker is not None:
-                asker.set(response)
-        except BaseException as error:  # SystemExit and CancelledError too: one handler must not end the others
-            self._on_error(envelope, error)
+    def _drop(self, envelope: Envelope) -> None:
+        """Answer a message that its asker has cancelled before it was begun."""
+        asker, self._asker = self._asker, None
+        if asker is not None:
+            asker.fail(FutureCancelledError())
+        self.on_dropped(envelope.message)
 
     def _on_special(self, message: Any) -> Any:
         if isinstance(message, _ActorStop):
@@ -298,7 +312,7 @@ class Actor(pykka.Actor):
         if isinstance(message, Watch):
             self._call(lambda: message.callback(self._stopped(None)))
         elif reply_to is None:
-            self._dead_letters.add(str(self), message, "the actor had stopped")
+            self.dispatcher.dead_letters.add(str(self), message, "the actor had stopped")
         elif isinstance(message, _ActorStop):
             reply_to.set(None)
         else:

@@ -3,9 +3,6 @@
 All are Pykka actors on Pykka's hooks for new actor types, with a loop of their own: an exception of any kind in a
 handler ends at most that actor, every ask is answered, and no registry of the process knows them. An actor's messages
 are handled one at a time and in order; an actor that waits for messages costs its mailbox and nothing else.
-
-A *turn* is what a thread does for one actor before another gets the thread. An actor may collect during its turn and
-act at the end of it (`on_turn_end`), which is how many small messages become one large one.
 """
 
 import logging
@@ -13,18 +10,17 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from typing import Any, ClassVar, Final, Protocol
 from weakref import WeakSet
 
 import pykka
 
-from commitcast.actors.kernel import waiting
 from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.deadletters import DeadLetters
 from commitcast.actors.kernel.future import remaining
 from commitcast.actors.kernel.timers import Timer, Timers
+from commitcast.actors.kernel.waiting import this_thread
 
 logger: Final = logging.getLogger(__name__)
 
@@ -32,23 +28,22 @@ WORKERS: Final = 2
 """Threads for pooled actors. Their handlers hold the interpreter's lock, so more would only wait for it; a second one
 serves the others while the first loads an agent from the disk."""
 _main_thread = threading.main_thread().ident
-TURN_MESSAGES: Final = 64
-"""What one actor handles before another gets the thread."""
 
 
 class Dispatcher(Protocol):
     """Gives turns to actors, and calls functions later."""
 
     dead_letters: DeadLetters
+    """Counts the messages that its actors do not handle."""
 
-    def schedule(self, actor: "PooledActor") -> None:
+    def schedule(self, actor: Actor) -> None:
         """Give an actor a turn soon. Any thread; never blocks."""
 
-    def try_run_inline(self, actor: "PooledActor") -> None:
+    def try_run_inline(self, actor: Actor) -> None:
         """Let an actor handle one message on this thread if that can be done, else give it a turn soon."""
 
-    def inline_turns(self) -> AbstractContextManager[None]:
-        """Collect the actors that this thread wakes inside the context, and give them turns on it at the end."""
+    def inline_turns(self, call: Callable[[], object]) -> None:
+        """Call `call`; then give the actors that it has woken their turns on this thread."""
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after `delay_s` seconds. It must not block."""
@@ -61,6 +56,12 @@ class Dispatcher(Protocol):
 
     def stop(self) -> None:
         """End the threads once the turns that are scheduled are over. Blocks, but not for the thread that calls."""
+
+
+class _Woken(threading.local):
+    """The actors that were woken by this thread in `inline_turns`; None outside of it."""
+
+    actors: "list[Actor] | None" = None
 
 
 class ThreadDispatcher:
@@ -84,8 +85,8 @@ class ThreadDispatcher:
         """
         self._may_block = may_block
         self.dead_letters = dead_letters or DeadLetters()
-        self._ready: queue.SimpleQueue[PooledActor | None] = queue.SimpleQueue()
-        self._woken = threading.local()
+        self._ready: queue.SimpleQueue[Actor | None] = queue.SimpleQueue()
+        self._woken = _Woken()
         self._timers = Timers(name)
         # Daemons: a host that forgets to stop its runtime must still be able to exit, and what is not committed was
         # never promised to anybody.
@@ -102,46 +103,42 @@ class ThreadDispatcher:
         self._ready = queue.SimpleQueue()
         self._ready.put(None)
 
-    def schedule(self, actor: "PooledActor") -> None:
+    def schedule(self, actor: Actor) -> None:
         """Give an actor a turn soon."""
-        woken: list[PooledActor] | None = getattr(self._woken, "actors", None)
+        woken = self._woken.actors
         if woken is None:
             self._ready.put(actor)
         else:
             woken.append(actor)
 
-    def try_run_inline(self, actor: "PooledActor") -> None:
+    def try_run_inline(self, actor: Actor) -> None:
         """Let an actor handle one message on this thread, unless this thread is in a turn already.
 
         Never on the main thread: Ctrl-C could interrupt the turn between any two steps, and the actor would not wake.
         """
-        if waiting.is_in_turn() or threading.get_ident() == _main_thread:
+        if this_thread.in_turn or threading.get_ident() == _main_thread:
             self._ready.put(actor)
             return
-        waiting.enter_turn()
+        this_thread.in_turn = True
         try:
             actor.take_turn(1)
         finally:
-            waiting.leave_turn()
+            this_thread.in_turn = False
 
-    @contextmanager
-    def inline_turns(self) -> Iterator[None]:
-        """Collect the actors that this thread wakes inside the context, and give them turns on it at the end."""
-        woken: list[PooledActor] = []
-        self._woken.actors = woken
+    def inline_turns(self, call: Callable[[], object]) -> None:
+        """Call `call`; then give the actors that it has woken their turns on this thread."""
+        woken = self._woken.actors = []
         try:
-            yield
+            call()
         finally:
             self._woken.actors = None
-            self._take_turns(woken)
-
-    def _take_turns(self, actors: list["PooledActor"]) -> None:
-        waiting.enter_turn()
-        try:
-            for actor in actors:
-                _take_turn(actor)
-        finally:
-            waiting.leave_turn()
+            this_thread.in_turn = True
+            for actor in woken:
+                try:
+                    actor.take_turn(actor.turn_messages)
+                except BaseException:
+                    _report_defect(actor)
+            this_thread.in_turn = False
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after `delay_s` seconds, on the timers' thread."""
@@ -166,38 +163,16 @@ class ThreadDispatcher:
                 thread.join()
 
     def _work(self) -> None:
-        if not self._may_block:
-            waiting.enter_turn()
+        this_thread.in_turn = not self._may_block
         while (actor := self._ready.get()) is not None:
-            _take_turn(actor)
+            try:
+                actor.take_turn(actor.turn_messages)
+            except BaseException:
+                _report_defect(actor)
             del actor  # or an idle worker would keep a dead actor
 
 
-class PooledActor(Actor):
-    """An actor that shares the threads of a dispatcher. Its handlers must not block. See `Actor` for an example."""
-
-    turn_messages: ClassVar[int] = TURN_MESSAGES
-
-    def __init__(self, name: str, dispatcher: Dispatcher) -> None:
-        """Make the actor.
-
-        Args:
-            name: what to call it in logs and errors.
-            dispatcher: gives it turns.
-        """
-        super().__init__(name, dispatcher.dead_letters)
-        self._dispatcher = dispatcher
-
-    def wake(self) -> None:
-        """Have a turn scheduled."""
-        self._dispatcher.schedule(self)
-
-    def run_inline(self) -> None:
-        """Take a turn on this thread if that can be done."""
-        self._dispatcher.try_run_inline(self)
-
-
-class PinnedActor(PooledActor):
+class PinnedActor(Actor):
     """An actor with a thread of its own, named `<Actor>-<name>`. Its handlers may block."""
 
     turn_messages: ClassVar[int] = 4_096
@@ -232,11 +207,9 @@ class PinnedActor(PooledActor):
             self._own.stop()
 
 
-def _take_turn(actor: PooledActor) -> None:
-    try:
-        actor.take_turn(actor.turn_messages)
-    except BaseException:  # a defect of ours: a turn raises nothing, and the other actors need the thread
-        logger.critical("the turn of %s failed", actor, exc_info=True)
+def _report_defect(actor: Actor) -> None:
+    """Report what a turn has raised: a defect of ours, which must not end the thread, because others need it."""
+    logger.critical("the turn of %s failed", actor, exc_info=True)
 
 
 def stop_actor(ref: pykka.ActorRef[Any] | None, deadline: float) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final, Never, TypeVar
 
 import pykka
 
-from commitcast.actors.kernel.errors import FutureCancelledError, FutureTimeoutError
+from commitcast.actors.kernel.errors import FutureTimeoutError
 from commitcast.actors.kernel.waiting import Signal
 from commitcast.persistence.errors import ForkedRuntimeError
 
@@ -96,7 +96,12 @@ class Future(pykka.Future[T]):
 
     def set(self, value: Any = None) -> None:
         """Complete it with a value. Raises `queue.Full` if it is complete, as Pykka's own does."""
-        self._complete(value, None)
+        if self._done:
+            raise queue.Full
+        self._value = value
+        self._done = True
+        if self._callbacks is not None:
+            self._run_callbacks(self._callbacks)
 
     def set_exception(self, exc_info: ExcInfo | None = None) -> None:
         """Complete it with an error: that of `exc_info`, or the one being handled."""
@@ -105,28 +110,22 @@ class Future(pykka.Future[T]):
         if error is None:
             assert kind is not None
             error = kind()
-        self._complete(None, error.with_traceback(traceback))
+        self.fail(error.with_traceback(traceback))
 
     def fail(self, error: BaseException) -> None:
-        """Complete it with an error as it is."""
-        self._complete(None, error)
+        """Complete it with an error as it is. Raises `queue.Full` if it is complete."""
+        if not self._done:
+            self._error = error
+        self.set()
 
-    def _complete(self, value: Any, error: BaseException | None) -> None:
-        if self._done:
-            raise queue.Full
-        self._value = value
-        self._error = error
-        self._done = True
-        if self._callbacks is not None:
-            self._run_callbacks(self._callbacks)
-
-    def _complete_by(self, function: Callable[[], T]) -> None:
+    def complete_by(self, function: Callable[[], T]) -> None:
+        """Complete it with what `function` returns or raises."""
         try:
             value = function()
         except BaseException as error:  # every kind belongs to the reader of this future
-            self._complete(None, error)
+            self.fail(error)
         else:
-            self._complete(value, None)
+            self.set(value)
 
     def set_get_hook(self, func: Callable[[float | None], Any]) -> Never:
         """Not supported: an answer that only `get` computes would never reach a callback. Use `map`."""
@@ -142,13 +141,6 @@ class Future(pykka.Future[T]):
         """
         self.is_unwanted = True
         return not self._done
-
-    def begin(self) -> bool:
-        """Begin with the request; False, and it is answered, if it was cancelled. Called in the actor's turn."""
-        if self.is_unwanted:
-            self._complete(None, FutureCancelledError())
-            return False
-        return True
 
     # Callbacks.
 
@@ -203,20 +195,20 @@ class Future(pykka.Future[T]):
     def of(cls, value: T) -> "Future[T]":
         """Return a future that is complete with a value."""
         future: Future[T] = cls()
-        future._complete(value, None)
+        future.set(value)
         return future
 
     @classmethod
     def failed(cls, error: BaseException) -> "Future[T]":
         """Return a future that is complete with an error."""
         future: Future[T] = cls()
-        future._complete(None, error)
+        future.fail(error)
         return future
 
     def map(self, func: Callable[[T], M]) -> "Future[M]":
         """Return a future of `func(answer)`, computed once, when the answer is here; errors pass."""
         mapped: Future[M] = Future()
-        self.add_done_callback(lambda done: mapped._complete_by(lambda: func(done.get())))
+        self.add_done_callback(lambda done: mapped.complete_by(lambda: func(done.get())))
         return mapped
 
     def filter(self: "Future[Iterable[J]]", func: Callable[[J], bool]) -> "Future[Iterable[J]]":
@@ -235,7 +227,7 @@ class Future(pykka.Future[T]):
 
         def completed(_: Future[Any]) -> None:
             if next(left) == 0:
-                joined._complete_by(lambda: [part.get() for part in parts])
+                joined.complete_by(lambda: [part.get() for part in parts])
 
         for part in parts:
             part.add_done_callback(completed)

@@ -76,7 +76,7 @@ class Envelope(msgspec.Struct, gc=False):
 class Mailbox(queue.SimpleQueue[Envelope]):
     """The messages that wait for one actor. `get(False)` takes the oldest or raises `Empty`."""
 
-    __slots__ = ("_drained_by", "_state", "_token", "limit_messages", "owner")
+    __slots__ = ("_drained_by", "_state", "_token", "is_stopped", "limit_messages", "owner")
 
     def __init__(self, limit_messages: int | None = None) -> None:
         """Make a mailbox without an owner.
@@ -88,6 +88,8 @@ class Mailbox(queue.SimpleQueue[Envelope]):
         self._token = threading.Lock()  # free in IDLE only; never waited for
         self._token.acquire()
         self._state = DETACHED
+        self.is_stopped = False
+        """Whether its actor takes no further turn."""
         self.limit_messages = limit_messages
         self.owner: Actor | None = None
         """The actor that takes the turns; None in DETACHED, STOPPING and CLOSED."""
@@ -98,37 +100,35 @@ class Mailbox(queue.SimpleQueue[Envelope]):
         """What it does with the next message."""
         return IDLE if self._state is SCHEDULED and not self._token.locked() else self._state
 
-    @property
-    def is_stopped(self) -> bool:
-        """Whether its actor takes no further turn."""
-        return self._state is STOPPING or self._state is CLOSED
-
     # Senders, on any thread.
 
-    def offer(self, envelope: Envelope) -> bool:
-        """Add an ordinary message; return False, and add nothing, at the limit. Never blocks."""
-        if self.limit_messages is not None and self.qsize() >= self.limit_messages:
-            return False
-        self.put(envelope)
-        return True
-
-    def put(self, envelope: Envelope, *, inline: bool = False) -> None:  # type: ignore[override]  # it never blocks
-        """Add a message regardless of the limit. Never blocks.
+    def put(  # type: ignore[override]  # it never blocks
+        self, envelope: Envelope, *, bounded: bool = False, inline: bool = False
+    ) -> bool:
+        """Add a message. Never blocks.
 
         Args:
             envelope: the message.
+            bounded: it is an ordinary message, which is refused at the limit.
             inline: let an idle owner handle it on this thread.
+
+        Returns:
+            False if it was refused.
         """
+        if bounded and self.limit_messages is not None and self.qsize() >= self.limit_messages:
+            return False
         _append(self, envelope)
         if self._state is CLOSED:
             assert self._drained_by is not None
             self._drained_by.drain_closed_mailbox()
         elif self._token.acquire(False):
-            assert self.owner is not None
+            owner = self.owner
+            assert owner is not None
             if inline:
-                self.owner.run_inline()
+                owner.run_inline()
             else:
-                self.owner.wake()
+                owner.dispatcher.schedule(owner)
+        return True
 
     # The owner, on the thread of its start or of its turn.
 
@@ -143,7 +143,7 @@ class Mailbox(queue.SimpleQueue[Envelope]):
         self._token.release()
         if not self.empty() and self._token.acquire(False):
             assert self.owner is not None
-            self.owner.wake()
+            self.owner.dispatcher.schedule(self.owner)
 
     def detach(self) -> None:
         """Keep what waits and what comes for the actor that replaces the owner."""
@@ -162,3 +162,4 @@ class Mailbox(queue.SimpleQueue[Envelope]):
 
     def _change(self, event: str) -> None:
         self._state = TRANSITIONS[event, self._state]
+        self.is_stopped = self._state in (STOPPING, CLOSED)

@@ -62,10 +62,11 @@ class ActorRef(pykka.ActorRef[A]):
             pykka.ActorDeadError: the actor has stopped.
             MailboxFullError: its mailbox is at its limit.
         """
-        if self.actor_inbox.is_stopped:
+        inbox = self.actor_inbox
+        if inbox.is_stopped:
             raise pykka.ActorDeadError(f"{self} not found")
-        if not self.actor_inbox.offer(Envelope(message)):
-            raise MailboxFullError(str(self), self.actor_inbox.limit_messages or 0)
+        if not inbox.put(Envelope(message), bounded=True):
+            raise MailboxFullError(str(self), inbox.limit_messages or 0)
 
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
         """Send a message and return the answer, or with `block=False` its future. The answer always comes.
@@ -78,7 +79,7 @@ class ActorRef(pykka.ActorRef[A]):
         future: Future[Any] = Future()
         if self.actor_inbox.is_stopped:
             future.fail(pykka.ActorDeadError(f"{self} not found"))
-        elif not self.actor_inbox.offer(Envelope(message, future)):
+        elif not self.actor_inbox.put(Envelope(message, future), bounded=True):
             future.fail(MailboxFullError(str(self), self.actor_inbox.limit_messages or 0))
         return future.get(timeout=timeout) if block else future
 

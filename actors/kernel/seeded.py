@@ -8,17 +8,16 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, Self
 
-from commitcast.actors.kernel import waiting
+from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.deadletters import DeadLetters
-from commitcast.actors.kernel.dispatch import PooledActor
 from commitcast.actors.kernel.errors import DeadlockError
 from commitcast.actors.kernel.fiber import Fiber
 from commitcast.actors.kernel.timers import Timer
-from commitcast.actors.kernel.waiting import Signal, scheduled_by
+from commitcast.actors.kernel.waiting import Signal, scheduled_by, this_thread
 
 MAX_STEPS: Final = 1_000_000
 """A runtime that is not at rest after that many steps never will be."""
@@ -42,7 +41,7 @@ class SeededDispatcher:
         self.trace: list[str] = []
         """What ran, in order: the time, and the actor with the number of messages that it might handle."""
         self._random = random.Random(seed)
-        self._ready: list[PooledActor | Fiber] = []
+        self._ready: list[Actor | Fiber] = []
         self._blocked: list[Fiber] = []
         self._timers: list[Timer] = []
         self._numbers = itertools.count()
@@ -65,13 +64,13 @@ class SeededDispatcher:
 
     # What actors ask of a dispatcher.
 
-    def schedule(self, actor: PooledActor) -> None:
+    def schedule(self, actor: Actor) -> None:
         """Give an actor a turn, some time."""
         self._ready.append(actor)
 
-    def try_run_inline(self, actor: PooledActor) -> None:
+    def try_run_inline(self, actor: Actor) -> None:
         """Let an actor handle one message now or later, as the seed says."""
-        if waiting.is_in_turn() or self._random.random() < 0.5:
+        if this_thread.in_turn or self._random.random() < 0.5:
             self._ready.append(actor)
         else:
             self._run(actor, 1)
@@ -80,9 +79,9 @@ class SeededDispatcher:
         """Call `work` some time; what blocks in it lets others run."""
         self._ready.append(Fiber(name, work, self._block))
 
-    def inline_turns(self) -> AbstractContextManager[None]:
-        """Do nothing: every turn is taken on the one thread there is."""
-        return nullcontext()
+    def inline_turns(self, call: Callable[[], object]) -> None:
+        """Only call: every turn is taken on the one thread there is."""
+        call()
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` when the clock has gone on by `delay_s`."""
@@ -160,13 +159,13 @@ class SeededDispatcher:
         self._ready += due
         self._blocked = [fiber for fiber in self._blocked if fiber not in due]
 
-    def _run(self, actor: PooledActor, limit: int) -> None:
+    def _run(self, actor: Actor, limit: int) -> None:
         self._note(f"{type(actor).__name__}-{actor.name} {limit}")
-        waiting.enter_turn()
+        this_thread.in_turn = True
         try:
             actor.take_turn(limit)
         finally:
-            waiting.leave_turn()
+            this_thread.in_turn = False
 
     def _note(self, what: str) -> None:
         self.trace.append(f"{self._now:.6f} {what}")

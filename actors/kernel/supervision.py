@@ -94,61 +94,38 @@ class Restarts:
         return delay_s
 
 
-class ChildSpec(msgspec.Struct, frozen=True):
-    """An actor that is kept alive."""
-
-    name: str
-    make: Callable[[], Actor]
-    """Makes the actor and does not start it; called again for each restart."""
-    restart: RestartPolicy = RestartPolicy()
-
-
 class Supervisor:
-    """Keeps actors alive. Any thread."""
-
-    def __init__(self, dispatcher: Dispatcher, escalate: Callable[[str, BaseException], object]) -> None:
-        """Make a supervisor.
-
-        Args:
-            dispatcher: whose clock and timers it uses.
-            escalate: called with the child's name and error when a failure is not answered by a restart.
-        """
-        self._dispatcher = dispatcher
-        self._escalate = escalate
-        self._children: dict[str, Child] = {}
-
-    def start(self, spec: ChildSpec) -> ActorRef[Any]:
-        """Start a child; raises what its `on_start` raises the first time. Its ref stays valid over restarts."""
-        child = self._children[spec.name] = Child(spec, self._dispatcher, self._escalate)
-        return child.start()
-
-    def restart_now(self) -> None:
-        """Restart every child that waits for its restart, without its delay: there is no time left to wait."""
-        for child in self._children.values():
-            child.restart_now()
-
-    def restarts(self, name: str) -> int:
-        """Return how often a child was restarted."""
-        return self._children[name].restarts.count
-
-
-class Child:
-    """One supervised actor, over all its restarts. What `Actor.supervisor` is."""
+    """Keeps one actor alive, over all its restarts. What `Actor.supervisor` is. Any thread."""
 
     def __init__(
-        self, spec: ChildSpec, dispatcher: Dispatcher, escalate: Callable[[str, BaseException], object]
+        self,
+        name: str,
+        make: Callable[[], Actor],
+        restart: RestartPolicy,
+        dispatcher: Dispatcher,
+        escalate: Callable[[str, BaseException], object],
     ) -> None:
-        self._spec = spec
+        """Supervise an actor that is not started yet.
+
+        Args:
+            name: for the logs.
+            make: makes the actor and does not start it; called again for each restart.
+            restart: whether and when it is started again.
+            dispatcher: whose clock and timers are used.
+            escalate: called with the name and the error when a failure is not answered by a restart.
+        """
+        self._name = name
+        self._make = make
         self._dispatcher = dispatcher
         self._escalate = escalate
-        self.restarts = Restarts(spec.restart)
+        self.restarts = Restarts(restart)
         self._lock = threading.Lock()
         self._failed: Actor | None = None  # while its restart is waited for
         self._timer: Timer | None = None
 
     def start(self) -> ActorRef[Any]:
-        """Make and start the actor; raises what its `on_start` raises."""
-        actor = self._spec.make()
+        """Make and start the actor; raises what its `on_start` raises. The ref stays valid over restarts."""
+        actor = self._make()
         actor.supervisor = self
         actor.begin()
         return actor.actor_ref
@@ -161,18 +138,18 @@ class Child:
         delay_s = self.restarts.after_failure(self._dispatcher.now())
         if delay_s is None:
             return False
-        logger.warning("%s failed and is started again in %g s", self._spec.name, delay_s)
+        logger.warning("%s failed and is started again in %g s", self._name, delay_s)
         self._failed = actor
         self._timer = self._dispatcher.call_later(delay_s, self.restart_now)
         return True
 
     def on_given_up(self, error: BaseException) -> None:
         """Escalate a failure without a restart; every ask that waited for the actor has been answered."""
-        logger.critical("%s failed too often and is given up: %s", self._spec.name, error)
-        self._escalate(self._spec.name, error)
+        logger.critical("%s failed too often and is given up: %s", self._name, error)
+        self._escalate(self._name, error)
 
     def restart_now(self) -> None:
-        """Restart the actor if it waits for that. Idempotent."""
+        """Restart the actor if it waits for that, without its delay. Idempotent."""
         with self._lock:
             failed, self._failed = self._failed, None
         if failed is None:
@@ -180,7 +157,7 @@ class Child:
         if self._timer is not None:
             self._timer.cancel()
         try:
-            successor = self._spec.make()
+            successor = self._make()
             successor.supervisor = self
             successor.take_over(failed)
         except BaseException as error:  # a start that fails counts as one more failure

@@ -8,29 +8,21 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 from commitcast.actors.kernel.errors import WouldBlockError
 
-_thread = threading.local()
+
+class ThisThread(threading.local):
+    """What is known of the thread that reads it."""
+
+    in_turn = False
+    """Whether it is in an actor's turn, where nothing may block."""
+    scheduler: "Scheduler | None" = None
+    """Runs actors while it waits."""
 
 
-def is_in_turn() -> bool:
-    """Whether this thread is in an actor's turn, where nothing may block."""
-    return getattr(_thread, "in_turn", False)
-
-
-def enter_turn() -> None:
-    """Let nothing block on this thread from now on."""
-    _thread.in_turn = True
-
-
-def leave_turn() -> None:
-    """Let this thread block again."""
-    _thread.in_turn = False
-
-
-os.register_at_fork(after_in_child=leave_turn)  # a child that was forked in a callback is not in an actor's turn
+this_thread: Final = ThisThread()
 
 
 class Signal:
@@ -60,11 +52,10 @@ class Signal:
         Raises:
             WouldBlockError: the thread is in an actor's turn, and setting the signal may need that very thread.
         """
-        if is_in_turn():
+        if this_thread.in_turn:
             raise WouldBlockError
-        scheduler: Scheduler | None = getattr(_thread, "scheduler", None)
-        if scheduler is not None:
-            return scheduler.run_until(self, timeout)
+        if this_thread.scheduler is not None:
+            return this_thread.scheduler.run_until(self, timeout)
         return self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
 
@@ -78,9 +69,15 @@ class Scheduler(Protocol):
 @contextmanager
 def scheduled_by(scheduler: Scheduler) -> Iterator[None]:
     """Have a scheduler run actors whenever this thread waits."""
-    before = getattr(_thread, "scheduler", None)
-    _thread.scheduler = scheduler
+    before, this_thread.scheduler = this_thread.scheduler, scheduler
     try:
         yield
     finally:
-        _thread.scheduler = before
+        this_thread.scheduler = before
+
+
+def _in_child() -> None:
+    this_thread.in_turn = False  # a child that was forked in a callback is not in an actor's turn
+
+
+os.register_at_fork(after_in_child=_in_child)

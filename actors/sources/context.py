@@ -42,7 +42,7 @@ class AgentContext:
         configuration: a copy of the agent's configuration.
         attempt: 0 in the first run of the source, one more in each run after a failure.
         inbox: the texts that `receive` takes, as a queue: `inbox.get_nowait()`, `inbox.qsize()`.
-        cancelled: set when the agent has ended; what is yielded after that is discarded and counted.
+        cancelled: set when the agent has ended; what is yielded after that is discarded.
         last_words: returns what the source has made and the agent has not got, when the agent is ended: it is given
             the number of drafts that were put. From then on nothing more can be put.
         processes: the commands of its runtime, for a source that runs one; None if there is no runtime.

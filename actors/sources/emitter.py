@@ -12,7 +12,7 @@ from typing import Any, Final, Never
 from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.errors import BackpressureError, SourceCancelledError
 from commitcast.actors.kernel.future import Future
-from commitcast.actors.kernel.waiting import is_in_turn
+from commitcast.actors.kernel.waiting import this_thread
 from commitcast.actors.loop import running_loop
 from commitcast.actors.messages import AgentCommand, Emit, Patch
 from commitcast.actors.sources.cancelled import Cancelled
@@ -150,7 +150,7 @@ class Emitter:
     def _acquire(self, agent: str, size: int) -> None:
         if not self.cancelled.is_set() and self._credit.try_acquire(agent, size):
             return
-        may_block = running_loop() is None and not is_in_turn()
+        may_block = running_loop() is None and not this_thread.in_turn
         while not self.cancelled.is_set():
             try:
                 return self._credit.acquire(agent, size, CANCEL_CHECK_S if may_block else 0)

@@ -44,7 +44,7 @@ class RunServices(msgspec.Struct, frozen=True):
 
 
 class SourceRunner:
-    """One run of an agent's source. Implements `source_state.SourceRun`."""
+    """One run of an agent's source."""
 
     def __init__(
         self,

@@ -235,7 +235,7 @@ def test_what_the_database_refused_is_not_tried_again(tmp_path: Path) -> None:
         assert said(agent) == []
 
 
-@pytest.mark.parametrize("restart", ["always", None, 3, RestartPolicy(intensity=-1), RestartPolicy(backoff_s=-1.0)])
+@pytest.mark.parametrize("restart", ["always", None, 3, RestartPolicy(intensity=-1)])
 def test_what_is_no_policy_is_refused_in_one_sentence_before_anything_is_stored(
     agent_runtime: AgentRuntime, restart: Any
 ) -> None:
@@ -252,3 +252,16 @@ def test_one_agents_restarts_are_not_counted_for_another(agent_runtime: AgentRun
     agents = [agent_runtime.launch(Flaky(1), restart=policy) for _ in range(5)]
 
     assert [agent.wait(TIMEOUT_S).status for agent in agents] == [AgentStatus.COMPLETED] * 5
+
+
+def test_terminating_an_agent_that_waits_for_its_restart_leaves_no_dead_letter(agent_runtime: AgentRuntime) -> None:
+    def fails(context: AgentContext) -> None:
+        raise OSError("no")
+
+    agent = agent_runtime.launch(fails, restart=RestartPolicy(backoff_s=0.05))
+    next(iter(agent.follow()))
+    agent.terminate().get(TIMEOUT_S)
+    again = agent_runtime.launch(fails, restart=RestartPolicy(intensity=2, backoff_s=0.1))
+    again.wait(TIMEOUT_S)  # longer than the other's backoff
+
+    assert agent_runtime.stats().latest_dead_letters == ()

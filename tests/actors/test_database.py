@@ -189,4 +189,35 @@ def test_the_bytes_of_creations_and_ends_are_counted_and_not_their_characters(ki
                 office.writer.ask(CreateAgents(((name, new_agent(prompt=large)),)), block=False)
         office.run()
 
-        assert agents == [["a", "b"], ["c"]]
+        assert agents == [["a"], ["b"], ["c"]]
+
+
+def test_what_a_crashed_writer_had_and_what_waits_for_it_is_answered_at_once() -> None:
+    with opened(":memory:") as inner:
+        inner.commit([of(agent, new_agent()) for agent in ("a", "b")])
+        store = FailingStore(inner)
+        office = Office(store)
+        store.fail(SystemExit(3))
+        futures = [office.emit("a", "in the batch"), office.emit("b", "in the batch too")]
+
+        office.run()
+
+        assert [future.done() for future in futures] == [True, True]
+
+
+def test_a_stop_comes_after_the_commit_of_what_was_sent_before_it_even_between_two_small_batches() -> None:
+    with opened(":memory:") as store:
+        store.commit([of(agent, new_agent()) for agent in ("a", "b")])
+        office = Office(store)
+        for agent in ("a", "b"):
+            office.emit(agent, "first")
+        for _ in range(3):
+            office.dispatcher.run_one()  # both agents send, and the writer commits two rows
+        message = text("second")
+        office.writer.tell(Append("a", 1, 10**9, [message], message.size))
+        stopping = office.writer.stop(block=False)
+
+        while not stopping.done():  # whatever order the writer has its turns in
+            office.dispatcher.run_one(-1)
+
+        assert contents(store, "a") == [(1, "first"), (2, "second")]

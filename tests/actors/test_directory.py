@@ -10,6 +10,7 @@ import pytest
 from by_hand import Office
 from commitcast.actors import AgentHandle, AgentRuntime, AgentStatus, BackpressureError, RuntimeStoppedError
 from commitcast.actors.errors import FutureCancelledError
+from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.mailbox import Envelope
 from commitcast.actors.messages import Complete, Emit, Start, Terminate
@@ -143,6 +144,31 @@ class TestCrashing:
 
         assert office.said == ["begun", "next"] and len(office.directory) == 1
 
+    def test_what_is_redelivered_stays_before_what_the_same_sender_says_next(self) -> None:
+        office = Office()
+        office.add("a")
+        office.emit("a", "b0")
+        office.run()
+        office.crash("a")
+        for content in ("b1", "a1"):
+            office.emit("a", content)
+        sending: list[threading.Thread] = []
+
+        def while_it_is_redelivered(actor: Actor) -> None:
+            if len(office.made) == 2 and not sending:
+                sending.append(threading.Thread(target=office.emit, args=("a", "a2")))
+                sending[0].start()
+                sending[0].join(0.2)
+
+        office.dispatcher.on_schedule = while_it_is_redelivered
+        office.run()
+        sending[0].join(TIMEOUT_S)
+        office.run()
+        office.commit()
+        office.run()
+
+        assert office.said == ["b0", "b1", "a1", "a2"]
+
 
 class TestCancelling:
     def test_a_cancelled_emit_is_not_stored_and_its_place_is_given_back(self) -> None:
@@ -184,6 +210,21 @@ class TestCancelling:
         assert [record.content for record in kept] == [str(n) for n in range(1_000) if n not in cancelled]
         assert agent.record().head == len(kept)
         wait_until(lambda: agent_runtime.stats().unacknowledged_messages == 0, "every place to be given back")
+
+    def test_a_cancelled_emit_does_not_keep_those_behind_it_from_being_refused_at_the_stop(self) -> None:
+        office = Office()
+        office.add("a")
+        office.emit("a", "before")
+        office.run()
+        office.crash("a")
+        cancelled, behind = office.emit("a", "taken back"), office.emit("a", "behind it")
+        cancelled.cancel()
+        office.directory.end_all(Terminate(), deadline=0)
+
+        office.run()
+
+        assert behind.done()
+        assert office.credit.messages == 0
 
 
 class TestTheStop:

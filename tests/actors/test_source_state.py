@@ -6,18 +6,20 @@ from commitcast.actors.kernel.supervision import RestartPolicy
 from commitcast.actors.source_state import ENDINGS_TRIED, AgentSource
 from commitcast.actors.sources.draft import Ending
 from commitcast.actors.sources.inbox import Inbox
+from commitcast.actors.sources.runner import SourceRunner
 from commitcast.persistence.records import AgentStatus
 from commitcast.persistence.writes import NewMessage
 
 FAILED = Ending(status=AgentStatus.FAILED, error_name="OSError", error_message="no")
 
 
-class Run:
-    """One run of a source; all runs of it share what they note."""
+class Run(SourceRunner):
+    """One run of a source that does nothing; all runs of it share what they note."""
+
+    has_processes = False
 
     def __init__(self, notes: list[str], run: int = 0, inbox: Inbox | None = None) -> None:
         self.takes_input = True
-        self.has_processes = False
         self.notes = notes
         self.run = run
         self.inbox = Inbox("a") if inbox is None else inbox
@@ -47,11 +49,13 @@ def test_it_runs_again_after_each_failure_and_everything_goes_to_the_newest_run(
     made.start()
     delays = [made.ended(FAILED, 0)]
     assert not made.is_running and made.ending is None
-    made.start_again()
+    made.renew()
+    made.start()
     assert made.keep_place("a", 5) is None
     made.inbox.settle("hello", 5)
     delays.append(made.ended(FAILED, 1))
-    made.start_again()
+    made.renew()
+    made.start()
     made.cancel()
 
     assert delays == [1, 2]
@@ -64,7 +68,8 @@ def test_the_limit_settles_the_last_error() -> None:
     made, _ = source(RestartPolicy(intensity=1, period_s=100))
     made.start()
     made.ended(FAILED, 0)
-    made.start_again()
+    made.renew()
+    made.start()
     last = Ending(status=AgentStatus.FAILED, error_name="LastError", error_message="the last")
 
     assert made.ended(last, 1) is None

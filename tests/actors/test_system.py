@@ -16,6 +16,7 @@ from commitcast.actors.gateway import MAILBOX_LIMIT_MESSAGES, GatewayActor
 from commitcast.actors.kernel.dispatch import ThreadDispatcher
 from commitcast.actors.kernel.ref import ActorStopped
 from commitcast.actors.kernel.supervision import MAX_BACKOFF_S
+from commitcast.actors.launching import Launch
 from commitcast.actors.messages import Notice
 from commitcast.actors.testing import FailingStore, HeldStore, MockGateway
 from commitcast.persistence import AgentExistsError, Committed, InvalidValueError, SqliteStore, verify
@@ -163,6 +164,33 @@ class TestTheWriter:
 
         wait_until(lambda: runtime._state == "stopped", "the runtime to stop by itself")
         assert isinstance(runtime.failure, AssertionError)
+
+    def test_a_launch_is_answered_when_the_database_actor_crashes_on_it(self, tmp_path: Path) -> None:
+        store = FailingStore(SqliteStore(tmp_path / "a.db"))
+        runtime = AgentRuntime(store).start()
+        store.fail(SystemExit(3))
+        created = runtime._running.launcher.create([Launch(None, None, "", None, "a", None)])
+        runtime.stop()
+
+        assert created.done()
+
+    def test_what_the_database_actor_could_not_take_is_a_dead_letter_of_its_runtime(self, tmp_path: Path) -> None:
+        failing = FailingStore(SqliteStore(tmp_path / "a.db"))
+        store = HeldStore(failing)
+        runtime = AgentRuntime(store).start()
+        database: Any = runtime._running._database
+        agent = runtime.launch()
+        store.hold()
+        failing.fail(SystemExit(3))
+        agent.emit("one")
+        store.wait_until_held()
+        database.tell(b"no command, so the actor fails with it")
+        database.tell("what waits")
+        store.release()
+        wait_until(lambda: not database.is_alive(), "the actor to be gone")
+        runtime.stop()
+
+        assert "str" in [letter.message for letter in runtime.stats().latest_dead_letters]
 
 
 class TestTwoRuntimes:
@@ -312,3 +340,15 @@ class TestLaunchMany:
             agent_runtime.launch_many(3, ids=["good", "b a d", "fine"])
 
         assert agent_runtime.agents() == []
+
+    def test_a_refused_id_of_many_does_not_keep_the_later_transactions_from_being_begun(self, tmp_path: Path) -> None:
+        ids = [f"agent-{number}" for number in range(4_100)]
+        with AgentRuntime(tmp_path / "a.db") as runtime:
+            runtime.launch(id=ids[0])
+
+            with pytest.raises(AgentExistsError):
+                runtime.launch_many(len(ids), ids=ids)
+
+            assert runtime.stats().agents == len(ids)
+        with AgentRuntime(tmp_path / "a.db") as again:
+            assert again.interrupted == 0

@@ -214,7 +214,7 @@ class TestLaunching:
             launched = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
             refused = [outcome for outcome in outcomes if isinstance(outcome, TemplateFullError)]
             assert (len(launched), len(refused)) == (2, 2)
-            again = await operations.launch("waiter", launched[0].prompt, key="k0", prefix="")
+            again = await operations.launch("waiter", launched[0].prompt, key=f"k{launched[0].prompt}", prefix="")
             assert again.id == launched[0].id
             await operations.terminate(launched[0].id, "enough")
             await asyncio.to_thread(

@@ -7,7 +7,6 @@ import heapq
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from commitcast.actors.agent import AgentActor
@@ -15,8 +14,8 @@ from commitcast.actors.agent_services import AgentServices
 from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.database import DatabaseActor
 from commitcast.actors.directory import Directory
+from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.deadletters import DeadLetters
-from commitcast.actors.kernel.dispatch import PooledActor
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.timers import Timer
 from commitcast.actors.messages import Acknowledged, Append, Created, Emit
@@ -46,25 +45,25 @@ class HandDispatcher:
 
     def __init__(self) -> None:
         self.dead_letters = DeadLetters()
-        self.ready: deque[PooledActor | _Call] = deque()
-        self.on_schedule: Callable[[PooledActor], object] = lambda _: None
+        self.ready: deque[Actor | _Call] = deque()
+        self.on_schedule: Callable[[Actor], object] = lambda _: None
         self.delays: list[float] = []
         """Of everything that was ever to be called later."""
         self._timers: list[Timer] = []
         self._time = 0.0
 
-    def schedule(self, actor: PooledActor) -> None:
+    def schedule(self, actor: Actor) -> None:
         """Remember that an actor has work."""
         self.ready.append(actor)
         self.on_schedule(actor)
 
-    def try_run_inline(self, actor: PooledActor) -> None:
+    def try_run_inline(self, actor: Actor) -> None:
         """Never run it here."""
         self.schedule(actor)
 
-    def inline_turns(self) -> AbstractContextManager[None]:
-        """Change nothing: there is one thread."""
-        return nullcontext()
+    def inline_turns(self, call: Callable[[], object]) -> None:
+        """Only call: there is one thread."""
+        call()
 
     def spawn(self, name: str, work: Callable[[], object]) -> None:
         """Call it in its turn: there is one thread."""
@@ -107,7 +106,7 @@ class HandDispatcher:
         self._time = end
 
 
-class Listener(PooledActor):
+class Listener(Actor):
     """Keeps its messages; raises a message that is an error, and calls one that is callable."""
 
     def __init__(self, name: str, dispatcher: Any, heard: list[Any] | None = None) -> None:
@@ -179,7 +178,7 @@ class Office:
         self.database = Listener("database", self.dispatcher)
         self.gateway = Listener("gateway", self.dispatcher)
         self.directory = Directory(self._make, self.credit, self.dispatcher.dead_letters)
-        database: PooledActor = self.database
+        database: Actor = self.database
         if store is not None:
             database = DatabaseActor(
                 store,

@@ -11,7 +11,8 @@ import pytest
 
 from by_hand import HandDispatcher, Listener
 from commitcast.actors.errors import FutureCancelledError, MailboxFullError
-from commitcast.actors.kernel.dispatch import PinnedActor, PooledActor, ThreadDispatcher
+from commitcast.actors.kernel.actor import Actor
+from commitcast.actors.kernel.dispatch import PinnedActor, ThreadDispatcher
 from commitcast.actors.kernel.ref import ActorStopped
 from waiting import TIMEOUT_S, wait_until
 
@@ -136,6 +137,31 @@ class TestCancelling:
 
         assert not asked.cancel()
         assert asked.get(0) == "handled" and actor.dropped == []
+
+    def test_a_cancelled_ask_does_not_keep_those_behind_it_from_their_answers(self, dispatcher: HandDispatcher) -> None:
+        actor = started(Listener("a", dispatcher))
+        told: list[ActorStopped] = []
+        actor.actor_ref.watch(told.append)
+        actor.actor_ref.tell(ValueError("a defect"))
+        cancelled = actor.actor_ref.ask("taken back", block=False)
+        behind = actor.actor_ref.ask("behind it", block=False)
+        cancelled.cancel()
+
+        dispatcher.run()
+
+        assert isinstance(behind.exception(0), pykka.ActorDeadError)
+        assert len(told) == 1
+
+    def test_a_cancelled_stop_leaves_no_traceback_in_the_log(
+        self, dispatcher: HandDispatcher, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        actor = started(Listener("a", dispatcher))
+        stopping = actor.actor_ref.stop(block=False)
+        stopping.cancel()
+
+        dispatcher.run()
+
+        assert "callback failed" not in caplog.text
 
 
 class TestWatching:
@@ -282,6 +308,40 @@ class TestTheEnd:
 
         assert answer.get(0) == "later"
 
+    @pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()])
+    def test_a_watcher_that_raises_anything_ends_no_thread(
+        self, dispatcher: HandDispatcher, error: BaseException
+    ) -> None:
+        actor = started(Listener("a", dispatcher))
+        told: list[ActorStopped] = []
+
+        def raises(_: ActorStopped) -> None:
+            raise error
+
+        actor.actor_ref.watch(raises)
+        actor.actor_ref.watch(told.append)
+        actor.actor_ref.tell(ValueError("a defect"))
+
+        dispatcher.run()
+
+        assert len(told) == 1
+
+    @pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()])
+    def test_last_words_that_raise_anything_end_no_thread(
+        self, dispatcher: HandDispatcher, error: BaseException
+    ) -> None:
+        class Grumbles(Listener):
+            def on_failure(self, *_: object) -> None:
+                raise error
+
+        actor = started(Grumbles("a", dispatcher))
+        actor.actor_ref.tell(ValueError("a defect"))
+        waiting = actor.actor_ref.ask("too late", block=False)
+
+        dispatcher.run()
+
+        assert isinstance(waiting.exception(0), pykka.ActorDeadError)
+
 
 class Pinned(PinnedActor):
     def on_receive(self, message: Any) -> Any:
@@ -305,7 +365,7 @@ class TestRaces:
         self, threads: ThreadDispatcher, end: BaseException | None, kind: str
     ) -> None:
         for _ in range(15):
-            actor: PooledActor = Listener("a", threads) if kind == "pooled" else Pinned("a")
+            actor: Actor = Listener("a", threads) if kind == "pooled" else Pinned("a")
             ref = started(actor).actor_ref
             barrier = threading.Barrier(4)
 

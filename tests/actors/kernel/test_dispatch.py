@@ -9,7 +9,8 @@ from typing import Any
 import pykka
 import pytest
 
-from commitcast.actors.kernel.dispatch import TURN_MESSAGES, Dispatcher, PinnedActor, PooledActor, ThreadDispatcher
+from commitcast.actors.kernel.actor import TURN_MESSAGES, Actor
+from commitcast.actors.kernel.dispatch import Dispatcher, PinnedActor, ThreadDispatcher
 from commitcast.actors.kernel.future import Future
 from forking import forked, refused
 from waiting import wait_until
@@ -47,7 +48,7 @@ class Says:
         self.ended.append("failure")
 
 
-class Pooled(Says, PooledActor):
+class Pooled(Says, Actor):
     pass
 
 
@@ -169,7 +170,7 @@ def test_asks_that_race_with_the_stop_are_all_answered(dispatcher: Dispatcher) -
 
 
 def test_start_raises_what_on_start_raises(dispatcher: Dispatcher) -> None:
-    class Broken(PooledActor):
+    class Broken(Actor):
         def on_start(self) -> None:
             raise OSError("no such device")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pykka
 import pytest
 
-from commitcast.actors.errors import FutureCancelledError, FutureTimeoutError
+from commitcast.actors.errors import FutureTimeoutError
 from commitcast.actors.kernel.future import Future
 
 SECONDS = 10.0
@@ -111,16 +111,13 @@ def test_a_cancelled_await_leaves_the_future_as_it_is() -> None:
     assert future.get() == "later"
 
 
-def test_a_request_that_was_cancelled_is_not_begun_and_one_that_was_begun_goes_on() -> None:
-    cancelled, begun = Future[int](), Future[int]()
+def test_to_cancel_comes_in_time_until_there_is_an_answer() -> None:
+    future = Future[int]()
 
-    assert cancelled.cancel() and not cancelled.begin()
-    assert begun.begin() and begun.cancel()
+    assert future.cancel() and future.is_unwanted
 
-    with pytest.raises(FutureCancelledError):
-        cancelled.get(0)
-    begun.set(1)
-    assert begun.get(0) == 1 and not begun.cancel()
+    future.set(1)
+    assert future.get(0) == 1 and not future.cancel()
 
 
 def test_callbacks_added_while_it_is_completed_run_once_each() -> None:

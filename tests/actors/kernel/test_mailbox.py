@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from by_hand import HandDispatcher
 from commitcast.actors.kernel.actor import Actor
-from commitcast.actors.kernel.deadletters import DeadLetters
 from commitcast.actors.kernel.mailbox import (
     CLOSED,
     DETACHED,
@@ -26,12 +26,11 @@ class Owner(Actor):
     """Notes which way it is woken."""
 
     def __init__(self, limit_messages: int | None = None) -> None:
-        super().__init__("owner", DeadLetters())
+        dispatcher = HandDispatcher()
+        dispatcher.on_schedule = lambda _: self.calls.append("schedule")
+        super().__init__("owner", dispatcher)
         self.actor_inbox = Mailbox(limit_messages)
         self.calls: list[str] = []
-
-    def wake(self) -> None:
-        self.calls.append("wake")
 
     def run_inline(self) -> None:
         self.calls.append("run inline")
@@ -57,7 +56,7 @@ def held(mailbox: Mailbox) -> list[Any]:
 def test_at_the_limit_an_ordinary_message_is_refused_and_what_waits_is_untouched() -> None:
     mailbox, _ = attached(2)
 
-    accepted = [mailbox.offer(Envelope(number)) for number in range(4)]
+    accepted = [mailbox.put(Envelope(number), bounded=True) for number in range(4)]
 
     assert accepted == [True, True, False, False]
     assert mailbox.qsize() == 2
@@ -67,19 +66,19 @@ def test_at_the_limit_an_ordinary_message_is_refused_and_what_waits_is_untouched
 def test_a_control_message_passes_the_limit_and_keeps_its_place() -> None:
     mailbox, _ = attached(1)
 
-    mailbox.offer(Envelope("before"))
+    mailbox.put(Envelope("before"), bounded=True)
     mailbox.put(Envelope("stop"))
 
-    assert not mailbox.offer(Envelope("after"))
+    assert not mailbox.put(Envelope("after"), bounded=True)
     assert held(mailbox) == ["before", "stop"]
 
 
 def test_there_is_room_again_when_one_was_taken() -> None:
     mailbox, _ = attached(1)
-    mailbox.offer(Envelope("first"))
+    mailbox.put(Envelope("first"), bounded=True)
     mailbox.get(False)
 
-    assert mailbox.offer(Envelope("second"))
+    assert mailbox.put(Envelope("second"), bounded=True)
 
 
 def test_taking_from_an_empty_mailbox_raises() -> None:
@@ -97,7 +96,7 @@ def test_nobody_is_woken_before_it_has_an_owner_and_then_at_once_for_what_waits(
     assert owner.calls == []
     mailbox.attach(owner)
 
-    assert owner.calls == ["wake"]
+    assert owner.calls == ["schedule"]
 
 
 def test_the_owner_is_woken_once_for_many_messages_and_again_after_its_turn() -> None:
@@ -105,14 +104,14 @@ def test_the_owner_is_woken_once_for_many_messages_and_again_after_its_turn() ->
 
     for number in range(10):
         mailbox.put(Envelope(number))
-    assert owner.calls == ["wake"]
+    assert owner.calls == ["schedule"]
 
     held(mailbox)
     mailbox.turn_ended()
-    assert owner.calls == ["wake"]
+    assert owner.calls == ["schedule"]
     mailbox.put(Envelope("next"), inline=True)
 
-    assert owner.calls == ["wake", "run inline"]
+    assert owner.calls == ["schedule", "run inline"]
 
 
 def test_what_came_during_the_last_moment_of_a_turn_wakes_the_owner_again() -> None:
@@ -123,20 +122,20 @@ def test_what_came_during_the_last_moment_of_a_turn_wakes_the_owner_again() -> N
     mailbox.put(Envelope("came during the turn"))
     mailbox.turn_ended()
 
-    assert owner.calls == ["wake", "wake"]
+    assert owner.calls == ["schedule", "schedule"]
 
 
-@pytest.mark.parametrize("way", ["put", "offer"])
-def test_what_is_put_into_a_closed_mailbox_is_answered_by_whoever_puts_it(way: str) -> None:
+@pytest.mark.parametrize("bounded", [True, False])
+def test_what_is_put_into_a_closed_mailbox_is_answered_by_its_sender(bounded: bool) -> None:
     mailbox, owner = attached()
     mailbox.put(Envelope("its stop"))
     mailbox.get(False)
     mailbox.stop()
     mailbox.close(owner)
 
-    getattr(mailbox, way)(Envelope("too late"))
+    mailbox.put(Envelope("too late"), bounded=bounded)
 
-    assert owner.calls == ["wake", "drain"]
+    assert owner.calls == ["schedule", "drain"]
     assert mailbox.empty()
 
 
@@ -144,7 +143,7 @@ def test_many_senders_keep_their_order_and_pass_the_limit_by_their_number_at_mos
     mailbox, _ = attached(1_000)
 
     def send(sender: int) -> list[int]:
-        return [number for number in range(500) if mailbox.offer(Envelope((sender, number)))]
+        return [number for number in range(500) if mailbox.put(Envelope((sender, number)), bounded=True)]
 
     with ThreadPoolExecutor(4) as pool:
         accepted = list(pool.map(send, range(4), timeout=TIMEOUT_S))
@@ -179,7 +178,7 @@ class TestTheStates:
         states.append(mailbox.state)
 
         assert states == [DETACHED, IDLE, SCHEDULED, DETACHED, SCHEDULED, IDLE, STOPPING, CLOSED]
-        assert (owner.calls, successor.calls) == (["wake"], ["wake", "wake"])
+        assert (owner.calls, successor.calls) == (["schedule"], ["schedule", "schedule"])
 
     def test_while_detached_or_stopping_messages_wait_and_wake_nobody(self) -> None:
         mailbox, owner = attached()
@@ -190,7 +189,7 @@ class TestTheStates:
         mailbox.stop()
         mailbox.put(Envelope("for nobody"), inline=True)
 
-        assert owner.calls == ["wake"]
+        assert owner.calls == ["schedule"]
         assert held(mailbox) == ["for the successor", "for nobody"]
 
     @pytest.mark.parametrize("event", ["attach", "detach", "stop", "close"])

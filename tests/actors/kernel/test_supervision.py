@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from by_hand import HandDispatcher, Listener
 from commitcast.actors.kernel.ref import ActorStopped
-from commitcast.actors.kernel.supervision import ChildSpec, RestartPolicy, Restarts, Supervisor
+from commitcast.actors.kernel.supervision import RestartPolicy, Restarts, Supervisor
 from commitcast.persistence import InvalidValueError
 
 POLICY = RestartPolicy(intensity=3, period_s=100, backoff_s=1, max_backoff_s=3)
@@ -34,6 +34,9 @@ class TestThePolicy:
             RestartPolicy(period_s=-0.1),
             RestartPolicy(backoff_s=float("nan")),
             RestartPolicy(max_backoff_s=-1),
+            RestartPolicy(intensity="5"),  # type: ignore[arg-type]
+            RestartPolicy(backoff_s=None),  # type: ignore[arg-type]
+            RestartPolicy(backoff_s=float("inf"), max_backoff_s=float("inf")),
         ],
     )
     def test_anything_else_is_refused_in_one_sentence(self, value: Any) -> None:
@@ -88,6 +91,13 @@ class TestCounting:
         for begin in at:
             assert sum(begin <= other < begin + period for other in at) <= intensity or period == 0
 
+    def test_the_backoff_of_a_thing_that_failed_a_thousand_times_is_still_its_maximum(self) -> None:
+        restarts = Restarts(RestartPolicy(intensity=5_000, period_s=1e9, backoff_s=0.001, max_backoff_s=2.0))
+
+        delays = [restarts.after_failure(float(number)) for number in range(1_500)]
+
+        assert delays[-1] == 2.0
+
 
 class Child:
     """A supervised listener, its makes and what was escalated."""
@@ -99,8 +109,10 @@ class Child:
         self.escalated: list[tuple[str, BaseException]] = []
         self.told: list[ActorStopped] = []
         self.fails_to_start = 0
-        self.supervisor = Supervisor(self.dispatcher, lambda *what: self.escalated.append(what))
-        self.ref = self.supervisor.start(ChildSpec("child", self._make, policy))
+        self.supervisor = Supervisor(
+            "child", self._make, policy, self.dispatcher, lambda *what: self.escalated.append(what)
+        )
+        self.ref = self.supervisor.start()
         self.ref.watch(self.told.append)
 
     def _make(self) -> Listener:
@@ -140,7 +152,7 @@ class TestTheSupervisor:
         assert asked.get(0) == "came meanwhile"
         assert child.ref.is_alive() and child.ref.actor_urn == urn
         assert len(child.made) == 2 and child.made[0].ended == ["failure"]
-        assert child.supervisor.restarts("child") == 1
+        assert child.supervisor.restarts.count == 1
 
     @pytest.mark.parametrize("error", [ValueError("a defect"), SystemExit(3)])
     def test_each_failure_waits_twice_as_long_and_one_too_many_escalates_with_its_error(
@@ -178,7 +190,7 @@ class TestTheSupervisor:
         child.dispatcher.run()
 
         assert isinstance(asked.exception(0), ValueError)
-        assert child.supervisor.restarts("child") == 0 and len(child.made) == 1
+        assert child.supervisor.restarts.count == 0 and len(child.made) == 1
 
     def test_who_watches_is_told_nothing_of_a_restart_and_once_of_the_end(self) -> None:
         child = Child()
@@ -233,7 +245,7 @@ class TestTheSupervisor:
 
         assert child.dispatcher.delays == [1, 2]
         assert child.heard == ["waited"]
-        assert child.supervisor.restarts("child") == 2
+        assert child.supervisor.restarts.count == 2
 
     def test_starts_that_go_on_failing_end_in_an_escalation_and_everybody_is_answered(self) -> None:
         child = Child()
@@ -255,9 +267,51 @@ class TestTheSupervisor:
             def on_start(self) -> None:
                 raise OSError("no such device")
 
-        supervisor = Supervisor(dispatcher, lambda *_: None)
+        supervisor = Supervisor("child", lambda: Broken("child", dispatcher), POLICY, dispatcher, lambda *_: None)
 
         with pytest.raises(OSError, match="no such device"):
-            supervisor.start(ChildSpec("child", lambda: Broken("child", dispatcher)))
+            supervisor.start()
 
         assert dispatcher.delays == []
+
+
+class TestAStartThatFails:
+    def supervised(self, dispatcher: HandDispatcher, error: BaseException) -> tuple[Any, list[str]]:
+        made: list[Listener] = []
+        escalated: list[str] = []
+
+        class FailsToStart(Listener):
+            def on_start(self) -> None:
+                if len(made) > 1:
+                    raise error
+
+        def make() -> Listener:
+            made.append(FailsToStart("child", dispatcher))
+            return made[-1]
+
+        policy = RestartPolicy(intensity=1)
+        ref = Supervisor("child", make, policy, dispatcher, lambda name, _: escalated.append(name)).start()
+        ref.tell(ValueError("a defect"))
+        dispatcher.run()
+        return ref, escalated
+
+    def test_a_child_that_was_given_up_after_a_failed_start_can_still_be_watched(self) -> None:
+        dispatcher = HandDispatcher()
+        ref, escalated = self.supervised(dispatcher, OSError("no such device"))
+        dispatcher.advance(100)
+        told: list[ActorStopped] = []
+
+        ref.watch(told.append)
+
+        assert escalated == ["child"]
+        assert len(told) == 1
+
+    def test_a_child_whose_start_tries_to_end_the_thread_is_given_up_too(self) -> None:
+        dispatcher = HandDispatcher()
+        ref, escalated = self.supervised(dispatcher, SystemExit(3))
+        waiting = ref.ask("anybody?", block=False)
+
+        dispatcher.advance(100)
+
+        assert escalated == ["child"]
+        assert isinstance(waiting.exception(0), pykka.ActorDeadError)

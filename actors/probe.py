@@ -1,4 +1,4 @@
-"""A probe: an actor that keeps what it receives, for tests to expect it. Its public face is in `actors.testing`."""
+"""A probe: an actor that keeps what it receives, for tests to expect it. Public as part of `actors.testing`."""
 
 import threading
 import time
@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 from commitcast.actors.kernel.dispatch import Dispatcher, PinnedActor
 from commitcast.actors.kernel.ref import ActorRef
 from commitcast.actors.kernel.waiting import Signal
+from commitcast.persistence.deprecation import renamed_argument
 
 T = TypeVar("T")
 
@@ -19,6 +20,13 @@ class Probe:
     """Stands for any actor that others send messages to. Any thread.
 
     Its `ref` is what the others are given. It keeps every message in `received`, and answers every ask with `answer`.
+    `expect` goes through the messages one by one, in order.
+
+    Example:
+        probe = Probe(answer=42)
+        assert probe.ref.ask("how many?") == 42
+        assert probe.expect(str) == "how many?"
+        probe.stop()
     """
 
     def __init__(self, name: str = "probe", *, answer: Any = None, dispatcher: Dispatcher | None = None) -> None:
@@ -44,6 +52,7 @@ class Probe:
         with self._lock:
             return tuple(self._received)
 
+    @renamed_argument("timeout_s", "timeout")
     def expect(self, kind: type[T], timeout: float = TIMEOUT_S) -> T:
         """Return the next message, which must be of a kind. Blocks until there is one.
 
@@ -68,6 +77,7 @@ class Probe:
         is_there, message = self._next(for_s)
         assert not is_there, f"expected no message, and received {self._show(message)}"
 
+    @renamed_argument("timeout_s", "timeout")
     def wait_until(self, predicate: Callable[[], bool], what: str, timeout: float = TIMEOUT_S) -> None:
         """Block until `predicate` is true; it is asked again after each message.
 
