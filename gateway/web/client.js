@@ -46,7 +46,7 @@ const FINAL_CLOSES = {
   4500: "bad_request", 4501: "unauthenticated", 4503: "forbidden", 4504: "limit", 4507: "unauthenticated",
 };
 
-/** What was refused for good, with the protocol's `code` (or `timeout`, `closed`). */
+/** A final refusal, with the protocol's `code` (or `timeout`, `closed`). */
 export class CommitcastError extends Error {
   /**
    * @param {string} code
@@ -340,7 +340,7 @@ export class Client {
     this.#url = String(url).replace(/^http/, "ws");
     this.#options = options;
     this.#WebSocket = /** @type {typeof WebSocket} */ (options.WebSocket ?? globalThis.WebSocket);
-    if (!this.#WebSocket) throw new TypeError("there is no WebSocket here: give one as an option");
+    if (!this.#WebSocket) throw new TypeError("this environment has no WebSocket: pass one as an option");
     this.#random = options.random ?? Math.random;
     this.#link = {
       cursors: options.cursors,
@@ -361,11 +361,11 @@ export class Client {
    */
   subscribe(agent, options = {}) {
     if (this.#subscriptions.has(agent)) {
-      throw new CommitcastError("bad_request", `this client follows ${agent} already: close that subscription first`);
+      throw new CommitcastError("bad_request", `this client is already subscribed to ${agent}: close that subscription first`);
     }
     const subscription = new Subscription(agent, options, this.#link);
     if (this.state.name === "closed") {
-      subscription._fail(this.state.error ?? new CommitcastError("closed", "this client is closed: make another"));
+      subscription._fail(this.state.error ?? new CommitcastError("closed", "this client is closed: create another"));
     } else {
       this.#subscriptions.set(agent, subscription);
       this.#begin(subscription);
@@ -465,7 +465,7 @@ export class Client {
     this.#disconnect();
     if ((code === 4001 || code === 4501) && this.#mayRenew) return this.#renew();
     if (code >= 4500 && code <= 4999) {
-      const why = reason || `the server closed with ${code}`;
+      const why = reason || `the server closed the connection with ${code}`;
       return this.#end(new CommitcastError(FINAL_CLOSES[code] ?? String(code), why));
     }
     const ms = this.#comeBackMs ?? this.#jitter(this.#failures++);
@@ -520,7 +520,7 @@ export class Client {
     try {
       frame = JSON.parse(/** @type {string} */ (data));
     } catch {
-      return this.#end(new CommitcastError("bad_request", `the server sent no frame of ${SUBPROTOCOL}`));
+      return this.#end(new CommitcastError("bad_request", `the server sent a message that is not a frame of ${SUBPROTOCOL}`));
     }
     this.#onFrame(frame);
   }
@@ -563,7 +563,7 @@ export class Client {
       this.#helloId = this.#nextId++;
       this.#send({ type: "hello", id: this.#helloId, token: this.#token });
     } else if (frame.needs_hello) {
-      this.#end(new CommitcastError("unauthenticated", "the server demands a token: give one as an option"));
+      this.#end(new CommitcastError("unauthenticated", "the server demands a token: pass one as an option"));
     } else {
       this.#onReady();
     }
@@ -646,7 +646,7 @@ export class Client {
       const id = this.#nextId++;
       const timeoutMs = /** @type {RequestOptions} */ (options).timeoutMs ?? REQUEST_MS;
       const timer = setTimeout(() => {
-        const message = `no reply to ${frame.type} within ${timeoutMs} ms: ask again with the same key`;
+        const message = `no reply to ${frame.type} within ${timeoutMs} ms: repeat it with the same key`;
         this.#settle(id)?.reject(new CommitcastError("timeout", message, { retry: true, key: key ?? undefined }));
       }, timeoutMs);
       const request = { ...frame, id, ...(key !== null && { key }) };

@@ -174,7 +174,7 @@ export class Stream {
     if (code === "stale_epoch" || code === "ahead") {
       this.close();
       await this.open(agent, null);
-      this.#notice("The store was replaced: this is the agent of that name now.");
+      this.#notice("The store was replaced. This is now the agent with that id.");
     } else {
       this.#notice(code === "gone" ? "This agent was deleted." : `The stream ended: ${message(error)}`);
     }

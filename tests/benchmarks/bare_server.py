@@ -1,4 +1,4 @@
-"""The yardstick of the fan-out: a bare `websockets` server that sends one shared frame to all connections.
+"""The baseline of the fan-out: a bare `websockets` server that sends one shared frame to all connections.
 
 Reports its `url`. Takes orders for a number of `frames`, each as large as one message's; reports when it began to send
 them, and the CPU time that the sending took. With `rest` it is idle after each frame for that many times as long as it

@@ -1,7 +1,7 @@
-"""The yardsticks that the product is measured against: the same rows, written by bare SQLite.
+"""The baselines of the benchmarks: the same rows, written by bare SQLite.
 
-Owns a file of its own with the product's schema, settings and statements, and writes messages into it with nothing
-around: one commit for each message, or one for each few thousand. What it writes passes `verify`. For benchmarks only:
+Owns a file with the product's schema, settings and statements, and writes messages into it without any other work:
+one commit for each message, or one for each few thousand. The file passes `verify`. For benchmarks only:
 there is no lock, no gate and no subscriber. One thread.
 """
 

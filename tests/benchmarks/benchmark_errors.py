@@ -1,18 +1,18 @@
-"""What ends a measurement.
+"""The errors that end a measurement.
 
 CommitcastError
-└── BenchmarkError      the measurement is void, or cannot be made here
-    └── WrongDataError  the receiver was given something else than was stored
+└── BenchmarkError      the measurement is invalid, or impossible here
+    └── WrongDataError  the receiver got other data than was stored
 """
 
 from commitcast.persistence.errors import CommitcastError
 
 
 class BenchmarkError(CommitcastError):
-    """The measurement is void, or cannot be made here."""
+    """The measurement is invalid, or impossible here."""
 
     code = "internal"
 
 
 class WrongDataError(BenchmarkError):
-    """The receiver was given something else than was stored: a gap, a repeat, or other content."""
+    """The receiver got other data than was stored: a gap, a repeat, or other content."""

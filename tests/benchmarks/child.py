@@ -1,4 +1,4 @@
-"""The processes beside the measured one: how they are started, given orders, listened to and ended.
+"""Child processes of a measurement: how they are started, controlled, read and ended.
 
 A child gets its first order in its arguments and later ones as lines on standard input, and reports in lines of JSON on
 standard output. It ends when its standard input does, so it does not outlive its parent.

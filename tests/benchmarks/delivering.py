@@ -1,4 +1,4 @@
-"""The scenarios of what is sent: replay and fanout."""
+"""The scenarios of delivery: replay and fanout."""
 
 import time
 from collections.abc import Sequence

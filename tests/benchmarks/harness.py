@@ -1,4 +1,4 @@
-"""Where a measurement works: the folder of its files, how much it does in a round, and the yardsticks of that round."""
+"""The environment of a measurement: the folder of its files, its size in a round, and the baselines of that round."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ Advance = Callable[[int, int], object]
 
 
 class Harness:
-    """What the scenarios share."""
+    """The environment that the scenarios share."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What an idle agent costs in memory, and how long it takes to stop many: in a process that does nothing else.
+"""Measures the memory of an idle agent, and the time to stop many, in a process that does nothing else.
 
 Reports resident bytes of the empty runtime and with all agents, and the seconds of the stop.
 """

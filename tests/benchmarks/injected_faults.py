@@ -1,4 +1,4 @@
-"""The scenarios of what goes wrong: subscribers that stall, and a server that goes away and comes back.
+"""The fault scenarios: subscribers that stall, and a server that stops and restarts.
 
 The server is a process of its own in both, so that its memory is its own, and so that it can be killed.
 """

@@ -1,7 +1,7 @@
 """How messages are emitted: pipelined from one thread, or each when the one before it is acknowledged.
 
 Latencies are taken from the call of `emit` to the future's completion: of every message in a closed loop, of one in
-`SAMPLED` when pipelined, so that the measuring is not what is measured. Every future is checked.
+`SAMPLED` when pipelined, so that the measurement itself costs little. Every future is checked.
 """
 
 import threading

@@ -1,6 +1,6 @@
-"""A server in a process of its own, with agents that speak at a fixed rate: for what is done to it, or beside it.
+"""A server in a process of its own, with agents that emit at a fixed rate, for the fault scenarios.
 
-Goes on with the agents that its file has already: after a restart they have ended, and what is emitted for them is
+It continues with the agents in its file: after a restart they have ended, but messages that are emitted for them are
 still stored and sent, with the sequences that follow. Reports its `url`; then takes orders to `speak`, one after the
 other, and reports of each the memory that the process had at most, and at the end of it. A further order, or the
 signal to stop, ends one without a number of messages. SIGTERM stops the runtime in order.
@@ -35,7 +35,7 @@ class Speech(msgspec.Struct, kw_only=True):
 
 
 class _Agents:
-    """Say what they are to say, in turn."""
+    """Emit their messages, in turn."""
 
     def __init__(self, runtime: AgentRuntime, count: int, orders: queue.SimpleQueue[Report | None]) -> None:
         heads = {record.id: record.head for record in runtime.agents(limit=count)}

@@ -1,4 +1,4 @@
-"""What a measurement was made on: figures of different machines, disks or versions do not compare."""
+"""Describes the machine of a measurement: figures of different machines, disks or versions are not comparable."""
 
 import os
 import platform

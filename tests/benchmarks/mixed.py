@@ -1,7 +1,7 @@
-"""Agents that come and go: each is started, says a few messages, completes, and is followed by a new one.
+"""Short-lived agents: each is started, emits a few messages, completes, and is replaced by a new one.
 
-The messages are emitted by one thread over all agents at work; new agents are launched one by one by another thread,
-as a host does that takes requests.
+One thread emits the messages of all running agents; another launches new agents one by one, like a host that serves
+requests.
 """
 
 import queue

@@ -1,6 +1,6 @@
 """The receiver: one subscriber in a process of its own, over a real socket, that checks everything it is given.
 
-Uses the product's decoder and the client's rule, and nothing more, so that the receiver is not what is measured.
+Uses only the product's decoder and the client's rule, so that the receiver is not the bottleneck.
 Reports `ready` when it has caught up, `done` with the time when it has everything that it waits for, and at the end of
 the connection whether anything came after that.
 """

@@ -1,4 +1,4 @@
-"""Samples of the rounds made into results: medians, spreads, ratios within a round, and whether goals are met. Pure."""
+"""Turns the samples of the rounds into results: medians, spreads, ratios within a round, goals. Pure."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Yardstick(msgspec.Struct, frozen=True, kw_only=True):
-    """What bare SQLite did in one round, with so many agents in turn."""
+    """The throughput of bare SQLite in one round, with a number of agents in turn."""
 
     naive_per_s: float
     ceiling_per_s: float
@@ -16,7 +16,7 @@ class Yardstick(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """What one scenario did in one round. None is what it does not measure."""
+    """The measurements of one scenario in one round; None where it does not measure."""
 
     messages_per_s: float | None = None
     acks_ns: list[int] = []
@@ -37,7 +37,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Goal(msgspec.Struct, frozen=True):
-    """What a scenario of one size is meant to reach."""
+    """The goal of a scenario of one size."""
 
     scenario: str
     agents: int | None
@@ -113,7 +113,7 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Yardsticks(msgspec.Struct, kw_only=True):
-    """The yardsticks over all rounds: medians."""
+    """The baselines over all rounds: medians."""
 
     scenario: str = "yardsticks"
     agents: int

@@ -1,9 +1,9 @@
-"""How fast the product is, as ratios to bare SQLite on the same disk, in the same minutes.
+"""Measures commitcast's speed as ratios to bare SQLite on the same disk, in the same minutes.
 
     python tests/benchmarks/run.py --scenario closed --scenario pipelined --agents 256 --json
 
-Files, sockets and the receiver, which is a process of its own and checks every message, are real. Exit code 0 if
-everything that was sent arrived, whether the goals are met or not; 1 if a message was wrong or missing, which voids the
+Files and sockets are real, and the receiver is a process of its own that checks every message. Exit code 0 if every
+message arrived, whether the goals are met or not; 1 if a message was wrong or missing, which invalidates the
 measurement; 2 if an option is wrong. Needs commitcast and its dependencies; `--plot` needs matplotlib.
 """
 
@@ -101,21 +101,21 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         choices=SCENARIOS,
         metavar="NAME",
-        help=f"one of {names}; repeatable; all if not given",
+        help=f"one of {names}; can be repeated; default: all",
     )
     sizes = (
-        "in place of the standard sizes; repeatable. For fanout, stalled and restart: subscribers; for replay: agents "
+        "instead of the standard sizes; repeatable. For fanout, stalled and restart: subscribers; for replay: agents "
         "that append"
     )
     add("--agents", action="append", default=[], type=_integer(0, 1_000_000), metavar="N", help=sizes)
-    rounds = "repetitions of each; `stalled`, which takes a minute, runs once (default: 5)"
+    rounds = "rounds of each scenario; `stalled`, which takes a minute, runs once (default: 5)"
     add("--rounds", default=5, type=_integer(1, 1_000), metavar="N", help=rounds)
-    messages = "in a round of each; scaled to 1 to 2 seconds if not given"
+    messages = "messages in a round; default: as many as take 1 to 2 seconds"
     add("--messages", type=_integer(1, 100_000_000), metavar="N", help=messages)
-    rows = f"of the larger file of growth (default: {STANDARD_ROWS:,})"
+    rows = f"rows in the larger file of growth (default: {STANDARD_ROWS:,})"
     add("--rows", default=STANDARD_ROWS, type=_integer(1, 10**9), metavar="N", help=rows)
     add("--plot", type=_plot_file, metavar="PNG", help="draw throughput and latency into this file; needs matplotlib")
-    folder = "for the files, which are removed; TMPDIR or the current folder if not given"
+    folder = "folder for temporary files; default: TMPDIR, else the current folder"
     add("--folder", default=os.environ.get("TMPDIR") or ".", type=_folder, help=folder)
     add("--json", action="store_true", help="print one JSON object a line")
     return parser

@@ -1,4 +1,4 @@
-"""The scenarios of what is kept: launch, idle and growth."""
+"""The scenarios of storage: launch, idle and growth."""
 
 import time
 from contextlib import ExitStack, closing

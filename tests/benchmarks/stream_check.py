@@ -1,6 +1,6 @@
-"""What is said in a benchmark, and whether a subscriber was given exactly that. Pure.
+"""The messages of a benchmark, and the check that a subscriber receives exactly those. Pure.
 
-Every content says whose it is and which, so that the receiver knows what it has to be without being told.
+Each content includes its agent and number, so the receiver can compute the content that it expects.
 """
 
 from collections import Counter
@@ -91,7 +91,7 @@ class StreamCheck:
 
 
 class Span(NamedTuple):
-    """What a frame covers."""
+    """The range that a frame covers."""
 
     prev: int
     last: int
@@ -100,7 +100,7 @@ class Span(NamedTuple):
 
 
 class SharedCheck:
-    """Checks frames that many subscribers are given: each once, however many it is for."""
+    """Checks frames that many subscribers receive: each only once."""
 
     def __init__(self, size: int = 0) -> None:
         """Make a check; `size` as of `StreamCheck`."""

@@ -1,12 +1,12 @@
 """A thousand subscribers of one agent in one process, each on a connection of its own.
 
-A frame that many are given is decoded and checked once; that each subscriber's frames join is checked for each. Against
-the bare server it counts the frames and takes them the same way, so that both are measured with the same receiver.
+A frame that many subscribers receive is decoded and checked once; for each subscriber the pool checks that its frames
+are consecutive. With the bare server it only counts the frames, so that both are measured with the same receiver.
 
-Reports `ready` when all have caught up, and for each target when the last subscriber reached it. Those that are told
-to stall never read again: every other one from the moment it has caught up, the rest do not even hear that they are
-subscribed, so that the history they asked for gets stuck as well. Times are of `time.perf_counter_ns`, which is the
-system's monotonic clock on Linux and so the same in every process.
+Reports `ready` when all have caught up, and for each target when the last subscriber reached it. Stalled subscribers
+stop reading: every other one when it has caught up, the rest before they receive `subscribed`, so that their history is
+blocked as well. Times are of `time.perf_counter_ns`, which is the system's monotonic clock on Linux and so the same in
+every process.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The cases, as they stand in `cases.json`. Pure, except that it reads that file."""
+"""Loads the cases of `cases.json`. Pure, except that it reads that file."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
-"""Plays a case against a client: is the server that it talks to, and the application that takes its messages.
+"""Plays a case against a client: acts as its server, and as the application that takes its messages.
 
-How a client is made to follow an agent is the adapter's business; so is making its waits short, for a case expects it
-to come back within seconds. Runs on the caller's event loop.
+The adapter starts the client's subscription, and shortens its reconnect delays, because a case expects it to reconnect
+within seconds. Runs on the caller's event loop.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _WELCOME: Final[Fields] = {
 
 
 class ClientFailed(Exception):
-    """The client gave up for good, and told its application so with a code."""
+    """The client failed for good, and reported that to its application with a code."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -53,7 +53,7 @@ class Follower(Protocol):
 
 
 class ClientUnderTest(Protocol):
-    """What the runner needs of a client."""
+    """The methods of a client that the runner needs."""
 
     def follow(self, url: str, given: Fields) -> Follower:
         """Subscribe at a URL, with what a case is given: `agent`, `after`, `epoch`, `raw`, `window`, `slow`, `token`.

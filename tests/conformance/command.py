@@ -1,8 +1,8 @@
-"""A server that another program runs: started, asked and killed by the runner. Runs on the runner's loop.
+"""A server that another program runs: started, controlled and killed by the runner. Runs on the runner's loop.
 
-The program is asked over its standard input, one JSON object a line, and answers each with one on its standard output;
-docs/conformance.md says what it is asked. So whoever writes a server in another language writes a program of some
-hundred lines beside it, in that language. Killed is its whole process group, which nothing can prepare for.
+The runner sends commands to the program's standard input, one JSON object a line, and reads a reply to each from its
+standard output; docs/conformance.md lists the commands. For a server in another language, such a program has about a
+hundred lines in that language. A kill goes to its whole process group, without notice.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024
 
 
 class CommandFailedError(ConnectionError):
-    """The program ended, could not do what it was asked, or did not answer in time."""
+    """The program exited, could not carry out a command, or did not reply in time."""
 
 
 class CommandServer:
@@ -123,7 +123,7 @@ class CommandServer:
 
 
 class _Running:
-    """A process of the program, and the questions that it has not answered yet."""
+    """A process of the program, and the commands without a reply."""
 
     def __init__(self, process: Process) -> None:
         self._process = process

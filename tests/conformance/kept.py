@@ -1,7 +1,7 @@
-"""What a client was given before its server was killed must be there after it. Runs on the runner's loop.
+"""Checks that entries which a client received before its server was killed still exist. Runs on the runner's loop.
 
-Nothing is asked of how far the server came with what it had not sent yet: that may be there or not. But what was sent
-is there word for word, the cursor resumes behind it, and who begins anew is given the same.
+Entries that the server had not sent yet may exist or not. Entries that it had sent must exist unchanged, the cursor
+resumes after them, and a new subscription receives the same entries.
 """
 
 from typing import Any, Final

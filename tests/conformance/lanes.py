@@ -1,7 +1,7 @@
-"""What a server has said on one connection, sorted as it came, and judged by the client's rule. Pure.
+"""The frames of a server on one connection, sorted into lanes as they arrive, and checked by the client's rule. Pure.
 
-Replies need not come in the order of the requests, and subscriptions do not wait for each other. So a case cannot say
-in what order frames come, only in what order those of one lane do: the replies to one request, the stream of one
+Replies may come in any order, and subscriptions do not wait for each other. So a case does not specify the order of all
+frames, only the order within each lane: the replies to one request, the stream of one
 subscription, the heartbeats, and everything else.
 """
 
@@ -19,7 +19,7 @@ _STEPS: Final = frozenset({"status", "agent"})
 
 
 class Stream:
-    """One subscription: its cursor, what came of it, and what of that was not expected yet, item by item."""
+    """One subscription: its cursor, and the entries that have arrived and were not expected yet."""
 
     def __init__(self, subscribed: Fields) -> None:
         self.agent: str = subscribed["agent"]
@@ -83,7 +83,7 @@ class Stream:
 
 
 class Lanes:
-    """All that came on one connection and was not expected yet."""
+    """All frames that have arrived on one connection and were not expected yet."""
 
     def __init__(self) -> None:
         self.replies: dict[Any, deque[Fields]] = {}

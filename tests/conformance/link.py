@@ -1,4 +1,4 @@
-"""One connection that the runner holds to a server: what it sends, and what it waits for. Runs on the runner's loop."""
+"""One connection of the runner to a server: sends frames, and waits for frames. Runs on the runner's loop."""
 
 import asyncio
 import json

@@ -1,7 +1,7 @@
-"""Patterns: what a case says of a frame that is to come, and the values of a frame that is to be sent. Pure.
+"""Patterns for the frames that a case expects, and the values of the frames that it sends. Pure.
 
 An object matches if its fields do; it may have more. A list matches item by item. Keys that begin with `$` are not
-fields but say something of the whole value; docs/conformance.md lists what.
+fields but operators on the whole value; docs/conformance.md lists them.
 """
 
 import re
@@ -33,7 +33,7 @@ def is_time(value: Any) -> bool:
 
 
 class Mismatch(AssertionError):
-    """What came is not what the case says."""
+    """A frame or event differs from the one that the case expects."""
 
 
 def match(pattern: Any, value: Any, captures: Captures) -> None:

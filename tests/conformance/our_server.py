@@ -2,7 +2,7 @@
 
     python tests/conformance/play.py -- python tests/conformance/our_server.py
 
-plays the suite against it from outside, as against a server of somebody else: the program below is an example of what
+plays the suite against it from outside, as against a foreign server: the program below is an example of what
 such a server needs.
 """
 
@@ -158,7 +158,7 @@ def grant_of(token: str, facts: Fields) -> Grant:
 
 
 class Program:
-    """The server of a process, which does what it is asked."""
+    """Runs the server, and carries out the runner's commands."""
 
     server: OurServer
 

@@ -1,8 +1,8 @@
-"""Plays the cases for servers against a server of yours, in whatever language it is written.
+"""Plays the cases for servers against your server, in any language.
 
     python tests/conformance/play.py [OPTIONS] -- COMMAND [ARGUMENT …]
 
-COMMAND is a program that starts the server and does to it what it is asked: see docs/conformance.md. Needs Python 3.11
+COMMAND is a program that starts the server and carries out commands: see docs/conformance.md. Needs Python 3.11
 or later and `websockets`, and nothing of commitcast: the folder can be copied.
 """
 
@@ -43,10 +43,16 @@ def _passes(case: Case, command: Sequence[str], timeout_s: float) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="play.py", description="Play the cases for servers against a server.")
     needs = sorted({need for case in load_cases("server") for need in case.needs})
-    parser.add_argument("--only", default="", metavar="TEXT", help="play the cases with this in their names")
-    parser.add_argument("--without", action="append", default=[], choices=needs, help="leave out what needs this")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="S", help="for each thing that is to come")
-    parser.add_argument("command", nargs="+", help="starts the server, and is told on standard input what to do to it")
+    parser.add_argument("--only", default="", metavar="TEXT", help="play only the cases with this text in their names")
+    parser.add_argument(
+        "--without", action="append", default=[], choices=needs, help="leave out the cases that need this"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=TIMEOUT_S, metavar="S", help="seconds to wait for each expected frame"
+    )
+    parser.add_argument(
+        "command", nargs="+", help="the program that starts the server, and reads commands on standard input"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""A server that does what a case says, handshake by handshake and frame by frame. Runs on the runner's loop."""
+"""A server that follows the script of a case, handshake by handshake and frame by frame. Runs on the runner's loop."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ UNASKED: Final = frozenset({"ack", "ping", "unsubscribe"})
 
 
 class _Asking(NamedTuple):
-    """A handshake that waits for its answer."""
+    """A handshake that waits for its response."""
 
     request: Request
     came_at: float
@@ -30,7 +30,7 @@ class _Asking(NamedTuple):
 
 
 class Heard:
-    """A client's connection, and what came on it and was not expected yet."""
+    """A client's connection, and the frames on it that were not expected yet."""
 
     def __init__(self, connection: ServerConnection) -> None:
         self.frames: deque[Fields] = deque()
@@ -63,7 +63,7 @@ class Heard:
 
 
 class ScriptedServer:
-    """Lets clients in, or not, as it is told."""
+    """Accepts or refuses clients as the case says."""
 
     def __init__(self) -> None:
         self.news = asyncio.Event()

@@ -1,7 +1,7 @@
-"""Plays a case against a server: opens connections, sends frames, and judges what comes.
+"""Plays a case against a server: opens connections, sends frames, and checks the frames that it receives.
 
-How a server is started, and how an agent of it is made to speak, is the adapter's business; `command.CommandServer` is
-the adapter of a server that another program runs. Runs on the caller's event loop.
+The adapter starts the server and lets its agents emit messages; `command.CommandServer` is the adapter for a server
+that another program runs. Runs on the caller's event loop.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ TIMEOUT_S: Final = 5.0
 
 
 class ServerUnderTest(Protocol):
-    """What the runner needs of a server. Each call returns once what it says is durable, or done."""
+    """The methods of a server that the runner needs. Each call returns once its effect is durable, or done."""
 
     async def make(self, given: Fields) -> str:
         """Start a server with what a case is given; return the URL of its WebSocket."""

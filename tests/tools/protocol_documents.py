@@ -1,6 +1,6 @@
 """The documents that are made from the frame types: schema files, and the tables of `docs/protocol.md`.
 
-`make protocol` writes them, and the `asyncapi.json` that the server hands out; a test fails when they differ from the
+`make protocol` writes them, and the `asyncapi.json` that the server serves; a test fails when they differ from the
 types.
 """
 
