@@ -14,8 +14,7 @@ from commitcast.gateway.server.requests import AgentControl
 from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence.records import Committed
 from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.store import Reader, Store
-from commitcast.persistence.verify import Report
+from commitcast.persistence.store import Reader, Report, Store
 from commitcast.persistence.writes import AgentWrites, Outcome
 
 Progress = Callable[[int, int], object]

@@ -41,8 +41,7 @@ from commitcast.persistence import fork
 from commitcast.persistence.deprecation import renamed_argument
 from commitcast.persistence.errors import ForkedRuntimeError
 from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.store import Reader, Store
-from commitcast.persistence.verify import Report
+from commitcast.persistence.store import Reader, Report, Store
 
 logger: Final = logging.getLogger(__name__)
 

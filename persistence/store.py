@@ -243,7 +243,7 @@ class Store(Reader, Protocol):
         """
 
     def verify(self, *, deep: bool = False, progress: Progress = ...) -> Report:
-        """Verify what is stored while the store is in use. See `commitcast.persistence.verify`.
+        """Verify what is stored while the store is in use. See `commitcast.persistence.verification`.
 
         Args:
             deep: include checks that make commits wait.

@@ -253,7 +253,7 @@ def test_what_all_stores_share_knows_none_of_them() -> None:
 
     assert {module for module, names in seen.items() if names} <= {
         "persistence/__init__.py",
-        "persistence/verify.py",
+        "persistence/verification.py",
     }
 
 

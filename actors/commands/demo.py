@@ -22,7 +22,7 @@ from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft
 from commitcast.gateway.client.asyncio import subscribe
-from commitcast.persistence.verify import verify
+from commitcast.persistence.verification import verify
 
 PACES_S: Final = {"tortoise": 0.2, "walker": 0.09, "hare": 0.04}
 """Seconds between tokens: all three end within ten seconds."""

@@ -14,9 +14,8 @@ from commitcast.actors.commands.printing import Printer
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError
 from commitcast.persistence.records import AgentStatus
 from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.store import PAGE_ROWS
-from commitcast.persistence.verify import Report
-from commitcast.persistence.verify import verify as verify_file
+from commitcast.persistence.store import PAGE_ROWS, Report
+from commitcast.persistence.verification import verify as verify_file
 
 
 @contextmanager

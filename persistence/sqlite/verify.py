@@ -69,7 +69,7 @@ _TERMINAL: Final = frozenset(str(status) for status in AgentStatus if status.is_
 
 
 def verify_file(path: str | Path, *, deep: bool = False, progress: Progress = lambda done, of: None) -> Report:
-    """Check a file. See `commitcast.persistence.verify.verify`."""
+    """Check a file. See `commitcast.persistence.verification.verify`."""
     target = Path(os.path.realpath(path))  # the lock lies beside the file, not beside a link to it
     report = Report(str(target))
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus
 from commitcast.actors.kernel.future import Future
-from commitcast.persistence.verify import verify
+from commitcast.persistence.verification import verify
 from forking import forked, refused
 from waiting import TIMEOUT_S
 

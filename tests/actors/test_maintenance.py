@@ -9,7 +9,7 @@ import pytest
 from commitcast.actors import AgentHandle, AgentRuntime
 from commitcast.actors.errors import WouldBlockError
 from commitcast.persistence.errors import StoreClosedError, StorePathError
-from commitcast.persistence.verify import verify
+from commitcast.persistence.verification import verify
 from repeating import repeating
 from stores import by_hand
 from waiting import TIMEOUT_S, wait_until

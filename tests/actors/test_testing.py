@@ -16,7 +16,7 @@ from commitcast.actors.testing import FailingStore, HeldStore, MockGateway, Prob
 from commitcast.persistence import Committed
 from commitcast.persistence.errors import NotStoredError, StoreUnknownError
 from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.verify import verify
+from commitcast.persistence.verification import verify
 
 SECONDS = 10.0
 

@@ -11,7 +11,7 @@ from commands import is_alive, running
 from commitcast.gateway.client.asyncio import subscribe
 from commitcast.persistence.records import AgentStatus
 from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.verify import verify
+from commitcast.persistence.verification import verify
 from waiting import TIMEOUT_S, wait_until
 
 pytestmark = pytest.mark.fault

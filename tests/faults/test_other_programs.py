@@ -23,7 +23,7 @@ from commitcast.persistence.sqlite import connections, watch
 from commitcast.persistence.sqlite.batch import Batch
 from commitcast.persistence.sqlite.folder import Folder
 from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.verify import Report, verify
+from commitcast.persistence.verification import Report, verify
 from stores import by_hand, commit, contents, new_agent, opened, problems, reader_value, text
 from waiting import TIMEOUT_S, wait_until
 

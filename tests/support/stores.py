@@ -10,7 +10,7 @@ import apsw
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, Entry, MessageRecord, StatusChange
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import Reader, Store
-from commitcast.persistence.verify import verify
+from commitcast.persistence.verification import verify
 from commitcast.persistence.writes import AgentWrites, NewAgent, NewMessage, NewStatus, Outcome, Write, new_message
 
 AT: Final = "2026-01-02T03:04:05.000006Z"

@@ -11,7 +11,7 @@ from commitcast.actors import AgentRuntime
 from commitcast.persistence import store as store_module
 from commitcast.persistence.errors import StoreCorruptError, StoreOpenError
 from commitcast.persistence.sqlite import verify as module
-from commitcast.persistence.verify import Report, verify
+from commitcast.persistence.verification import Report, verify
 from stores import (
     AT,
     COMPLETED,
