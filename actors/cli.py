@@ -18,7 +18,7 @@ COMMANDS: Final = {
     "agents": "reading",
     "messages": "reading",
     "tail": "tail",
-    "verify": "reading",
+    "verify": "verify",
 }
 """The subcommands, in the order of the help, and the module of each in `commands`."""
 

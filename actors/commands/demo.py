@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from commitcast.actors.commands import open_files, options
-from commitcast.actors.commands.output import console, counted, note
+from commitcast.actors.commands.output import counted, note, say
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
@@ -140,26 +140,22 @@ async def _watch_with_a_cut(url: str, agent: AgentHandle, seen: _Seen, away_s: f
 
 
 def _print_line(name: str, sequence: int, seen: _Seen) -> None:
-    console.print(f"{name:<9} {sequence:>4}  {seen.story.strip()}", style=_COLOURS[name], markup=False)
+    say(f"{name:<9} {sequence:>4}  {seen.story.strip()}", _COLOURS[name])
     seen.story = ""
 
 
 def _print_event(text: str) -> None:
-    console.print(f"{'':<9} {'':>4}  -- {text}", style="bold", markup=False)
+    say(f"{'':<9} {'':>4}  -- {text}", "bold")
 
 
 def _print_account(path: Path, seen: dict[str, _Seen], stored: dict[str, list[int]], *, kept: bool) -> None:
-    console.print("")
-    console.print(f"{'agent':<9} {'in the database':>16} {'received':>9} {'missing':>8} {'repeated':>9}", style="bold")
+    say("")
+    say(f"{'agent':<9} {'in the database':>16} {'received':>9} {'missing':>8} {'repeated':>9}", "bold")
     for name, sequences in stored.items():
         received = seen[name].sequences
         missing, repeated = len(set(sequences) - set(received)), len(received) - len(set(received))
-        console.print(
-            f"{name:<9} {len(sequences):>16} {len(received):>9} {missing:>8} {repeated:>9}", style=_COLOURS[name]
-        )
+        say(f"{name:<9} {len(sequences):>16} {len(received):>9} {missing:>8} {repeated:>9}", _COLOURS[name])
     report = verify(path)
-    console.print(
-        f"verified: {counted(report.messages, 'message')}, {'sound' if report.is_sound else 'NOT sound'}", style="bold"
-    )
+    say(f"verified: {counted(report.messages, 'message')}, {'sound' if report.is_sound else 'NOT sound'}", "bold")
     if kept:
         note(f"to see it again: commitcast serve --db {path}, then open its page")

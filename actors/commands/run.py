@@ -11,9 +11,9 @@ from typing import Annotated, Final
 import typer
 
 from commitcast.actors.commands import open_files, options
-from commitcast.actors.commands.output import counted, leave_output, note, print_ending
+from commitcast.actors.commands.output import counted, leave_output, note
 from commitcast.actors.commands.piped_input import piped_input
-from commitcast.actors.commands.printing import Printer
+from commitcast.actors.commands.printing import Printer, print_ending
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.actors.errors import CommandNotFoundError, FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.handle import AgentHandle

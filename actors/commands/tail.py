@@ -1,13 +1,17 @@
 """`commitcast tail`: a subscriber in the terminal that reconnects after every loss of the connection."""
 
 import asyncio
+import os
+import select
+import stat
+import sys
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import typer
 
 from commitcast.actors.commands import options
-from commitcast.actors.commands.output import note, note_ending, reader_left
+from commitcast.actors.commands.output import note, note_ending
 from commitcast.actors.commands.printing import Printer
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.gateway.client.asyncio import Subscription, subscribe
@@ -66,7 +70,7 @@ async def _print_all(following: Subscription, stopping: Stopping, printer: Print
     printing = asyncio.create_task(print_them())
     reporting = asyncio.create_task(report_no_connection())
     asked = asyncio.create_task(stopping.wait_async())
-    left = asyncio.create_task(reader_left())
+    left = asyncio.create_task(_reader_left())
     await asyncio.wait({printing, asked, left}, return_when=asyncio.FIRST_COMPLETED)
     for task in (printing, asked, left, reporting):
         task.cancel()
@@ -74,6 +78,32 @@ async def _print_all(following: Subscription, stopping: Stopping, printer: Print
     for error in results[:2]:
         if isinstance(error, Exception):
             raise error
+
+
+async def _reader_left() -> None:
+    """Wait until the reader of standard output closes it. Otherwise that would be noticed at the next write only.
+
+    Raises:
+        BrokenPipeError: the other end of the pipe is closed. For a file and a terminal this never happens.
+    """
+    output, gone = sys.stdout.fileno(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        poll = select.poll()
+        poll.register(output, 0)  # errors are always reported
+        if poll.poll(0):
+            gone.set()
+        loop.remove_reader(output)
+
+    mode = os.fstat(output).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        loop.add_reader(output, look)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(output)
+    raise BrokenPipeError
 
 
 def _why_failed(following: Subscription) -> str | None:
