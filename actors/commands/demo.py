@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from commitcast.actors.commands import open_files, options
+from commitcast.actors.commands import listening, options
 from commitcast.actors.commands.output import counted, note, say
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.actors.handle import AgentHandle
@@ -41,9 +41,14 @@ class _Seen(msgspec.Struct):
 
 
 def demo(
-    listen: options.Listen = "127.0.0.1:0",
+    listen: listening.Listen = "127.0.0.1:0",
     db: Annotated[
-        Path | None, typer.Option("--db", help="Keep the database in this file. Without it the file is temporary.")
+        Path | None,
+        typer.Option(
+            "--db",
+            help="Keep the database in this file. Without it the file is temporary.",
+            callback=options.in_folder,
+        ),
     ] = None,
     speed: Annotated[float, typer.Option(min=0.1, max=100, help="Speed factor: 2 is twice as fast.")] = 1.0,
 ) -> None:
@@ -51,10 +56,10 @@ def demo(
 
     Takes about ten seconds. Needs no API key and no network.
     """
-    open_files.raise_limit(listens=True)
+    listening.raise_file_limit(listens=True)
     with tempfile.TemporaryDirectory(prefix="commitcast-demo-") as folder:
         path = db or Path(folder) / "demo.db"
-        runtime = AgentRuntime(path, listen=options.address(listen) or "127.0.0.1:0")
+        runtime = AgentRuntime(path, listen=listening.address("127.0.0.1:0" if listen == "off" else listen))
         with stopping_on_signals() as stopping, runtime:
             note(f"database {path}")
             note(f"page     http://{runtime.address}/")

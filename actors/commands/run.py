@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from commitcast.actors.commands import open_files, options
+from commitcast.actors.commands import listening, options
 from commitcast.actors.commands.output import counted, leave_output, note
 from commitcast.actors.commands.piped_input import piped_input
 from commitcast.actors.commands.printing import Printer, print_ending
@@ -45,8 +45,8 @@ def run(
         str,
         typer.Option(help="Replaces {prompt} in the arguments; without that place it is written to standard input."),
     ] = "",
-    listen: options.Listen = "off",
-    token_file: options.TokenFile = None,
+    listen: listening.Listen = "off",
+    token_file: listening.TokenFile = None,
     stdin: Annotated[
         bool | None,
         typer.Option(
@@ -83,9 +83,11 @@ def run(
         if os.path.exists(command[0]):
             raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder, or not executable (chmod +x)")
         raise CommandNotFoundError(command[0])
-    open_files.raise_limit(listens=options.address(listen) is not None)
+    tokens = listening.tokens(token_file)
+    address = None if listen == "off" else listening.address(listen, tokens)
+    listening.raise_file_limit(listens=address is not None)
     printer = Printer(as_json=json, all=all)
-    runtime = AgentRuntime(db, listen=options.address(listen), token=options.tokens(token_file), catch_up_s=CATCH_UP_S)
+    runtime = AgentRuntime(db, listen=address, token=tokens, catch_up_s=CATCH_UP_S)
     agents: list[AgentHandle] = []
     launched = threading.Lock()
 

@@ -5,6 +5,7 @@ import os
 import select
 import stat
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ def tail(
     after: Annotated[
         str, typer.Option(help='Only messages after this sequence (for "*": position); "tail" for new messages only.')
     ] = "0",
-    token_file: options.OwnTokenFile = None,
+    token_file: Annotated[Path | None, typer.Option(help="File whose first line is the token.")] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="With --json: include the lines of the programs as `raw`.")
     ] = False,
@@ -42,7 +43,7 @@ def tail(
     if after != "tail" and not (after.isascii() and after.isdecimal()):
         raise InvalidValueError(f"--after {after!r} is not valid: use a sequence or tail")
     start: int | Literal["tail"] = "tail" if after == "tail" else int(after)
-    following = subscribe(websocket_url(url), agent, after=start, raw=raw, token=options.own_token(token_file))
+    following = subscribe(websocket_url(url), agent, after=start, raw=raw, token=_token(token_file))
     printer = Printer(as_json=json, all=all, names_agents=agent == ALL)
     with stopping_on_signals() as stopping:
         asyncio.run(_print_all(following, stopping, printer))
@@ -110,6 +111,24 @@ def _why_failed(following: Subscription) -> str | None:
     """Return why the agent failed, from its last `status`, or from the record at the last `subscribed`."""
     source = following.ending or following.record
     return None if source is None or source.error is None else source.error.message
+
+
+def _token(file: Path | None) -> str | None:
+    """Return the token that a client presents: the first word of the first line that is not a comment.
+
+    Raises:
+        InvalidValueError: the file cannot be read or has no token.
+    """
+    if file is None:
+        return None
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidValueError(f"the token file {file} cannot be read: {error}") from error
+    words = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    if not words or not words[0].isascii():
+        raise InvalidValueError(f"the token file {file} has no token: write one line of ASCII characters into it")
+    return words[0]
 
 
 def websocket_url(address: str) -> str:
