@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from commitcast.actors.commands.output import fail, leave_output
+from commitcast.actors.commands.output import fail, leave
 from commitcast.persistence.errors import CommitcastError
 
 COMMANDS: Final = {
@@ -106,7 +106,7 @@ def _fail_usage(error: Any) -> NoReturn:
 
 def _leave() -> NoReturn:
     """Exit as a program does that SIGPIPE kills: its output is not read any more."""
-    leave_output()
+    leave(sys.stdout)  # the interpreter would report at exit that it cannot be flushed
     sys.exit(141)
 
 

@@ -65,7 +65,8 @@ def demo(
             note(f"page     http://{runtime.address}/")
             note(f"stream   {runtime.url}   (another terminal: commitcast tail '*' --url {runtime.address})")
             agents = _launch(runtime, speed)
-            seen = asyncio.run(_watch(runtime, agents, stopping, AWAY_S / speed))
+            seen = {name: _Seen() for name in agents}
+            asyncio.run(_watch(str(runtime.url), agents, seen, stopping, AWAY_S / speed))
             if stopping.signal is not None:
                 raise typer.Exit(EXIT_CODES[stopping.signal])
             stored = {name: [message.sequence for message in agent.follow()] for name, agent in agents.items()}
@@ -95,27 +96,19 @@ def _speaker(text: str, pace_s: float) -> Callable[[AgentContext], Iterator[Draf
 
 
 async def _watch(
-    runtime: AgentRuntime, agents: dict[str, AgentHandle], stopping: Stopping, away_s: float
-) -> dict[str, _Seen]:
-    seen = {name: _Seen() for name in agents}
-    url = runtime.url
-    assert url is not None
+    url: str, agents: dict[str, AgentHandle], seen: dict[str, _Seen], stopping: Stopping, away_s: float
+) -> None:
     watching = [
-        asyncio.create_task(
-            _watch_with_a_cut(url, agent, seen[name], away_s)
-            if name == "hare"
-            else _watch_one(url, name, agent.id, 0, seen[name])
-        )
+        _watch_with_a_cut(url, agent, seen[name], away_s)
+        if name == "hare"
+        else _watch_one(url, name, agent.id, 0, seen[name])
         for name, agent in agents.items()
     ]
-    stopped = asyncio.create_task(stopping.wait_async())
-    everybody = asyncio.gather(*watching)
-    waiting: set[asyncio.Future[Any]] = {everybody, stopped}
+    waiting: list[asyncio.Future[Any]] = [asyncio.gather(*watching), asyncio.create_task(stopping.wait_async())]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    everybody.cancel()
-    await asyncio.gather(everybody, stopped, return_exceptions=True)
-    return seen
+    for future in waiting:
+        future.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def _watch_one(url: str, name: str, agent: str, after: int, seen: _Seen, until: int | None = None) -> int:

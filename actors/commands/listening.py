@@ -48,15 +48,6 @@ def address(listen: str, verifier: Verifier | None = None) -> str:
     return listen
 
 
-def tokens(file: Path | None) -> StaticTokens | None:
-    """Return the verifier of a token file; None without one.
-
-    Raises:
-        InvalidValueError: the file cannot be read or has no token.
-    """
-    return None if file is None else StaticTokens.from_file(file)
-
-
 def verifier(
     token_file: Path | None, jwt_key: Path | None, algorithm: JwtAlgorithm, audience: str | None, issuer: str | None
 ) -> Verifier | None:
@@ -67,7 +58,7 @@ def verifier(
         MissingExtraError: JSON web tokens need a package that is not installed.
     """
     if jwt_key is None:
-        return tokens(token_file)
+        return None if token_file is None else StaticTokens.from_file(token_file)
     if token_file is not None:
         raise InvalidValueError("--token-file and --jwt-key exclude each other: give one")
     # By name, because only this option needs its packages.

@@ -92,11 +92,6 @@ def printable(text: str) -> str:
     return _HARMFUL.sub("�", text)
 
 
-def leave_output() -> None:
-    """Discard standard output from now on: the reader has closed it, and the interpreter would report that at exit."""
-    leave(sys.stdout)
-
-
 def leave(stream: TextIO) -> None:
     """Discard what is written to a stream from now on."""
     null = os.open(os.devnull, os.O_WRONLY)

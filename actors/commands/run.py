@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from commitcast.actors.commands import listening, options
-from commitcast.actors.commands.output import counted, leave_output, note
+from commitcast.actors.commands.output import counted, leave, note
 from commitcast.actors.commands.piped_input import piped_input
 from commitcast.actors.commands.printing import Printer, print_ending
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
@@ -20,6 +21,7 @@ from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.sources.command import EXIT_TIMEOUT_S, CommandSource
 from commitcast.actors.sources.parsers import PARSERS
+from commitcast.gateway.server.access.auth import StaticTokens
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 
@@ -83,7 +85,7 @@ def run(
         if os.path.exists(command[0]):
             raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder, or not executable (chmod +x)")
         raise CommandNotFoundError(command[0])
-    tokens = listening.tokens(token_file)
+    tokens = None if token_file is None else StaticTokens.from_file(token_file)
     address = None if listen == "off" else listening.address(listen, tokens)
     listening.raise_file_limit(listens=address is not None)
     printer = Printer(as_json=json, all=all)
@@ -153,9 +155,9 @@ def _is_written(write: Callable[[], None]) -> bool:
     try:
         write()
     except BrokenPipeError:  # the reader has closed it
-        leave_output()
+        leave(sys.stdout)
     except OSError as error:  # the disk of a file is full, the terminal is gone
-        leave_output()
+        leave(sys.stdout)
         with suppress(OSError):
             note(f"the output cannot be written ({error.strerror}): the agent continues without it")
     else:

@@ -52,7 +52,9 @@ def tail(
         note(f"to continue: --after {following.cursor}")
         raise typer.Exit(EXIT_CODES[stopping.signal])
     if following.status is not None and agent != ALL:
-        note_ending(agent, following.status, following.cursor, printer.account(), _why_failed(following))
+        source = following.ending or following.record  # the last `status`, or the record at the last `subscribed`
+        why = None if source is None or source.error is None else source.error.message
+        note_ending(agent, following.status, following.cursor, printer.account(), why)
     raise typer.Exit(0 if following.status == AgentStatus.COMPLETED else 1)
 
 
@@ -105,12 +107,6 @@ async def _reader_left() -> None:
     finally:
         loop.remove_reader(output)
     raise BrokenPipeError
-
-
-def _why_failed(following: Subscription) -> str | None:
-    """Return why the agent failed, from its last `status`, or from the record at the last `subscribed`."""
-    source = following.ending or following.record
-    return None if source is None or source.error is None else source.error.message
 
 
 def _token(file: Path | None) -> str | None:
