@@ -3,16 +3,21 @@
 The top floor: it imports the gateway and persistence.
 """
 
-from commitcast.actors.errors import BackpressureError, FutureTimeoutError, RuntimeStoppedError
-from commitcast.actors.handle import AgentHandle
-from commitcast.actors.kernel.supervision import RestartPolicy
-from commitcast.actors.metrics import RuntimeStats
-from commitcast.actors.runtime import AgentRuntime
-from commitcast.actors.sources.command import CommandSource
-from commitcast.actors.sources.context import AgentContext
-from commitcast.actors.sources.draft import Draft
-from commitcast.actors.templates import Template
-from commitcast.persistence.records import AgentStatus
+from typing import TYPE_CHECKING
+
+from commitcast.persistence.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from commitcast.actors.errors import BackpressureError, FutureTimeoutError, RuntimeStoppedError
+    from commitcast.actors.handle import AgentHandle
+    from commitcast.actors.kernel.supervision import RestartPolicy
+    from commitcast.actors.metrics import RuntimeStats
+    from commitcast.actors.runtime import AgentRuntime
+    from commitcast.actors.sources.command import CommandSource
+    from commitcast.actors.sources.context import AgentContext
+    from commitcast.actors.sources.draft import Draft
+    from commitcast.actors.templates import Template
+    from commitcast.persistence.records import AgentStatus
 
 __all__ = [
     "AgentContext",
@@ -28,3 +33,17 @@ __all__ = [
     "RuntimeStoppedError",
     "Template",
 ]
+
+if not TYPE_CHECKING:  # a type checker would believe that every name exists
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        "errors",
+        "sources.draft",
+        "sources.context",
+        "kernel.supervision",
+        "sources.command",
+        "templates",
+        "metrics",
+        "handle",
+        "runtime",
+    )

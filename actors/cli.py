@@ -3,56 +3,65 @@
 import io
 import os
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from commitcast.actors.commands.demo import demo
-from commitcast.actors.commands.output import console, fail, leave_output
-from commitcast.actors.commands.reading import agents, messages, verify
-from commitcast.actors.commands.run import run
-from commitcast.actors.commands.serve import serve
-from commitcast.actors.commands.tail import tail
+from commitcast.actors.commands.output import fail, leave
 from commitcast.persistence.errors import CommitcastError
+
+COMMANDS: Final = {
+    "run": "run",
+    "serve": "serve",
+    "demo": "demo",
+    "agents": "reading",
+    "messages": "reading",
+    "tail": "tail",
+    "verify": "verify",
+}
+"""The subcommands, in the order of the help, and the module of each in `commands`."""
 
 _UsageError: Final[type[Any]] = typer.BadParameter.__mro__[1]
 """Mistakes in the command line: of click, or of the copy of it that newer versions of typer contain."""
 
-app = typer.Typer(
-    name="commitcast",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help=(
-        "Commit, then cast: an actor runtime for AI agents. Every message is committed to a database first and only "
-        "then sent to WebSocket subscribers, so what anybody saw is kept and can be resumed from anywhere."
-    ),
-    epilog="Start with: commitcast demo",
-)
+
+def _application(first: str) -> typer.Typer:
+    """Return the application for a command line that begins with `first`.
+
+    Has only the subcommand that is called, because the modules of all take longer to load than most commands take. All
+    are needed for the help, and to suggest a name in place of an unknown one.
+    """
+    application = typer.Typer(
+        name="commitcast",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help=(
+            "Commit, then cast: an actor runtime for AI agents. Every message is committed to a database first and "
+            "only then sent to WebSocket subscribers, so what anybody saw is kept and can be resumed from anywhere."
+        ),
+        epilog="Start with: commitcast demo",
+    )
+    application.callback()(_options)
+    for name in [first] if first in COMMANDS else [] if first == "--version" else COMMANDS:
+        function = getattr(import_module(f"commitcast.actors.commands.{COMMANDS[name]}"), name)
+        # The arguments of the program that `run` starts may look like options.
+        application.command(name, context_settings={"allow_interspersed_args": name != "run"})(function)
+    return application
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        console.print(f"commitcast {metadata.version('commitcast')}")
+        typer.echo(f"commitcast {metadata.version('commitcast')}")
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     pass
-
-
-app.command(context_settings={"allow_interspersed_args": False})(run)
-app.command()(serve)
-app.command()(demo)
-app.command()(agents)
-app.command()(messages)
-app.command()(tail)
-app.command()(verify)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,8 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: in place of those of the process.
     """
     _make_output_safe()
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        sys.exit(app(arguments, prog_name="commitcast", standalone_mode=False))
+        application = _application(arguments[0] if arguments else "")
+        sys.exit(application(arguments, prog_name="commitcast", standalone_mode=False))
     except _UsageError as error:
         _fail_usage(error)
     except typer.Abort:  # older versions of typer turn Ctrl-C into it
@@ -95,7 +106,7 @@ def _fail_usage(error: Any) -> NoReturn:
 
 def _leave() -> NoReturn:
     """Exit as a program does that SIGPIPE kills: its output is not read any more."""
-    leave_output()
+    leave(sys.stdout)  # the interpreter would report at exit that it cannot be flushed
     sys.exit(141)
 
 

@@ -7,7 +7,9 @@ the same there. `python -m commitcast` is the command.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
+
+from commitcast.persistence.lazy import lazy_names
 
 if TYPE_CHECKING:
     from commitcast.actors import (
@@ -92,23 +94,15 @@ __all__ = [
     "subscribe_blocking",
 ]
 
-_PACKAGES: Final = ("commitcast.persistence", "commitcast.gateway", "commitcast.actors")
-"""From the ground up, so that no more is loaded than the name needs."""
-
 if not TYPE_CHECKING:  # a type checker would believe that every name exists
+    _load, _names = lazy_names(__name__, "persistence", "gateway", "actors")
 
     def __getattr__(name: str) -> Any:
-        """Load a public name (PEP 562)."""
-        if name == "__version__":
-            value = import_module("importlib.metadata").version("commitcast")  # which takes longer than all else here
-        elif name in __all__:
-            package = next(package for package in map(import_module, _PACKAGES) if name in package.__all__)
-            value = getattr(package, name)
-        else:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value  # the next use does not come here
-        return value
+        """Load a public name."""
+        if name == "__version__":  # its module takes longer to load than all else here
+            return import_module("importlib.metadata").version("commitcast")
+        return _load(name)
 
     def __dir__() -> list[str]:
         """Return every name, loaded or not."""
-        return sorted({*globals(), *__all__, "__version__"})
+        return [*_names(), "__version__"]

@@ -21,12 +21,14 @@ def renamed_argument(old: str, new: str) -> Callable[[Callable[P, R]], Callable[
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        name = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]  # of a class, what callers write
+
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             if old in kwargs:
                 if new in kwargs:
-                    raise TypeError(f"{function.__name__}() got both {new!r} and {old!r}, its old name")
-                message = f"the argument {old!r} of {function.__name__}() is now called {new!r}"
+                    raise TypeError(f"{name}() got both {new!r} and {old!r}, its old name")
+                message = f"the argument {old!r} of {name}() is now called {new!r}"
                 warnings.warn(message, DeprecationWarning, stacklevel=2)
                 values: dict[str, Any] = kwargs
                 values[new] = values.pop(old)

@@ -3,8 +3,11 @@
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -106,3 +109,16 @@ def test_no_module_is_named_after_nothing() -> None:
     """Such a module takes in whatever has no place elsewhere."""
     for module in modules():
         assert not module.__name__.rpartition(".")[2].startswith(("util", "helper", "common", "misc")), module
+
+
+@pytest.mark.parametrize(
+    "first", ["import commitcast.persistence.verify", "from commitcast.persistence.verify import verify", "pass"]
+)
+def test_verify_is_a_function_of_its_package_whatever_is_imported_first(first: str, tmp_path: Path) -> None:
+    last = f"from commitcast import persistence, verify; path = {str(tmp_path / 'none.db')!r}"
+    script = f"{first}; {last}; names = (persistence.verify, persistence.__dict__['verify'], verify)\n"
+    script += "for name in names:\n  try: name(path)\n  except persistence.StoreOpenError: print('called')"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    assert (done.stdout, done.stderr) == ("called\n" * 3, "")

@@ -68,7 +68,8 @@ def modules_after(script: str) -> set[str]:
 def test_importing_the_front_package_loads_none_of_its_parts() -> None:
     loaded = modules_after("import commitcast")
 
-    assert {name for name in loaded if name.startswith("commitcast")} == {"commitcast"}
+    ours = {name for name in loaded if name.startswith("commitcast")}
+    assert ours == {"commitcast", "commitcast.persistence", "commitcast.persistence.lazy"}
     assert not loaded & {"apsw", "asyncio", "msgspec", "pykka", "websockets"}
 
 
@@ -78,8 +79,15 @@ def test_an_embedded_runtime_needs_no_library_of_the_commands(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["subscribe", "Client", "BlockingClient", "SubscriptionError"])
-def test_a_subscriber_does_not_load_the_actors(name: str) -> None:
-    assert not {loaded for loaded in modules_after(f"from commitcast import {name}") if "commitcast.actors" in loaded}
+def test_a_subscriber_loads_neither_actors_nor_server_nor_database(name: str) -> None:
+    loaded = modules_after(f"from commitcast import {name}")
+
+    assert not {module for module in loaded if module.startswith(("commitcast.actors", "commitcast.gateway.server"))}
+    assert "apsw" not in loaded
+
+
+def test_an_embedded_runtime_loads_no_client() -> None:
+    assert "commitcast.gateway.client" not in modules_after("from commitcast import AgentRuntime")
 
 
 def test_the_package_is_run_as_the_command() -> None:

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from commitcast.actors.commands import open_files, options
-from commitcast.actors.commands.output import console, counted, note
+from commitcast.actors.commands import listening, options
+from commitcast.actors.commands.output import counted, note, say
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
@@ -41,9 +41,14 @@ class _Seen(msgspec.Struct):
 
 
 def demo(
-    listen: options.Listen = "127.0.0.1:0",
+    listen: listening.Listen = "127.0.0.1:0",
     db: Annotated[
-        Path | None, typer.Option("--db", help="Keep the database in this file. Without it the file is temporary.")
+        Path | None,
+        typer.Option(
+            "--db",
+            help="Keep the database in this file. Without it the file is temporary.",
+            callback=options.in_folder,
+        ),
     ] = None,
     speed: Annotated[float, typer.Option(min=0.1, max=100, help="Speed factor: 2 is twice as fast.")] = 1.0,
 ) -> None:
@@ -51,16 +56,17 @@ def demo(
 
     Takes about ten seconds. Needs no API key and no network.
     """
-    open_files.raise_limit(listens=True)
+    listening.raise_file_limit(listens=True)
     with tempfile.TemporaryDirectory(prefix="commitcast-demo-") as folder:
         path = db or Path(folder) / "demo.db"
-        runtime = AgentRuntime(path, listen=options.address(listen) or "127.0.0.1:0")
+        runtime = AgentRuntime(path, listen=listening.address("127.0.0.1:0" if listen == "off" else listen))
         with stopping_on_signals() as stopping, runtime:
             note(f"database {path}")
             note(f"page     http://{runtime.address}/")
             note(f"stream   {runtime.url}   (another terminal: commitcast tail '*' --url {runtime.address})")
             agents = _launch(runtime, speed)
-            seen = asyncio.run(_watch(runtime, agents, stopping, AWAY_S / speed))
+            seen = {name: _Seen() for name in agents}
+            asyncio.run(_watch(str(runtime.url), agents, seen, stopping, AWAY_S / speed))
             if stopping.signal is not None:
                 raise typer.Exit(EXIT_CODES[stopping.signal])
             stored = {name: [message.sequence for message in agent.follow()] for name, agent in agents.items()}
@@ -90,27 +96,19 @@ def _speaker(text: str, pace_s: float) -> Callable[[AgentContext], Iterator[Draf
 
 
 async def _watch(
-    runtime: AgentRuntime, agents: dict[str, AgentHandle], stopping: Stopping, away_s: float
-) -> dict[str, _Seen]:
-    seen = {name: _Seen() for name in agents}
-    url = runtime.url
-    assert url is not None
+    url: str, agents: dict[str, AgentHandle], seen: dict[str, _Seen], stopping: Stopping, away_s: float
+) -> None:
     watching = [
-        asyncio.create_task(
-            _watch_with_a_cut(url, agent, seen[name], away_s)
-            if name == "hare"
-            else _watch_one(url, name, agent.id, 0, seen[name])
-        )
+        _watch_with_a_cut(url, agent, seen[name], away_s)
+        if name == "hare"
+        else _watch_one(url, name, agent.id, 0, seen[name])
         for name, agent in agents.items()
     ]
-    stopped = asyncio.create_task(stopping.wait_async())
-    everybody = asyncio.gather(*watching)
-    waiting: set[asyncio.Future[Any]] = {everybody, stopped}
+    waiting: list[asyncio.Future[Any]] = [asyncio.gather(*watching), asyncio.create_task(stopping.wait_async())]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    everybody.cancel()
-    await asyncio.gather(everybody, stopped, return_exceptions=True)
-    return seen
+    for future in waiting:
+        future.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def _watch_one(url: str, name: str, agent: str, after: int, seen: _Seen, until: int | None = None) -> int:
@@ -140,26 +138,22 @@ async def _watch_with_a_cut(url: str, agent: AgentHandle, seen: _Seen, away_s: f
 
 
 def _print_line(name: str, sequence: int, seen: _Seen) -> None:
-    console.print(f"{name:<9} {sequence:>4}  {seen.story.strip()}", style=_COLOURS[name], markup=False)
+    say(f"{name:<9} {sequence:>4}  {seen.story.strip()}", _COLOURS[name])
     seen.story = ""
 
 
 def _print_event(text: str) -> None:
-    console.print(f"{'':<9} {'':>4}  -- {text}", style="bold", markup=False)
+    say(f"{'':<9} {'':>4}  -- {text}", "bold")
 
 
 def _print_account(path: Path, seen: dict[str, _Seen], stored: dict[str, list[int]], *, kept: bool) -> None:
-    console.print("")
-    console.print(f"{'agent':<9} {'in the database':>16} {'received':>9} {'missing':>8} {'repeated':>9}", style="bold")
+    say("")
+    say(f"{'agent':<9} {'in the database':>16} {'received':>9} {'missing':>8} {'repeated':>9}", "bold")
     for name, sequences in stored.items():
         received = seen[name].sequences
         missing, repeated = len(set(sequences) - set(received)), len(received) - len(set(received))
-        console.print(
-            f"{name:<9} {len(sequences):>16} {len(received):>9} {missing:>8} {repeated:>9}", style=_COLOURS[name]
-        )
+        say(f"{name:<9} {len(sequences):>16} {len(received):>9} {missing:>8} {repeated:>9}", _COLOURS[name])
     report = verify(path)
-    console.print(
-        f"verified: {counted(report.messages, 'message')}, {'sound' if report.is_sound else 'NOT sound'}", style="bold"
-    )
+    say(f"verified: {counted(report.messages, 'message')}, {'sound' if report.is_sound else 'NOT sound'}", "bold")
     if kept:
         note(f"to see it again: commitcast serve --db {path}, then open its page")

@@ -5,17 +5,28 @@ Owns the line that has not ended yet. Must never send control characters of an a
 
 import sys
 import zlib
-from functools import cache
 from typing import Any, Final
 
 import msgspec
 
-from commitcast.actors.commands.output import COLOURS, console, print_json, printable
-from commitcast.gateway.hub.encoding import message_item
+from commitcast.actors.commands.output import note_ending, painted, print_json, printable, say, shows_colours
+from commitcast.gateway.hub.encoding import agent_view, message_item
+from commitcast.gateway.hub.redaction import Redactor
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.texts import READING_MARKS, Place, Texts
-from commitcast.persistence.records import MessageRecord
+from commitcast.persistence.records import AgentRecord, MessageRecord
 
+_COLOURS: Final = {
+    "user": "cyan",
+    "system": "bright_black",
+    "error": "red",
+    "tool": "yellow",
+    "response": "green",
+    "completed": "green",
+    "failed": "red",
+    "terminated": "yellow",
+    "running": "cyan",
+}
 _AGENT_COLOURS: Final = ("cyan", "yellow", "green", "magenta", "blue", "bright_black")
 _MAX_AGENT_WIDTH: Final = 38
 """That of a UUID, and two spaces."""
@@ -43,7 +54,7 @@ class Printer:
         self._width = 0
         self._style = ""
         self._indent = ""
-        self._is_terminal = console.is_terminal  # asked once: it looks at the environment each time
+        self._painted = painted if shows_colours(sys.stdout) else lambda text, style: text
         self._is_open = False
         """Whether the last line may continue, and so has no newline yet."""
         self._newlines = ""
@@ -89,7 +100,7 @@ class Printer:
         agent = self._agent(item.agent or "") if self._names_agents else ""
         place = f"{item.sequence:>6}  {printable(item.type):<9}  "
         self._indent = " " * (self._width + len(place))
-        self._style = COLOURS.get(item.type, "")
+        self._style = _COLOURS.get(item.type, "")
         line_before = "\n" if self._is_open else ""
         sys.stdout.write(line_before + agent + self._painted(place, self._style))
         self._is_open = True
@@ -107,21 +118,24 @@ class Printer:
         self._newlines = text[len(shown) :]
         sys.stdout.write(self._painted(shown.replace("\n", f"\n{self._indent}"), self._style))
 
-    def _painted(self, text: str, style: str) -> str:
-        """Return text in a colour, if the output has colours. Not by `console.print`: it wraps long texts."""
-        if not style or not text:
-            return text
-        before, after = _codes(style, self._is_terminal)
-        return before + text + after
+
+def print_agent(record: AgentRecord, *, as_json: bool) -> None:
+    """Print an agent."""
+    if as_json:
+        print_json(agent_view(record, Redactor()))
+        return
+    when = (record.completed_at or record.started_at or record.created_at)[:19].replace("T", " ")
+    why = f"  {record.error_name}: {record.error_message}" if record.error_name else ""
+    line = f"{record.id:<38} {record.status:<12} {record.head:>8} {record.type:<12} {when}{why}"
+    say(line.split("\n")[0], _COLOURS.get(record.status, ""))
 
 
-@cache
-def _codes(style: str, is_terminal: bool) -> tuple[str, str]:  # a key of the cache: another output may differ
-    """Return the codes that rich writes around a text; empty if the output has no colours."""
-    with console.capture() as capture:
-        console.print("x", style=style, markup=False, end="")
-    before, _, after = capture.get().partition("x")
-    return before, after
+def print_ending(record: AgentRecord, *, as_json: bool, account: str = "") -> None:
+    """Print how an agent ended: as data, or as a note that ends with `account` of its messages."""
+    if as_json:
+        print_json(agent_view(record, Redactor()))
+        return
+    note_ending(record.id, record.status, record.head, account, record.error_message)
 
 
 def _summary(metadata: Any) -> str:

@@ -1,4 +1,4 @@
-"""`commitcast agents`, `messages` and `verify`: the contents of a file, also while a runtime has it open."""
+"""`commitcast agents` and `messages`: the contents of a file, also while a runtime has it open."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from commitcast.actors.commands import options
-from commitcast.actors.commands.output import console, counted, note, notes, print_agent, print_ending, print_json
-from commitcast.actors.commands.printing import Printer
+from commitcast.actors.commands.output import note
+from commitcast.actors.commands.printing import Printer, print_agent, print_ending
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError
 from commitcast.persistence.records import AgentStatus
 from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.sqlite.verify import verify as verify_file
-from commitcast.persistence.store import PAGE_ROWS, Report
+from commitcast.persistence.store import PAGE_ROWS
 
 
 @contextmanager
@@ -76,42 +74,3 @@ def messages(
         note(f"to continue: --after {after}{printer.account()}")
     else:
         print_ending(record, as_json=False, account=printer.account())
-
-
-def verify(
-    db: options.Database = options.DEFAULT_DATABASE,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Check SQLite's own structures even while a runtime has the file open.")
-    ] = False,
-    json: options.Json = False,
-) -> None:
-    """Verify a database: sequences, positions, checksums, foreign keys, and exactly one end for every agent.
-
-    Exit code 0 if it is sound; else 1, and the problems are listed.
-    """
-    with Progress(console=notes, transient=True, disable=not notes.is_terminal or json) as progress:
-        task = progress.add_task("verifying", total=None)
-        report = verify_file(
-            db, deep=deep, progress=lambda done, of: progress.update(task, completed=done, total=max(done, of))
-        )
-    _print_report(report, as_json=json)
-    raise typer.Exit(0 if report.is_sound else 1)
-
-
-def _print_report(report: Report, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"sound": report.is_sound, **{name: getattr(report, name) for name in report.__struct_fields__}})
-        return
-    for problem in report.problems:
-        console.print(problem, style="red", markup=False)
-    if report.more_problems:
-        console.print(f"and {report.more_problems} more", style="red")
-    for remark in report.notes:
-        console.print(remark, style="bright_black", markup=False)
-    verdict = "sound" if report.is_sound else counted(len(report.problems) + report.more_problems, "problem")
-    console.print(
-        f"{report.path}: {verdict}   {counted(report.agents, 'agent')}, {counted(report.messages, 'message')}, "
-        f"{counted(report.transitions, 'status change')}, position {report.position}",
-        style="green" if report.is_sound else "red",
-        markup=False,
-    )

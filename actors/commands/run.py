@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,16 +11,17 @@ from typing import Annotated, Final
 
 import typer
 
-from commitcast.actors.commands import open_files, options
-from commitcast.actors.commands.output import counted, leave_output, note, print_ending
+from commitcast.actors.commands import listening, options
+from commitcast.actors.commands.output import counted, leave, note
 from commitcast.actors.commands.piped_input import piped_input
-from commitcast.actors.commands.printing import Printer
+from commitcast.actors.commands.printing import Printer, print_ending
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.actors.errors import CommandNotFoundError, FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.sources.command import EXIT_TIMEOUT_S, CommandSource
 from commitcast.actors.sources.parsers import PARSERS
+from commitcast.gateway.server.access.auth import StaticTokens
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 
@@ -45,8 +47,8 @@ def run(
         str,
         typer.Option(help="Replaces {prompt} in the arguments; without that place it is written to standard input."),
     ] = "",
-    listen: options.Listen = "off",
-    token_file: options.TokenFile = None,
+    listen: listening.Listen = "off",
+    token_file: listening.TokenFile = None,
     stdin: Annotated[
         bool | None,
         typer.Option(
@@ -83,9 +85,11 @@ def run(
         if os.path.exists(command[0]):
             raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder, or not executable (chmod +x)")
         raise CommandNotFoundError(command[0])
-    open_files.raise_limit(listens=options.address(listen) is not None)
+    tokens = None if token_file is None else StaticTokens.from_file(token_file)
+    address = None if listen == "off" else listening.address(listen, tokens)
+    listening.raise_file_limit(listens=address is not None)
     printer = Printer(as_json=json, all=all)
-    runtime = AgentRuntime(db, listen=options.address(listen), token=options.tokens(token_file), catch_up_s=CATCH_UP_S)
+    runtime = AgentRuntime(db, listen=address, token=tokens, catch_up_s=CATCH_UP_S)
     agents: list[AgentHandle] = []
     launched = threading.Lock()
 
@@ -151,9 +155,9 @@ def _is_written(write: Callable[[], None]) -> bool:
     try:
         write()
     except BrokenPipeError:  # the reader has closed it
-        leave_output()
+        leave(sys.stdout)
     except OSError as error:  # the disk of a file is full, the terminal is gone
-        leave_output()
+        leave(sys.stdout)
         with suppress(OSError):
             note(f"the output cannot be written ({error.strerror}): the agent continues without it")
     else:

@@ -9,28 +9,28 @@ from typing import Annotated, Any
 
 import typer
 
-from commitcast.actors.commands import open_files, options
+from commitcast.actors.commands import listening, options
 from commitcast.actors.commands.output import counted, note, print_json
 from commitcast.actors.commands.stopping import LIMIT_S, stopping_on_signals
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.templates import load_templates
 from commitcast.gateway.server.access.origins import parse_address
 from commitcast.gateway.server.errors import MissingExtraError
-from commitcast.gateway.server.options import ASGI, ServerOptions
+from commitcast.gateway.server.options import ASGI
 from commitcast.gateway.tls import server_context
 
 
 def serve(
     db: options.Database = options.DEFAULT_DATABASE,
     listen: Annotated[str, typer.Option(help="HOST:PORT for subscribers. Port 0 takes a free one.")] = "127.0.0.1:8765",
-    token_file: options.TokenFile = None,
+    token_file: listening.TokenFile = None,
     jwt_key: Annotated[
         Path | None,
         typer.Option(help="Accept JSON web tokens signed with this key: a file with the secret or the public key."),
     ] = None,
-    jwt_algorithm: Annotated[options.JwtAlgorithm, typer.Option(help="Signature algorithm of the JSON web tokens.")] = (
-        options.JwtAlgorithm.EDDSA
-    ),
+    jwt_algorithm: Annotated[
+        listening.JwtAlgorithm, typer.Option(help="Signature algorithm of the JSON web tokens.")
+    ] = (listening.JwtAlgorithm.EDDSA),
     jwt_audience: Annotated[str | None, typer.Option(help="Required `aud` of the JSON web tokens.")] = None,
     jwt_issuer: Annotated[str | None, typer.Option(help="Required `iss` of the JSON web tokens.")] = None,
     templates: Annotated[
@@ -61,12 +61,10 @@ def serve(
     Agents that a crash interrupted become failed at the start; subscribers resume at their cursors. Without tokens the
     server is read-only and serves this machine only.
     """
-    options.address(listen)
-    open_files.raise_limit(listens=True)
-    verifier = options.verifier(token_file, jwt_key, jwt_algorithm, jwt_audience, jwt_issuer)
+    verifier = listening.verifier(token_file, jwt_key, jwt_algorithm, jwt_audience, jwt_issuer)
+    listening.address(listen, verifier)
+    listening.raise_file_limit(listens=True)
     tls = None if certificate is None else server_context(certificate, key)
-    if asgi:
-        ServerOptions(listen=listen, verifier=verifier)  # raises if the address needs a token and there is none
     runtime = AgentRuntime(
         db,
         listen=ASGI if asgi else listen,
@@ -76,8 +74,8 @@ def serve(
         allowed_hosts=[*(allow_host or ()), *([parse_address(listen)[0]] if asgi else [])],
         allowed_origins=allow_origin or (),
     )
-    listening = _listening(runtime, listen, certificate, key, asgi=asgi)
-    with stopping_on_signals(limit_s=drain_s + LIMIT_S) as stopping, runtime, listening as address:
+    serving = _listening(runtime, listen, certificate, key, asgi=asgi)
+    with stopping_on_signals(limit_s=drain_s + LIMIT_S) as stopping, runtime, serving as address:
         _announce(runtime, db, address, tls=tls is not None, json=json)
         stopping.wait()
         if drain_s and runtime.gateway is not None:

@@ -80,15 +80,6 @@ class Stopping:
         self.has_left_output = leave_unread() or self.has_left_output
 
 
-def ending_signals() -> list[signal.Signals]:
-    """Return the signals that end this program."""
-    return [
-        number
-        for number in EXIT_CODES
-        if number not in _MAY_BE_IGNORED or signal.getsignal(number) is not signal.SIG_IGN
-    ]
-
-
 @contextmanager
 def stopping_on_signals(
     then: Callable[[str], object] = lambda name: None, *, limit_s: float = LIMIT_S
@@ -105,7 +96,8 @@ def stopping_on_signals(
     hearing = threading.Thread(target=_hear, args=(reading, stopping, then, limit_s), name="signals", daemon=True)
     hearing.start()
     woken_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    heard = [*ending_signals(), NUDGE]
+    ignored = [number for number in _MAY_BE_IGNORED if signal.getsignal(number) is signal.SIG_IGN]
+    heard = [*(number for number in EXIT_CODES if number not in ignored), NUDGE]
     before: dict[signal.Signals, Any] = {number: signal.signal(number, lambda *_: None) for number in heard}
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, before)  # for threads and children too

@@ -1,13 +1,18 @@
 """`commitcast tail`: a subscriber in the terminal that reconnects after every loss of the connection."""
 
 import asyncio
+import os
+import select
+import stat
+import sys
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import typer
 
 from commitcast.actors.commands import options
-from commitcast.actors.commands.output import note, note_ending, reader_left
+from commitcast.actors.commands.output import note, note_ending
 from commitcast.actors.commands.printing import Printer
 from commitcast.actors.commands.stopping import EXIT_CODES, Stopping, stopping_on_signals
 from commitcast.gateway.client.asyncio import Subscription, subscribe
@@ -22,7 +27,7 @@ def tail(
     after: Annotated[
         str, typer.Option(help='Only messages after this sequence (for "*": position); "tail" for new messages only.')
     ] = "0",
-    token_file: options.OwnTokenFile = None,
+    token_file: Annotated[Path | None, typer.Option(help="File whose first line is the token.")] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="With --json: include the lines of the programs as `raw`.")
     ] = False,
@@ -38,7 +43,7 @@ def tail(
     if after != "tail" and not (after.isascii() and after.isdecimal()):
         raise InvalidValueError(f"--after {after!r} is not valid: use a sequence or tail")
     start: int | Literal["tail"] = "tail" if after == "tail" else int(after)
-    following = subscribe(websocket_url(url), agent, after=start, raw=raw, token=options.own_token(token_file))
+    following = subscribe(websocket_url(url), agent, after=start, raw=raw, token=_token(token_file))
     printer = Printer(as_json=json, all=all, names_agents=agent == ALL)
     with stopping_on_signals() as stopping:
         asyncio.run(_print_all(following, stopping, printer))
@@ -47,7 +52,9 @@ def tail(
         note(f"to continue: --after {following.cursor}")
         raise typer.Exit(EXIT_CODES[stopping.signal])
     if following.status is not None and agent != ALL:
-        note_ending(agent, following.status, following.cursor, printer.account(), _why_failed(following))
+        source = following.ending or following.record  # the last `status`, or the record at the last `subscribed`
+        why = None if source is None or source.error is None else source.error.message
+        note_ending(agent, following.status, following.cursor, printer.account(), why)
     raise typer.Exit(0 if following.status == AgentStatus.COMPLETED else 1)
 
 
@@ -66,7 +73,7 @@ async def _print_all(following: Subscription, stopping: Stopping, printer: Print
     printing = asyncio.create_task(print_them())
     reporting = asyncio.create_task(report_no_connection())
     asked = asyncio.create_task(stopping.wait_async())
-    left = asyncio.create_task(reader_left())
+    left = asyncio.create_task(_reader_left())
     await asyncio.wait({printing, asked, left}, return_when=asyncio.FIRST_COMPLETED)
     for task in (printing, asked, left, reporting):
         task.cancel()
@@ -76,10 +83,48 @@ async def _print_all(following: Subscription, stopping: Stopping, printer: Print
             raise error
 
 
-def _why_failed(following: Subscription) -> str | None:
-    """Return why the agent failed, from its last `status`, or from the record at the last `subscribed`."""
-    source = following.ending or following.record
-    return None if source is None or source.error is None else source.error.message
+async def _reader_left() -> None:
+    """Wait until the reader of standard output closes it. Otherwise that would be noticed at the next write only.
+
+    Raises:
+        BrokenPipeError: the other end of the pipe is closed. For a file and a terminal this never happens.
+    """
+    output, gone = sys.stdout.fileno(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        poll = select.poll()
+        poll.register(output, 0)  # errors are always reported
+        if poll.poll(0):
+            gone.set()
+        loop.remove_reader(output)
+
+    mode = os.fstat(output).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        loop.add_reader(output, look)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(output)
+    raise BrokenPipeError
+
+
+def _token(file: Path | None) -> str | None:
+    """Return the token that a client presents: the first word of the first line that is not a comment.
+
+    Raises:
+        InvalidValueError: the file cannot be read or has no token.
+    """
+    if file is None:
+        return None
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidValueError(f"the token file {file} cannot be read: {error}") from error
+    words = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    if not words or not words[0].isascii():
+        raise InvalidValueError(f"the token file {file} has no token: write one line of ASCII characters into it")
+    return words[0]
 
 
 def websocket_url(address: str) -> str:

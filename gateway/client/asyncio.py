@@ -1,173 +1,28 @@
 """The client on an event loop: `async for message in subscribe(url, agent, after=n)`, and `Client` for requests.
 
-Owns the connection; the frames and their meaning belong to `protocol` and `requests`, which are pure. A subscription
-reconnects by itself after every failure, and so gives out every message exactly once, in order. Runs on the caller's
-event loop; `blocking` runs the same code on a loop of its own.
+A subscription reconnects by itself after every failure, and so gives out every message exactly once, in order. Runs on
+the caller's event loop; `blocking` runs the same code on a loop of its own.
 """
 
 import asyncio
-import inspect
-import logging
 import random
-import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager
-from http import HTTPStatus
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, Unpack
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
-from websockets.typing import Subprotocol
-
-from commitcast.gateway.client import requests
+from commitcast.gateway.client.connection import SubscriptionConnection, connect, receive, send
 from commitcast.gateway.client.protocol import After, OnCursor, SubscriptionProtocol, SubscriptionState
-from commitcast.gateway.client.reconnect import AsyncToken, ConnectionLost, ReconnectPolicy, closed, decode
-from commitcast.gateway.client.requests import RequestProtocol
+from commitcast.gateway.client.reconnect import AsyncToken, ConnectionLost, ReconnectPolicy
+from commitcast.gateway.client.requests import REQUEST_ID, Request, RequestProtocol, required
 from commitcast.gateway.protocol import frames
-from commitcast.gateway.protocol.errors import ErrorCode
-from commitcast.gateway.protocol.quiet_log import QuietLogger
 from commitcast.persistence.deprecation import renamed_argument
 
-OPEN_TIMEOUT_S: Final = 10.0
-"""For connecting, with all handshakes."""
-CLOSE_TIMEOUT_S: Final = 0.25
-"""For the server's close frame. It may be queued behind messages that are not read; nothing is lost without it."""
 TIMEOUT_S: Final = 30.0
 """For a request with all its repetitions."""
 REPLY_TIMEOUT_S: Final = 10.0
 """For one try, from connecting to the reply: a commit takes milliseconds, so the connection is probably dead."""
-_HTTP_CODES: Final = {
-    HTTPStatus.UNAUTHORIZED: ErrorCode.UNAUTHENTICATED,
-    HTTPStatus.FORBIDDEN: ErrorCode.FORBIDDEN,
-    HTTPStatus.NOT_FOUND: ErrorCode.NOT_FOUND,
-}
-_HTTP_TEMPORARY: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
-
-
-_CONNECT_OPTIONS: Final[dict[str, Any]] = {
-    "subprotocols": [Subprotocol(frames.SUBPROTOCOL)],
-    "compression": None,
-    "max_size": None,  # a message may be as large as the store takes
-    "close_timeout": CLOSE_TIMEOUT_S,
-    "ping_interval": None,  # the server's heartbeats do this, and do not fail while the application is busy
-    "proxy": None,
-    "logger": QuietLogger(logging.getLogger(__name__)),
-}
-"""For the `connect` of websockets."""
-
-
-@contextmanager
-def translate_errors() -> Iterator[None]:
-    """Turn the errors of websockets and sockets into `ConnectionLost`. Never around the application's hooks."""
-    try:
-        yield
-    except ssl.SSLCertVerificationError as error:
-        raise ConnectionLost(
-            f"the server's certificate is not trusted: {error}", ErrorCode.FORBIDDEN, is_final=True
-        ) from error
-    except (InvalidURI, ValueError) as error:  # ValueError: an impossible host name, a redirect that is refused
-        raise ConnectionLost(str(error), ErrorCode.BAD_REQUEST, is_final=True) from error
-    except InvalidStatus as error:
-        raise _refused(error.response.status_code) from error
-    except ConnectionClosed as error:
-        raise (closed(error.rcvd.code, error.rcvd.reason) if error.rcvd else ConnectionLost(str(error))) from error
-    except (OSError, EOFError, WebSocketException) as error:
-        raise ConnectionLost(f"the server cannot be reached ({error or type(error).__name__})") from error
-
-
-def _refused(status: int) -> ConnectionLost:
-    message = f"the server refused the connection with HTTP {status}"
-    if status not in range(400, 500) or status in _HTTP_TEMPORARY:
-        return ConnectionLost(message)
-    return ConnectionLost(message, _HTTP_CODES.get(HTTPStatus(status), ErrorCode.BAD_REQUEST), is_final=True)
-
-
-async def _connect(url: str, policy: ReconnectPolicy) -> ClientConnection:
-    """Connect with a token. An error of the token function is raised as it is."""
-    if policy.token_function is not None:
-        token = policy.token_function()
-        policy.token = await token if inspect.isawaitable(token) else token
-        if policy.token is not None and not isinstance(policy.token, str):
-            raise TypeError(f"the token function returned {type(policy.token).__name__}, not str")
-    with translate_errors():
-        return await connect(url, additional_headers=policy.headers, open_timeout=OPEN_TIMEOUT_S, **_CONNECT_OPTIONS)
-
-
-async def receive(connection: ClientConnection) -> frames.ServerFrame | None:
-    """Return the next frame; None for a type of a later version.
-
-    Raises:
-        ConnectionLost: there is none, or the peer is not a server of ours.
-    """
-    with translate_errors():
-        data = await connection.recv()
-    return decode(data)
-
-
-async def _send(connection: ClientConnection, frame: frames.ClientFrame) -> None:
-    with translate_errors():
-        await connection.send(frames.encode(frame), text=True)
-
-
-class SubscriptionConnection:
-    """The connection of one subscription, made again after each loss. Belongs to one event loop."""
-
-    def __init__(self, url: str, protocol: SubscriptionProtocol) -> None:
-        self._url = url
-        self._protocol = protocol
-        self._connection: ClientConnection | None = None
-
-    async def receive(self) -> Iterator[frames.Item | frames.ClientFrame]:
-        """Return what the next frame brings: items to give out and frames to send. Connects if need be.
-
-        Reads one frame for each call: what an application does not take stays in the sockets, and then at the server.
-
-        Raises:
-            ConnectionLost: call `recover`.
-        """
-        if self._connection is None:
-            self._protocol.connect()
-            self._connection = await _connect(self._url, self._protocol.policy)
-        try:
-            async with asyncio.timeout(self._protocol.receive_timeout_s):
-                frame = await self._next_frame(self._connection)
-        except TimeoutError:
-            return self._protocol.on_silence()
-        return self._protocol.receive(frame)
-
-    async def _next_frame(self, connection: ClientConnection) -> frames.ServerFrame | None:
-        return await receive(connection)
-
-    async def send(self, frame: frames.ClientFrame) -> None:
-        """Send a frame on the connection that `receive` has used.
-
-        Raises:
-            ConnectionLost: call `recover`.
-        """
-        assert self._connection is not None
-        await _send(self._connection, frame)
-
-    async def recover(self, lost: ConnectionLost) -> None:
-        """Close the connection, and wait until it is time to reconnect.
-
-        Raises:
-            SubscriptionError: the server refused for good.
-        """
-        await self.close()
-        await asyncio.sleep(self._protocol.next_delay(lost, random.random()))
-
-    async def close(self) -> None:
-        """Close the connection. Idempotent."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
-
-    def abort(self) -> None:
-        """Drop the connection without a close frame."""
-        if self._connection is not None:
-            self._connection.transport.abort()
 
 
 class Subscription(SubscriptionState):
@@ -308,7 +163,8 @@ class Client:
 
         Durability: the agent is on disk.
         """
-        return requests.required((await self._ask(requests.launch(template, prompt, key))).agent, "agent")
+        request = frames.Launch(id=REQUEST_ID, template=template, prompt=prompt, key=key or str(uuid.uuid4()))
+        return required((await self._ask(request)).agent, "agent")
 
     async def send(self, agent: str, content: str, key: str | None = None) -> int:
         """Send a user message to an agent; return its sequence.
@@ -323,7 +179,8 @@ class Client:
 
         Durability: the message is on disk.
         """
-        return requests.required((await self._ask(requests.send(agent, content, key))).sequence, "sequence")
+        request = frames.Send(id=REQUEST_ID, agent=agent, content=content, key=key or str(uuid.uuid4()))
+        return required((await self._ask(request)).sequence, "sequence")
 
     async def terminate(self, agent: str, reason: str | None = None) -> str:
         """End an agent; return its status, which differs from `terminated` if it had ended before. Idempotent.
@@ -331,13 +188,14 @@ class Client:
         Raises:
             RequestError: it was refused, or there was no reply in time.
         """
-        return requests.required((await self._ask(requests.terminate(agent, reason))).status, "status")
+        request = frames.Terminate(id=REQUEST_ID, agent=agent, reason=reason)
+        return required((await self._ask(request)).status, "status")
 
     def subscribe(self, agent: str, **options: Unpack[SubscribeOptions]) -> Subscription:
         """Subscribe with the same URL and token; see `subscribe`."""
         return subscribe(self._url, agent, token=self._token, **options)
 
-    async def _ask(self, request: requests.Request) -> frames.Ok:
+    async def _ask(self, request: Request) -> frames.Ok:
         protocol = RequestProtocol(request, ReconnectPolicy(self._token, self._known))
         try:
             async with asyncio.timeout(self._timeout):
@@ -354,11 +212,11 @@ class Client:
     async def _try(self, protocol: RequestProtocol) -> None:
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S):
-                connection = await _connect(self._url, protocol.policy)
+                connection = await connect(self._url, protocol.policy)
                 try:
                     while protocol.reply is None:
                         for frame in protocol.receive(await receive(connection)):
-                            await _send(connection, frame)
+                            await send(connection, frame)
                 finally:
                     await connection.close()
         except TimeoutError as error:

@@ -1,33 +1,24 @@
 """The client for plain threads: `for message in subscribe_blocking(url, agent, after=n)`, and `BlockingClient`.
 
-A thin face over `asyncio`: each subscription that is iterated, and each request, has an event loop on a daemon thread
-of its own, which runs the asynchronous code. The caller's thread waits for it, one frame at a time; a signal, or
-`close` on another thread, wakes it at once. One loop for the whole process was refused: it would need a count of its
-users, a lock and a reset after a fork to save a thread for each subscription, which has a thread of the caller anyway.
+A thin face over `connection` and `asyncio`: each subscription that is iterated, and each request, has an event loop on
+a daemon thread of its own, which runs the asynchronous code. The caller's thread waits for it; a signal, or `close` on
+another thread, wakes it at once. One loop for the whole process was refused: it would need a count of its users, a lock
+and a reset after a fork to save a thread for each subscription, which has a thread of the caller anyway.
 """
 
 import asyncio
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from itertools import chain
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
-from websockets.asyncio.client import ClientConnection
-
-from commitcast.gateway.client.asyncio import (
-    CLOSE_TIMEOUT_S,
-    TIMEOUT_S,
-    Client,
-    SubscribeOptions,
-    SubscriptionConnection,
-    receive,
-)
+from commitcast.gateway.client.asyncio import TIMEOUT_S, Client, SubscribeOptions
+from commitcast.gateway.client.connection import CLOSE_TIMEOUT_S, SubscriptionConnection
 from commitcast.gateway.client.protocol import After, OnCursor, SubscriptionProtocol, SubscriptionState
 from commitcast.gateway.client.reconnect import ConnectionLost, Token
 from commitcast.gateway.protocol import frames
@@ -37,21 +28,14 @@ from commitcast.persistence.deprecation import renamed_argument
 
 T = TypeVar("T")
 
-FRAMES_AHEAD: Final = 16
-"""How many frames may be read before the application asks for them: as many as websockets keeps by itself."""
-
-
-async def _nothing() -> None:
-    pass
-
 
 class _LoopThread:
     """An event loop on a daemon thread, for one thread that waits at a time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._clean_up: Callable[[], Awaitable[None]] = _nothing
-        self._ended = asyncio.Event()
+        self._closing: asyncio.Future[Callable[[], Awaitable[None]]] = self._loop.create_future()
+        """Done with what is to be called last."""
         self._is_cancelled = False
         self._pending: Future[Any] | None = None
         self._thread = threading.Thread(target=self._serve, name="commitcast-client", daemon=True)
@@ -87,12 +71,11 @@ class _LoopThread:
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(function)
 
-    def close(self, clean_up: Callable[[], Awaitable[None]] = _nothing) -> None:
-        """Clean up on the loop, and end the thread; wait for it, for some tenths of a second at most. Idempotent."""
-        if not self._thread.is_alive():  # in a forked child, too
+    def close(self, last: Callable[[], Awaitable[None]]) -> None:
+        """Call `last` on the loop, and end the thread; wait for it, for some tenths of a second at most."""
+        if not self._thread.is_alive():  # in a forked child
             return
-        self._clean_up = clean_up
-        self.call(self._ended.set)
+        self.call(lambda: self._closing.set_result(last))
         if threading.current_thread() is not self._thread and not sys.is_finalizing():  # there it would never end
             self._thread.join(2 * CLOSE_TIMEOUT_S)
 
@@ -101,92 +84,8 @@ class _LoopThread:
             runner.run(self._run())
 
     async def _run(self) -> None:
-        await self._ended.wait()
-        await self._clean_up()
-
-
-class _FramesAhead:
-    """Reads some frames ahead, so that one hand-over between two threads serves several frames.
-
-    50,000 messages in a frame each cost 3.5 s of CPU when handed over one by one, and 0.7 s so. Refers to no
-    subscription, so that one that is forgotten without `close` is collected, and closed by that.
-    """
-
-    def __init__(self, connection: ClientConnection) -> None:
-        self._connection = connection
-        self._frames: deque[frames.ServerFrame | None] = deque()
-        """Filled by the loop's thread, emptied by the thread that iterates."""
-        self._arrived = asyncio.Event()
-        self._emptied = asyncio.Event()
-        self._reading = asyncio.create_task(self._read())
-
-    def __iter__(self) -> Iterator[frames.ServerFrame | None]:
-        """Yield the frames that are there, on the thread that iterates."""
-        while self._frames:
-            yield self._frames.popleft()
-
-    async def next(self) -> frames.ServerFrame | None:
-        """Wait for the next frame.
-
-        Raises:
-            ConnectionLost: there is none.
-        """
-        self._emptied.set()
-        while not self._frames:
-            if self._reading.done():
-                self._reading.result()  # raises
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._frames.popleft()
-
-    async def _read(self) -> None:
-        try:
-            while True:
-                self._frames.append(await receive(self._connection))
-                self._arrived.set()
-                if len(self._frames) >= FRAMES_AHEAD:
-                    self._emptied.clear()
-                    await self._emptied.wait()
-        finally:
-            self._arrived.set()
-
-    async def stop(self) -> None:
-        """Stop reading."""
-        self._reading.cancel()
-        await asyncio.wait({self._reading})
-
-
-class _ReadingAhead(SubscriptionConnection):
-    """A connection that hands over all frames that it has."""
-
-    def __init__(self, url: str, protocol: SubscriptionProtocol) -> None:
-        super().__init__(url, protocol)
-        self.is_closing = False
-        """Whether no further frame is to be taken."""
-        self._ahead: _FramesAhead | None = None
-
-    async def receive(self) -> Iterator[frames.Item | frames.ClientFrame]:
-        """Return what the next frame brings, and those behind it that are there by then."""
-        results = await super().receive()
-        return results if self._ahead is None else chain(results, self._rest(self._ahead))
-
-    def _rest(self, ahead: _FramesAhead) -> Iterator[frames.Item | frames.ClientFrame]:
-        for frame in ahead:
-            if self._protocol.is_over or self.is_closing:
-                return
-            yield from self._protocol.receive(frame)
-
-    async def _next_frame(self, connection: ClientConnection) -> frames.ServerFrame | None:
-        if self._ahead is None:
-            self._ahead = _FramesAhead(connection)
-        return await self._ahead.next()
-
-    async def close(self) -> None:
-        """Close the connection. Idempotent."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            await ahead.stop()
-        await super().close()
+        last = await self._closing
+        await last()
 
 
 class BlockingSubscription(SubscriptionState):
@@ -199,7 +98,7 @@ class BlockingSubscription(SubscriptionState):
     def __init__(self, url: str, agent: str, *, after: After = 0, epoch: str | None = None, **options: Any) -> None:
         super().__init__(after, epoch)
         self._protocol = SubscriptionProtocol(self, agent, after=after, clock=time.monotonic, **options)
-        self._connection = _ReadingAhead(url, self._protocol)
+        self._connection = SubscriptionConnection(url, self._protocol)
         self._thread: _LoopThread | None = None
         self._turn = threading.RLock()
         self._generation = fork.generation()
@@ -286,21 +185,12 @@ def subscribe_blocking(
     slow: frames.SlowPolicy = "catch_up",
     on_cursor: OnCursor | None = None,
 ) -> BlockingSubscription:
-    """Subscribe to an agent; iterate over the result with `for`.
+    """Subscribe to an agent; iterate over the result with `for`. The arguments are those of `subscribe`.
 
     Args:
-        url: `ws://HOST:PORT/v1/ws`.
-        agent: an id, or `"*"` for all agents.
-        after: the cursor: every later message is given out; 0 is everything, "tail" only new messages.
-        epoch: of the agent that the cursor belongs to; a relaunched id is then refused.
-        raw: whether to include the producers' lines.
-        token: if the server demands one: text, or a function that returns one, as for `subscribe`. The function is
-            called on a thread of the subscription's own, so it may block.
-        window: how many messages (on `"*"`: positions) the server may send ahead of those taken. They are
-            acknowledged when the next message is asked for.
-        slow: what the server does if the subscriber is too slow for its memory; see `subscribe`.
-        on_cursor: called with cursor and epoch, on the thread that iterates, when all messages of one frame were
-            taken; `subscribe` says how to use it for a restart.
+        token: a function is called on a thread of the subscription's own, so it may block; it is not async.
+        window: what was taken is acknowledged when the next message is asked for.
+        on_cursor: is called on the thread that iterates.
 
     Returns:
         An iterator that ends when the agent has ended (that of all agents never does) or was closed. It reconnects by
@@ -358,4 +248,4 @@ def _wait(request: Coroutine[Any, Any, T]) -> T:
     try:
         return thread.wait(request)
     finally:
-        thread.close()
+        thread.close(partial(asyncio.sleep, 0))

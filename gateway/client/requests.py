@@ -4,7 +4,6 @@ Each request has a connection of its own: connect, be welcomed, ask, get the rep
 before the reply, the request is sent again with the same idempotency key, so that the server does it only once. Pure.
 """
 
-import uuid
 from collections.abc import Iterator
 from typing import Final, TypeVar
 
@@ -14,7 +13,8 @@ from commitcast.gateway.protocol.errors import ErrorCode, RequestError
 
 T = TypeVar("T")
 Request = frames.Launch | frames.Send | frames.Terminate
-_ID: Final = 1
+REQUEST_ID: Final = 1
+"""Of the one request on a connection."""
 
 
 class RequestProtocol:
@@ -38,9 +38,9 @@ class RequestProtocol:
                 yield self._request
             case frames.Goodbye():
                 raise closed(frame.code, frame.reason, frame.reconnect_ms)
-            case frames.Error() if frame.id in (_ID, HELLO, None):
+            case frames.Error() if frame.id in (REQUEST_ID, HELLO, None):
                 raise ConnectionLost(frame.message, frame.code, is_final=not frame.retry)
-            case frames.Ok() if frame.id == _ID:
+            case frames.Ok() if frame.id == REQUEST_ID:
                 self.reply = frame
 
     def next_delay(self, lost: ConnectionLost, jitter: float) -> float:
@@ -61,21 +61,6 @@ class RequestProtocol:
         return RequestError(
             ErrorCode.UNAVAILABLE, f"{message} ({self._lost or 'nothing was received'})", self._request.key
         )
-
-
-def launch(template: str, prompt: str, key: str | None) -> frames.Launch:
-    """Return the request to launch an agent."""
-    return frames.Launch(id=_ID, template=template, prompt=prompt, key=key or str(uuid.uuid4()))
-
-
-def send(agent: str, content: str, key: str | None) -> frames.Send:
-    """Return the request to send a user message."""
-    return frames.Send(id=_ID, agent=agent, content=content, key=key or str(uuid.uuid4()))
-
-
-def terminate(agent: str, reason: str | None) -> frames.Terminate:
-    """Return the request to end an agent."""
-    return frames.Terminate(id=_ID, agent=agent, reason=reason)
 
 
 def required(value: T | None, name: str) -> T:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from commands import run, running
+from commitcast.actors.commands.output import note, say
 from commitcast.actors.commands.printing import Printer
 from commitcast.gateway.protocol.frames import Item
 from stores import commit, new_agent, opened
@@ -167,3 +168,28 @@ def test_a_long_line_is_printed_no_slower_than_it_is_stored(tmp_path: Path, caps
 
     capsys.readouterr()
     assert printed_s < stored_s * 2 + 0.1
+
+
+def test_colours_are_for_terminals_unless_the_environment_says_otherwise(
+    capsys: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def printed(**environment: str) -> str:
+        for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        say("sound", "green")
+        printer = Printer(as_json=False)
+        printer.item(item(1, "no", type="error"))
+        printer.end()
+        return capsys.readouterr().out
+
+    plain = "sound\n     1  error      no\n"
+    assert printed() == printed(NO_COLOR="1", FORCE_COLOR="1") == printed(TERM="dumb", FORCE_COLOR="1") == plain
+    assert printed(FORCE_COLOR="1") == ("\x1b[32msound\x1b[0m\n\x1b[31m     1  error      \x1b[0m\x1b[31mno\x1b[0m\n")
+
+
+def test_a_note_is_written_as_it_is_but_for_control_characters(capsys: Read) -> None:
+    note("failed: :fire: [bold] is \x1b[31mred")
+
+    assert capsys.readouterr().err == "failed: :fire: [bold] is �[31mred\n"

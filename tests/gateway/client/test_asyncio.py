@@ -1,30 +1,23 @@
 """The Python client: every message exactly once, in order, whatever happens to the connection."""
 
 import asyncio
-import json
 import logging
 import shutil
 import socket
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.asyncio.server import ServerConnection, serve
-from websockets.http11 import Request, Response
 
 from commitcast.actors import AgentRuntime
 from commitcast.gateway import SubscriptionError, subscribe
 from commitcast.gateway.client import reconnect
 from commitcast.gateway.protocol import frames
+from scripted_server import LOGGER, Answer, Fields, ScriptedServer, end, messages, say_everything, speaking
 from waiting import TIMEOUT_S
-
-SCRIPTED = "scripted"
-"""The logger of the test's own server, which shows the headers that it receives."""
-Speak = Callable[[ServerConnection, dict[str, Any], int], Awaitable[None]]
 
 
 @pytest.fixture(autouse=True)
@@ -103,90 +96,23 @@ def test_it_goes_on_after_a_restart_of_the_server_on_the_same_port(tmp_path: Pat
     in_time(scenario)
 
 
-def items(*sequences: int) -> list[dict[str, Any]]:
-    return [
-        {"sequence": n, "type": "assistant", "role": None, "content": str(n), "content_type": "text", "metadata": None}
-        | {"created_at": "2026-01-01T00:00:00.000000Z"}
-        for n in sequences
-    ]
-
-
-def messages(prev: int, *sequences: int) -> dict[str, Any]:
-    return {"type": "messages", "agent": "a1", "prev": prev, "last": sequences[-1], "items": items(*sequences)}
-
-
-END = {"type": "status", "agent": "a1", "status": "completed", "previous": "running", "at": "x"}
-
-
-class Scripted:
-    """A server that says what the test wants, and keeps what it was told."""
-
-    def __init__(self, speak: Speak, heartbeat_s: float = 15.0, accepted: set[str] | None = None) -> None:
-        self.url = ""
-        self.asked: list[Any] = []
-        """The cursors that were subscribed after."""
-        self.acks: list[int] = []
-        self.tokens: list[str | None] = []
-        self._speak = speak
-        self._heartbeat_s = heartbeat_s
-        self._accepted = accepted
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["Scripted"]:
-        options: dict[str, Any] = {"process_request": self._check, "logger": logging.getLogger(SCRIPTED)}
-        async with serve(self._handle, "127.0.0.1", 0, **options) as server:
-            self.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/ws"
-            yield self
-
-    def _check(self, connection: ServerConnection, request: Request) -> Response | None:
-        header = request.headers.get("Authorization")
-        self.tokens.append(header)
-        is_accepted = self._accepted is None or (header or "").removeprefix("Bearer ") in self._accepted
-        return None if is_accepted else connection.respond(HTTPStatus.UNAUTHORIZED, "no")
-
-    async def _handle(self, connection: ServerConnection) -> None:
-        await connection.send(
-            json.dumps(
-                {"type": "welcome", "protocol": "commitcast.v1.json", "server": "test", "session": "s"}
-                | {"heartbeat_s": self._heartbeat_s, "limits": {}}
-            )
-        )
-        async for data in connection:
-            frame = json.loads(data)
-            if frame["type"] == "ack":
-                self.acks.append(frame["agent"]["a1"])
-                continue
-            self.asked.append(frame["after"])
-            subscribed = {"type": "subscribed", "id": frame["id"], "agent": "a1", "epoch": "e", "after": frame["after"]}
-            await connection.send(json.dumps(subscribed | {"head": 6, "first": 1, "status": "running", "record": None}))
-            await self._speak(connection, frame, len(self.asked))
-
-
-async def against(speak: Speak, **options: Any) -> tuple[list[int], list[Any], Any]:
+async def against(speak: Answer, **options: Any) -> tuple[list[int], list[Any], Any]:
     """Subscribe to such a server; return what was given out and the cursors asked for."""
-    async with Scripted(speak, **options).running() as server:
+    with speaking(speak, **options) as server:
         subscription = subscribe(server.url, "a1")
         seen = [message.sequence async for message in subscription]
         return seen, server.asked, subscription
 
 
-async def say_everything(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
-    """Six messages and the end."""
-    if frame["after"] < 6:
-        await connection.send(json.dumps(messages(frame["after"], *range(frame["after"] + 1, 7))))
-    await connection.send(json.dumps(END | {"sequence": 6}))
-
-
 def test_frames_that_are_lost_or_repeated_make_it_subscribe_again_after_its_cursor() -> None:
-    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
-        if turn == 1:
-            frames = [messages(0, 1, 2), messages(4, 5, 6)]  # 3 and 4 are lost
-        elif turn == 2:
+    def speak(server: ScriptedServer, frame: Fields) -> None:
+        if len(server.asked) == 1:
+            frames = [messages(0, 2), messages(4, 6)]  # 3 and 4 are lost
+        elif len(server.asked) == 2:
             frames = [messages(2, 3), messages(2, 3)]  # 3 is repeated
         else:
-            frames = [{"type": "of a later version"}, messages(3, 4, 5, 6), END | {"sequence": 6}]
-        for said in frames:
-            await connection.send(json.dumps(said))
+            frames = [{"type": "of a later version"}, messages(3, 6), end(6)]
+        server.say(*frames)
 
     async def scenario() -> None:
         seen, asked, _ = await against(speak)
@@ -237,10 +163,10 @@ def test_over_a_restart_a_cursor_goes_on_and_over_a_restored_backup_it_is_told(t
 
 
 def test_a_server_that_falls_silent_is_left_and_asked_again() -> None:
-    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
-        if turn > 1:
-            await connection.send(json.dumps(messages(0, 1, 2, 3, 4, 5, 6)))
-            await connection.send(json.dumps(END | {"sequence": 6}))
+    def speak(server: ScriptedServer, frame: Fields) -> None:
+        if len(server.asked) > 1:
+            server.say(messages(0, 6))
+            server.say(end(6))
 
     async def scenario() -> None:
         seen, asked, _ = await against(speak, heartbeat_s=0.02)
@@ -251,13 +177,13 @@ def test_a_server_that_falls_silent_is_left_and_asked_again() -> None:
 
 @pytest.mark.parametrize(("code", "comes_back"), [(4000, True), (1011, True), (4500, False), (4504, False)])
 def test_the_close_code_says_whether_to_come_back(code: int, comes_back: bool) -> None:
-    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
-        if turn == 1:
-            await connection.send(json.dumps({"type": "goodbye", "code": code, "reason": "x", "reconnect_ms": 1}))
-            await connection.close(code, "x")
+    def speak(server: ScriptedServer, frame: Fields) -> None:
+        if len(server.asked) == 1:
+            server.say({"type": "goodbye", "code": code, "reason": "x", "reconnect_ms": 1})
+            server.close(code, "x")
         else:
-            await connection.send(json.dumps(messages(0, 1, 2, 3, 4, 5, 6)))
-            await connection.send(json.dumps(END | {"sequence": 6}))
+            server.say(messages(0, 6))
+            server.say(end(6))
 
     async def scenario() -> None:
         if comes_back:
@@ -334,7 +260,7 @@ def test_all_agents_and_the_tail(tmp_path: Path) -> None:
 
 def test_the_token_is_in_no_log_record_even_if_everything_logs_debug(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
-        async with Scripted(say_everything).running() as server:
+        with speaking(say_everything) as server:
             for name in ("", *logging.root.manager.loggerDict):
                 caplog.set_level(logging.DEBUG, logger=name)
             logging.getLogger("websockets.client").debug("and this is recorded")
@@ -343,7 +269,7 @@ def test_the_token_is_in_no_log_record_even_if_everything_logs_debug(caplog: pyt
 
     in_time(scenario)
 
-    records = [record for record in caplog.records if record.name != SCRIPTED]
+    records = [record for record in caplog.records if record.name != LOGGER]
     said = " ".join(f"{record.getMessage()} {record.args} {record.exc_text}" for record in records)
     assert "and this is recorded" in said
     assert "s3cr3t" not in said
@@ -356,7 +282,7 @@ def test_a_function_is_asked_for_a_token_and_again_when_the_server_refuses_it() 
         return next(given)
 
     async def scenario() -> None:
-        async with Scripted(say_everything, accepted={"new"}).running() as server:
+        with speaking(say_everything, accepted={"new"}) as server:
             assert [m.sequence async for m in subscribe(server.url, "a1", token=fetch)] == [1, 2, 3, 4, 5, 6]
             assert server.tokens == ["Bearer old", "Bearer new"]
 
@@ -365,16 +291,16 @@ def test_a_function_is_asked_for_a_token_and_again_when_the_server_refuses_it() 
 
 
 def test_a_token_that_expires_in_the_middle_is_renewed_and_nothing_is_lost() -> None:
-    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
-        if turn == 1:
-            await connection.send(json.dumps(messages(0, 1, 2)))
-            await connection.close(4001, "the token expired")
+    def speak(server: ScriptedServer, frame: Fields) -> None:
+        if len(server.asked) == 1:
+            server.say(messages(0, 2))
+            server.close(4001, "the token expired")
         else:
-            await say_everything(connection, frame, turn)
+            say_everything(server, frame)
 
     async def scenario() -> None:
         given = iter(["first", "second"])
-        async with Scripted(speak).running() as server:
+        with speaking(speak) as server:
             subscription = subscribe(server.url, "a1", token=lambda: next(given))
             assert [m.sequence async for m in subscription] == [1, 2, 3, 4, 5, 6]
             assert (server.tokens, server.asked) == (["Bearer first", "Bearer second"], [0, 2])
@@ -384,7 +310,7 @@ def test_a_token_that_expires_in_the_middle_is_renewed_and_nothing_is_lost() -> 
 
 def test_a_text_that_is_refused_is_final_and_a_function_that_gives_two_such_as_well() -> None:
     async def scenario() -> None:
-        async with Scripted(say_everything, accepted={"right"}).running() as server:
+        with speaking(say_everything, accepted={"right"}) as server:
             for token in ("wrong", lambda: "wrong"):
                 with pytest.raises(SubscriptionError) as refused:
                     await anext(aiter(subscribe(server.url, "a1", token=token)))
@@ -400,7 +326,7 @@ def test_what_the_applications_own_functions_raise_is_not_taken_for_a_lost_conne
         raise failure
 
     async def scenario() -> None:
-        async with Scripted(say_everything).running() as server:
+        with speaking(say_everything) as server:
             for subscription in (subscribe(server.url, "a1", token=fail), subscribe(server.url, "a1", on_cursor=fail)):
                 with pytest.raises(type(failure)) as raised:
                     await anext(aiter(subscription))
@@ -415,7 +341,7 @@ def test_what_the_applications_own_functions_raise_is_not_taken_for_a_lost_conne
 
 def test_a_cursor_that_was_kept_continues_without_a_hole() -> None:
     async def scenario() -> None:
-        async with Scripted(say_everything).running() as server:
+        with speaking(say_everything) as server:
             kept: list[tuple[int, str | None]] = []
 
             def keep(cursor: int, epoch: str | None) -> None:
@@ -435,23 +361,21 @@ def test_a_cursor_that_was_kept_continues_without_a_hole() -> None:
 
 
 def test_with_a_window_it_acknowledges_what_the_application_took() -> None:
-    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
-        assert frame["window"] == 4
-        await connection.send(json.dumps(messages(0, 1, 2, 3)))  # and no more before the third is acknowledged
-        while server.acks != [2, 3]:
-            told = json.loads(await connection.recv())
-            server.acks.append(told["agent"]["a1"])
-        await connection.send(json.dumps(messages(3, 4, 5, 6)))
-        await connection.send(json.dumps(END | {"sequence": 6}))
+    acks: list[Any] = []
 
-    server = Scripted(speak)
+    def speak(server: ScriptedServer, frame: Fields) -> None:
+        assert frame["window"] == 4
+        server.say(messages(0, 3))  # and no more before the third is acknowledged
+        while acks != [{"a1": 2}, {"a1": 3}]:
+            acks.append(server.hear()["agent"])
+        server.say(messages(3, 6), end(6))
 
     async def scenario() -> None:
-        async with server.running():
+        with speaking(speak) as server:
             assert [m.sequence async for m in subscribe(server.url, "a1", window=4)] == [1, 2, 3, 4, 5, 6]
 
     in_time(scenario)
-    assert server.acks[:2] == [2, 3]
+    assert acks == [{"a1": 2}, {"a1": 3}]
 
 
 def test_a_window_bounds_what_the_real_server_sends_and_everything_comes(tmp_path: Path) -> None:
@@ -469,24 +393,25 @@ def test_a_window_bounds_what_the_real_server_sends_and_everything_comes(tmp_pat
 
 
 def test_an_application_that_takes_nothing_makes_the_server_wait() -> None:
-    is_waiting = asyncio.Event()
-    count, text = 400, "x" * 256 * 1024
+    count, progress = 400, threading.Event()
+    sent: list[int] = []
 
-    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
+    def speak(server: ScriptedServer, frame: Fields) -> None:
         for n in range(1, count + 1):
             big = messages(n - 1, n)
-            big["items"][0]["content"] = text
-            sending = asyncio.ensure_future(connection.send(json.dumps(big)))
-            if not (await asyncio.wait({sending}, timeout=0.3))[0]:
-                is_waiting.set()
-            await sending
-        await connection.send(json.dumps(END | {"sequence": count}))
+            big["items"][0]["content"] = "x" * 256 * 1024
+            server.say(big)
+            sent.append(n)
+            progress.set()
+        server.say(end(count))
 
     async def scenario() -> None:
-        async with Scripted(speak).running() as server:
+        with speaking(speak) as server:
             async with subscribe(server.url, "a1") as subscription:
                 seen = [(await anext(aiter(subscription))).sequence]
-                await is_waiting.wait()  # after a part of the hundred megabytes
+                while await asyncio.to_thread(progress.wait, 0.3):  # until the server waits for the client
+                    progress.clear()
+                assert len(sent) < count / 2
                 seen += [message.sequence async for message in subscription]
             assert seen == list(range(1, count + 1))
             assert subscription.reconnects == 0
@@ -495,12 +420,12 @@ def test_an_application_that_takes_nothing_makes_the_server_wait() -> None:
 
 
 def test_leaving_in_the_middle_of_much_does_not_wait_for_the_rest() -> None:
-    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
+    def speak(server: ScriptedServer, frame: Fields) -> None:
         for n in range(1, 100_000):
-            await connection.send(json.dumps(messages(n - 1, n)))
+            server.say(messages(n - 1, n))
 
     async def scenario() -> None:
-        async with Scripted(speak).running() as server:
+        with speaking(speak) as server:
             async with subscribe(server.url, "a1") as subscription:
                 assert (await anext(aiter(subscription))).sequence == 1
                 began = time.monotonic()
@@ -510,14 +435,13 @@ def test_leaving_in_the_middle_of_much_does_not_wait_for_the_rest() -> None:
 
 
 def test_what_the_server_announces_as_left_out_is_counted() -> None:
-    async def speak(connection: ServerConnection, frame: dict[str, Any], turn: int) -> None:
+    def speak(server: ScriptedServer, frame: Fields) -> None:
         assert frame["slow"] == "skip"
         gap = {"type": "gap", "agent": "a1", "prev": 1, "last": 5, "status": "running"}
-        for said in (messages(0, 1), gap, messages(5, 6), END | {"sequence": 6}):
-            await connection.send(json.dumps(said))
+        server.say(messages(0, 1), gap, messages(5, 6), end(6))
 
     async def scenario() -> None:
-        async with Scripted(speak).running() as server:
+        with speaking(speak) as server:
             subscription = subscribe(server.url, "a1", slow="skip")
             assert [m.sequence async for m in subscription] == [1, 6]
             assert (subscription.skipped, server.asked) == (4, [0])
@@ -537,8 +461,9 @@ def test_a_url_that_is_none_is_final() -> None:
 
 def test_an_item_says_of_which_agent_it_is() -> None:
     async def scenario() -> None:
-        async with Scripted(say_everything).running() as server:
-            first = await anext(aiter(subscribe(server.url, "a1")))
+        with speaking(say_everything) as server:
+            async with subscribe(server.url, "a1") as subscription:
+                first = await anext(aiter(subscription))
             assert isinstance(first, frames.Item)
             assert first.agent == "a1"
 

@@ -1,7 +1,6 @@
 """The blocking client: the same promises on a plain thread, which other threads and Ctrl-C can wake."""
 
 import gc
-import json
 import logging
 import signal
 import socket
@@ -11,25 +10,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection
 
-from blocking_server import blocking_server
 from commitcast.actors import AgentRuntime
 from commitcast.gateway import SubscriptionError
 from commitcast.gateway.client import reconnect
 from commitcast.gateway.client.blocking import BlockingSubscription, subscribe_blocking
 from commitcast.gateway.client.states import State
 from forking import forked, refused
+from scripted_server import LOGGER, Fields, ScriptedServer, end, messages, say_everything, speaking
 from waiting import TIMEOUT_S, wait_until
-
-Speak = Callable[[ServerConnection, dict[str, Any]], None]
 
 
 @pytest.fixture(autouse=True)
@@ -38,60 +32,8 @@ def comes_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconnect, "QUICK_S", 0.005)
 
 
-def messages(prev: int, last: int) -> dict[str, Any]:
-    fields = {"type": "assistant", "role": None, "content_type": "text", "metadata": None, "created_at": "x"}
-    items = [{"sequence": n, "content": str(n)} | fields for n in range(prev + 1, last + 1)]
-    return {"type": "messages", "agent": "a1", "prev": prev, "last": last, "items": items}
-
-
-def end(sequence: int) -> dict[str, Any]:
-    change = {"type": "status", "agent": "a1", "status": "completed", "previous": "running", "at": "x"}
-    return change | {"sequence": sequence}
-
-
-def say_everything(connection: ServerConnection, frame: dict[str, Any]) -> None:
-    """Six messages and the end."""
-    connection.send(json.dumps(messages(frame["after"], 6)))
-    connection.send(json.dumps(end(6)))
-
-
-def say_nothing(connection: ServerConnection, frame: dict[str, Any]) -> None:
+def say_nothing(server: ScriptedServer, frame: Fields) -> None:
     """Nothing but that it is subscribed."""
-
-
-@contextmanager
-def scripted(speak: Speak, accepted: set[str] | None = None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A server that says what the test wants; its URL, and what it was told."""
-    told: list[dict[str, Any]] = []
-
-    def handle(connection: ServerConnection) -> None:
-        welcome = {
-            "type": "welcome",
-            "protocol": "p",
-            "server": "test",
-            "session": "s",
-            "heartbeat_s": 15,
-            "limits": {},
-        }
-        try:
-            connection.send(json.dumps(welcome))
-            for data in connection:
-                frame = json.loads(data)
-                told.append(frame)
-                if frame["type"] == "subscribe":
-                    reply = {"type": "subscribed", "id": frame["id"], "agent": "a1", "after": frame["after"]}
-                    state = {"epoch": "e", "head": 6, "first": 1, "status": "running", "record": None}
-                    connection.send(json.dumps(reply | state))
-                    speak(connection, frame)
-        except ConnectionClosed:
-            pass
-
-    def check(connection: ServerConnection, request: Request) -> Response | None:
-        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        return None if accepted is None or token in accepted else connection.respond(HTTPStatus.UNAUTHORIZED, "no")
-
-    with blocking_server(handle, process_request=check) as url:
-        yield url, told
 
 
 class Iterating(threading.Thread):
@@ -161,23 +103,22 @@ def test_an_unknown_agent_is_final(tmp_path: Path) -> None:
 
 
 def test_what_was_taken_is_acknowledged_when_nothing_comes() -> None:
-    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
-        connection.send(json.dumps(messages(0, 1)))
-        ack = json.loads(connection.recv(TIMEOUT_S))
-        assert ack["agent"] == {"a1": 1}
-        connection.send(json.dumps(messages(1, 6)))
-        connection.send(json.dumps(end(6)))
+    def speak(server: ScriptedServer, frame: Fields) -> None:
+        server.say(messages(0, 1))
+        assert server.hear()["agent"] == {"a1": 1}
+        server.say(messages(1, 6))
+        server.say(end(6))
 
-    with scripted(speak) as (url, _):
-        subscription = subscribe_blocking(url, "a1", window=100)
+    with speaking(speak) as server:
+        subscription = subscribe_blocking(server.url, "a1", window=100)
         assert [message.sequence for message in subscription] == [1, 2, 3, 4, 5, 6]
         assert subscription.reconnects == 0
 
 
 def test_a_function_is_asked_for_a_token_and_again_when_the_server_refuses_it() -> None:
     given = iter(["old", "new", "never"])
-    with scripted(say_everything, accepted={"new"}) as (url, _):
-        subscription = subscribe_blocking(url, "a1", token=lambda: next(given))
+    with speaking(say_everything, accepted={"new"}) as server:
+        subscription = subscribe_blocking(server.url, "a1", token=lambda: next(given))
         assert [message.sequence for message in subscription] == [1, 2, 3, 4, 5, 6]
     assert next(given) == "never"
 
@@ -190,13 +131,13 @@ def test_an_asynchronous_function_for_the_token_is_a_mistake_that_is_told() -> N
 
 
 def test_the_token_is_in_no_log_record_even_if_everything_logs_debug(caplog: pytest.LogCaptureFixture) -> None:
-    with scripted(say_everything, accepted={"s3cr3t"}) as (url, _):
+    with speaking(say_everything, accepted={"s3cr3t"}) as server:
         for name in ("", *logging.root.manager.loggerDict):
             caplog.set_level(logging.DEBUG, logger=name)
         logging.getLogger("websockets.client").debug("and this is recorded")
-        assert len(list(subscribe_blocking(url, "a1", token="s3cr3t"))) == 6
+        assert len(list(subscribe_blocking(server.url, "a1", token="s3cr3t"))) == 6
 
-    said = " ".join(f"{record.getMessage()} {record.args}" for record in caplog.records if record.name != "scripted")
+    said = " ".join(f"{record.getMessage()} {record.args}" for record in caplog.records if record.name != LOGGER)
     assert "and this is recorded" in said
     assert "s3cr3t" not in said
 
@@ -205,10 +146,10 @@ def test_the_token_is_in_no_log_record_even_if_everything_logs_debug(caplog: pyt
 
 
 def test_close_from_another_thread_ends_the_waiting_at_once() -> None:
-    with scripted(say_nothing) as (url, told):
-        subscription = subscribe_blocking(url, "a1")
+    with speaking(say_nothing) as server:
+        subscription = subscribe_blocking(server.url, "a1")
         iterating = Iterating(subscription)
-        wait_until(lambda: told, "the subscribing")
+        wait_until(lambda: server.heard, "the subscribing")
 
         subscription.close()
 
@@ -264,11 +205,11 @@ def test_close_ends_the_wait_between_two_connections(monkeypatch: pytest.MonkeyP
 
 
 def test_close_before_the_first_and_after_the_last_and_twice() -> None:
-    with scripted(say_everything) as (url, told):
-        early = subscribe_blocking(url, "a1")
+    with speaking(say_everything) as server:
+        early = subscribe_blocking(server.url, "a1")
         early.close()
-        assert (list(early), told) == ([], [])
-        late = subscribe_blocking(url, "a1")
+        assert (list(early), server.heard) == ([], [])
+        late = subscribe_blocking(server.url, "a1")
         assert len(list(late)) == 6
         late.close()
         late.close()
@@ -279,8 +220,8 @@ def test_close_out_of_the_subscriptions_own_hook_ends_it() -> None:
     def close(*_: Any) -> None:
         subscription.close()
 
-    with scripted(say_everything) as (url, _):
-        subscription = subscribe_blocking(url, "a1", on_cursor=close)
+    with speaking(say_everything) as server:
+        subscription = subscribe_blocking(server.url, "a1", on_cursor=close)
         assert list(subscription) == []
 
 
@@ -301,17 +242,17 @@ def test_close_under_the_iteration_as_from_a_signal_handler_gives_out_nothing_mo
             if name == "cursor" and value == 2:
                 self.close()
 
-    with scripted(say_everything) as (url, _):
-        assert [message.sequence for message in Closing(url, "a1")] == [1, 2]
+    with speaking(say_everything) as server:
+        assert [message.sequence for message in Closing(server.url, "a1")] == [1, 2]
 
 
 def test_leaving_in_the_middle_of_much_does_not_wait_for_the_rest() -> None:
-    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
+    def speak(server: ScriptedServer, frame: Fields) -> None:
         for n in range(100_000):
-            connection.send(json.dumps(messages(n, n + 1)))
+            server.say(messages(n, n + 1))
 
-    with scripted(speak) as (url, _):
-        with subscribe_blocking(url, "a1") as subscription:
+    with speaking(speak) as server:
+        with subscribe_blocking(server.url, "a1") as subscription:
             assert next(subscription).sequence == 1
             began = time.monotonic()
         assert time.monotonic() - began < 1.0
@@ -321,23 +262,26 @@ def test_what_the_applications_own_functions_raise_is_not_taken_for_a_lost_conne
     def fail(*_: Any) -> str:
         raise OSError("no disk")
 
-    with scripted(say_everything) as (url, _):
-        for subscription in (subscribe_blocking(url, "a1", token=fail), subscribe_blocking(url, "a1", on_cursor=fail)):
+    with speaking(say_everything) as server:
+        for subscription in (
+            subscribe_blocking(server.url, "a1", token=fail),
+            subscribe_blocking(server.url, "a1", on_cursor=fail),
+        ):
             with pytest.raises(OSError, match="no disk"):
                 next(subscription)
             assert subscription.reconnects == 0
 
 
 def test_waiting_costs_no_processor_time() -> None:
-    with scripted(say_nothing) as (url, told):
-        subscription = subscribe_blocking(url, "a1")
+    with speaking(say_nothing) as server:
+        subscription = subscribe_blocking(server.url, "a1")
         closing = threading.Timer(0.7, subscription.close)
         closing.start()
         began = time.thread_time()
         assert list(subscription) == []
         assert time.thread_time() - began < 0.1
         closing.join()
-    assert [frame["type"] for frame in told] == ["subscribe"]
+    assert [frame["type"] for frame in server.heard] == ["subscribe"]
 
 
 CTRL_C = """
@@ -352,8 +296,8 @@ with subscribe_blocking(sys.argv[1], "a1", on_cursor=lambda *_: print("waiting",
 
 
 def test_ctrl_c_ends_the_waiting() -> None:
-    with scripted(say_nothing) as (url, _):
-        child = subprocess.Popen([sys.executable, "-c", CTRL_C, url], stdout=subprocess.PIPE, text=True)
+    with speaking(say_nothing) as server:
+        child = subprocess.Popen([sys.executable, "-c", CTRL_C, server.url], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         assert child.stdout.readline() == "waiting\n"
 
@@ -373,8 +317,8 @@ print(len(list(subscription)), "messages", flush=True)
 
 
 def test_close_from_a_signal_handler_ends_the_waiting() -> None:
-    with scripted(say_nothing) as (url, _):
-        child = subprocess.Popen([sys.executable, "-c", SIGNAL_HANDLER, url], stdout=subprocess.PIPE, text=True)
+    with speaking(say_nothing) as server:
+        child = subprocess.Popen([sys.executable, "-c", SIGNAL_HANDLER, server.url], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         assert child.stdout.readline() == "waiting\n"
 
@@ -387,14 +331,14 @@ def test_close_from_a_signal_handler_ends_the_waiting() -> None:
 def test_a_subscription_that_is_forgotten_is_closed() -> None:
     closed = threading.Event()
 
-    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
-        connection.send(json.dumps(messages(0, 6)))
+    def speak(server: ScriptedServer, frame: Fields) -> None:
+        server.say(messages(0, 6))
         with suppress(ConnectionClosed):
-            connection.recv(TIMEOUT_S)
+            server.hear()
         closed.set()
 
-    with scripted(speak) as (url, _):
-        assert next(subscribe_blocking(url, "a1")).sequence == 1
+    with speaking(speak) as server:
+        assert next(subscribe_blocking(server.url, "a1")).sequence == 1
         gc.collect()
         assert closed.wait(TIMEOUT_S)
 
@@ -408,11 +352,11 @@ print(next(subscription).sequence)
 
 
 def test_a_program_that_leaves_a_subscription_open_exits_at_once_and_prints_nothing() -> None:
-    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
-        connection.send(json.dumps(messages(0, 6)))
+    def speak(server: ScriptedServer, frame: Fields) -> None:
+        server.say(messages(0, 6))
 
-    with scripted(speak) as (url, _):
-        child = subprocess.run([sys.executable, "-c", OPEN_AT_EXIT, url], capture_output=True, timeout=TIMEOUT_S)
+    with speaking(speak) as server:
+        child = subprocess.run([sys.executable, "-c", OPEN_AT_EXIT, server.url], capture_output=True, timeout=TIMEOUT_S)
 
     assert (child.stdout, child.stderr, child.returncode) == (b"1\n", b"", 0)
 
@@ -420,10 +364,10 @@ def test_a_program_that_leaves_a_subscription_open_exits_at_once_and_prints_noth
 def test_a_forked_child_subscribes_for_itself_and_leaves_its_parents_subscription_alone() -> None:
     def in_child() -> str:
         subscription.close()
-        seen = [message.sequence for message in subscribe_blocking(url, "a1")]
+        seen = [message.sequence for message in subscribe_blocking(server.url, "a1")]
         return f"{seen} {refused(lambda: next(subscription))} {subscription.cursor}"
 
-    with scripted(say_everything) as (url, _), subscribe_blocking(url, "a1") as subscription:
+    with speaking(say_everything) as server, subscribe_blocking(server.url, "a1") as subscription:
         assert next(subscription).sequence == 1
         with forked(in_child) as child:
             assert child.answer() == "[1, 2, 3, 4, 5, 6] SubscriptionError 1"
@@ -431,30 +375,29 @@ def test_a_forked_child_subscribes_for_itself_and_leaves_its_parents_subscriptio
 
 
 def test_frames_that_were_read_ahead_are_not_given_out_after_a_gap() -> None:
-    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
+    def speak(server: ScriptedServer, frame: Fields) -> None:
         told = [messages(0, 1), messages(3, 4), messages(4, 5)] if frame["after"] == 0 else [messages(1, 6), end(6)]
-        for said in told:
-            connection.send(json.dumps(said))
+        server.say(*told)
 
-    with scripted(speak) as (url, told):
-        assert [message.sequence for message in subscribe_blocking(url, "a1")] == [1, 2, 3, 4, 5, 6]
+    with speaking(speak) as server:
+        assert [message.sequence for message in subscribe_blocking(server.url, "a1")] == [1, 2, 3, 4, 5, 6]
 
-    assert [frame["after"] for frame in told] == [0, 1]
+    assert server.asked == [0, 1]
 
 
 def test_an_application_that_takes_nothing_makes_the_server_wait() -> None:
     progress = threading.Event()
     sent: list[int] = []
 
-    def speak(connection: ServerConnection, frame: dict[str, Any]) -> None:
+    def speak(server: ScriptedServer, frame: Fields) -> None:
         for n in range(400):
             big = messages(n, n + 1)
             big["items"][0]["content"] = "x" * 256 * 1024
-            connection.send(json.dumps(big))
+            server.say(big)
             sent.append(n)
             progress.set()
 
-    with scripted(speak) as (url, _), subscribe_blocking(url, "a1") as subscription:
+    with speaking(speak) as server, subscribe_blocking(server.url, "a1") as subscription:
         assert next(subscription).sequence == 1
         while progress.wait(0.3):  # until the server waits for the client
             progress.clear()

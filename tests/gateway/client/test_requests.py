@@ -19,12 +19,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection
 
-from blocking_server import blocking_server
 from commitcast.actors import AgentContext, AgentRuntime, Template
 from commitcast.gateway import BlockingClient, Client, RequestError, SubscriptionError
 from commitcast.gateway.client import asyncio as asynchronous
 from commitcast.gateway.client import reconnect
 from commitcast.persistence import CommitcastError
+from scripted_server import blocking_server
 from waiting import TIMEOUT_S, wait_until
 
 Fields = dict[str, Any]
