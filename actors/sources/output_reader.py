@@ -15,7 +15,7 @@ from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.lines import Line, LineSplitter
 from commitcast.actors.sources.parsers import Parser
-from commitcast.actors.sources.parsers.spread import Showable
+from commitcast.actors.sources.parsers.objects import Showable
 
 PARTIAL_AFTER_S: Final = 0.5
 """How long a line waits for its newline. People notice a pause of a second; a program that prints word by word

@@ -12,10 +12,9 @@ import msgspec
 
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import as_text, compact_json, decode_json, text_of
-from commitcast.actors.sources.parsers.objects import Found, Outcome, is_noise, objects_in
-from commitcast.actors.sources.parsers.parser import Parser
+from commitcast.actors.sources.parsers.objects import Found, Outcome, Showable, SpreadObject, is_noise, objects_in
+from commitcast.actors.sources.parsers.parser import Parser, Verdict
 from commitcast.actors.sources.parsers.shapes import begins_run, is_unmistakable
-from commitcast.actors.sources.parsers.spread import Showable, SpreadObject
 
 MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 """Of one object over all its lines: as long as a line may be. Beyond it, its lines are text."""
@@ -40,8 +39,6 @@ class ObjectParser(Parser):
         """Take the next line; return the messages that it completes: none while an object goes on with the next one."""
         if self._spread.lines:
             return self._go_on(line)
-        if line[:1] == b"{" and isinstance(value := decode_json(line), dict):  # as nearly all are
-            return self._finished(self._read_object(value) or [self._unknown(value, text_of(line))], line)
         drafts = self._read_whole(line)
         if drafts is None:
             objects = objects_in(line)
@@ -127,6 +124,10 @@ class ObjectParser(Parser):
     def _text_between(self, data: bytes) -> list[Draft]:
         return [] if is_noise(data) else [self._plain(text_of(data))]
 
+    def _conclude(self, error: str | None, facts: dict[str, Any] | None = None) -> None:
+        """Give the verdict: good without an error."""
+        self.verdict = Verdict(error is None, error, facts)
+
     def _plain(self, text: str) -> Draft:
         """Return the message for text that is not understood: nothing that a program prints is dropped."""
         self._note_text(text)
@@ -142,9 +143,7 @@ class EventParser(ObjectParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self._below: EventParser | None = (
-            None  # reads what sub-agents say, which changes nothing of the run but what it used
-        )
+        self._below: EventParser | None = None  # for sub-agents, which change nothing of the run but what it used
 
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
         name = value.get("type")

@@ -13,8 +13,7 @@ import msgspec
 
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import text_of
-from commitcast.actors.sources.parsers.objects import without_codes
-from commitcast.actors.sources.parsers.spread import Showable
+from commitcast.actors.sources.parsers.objects import Showable, without_codes
 from commitcast.persistence.writes import MAX_MESSAGE_BYTES
 
 LARGE_LINE_BYTES: Final = 1024 * 1024
@@ -100,7 +99,7 @@ class Parser(ABC):
 
     def feed(self, line: bytes) -> list[Draft]:
         """Take the next line; return the messages that it completes: none while an event goes on with the next one."""
-        return self._finished(self._read(line), line)
+        return self.parse(line)
 
     def flush(self) -> list[Draft]:
         """Return the messages of lines that `feed` has kept, when no further line belongs to them."""
