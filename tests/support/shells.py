@@ -6,7 +6,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from commitcast.actors.sources.processes.process import process_started, start_process
+from commitcast.actors.sources.processes.process import Program, process_started, start_process
 from waiting import wait_until
 
 EPOCH = f"epoch-of-this-test-{os.getpid()}"
@@ -20,7 +20,7 @@ class Children(list[Child]):
 
     def start(self, *argv: str, epoch: str = EPOCH, agent: str = "agent-1", **env: str) -> Child:
         """Start a program."""
-        child = start_process(argv, agent=agent, epoch=epoch, env=env)
+        child = start_process(Program(argv, agent, epoch, env=env))
         self.append(child)
         return child
 

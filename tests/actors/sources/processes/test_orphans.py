@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from commitcast.actors.sources.processes import orphans, process
-from commitcast.actors.sources.processes.census import Census, Mark, Owner, Process
+from commitcast.actors.sources.processes.census import Census, Owner, Process
 from commitcast.actors.sources.processes.orphans import AtWork, find_orphans, stop_orphans
 from commitcast.actors.sources.processes.process import process_started, start_text, this_runtime
 from shells import STUBBORN, Child, Children, is_alive, read_line
@@ -174,8 +174,8 @@ def test_without_the_boots_name_a_number_and_a_time_are_not_enough_and_the_epoch
 
 
 def made(pid: int, leader: int, *, is_marked: bool = False) -> Process:
-    mark = Mark((Owner("a", EPOCH, DEAD),)) if is_marked else None
-    return Process(pid, 1, leader, leader, str(pid), is_alive=True, mark=mark)
+    owners = (Owner("a", EPOCH, DEAD),) if is_marked else ()
+    return Process(pid, 1, leader, leader, str(pid), is_alive=True, owners=owners)
 
 
 def found(*processes: Process, pid: int, started: str | None = None) -> set[int]:
