@@ -31,7 +31,7 @@ def test_a_command_leads_its_own_session_and_group_and_knows_its_agent(children:
     script = "echo $COMMITCAST_AGENT $COMMITCAST_EPOCH $EXTRA; read line; echo end:$line"
     child = children.start("/bin/sh", "-c", script, EXTRA="more", COMMITCAST_EPOCH="forged")
 
-    assert read_line(child) == b"agent-1 epoch-of-this-test more\n"
+    assert read_line(child) == f"agent-1 {EPOCH} more\n".encode()
     assert read_line(child) == b"end:\n"  # standard input is /dev/null
     assert os.getpgid(child.pid) == os.getsid(child.pid) == child.pid
 
