@@ -1,4 +1,4 @@
-"""What programs print, understood: one parser for each kind of CLI, chosen by the agent's type."""
+"""Parsers of what CLIs print: one for each kind, chosen by the agent's type."""
 
 from collections.abc import Callable, Sequence
 from pathlib import PurePath

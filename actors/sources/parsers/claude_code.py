@@ -1,8 +1,8 @@
 """Claude Code: `claude -p … --output-format stream-json --verbose [--include-partial-messages]`. Pure.
 
 With partial messages each text comes twice: as deltas, and then once more as a whole. Both are kept, and the
-second is marked, so that a reader can show the text once. What a sub-agent says carries the
-`parent_tool_use_id` that started it, and says nothing of how the run went.
+second is marked, so that a reader can show the text once. Events of a sub-agent carry the `parent_tool_use_id`
+that started it, and do not change the verdict.
 
 A run has turns, each with a `result`. The verdict is the one of the last turn that the user began: a turn that was
 begun and has no result takes it back, and a turn that a notification began (a background command has ended) changes
@@ -19,7 +19,7 @@ from commitcast.actors.sources.parsers.events import add_up, blocks_of, call_tex
 from commitcast.actors.sources.parsers.parser import Verdict
 
 MAX_REMEMBERED_BYTES: Final = 16 * 1024 * 1024
-"""Of text that came as deltas, to know it again: 200,000 deltas, more than a model says in one message."""
+"""Of text that came as deltas, to recognize it: 200,000 deltas, more than one message of a model has."""
 
 _DELTA_BYTES: Final = 64
 """What remembering one more delta costs beside its text."""
@@ -28,7 +28,7 @@ _OF_A_TURN: Final = ("duration_ms", "num_turns")
 _BEGINNINGS: Final = ("init", "session_start")
 """Subtypes of the event that each turn begins with."""
 _USERS: Final = ("human", "user")
-"""Values of `origin.kind` of what the user has said; notifications, timers and other agents are of other kinds."""
+"""Values of `origin.kind` of the user's messages; notifications, timers and other agents have other kinds."""
 _SAYS_LITTLE: Final = ("", "success", "error", "error_during_execution")
 """Subtypes that do not say why a turn failed."""
 
@@ -73,7 +73,7 @@ class ClaudeCodeParser(EventParser):
         return Draft("", "system", metadata=without(event, "type"))
 
     def _begin_turn(self) -> None:
-        """Begin a turn, unless the one that has begun has said nothing yet."""
+        """Begin a turn, unless one has begun that has no message yet."""
         if self._is_in_turn and not self._turn_has_messages:
             return
         if self._is_in_turn and self._is_users:  # and it has no result
@@ -83,13 +83,13 @@ class ClaudeCodeParser(EventParser):
         self._notifications = max(0, self._notifications - 1)
 
     def _own_turn(self, *, is_users: bool) -> None:
-        """Say what began the turn: the user, which takes back the verdict, or a notification."""
+        """Set what began the turn: the user, which takes back the verdict, or a notification."""
         self._is_users = is_users
         self.verdict = None if is_users else self._users_verdict or self.verdict
 
     def _note_message(self, event: dict[str, Any]) -> None:
         """Take note of a message of a turn, which begins with it if nothing else has begun it."""
-        if event.get("isReplay") is True:  # the CLI says what it was told
+        if event.get("isReplay") is True:  # the CLI repeats its input
             return
         if not self._is_in_turn:
             self._begin_turn()
@@ -101,7 +101,7 @@ class ClaudeCodeParser(EventParser):
         """Take note of what began the turn, if an event says so and it is not what was assumed."""
         kind = as_object(event.get("origin")).get("kind")
         if kind is not None and self._is_users != (kind in _USERS):
-            self._notifications += not self._is_users  # the one that was meant has begun no turn yet
+            self._notifications += not self._is_users  # the notification that was assumed has begun no turn yet
             self._own_turn(is_users=not self._is_users)
 
     def _read_message(self, speaker: str, event: dict[str, Any]) -> list[Draft]:
@@ -200,14 +200,14 @@ def _delta_size(text: str) -> int:
 
 
 class _Cost:
-    """A total so far, of one session: it falls when another one begins."""
+    """A total of one session so far: it falls when another session begins."""
 
     def __init__(self) -> None:
         self._before = 0.0
         self._latest = 0.0
 
     def at(self, total: float) -> float:
-        """Take the latest total; return the one over all sessions."""
+        """Take the latest total; return that of all sessions."""
         if total < self._latest:
             self._before += self._latest
         self._latest = total

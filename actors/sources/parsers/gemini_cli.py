@@ -28,7 +28,7 @@ class GeminiCliParser(EventParser):
     def __init__(self) -> None:
         super().__init__()
         self._fatal: str | None = None  # an error that nothing has followed yet
-        self._has_worked = False  # in this turn: it has said or done something
+        self._has_worked = False  # in this turn: a text or a call of a tool came
 
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
         says_how = "response" in value or "error" in value

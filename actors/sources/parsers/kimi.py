@@ -1,7 +1,7 @@
 """Kimi: `kimi --print --output-format stream-json`. Pure.
 
-One chat message an object, told apart by its role. There is no last word: it says how it went by its exit code, and
-why as plain text. A run that ends with a tool's call or answer was cut off, with any exit code.
+Each object is a chat message with a role. There is no verdict: the exit code is the outcome, and plain text the reason.
+A run that ends with a tool's call or result was cut off, with any exit code.
 """
 
 from typing import Any

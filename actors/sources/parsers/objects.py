@@ -133,10 +133,10 @@ class Located(NamedTuple):
     value: dict[str, Any]
 
 
-class Found(NamedTuple):
-    """What objects some bytes hold."""
+class Objects(NamedTuple):
+    """The objects in some bytes."""
 
-    objects: list[Located]
+    located: list[Located]
     open_at: int | None = None
     """Where an object begins that is not complete at the end, or damaged: all that follows may be inside of it."""
     unfinished: Unfinished | None = None
@@ -145,7 +145,7 @@ class Found(NamedTuple):
     """Whether what begins at `open_at` cannot become an object any more."""
 
 
-def objects_in(data: bytes) -> Found:
+def objects_in(data: bytes) -> Objects:
     """Find the JSON objects that stand in a line, or in several."""
     objects: list[Located] = []
     at = false_starts = 0
@@ -156,15 +156,15 @@ def objects_in(data: bytes) -> Found:
         unfinished = Unfinished()
         outcome, at = unfinished.follow(data, start.start() + 1)
         if outcome is Outcome.OPEN or outcome is Outcome.CUT:
-            return Found(objects, start.start(), unfinished if outcome is Outcome.OPEN else None)
+            return Objects(objects, start.start(), unfinished if outcome is Outcome.OPEN else None)
         value = decode_json(data[start.start() : at]) if outcome is Outcome.COMPLETE else None
         if isinstance(value, dict):
             objects.append(Located(start.start(), at, value))
         elif unfinished.has_key:
-            return Found(objects, start.start(), is_damaged=True)
+            return Objects(objects, start.start(), is_damaged=True)
         else:
             false_starts += 1
-    return Found(objects)
+    return Objects(objects)
 
 
 def is_noise(data: bytes) -> bool:
@@ -183,7 +183,7 @@ class Showable(NamedTuple):
     size: int
     """That many bytes from its start: objects in them are complete. What is behind them may be or become an object."""
     is_text: bool = False
-    """Whether the line is text from here on: an object in it is part of a damaged one."""
+    """Whether the rest of the line is text: an object in it is part of a damaged object."""
 
 
 class SpreadObject:
@@ -229,11 +229,11 @@ class SpreadObject:
             return Showable(0)
         if outcome is Outcome.BROKEN:
             at = 0
-        found = objects_in(tail[at:])
-        size = len(tail) if found.open_at is None else at + found.open_at
+        objects = objects_in(tail[at:])
+        size = len(tail) if objects.open_at is None else at + objects.open_at
         if at > 0 or not is_noise(tail[:size]):
             return Showable(size)
-        return Showable(len(tail), is_text=True) if found.is_damaged else Showable(0)
+        return Showable(len(tail), is_text=True) if objects.is_damaged else Showable(0)
 
     def take(self) -> list[bytes]:
         """Return the lines, and forget them."""

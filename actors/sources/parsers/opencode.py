@@ -25,7 +25,7 @@ class OpenCodeParser(EventParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self._has_spoken = False  # in this step
+        self._has_text = False  # in this step
         self._has_failed = False  # in this step: what ends now began before the error
 
     def _read_event(self, name: str, event: dict[str, Any]) -> list[Draft]:
@@ -33,19 +33,19 @@ class OpenCodeParser(EventParser):
         kind, content = "system", ""
         match name:
             case "step_start":
-                self._note_work(has_spoken=False)
+                self._note_work(has_text=False)
             case "step_finish":
                 kind = "response"
                 self._end_step(part)
             case "text" | "reasoning" if isinstance(part.get("text"), str):
                 self._note_session(event)
                 if name == "text" and part["text"].strip():
-                    self._note_work(has_spoken=True)
+                    self._note_work(has_text=True)
                 return [Draft(part["text"], "assistant", metadata={"thinking": True} if name == "reasoning" else None)]
             case "tool_use":
                 self._note_session(event)
                 if not self._has_failed:
-                    self._note_work(has_spoken=False)
+                    self._note_work(has_text=False)
                 return [_read_tool(part)]
             case "error":
                 content = reason_in(event.get("error"), event.get("message")) or compact_json(event)
@@ -67,19 +67,19 @@ class OpenCodeParser(EventParser):
         if self._has_failed:
             self._conclude(self.last_error)
         elif reason == "tool-calls":
-            self._note_work(has_spoken=False)
+            self._note_work(has_text=False)
         else:
             self._conclude(self._why_failed(reason))
 
-    def _note_work(self, *, has_spoken: bool) -> None:
+    def _note_work(self, *, has_text: bool) -> None:
         self.verdict, self._has_failed = None, False
-        self._has_spoken = has_spoken
-        self.needs_verdict = not has_spoken
+        self._has_text = has_text
+        self.needs_verdict = not has_text
 
     def _why_failed(self, reason: Any) -> str | None:
         if reason == "error":
             return self.last_error or "its last step ended with an error"
-        if reason in _GIVEN_UP and not self._has_spoken:
+        if reason in _GIVEN_UP and not self._has_text:
             return f"its last step ended with {reason!r}, and it had printed no answer"
         return None
 

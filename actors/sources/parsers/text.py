@@ -1,4 +1,4 @@
-"""Plain text: each line is what the assistant says. Pure.
+"""Plain text: each line is a message of the assistant. Pure.
 
 Programs whose name is not known, and those that print plain text unless an option makes them print events, may turn
 out to print the events of a known kind. An event that is printed over several lines is shown as the text that it is,
@@ -14,7 +14,7 @@ from commitcast.actors.sources.parsers.objects import Outcome, Showable, SpreadO
 from commitcast.actors.sources.parsers.parser import Parser
 
 _LOOKED_AT_BYTES: Final = 1024 * 1024
-"""Of a line, or of an event over several; no program begins with a longer one, and longer text is left in peace."""
+"""Of a line, or of an event over several: no program begins with a longer one. Longer text is not searched."""
 
 
 class TextParser(Parser):
@@ -30,7 +30,7 @@ class TextParser(Parser):
 
 
 class UndecidedParser(TextParser):
-    """Reads text, and looks at each line whether it is an event."""
+    """Reads text, and checks whether a line is an event."""
 
     def __init__(self, recognize: Callable[[dict[str, Any]], Parser | None]) -> None:
         """Make a parser; `recognize` returns the one that reads on from an event, or None."""
@@ -40,16 +40,16 @@ class UndecidedParser(TextParser):
 
     def feed(self, line: bytes) -> list[Draft]:
         """Take the next line; return its message."""
-        self._look_at(line)
+        self._follow(line)
         return super().feed(line)
 
     def feed_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> list[Draft]:
         """Take a piece of a line; return its message."""
-        self._look_at(piece)
+        self._follow(piece)
         return super().feed_piece(piece, continues=continues, overwrites=overwrites)
 
     def flush(self) -> list[Draft]:
-        """Let go of an event over several lines: a line that belongs to none was shown."""
+        """Forget an event over several lines that was not completed: its lines were shown."""
         self._spread.take()
         return []
 
@@ -65,8 +65,8 @@ class UndecidedParser(TextParser):
             return None
         return next(filter(None, map(self._recognize, _objects_of(line))), None)
 
-    def _look_at(self, line: bytes) -> None:
-        """See whether an event goes on, or begins, that stands on several lines."""
+    def _follow(self, line: bytes) -> None:
+        """Follow an event that stands on several lines."""
         if self._spread.lines:
             outcome = self._spread.add(line)
             if outcome is Outcome.OPEN:
@@ -89,11 +89,11 @@ class UndecidedParser(TextParser):
 
 
 def _objects_of(line: bytes) -> list[dict[str, Any]]:
-    """Return the objects that a line consists of, behind a banner perhaps; none if it says anything behind them."""
+    """Return the objects that a line consists of, perhaps behind a banner; none if text follows one of them."""
     whole = decode_json(line) if line.lstrip()[:1] in (b"{", b"[") else None
     if whole is not None:
         return [value for value in [whole, *as_list(whole)] if isinstance(value, dict)]
-    found = objects_in(line).objects
-    starts = [*(located.start for located in found[1:]), len(line)]
-    is_all = all(is_noise(line[located.end : start]) for located, start in zip(found, starts, strict=False))
-    return [located.value for located in found] if is_all else []
+    objects = objects_in(line).located
+    starts = [*(located.start for located in objects[1:]), len(line)]
+    is_all = all(is_noise(line[located.end : start]) for located, start in zip(objects, starts, strict=False))
+    return [located.value for located in objects] if is_all else []

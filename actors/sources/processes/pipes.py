@@ -23,7 +23,7 @@ SILENCE_AFTER_EXIT_S: Final = 2.0
 """How long the output may be silent when the child has exited but a process that it left behind holds it open."""
 
 OUTPUT_AFTER_EXIT_S: Final = 10.0
-"""How long a process that the child left behind may go on printing before it is stopped."""
+"""How long a process that the child left behind may still print before it is stopped."""
 
 STDERR_TAIL_BYTES: Final = 8 * 1024
 """The end of standard error, which explains a failure; everything before it is read and dropped."""
