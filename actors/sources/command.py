@@ -44,8 +44,8 @@ PROMPT_IS_AN_OPTION: Final = (
 )
 
 EXIT_TIMEOUT_S: Final = 30.0
-"""How long a program may do nothing after its verdict and not exit. Programs that clean up exit within seconds; one
-that an open handle keeps alive never exits, and its agent would be running for ever."""
+"""How long a program may do nothing after its verdict and not exit. Programs that clean up exit within seconds; a
+program that an open handle keeps alive never exits, and its agent would be running for ever."""
 
 LONGEST_STEP_S: Final = 3600.0
 """The longest wait of one call: a selector cannot wait for every length of time."""
@@ -59,7 +59,7 @@ class CommandSource:
         type: the kind of agent; it chooses the parser.
         echoes_prompt: whether the program prints the prompt as a message of its own.
         takes_input: False: its standard input is closed after the prompt.
-        owns_processes: True: the agent's end is not told before its processes are gone.
+        owns_processes: True: the agent does not end before its processes are gone.
     """
 
     takes_input = False
@@ -126,7 +126,7 @@ class CommandSource:
             How it ended. Also when it could not be started, or the agent was cancelled.
 
         Raises:
-            Exception: what the runtime raised when it was told the process id; the program was stopped.
+            Exception: the error of recording the process; the program was stopped.
 
         Threads: blocks as long as the program runs, and a few seconds longer than `grace_s` to stop it. When
             it returns or raises, nothing is left of the program and of what it has started.
