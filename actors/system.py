@@ -26,7 +26,7 @@ from commitcast.actors.kernel.future import remaining
 from commitcast.actors.kernel.ref import ActorRef
 from commitcast.actors.kernel.supervision import RestartPolicy, Supervisor
 from commitcast.actors.launching import Launcher
-from commitcast.actors.loop import LoopThread
+from commitcast.actors.loop import DispatchedLoop, LoopThread
 from commitcast.actors.metrics import CommitStats, RuntimeStats
 from commitcast.actors.signals import CommitSignals
 from commitcast.actors.sources.runner import RunServices
@@ -86,7 +86,7 @@ class ActorSystem:
         self.directory = Directory(self._make_agent, credit, self.dead_letters)
         self._threads = SourceThreads(max_running_sources, self._dispatcher.spawn)
         self._tasks = SourceTasks()
-        self._loop = LoopThread("sources")
+        self._loop = LoopThread("sources") if dispatcher is None else DispatchedLoop("sources", dispatcher)
         self._given_gateway = gateway
         self._supervisor = self._supervise("gateway", self._make_gateway, RestartPolicy())
         self._gateway: ActorRef[Any] | None = None  # of the system's own actor

@@ -1,7 +1,7 @@
 """What clients may launch: templates that the server's owner has written. A client names one and gives a prompt.
 
-A client's prompt goes to the program's standard input. Where the owner says so it is one whole argument, which the
-program must take as text: whether a program runs, evaluates or forwards its arguments cannot be told from its name.
+A client's prompt goes to the program's standard input. Where the owner allows it, it is one whole argument, which the
+program must take as text: a program's name does not show whether it runs, evaluates or forwards its arguments.
 """
 
 import re
@@ -62,14 +62,11 @@ class Template:
         self.type = type
         self.configuration = configuration
         self.restart = RestartPolicy.of(restart)
-        if max_running < 1:
-            raise InvalidValueError(f"max_running must be 1 or more, not {max_running}")
-        self.max_running = max_running
-        self.max_running_in_all = max(MAX_RUNNING_IN_ALL, max_running)
-        if max_running_in_all is not None:
-            if max_running_in_all < 1:
-                raise InvalidValueError(f"max_running_in_all must be 1 or more, not {max_running_in_all}")
-            self.max_running_in_all = max_running_in_all
+        in_all = max(MAX_RUNNING_IN_ALL, max_running) if max_running_in_all is None else max_running_in_all
+        for name, count in (("max_running", max_running), ("max_running_in_all", in_all)):
+            if count < 1:
+                raise InvalidValueError(f"{name} must be 1 or more, not {count}")
+        self.max_running, self.max_running_in_all = max_running, in_all
 
 
 class _CommandTemplate(msgspec.Struct, forbid_unknown_fields=True):

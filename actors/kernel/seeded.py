@@ -27,8 +27,10 @@ class SeededDispatcher:
     """Gives turns in an order that a seed decides. Used by one thread, inside `with`.
 
     While it is entered, every call that blocks on this thread (`future.get`, `handle.wait`, `emit` at its bound) runs
-    actors and blocking sources instead; time passes only when none of them has work. A source that blocks, in
-    `context.receive()` for example, is put aside until the event that it waits for.
+    actors and sources instead; time passes only when none of them has work. A source that waits, in `context.receive()`
+    for example, is put aside until the event that it waits for. Async sources run on one loop by the same clock, unless
+    they are launched on a running one; that clock goes on slowly while the loop has sockets, and does not wait for
+    other threads (`asyncio.to_thread`).
 
     Example:
         with SeededDispatcher(seed=1) as dispatcher, AgentRuntime(":memory:", dispatcher=dispatcher) as runtime:

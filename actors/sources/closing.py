@@ -28,7 +28,7 @@ def closed(output: Iterable[Any]) -> Iterator[Iterator[Any]]:
 
 @asynccontextmanager
 async def aclosed(output: AsyncIterable[Any]) -> AsyncIterator[AsyncIterator[Any]]:
-    """Do the same for an async iterator, in the source's own task, so before its end is told."""
+    """Do the same for an async iterator, in the source's own task, so before the agent learns of its end."""
     iterator = aiter(output)
     async with AsyncExitStack() as stack:
         for closable in _both(output, iterator):

@@ -28,7 +28,7 @@ from commitcast.actors.sources.parsers import (
     is_told_to_print_json,
 )
 from commitcast.actors.sources.processes.pipes import ChildPipes
-from commitcast.actors.sources.processes.process import process_started
+from commitcast.actors.sources.processes.process import Program, process_started
 from commitcast.actors.sources.verdict import account, decide_ending, failed
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
@@ -44,8 +44,8 @@ PROMPT_IS_AN_OPTION: Final = (
 )
 
 EXIT_TIMEOUT_S: Final = 30.0
-"""How long a program may do nothing after its verdict and not exit. Programs that clean up exit within seconds; one
-that an open handle keeps alive never exits, and its agent would be running for ever."""
+"""How long a program may do nothing after its verdict and not exit. Programs that clean up exit within seconds; a
+program that an open handle keeps alive never exits, and its agent would be running for ever."""
 
 LONGEST_STEP_S: Final = 3600.0
 """The longest wait of one call: a selector cannot wait for every length of time."""
@@ -59,7 +59,7 @@ class CommandSource:
         type: the kind of agent; it chooses the parser.
         echoes_prompt: whether the program prints the prompt as a message of its own.
         takes_input: False: its standard input is closed after the prompt.
-        owns_processes: True: the agent's end is not told before its processes are gone.
+        owns_processes: True: the agent does not end before its processes are gone.
     """
 
     takes_input = False
@@ -126,7 +126,7 @@ class CommandSource:
             How it ended. Also when it could not be started, or the agent was cancelled.
 
         Raises:
-            Exception: what the runtime raised when it was told the process id; the program was stopped.
+            Exception: the error of recording the process; the program was stopped.
 
         Threads: blocks as long as the program runs, and a few seconds longer than `grace_s` to stop it. When
             it returns or raises, nothing is left of the program and of what it has started.
@@ -147,51 +147,40 @@ class CommandSource:
             return failed(SourceError(PROMPT_IS_AN_OPTION), {})
         argv, stdin = self._with_prompt(context.prompt)
         try:
-            pipes.start(
-                argv,
-                agent=context.id,
-                epoch=context.epoch,
-                cwd=self._cwd,
-                env=self._env,
-                stdin=stdin,
-                feed=self._stdin,
-            )
+            pipes.start(Program(argv, context.id, context.epoch, self._cwd, self._env), stdin, self._stdin)
         except (OSError, ValueError) as error:
-            why = self._why_not_started(error)
             if self._is_for_clients:
                 folder = "" if self._cwd is None else f" in {self._cwd!r}"
                 logger.warning("agent %s failed: cannot start %r%s: %s", context.id, self.argv[0], folder, error)
-            return failed(why, {})
+            return failed(self._why_not_started(error), {})
         _record_process(context, pipes)
         reader = OutputReader(first_parser(self.type, self.argv, is_guess=self._is_guess), context)
         pipes.read_into(reader.feed)
         try:
-            verdict = self._listen(context, pipes, reader)
-            pipes.stop(self._grace_s)
-            pipes.drain()
-            reader.end()
+            verdict = self._read(context, pipes, reader)
+            self._stop(pipes, reader)
         except SourceCancelledError:
-            return self._stopped(pipes, reader)
+            reader.mute()
+            self._stop(pipes, reader)
+            pipes.reap()
+            return Ending(status=AgentStatus.TERMINATED, result=account(reader.parser) or None)
         parser = reader.parser
-        if verdict is not None:  # and not what it says of being stopped
-            parser.verdict = verdict
         hangs = verdict is not None
-        option = self._missing_option()
+        if hangs:  # in place of what it has printed about being stopped
+            parser.verdict = verdict
+        option = None if is_told_to_print_json(self.argv) else PARSERS[self.type]().json_option
         return decide_ending(self._name, pipes.reap(), parser, pipes.stderr_tail, option, hangs=hangs)
 
-    def _stopped(self, pipes: ChildPipes, reader: OutputReader) -> Ending:
-        """Stop the program for an agent that has ended; its account of its work until then is kept."""
-        reader.mute()
+    def _stop(self, pipes: ChildPipes, reader: OutputReader) -> None:
+        """Stop what the program has started, and read its last output."""
         pipes.stop(self._grace_s)
         pipes.drain()
         reader.end()
-        pipes.reap()
-        return Ending(status=AgentStatus.TERMINATED, result=account(reader.parser) or None)
 
-    def _listen(self, context: AgentContext, pipes: ChildPipes, reader: OutputReader) -> Verdict | None:
+    def _read(self, context: AgentContext, pipes: ChildPipes, reader: OutputReader) -> Verdict | None:
         """Read until the program has ended; return its verdict if it gave one and does not exit."""
         due_in_s = self._exit_due_in_s(pipes, reader)
-        while pipes.wait(_sooner(due_in_s, reader.due_in_s())):
+        while pipes.wait(min((s for s in (due_in_s, reader.due_in_s()) if s is not None), default=None)):
             _check_cancelled(context)
             reader.show_due()
             has_looked, due_in_s = due_in_s == 0, self._exit_due_in_s(pipes, reader)
@@ -204,10 +193,6 @@ class CommandSource:
         if reader.parser.believed_verdict is None or pipes.exited or math.isinf(self._exit_timeout_s):
             return None
         return min(max(0.0, self._exit_timeout_s - reader.idle_s()), LONGEST_STEP_S)
-
-    def _missing_option(self) -> str | None:
-        """Return the option that makes the program print JSON, if it was not given."""
-        return None if is_told_to_print_json(self.argv) else PARSERS[self.type]().json_option
 
     def _with_prompt(self, prompt: str) -> tuple[list[str], bytes]:
         """Return the arguments and what standard input gets."""
@@ -251,11 +236,6 @@ def _record_process(context: AgentContext, pipes: ChildPipes) -> None:
         pipes.step()
         _check_cancelled(context)
     recorded.get()
-
-
-def _sooner(one_s: float | None, other_s: float | None) -> float | None:
-    """Return the shorter of two waits, of which None has no limit."""
-    return min((wait_s for wait_s in (one_s, other_s) if wait_s is not None), default=None)
 
 
 def _check_cancelled(context: AgentContext) -> None:

@@ -1,4 +1,4 @@
-"""What a source is called with: whom it works for, what it was asked, and the calls back to its agent.
+"""The argument of a source: its agent, its prompt, and the calls back to the agent.
 
 Owns nothing; every call goes to the agent's actor. Called from the source's own thread or loop, and from any thread
 that the source starts.
@@ -32,7 +32,7 @@ else:
 
 
 class AgentContext:
-    """What a source is called with.
+    """The argument of a source.
 
     Iterating over it receives: `for text in context`, in an async source `async for text in context`.
 
@@ -43,8 +43,8 @@ class AgentContext:
         attempt: 0 in the first run of the source, one more in each run after a failure.
         inbox: the texts that `receive` takes, as a queue: `inbox.get_nowait()`, `inbox.qsize()`.
         cancelled: set when the agent has ended; what is yielded after that is discarded.
-        last_words: returns what the source has made and the agent has not got, when the agent is ended: it is given
-            the number of drafts that were put. From then on nothing more can be put.
+        last_words: called when the agent is ended, with the number of drafts that were put; returns those that the
+            source has made beside them. From then on nothing more can be put.
         processes: the commands of its runtime, for a source that runs one; None if there is no runtime.
     """
 

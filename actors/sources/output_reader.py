@@ -15,11 +15,11 @@ from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.lines import Line, LineSplitter
 from commitcast.actors.sources.parsers import Parser
-from commitcast.actors.sources.parsers.spread import Showable
+from commitcast.actors.sources.parsers.objects import Showable
 
 PARTIAL_AFTER_S: Final = 0.5
-"""How long a line waits for its newline. People notice a pause of a second; a program that prints word by word
-without newlines makes two messages a second of it."""
+"""How long a line waits for its newline. People notice a pause of a second; the words of a program that prints no
+newlines become two messages a second."""
 
 SCANNED_BYTES: Final = 1024 * 1024
 """Of an unfinished line that are scanned every `PARTIAL_AFTER_S`: a longer line is scanned less often, which limits

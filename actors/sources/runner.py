@@ -123,7 +123,7 @@ class SourceRunner:
     def _run(self) -> None:
         try:
             ending = self._run_blocking()
-        except BaseException as error:  # whatever a source raises is how its agent ends, SystemExit too
+        except BaseException as error:  # any error of a source ends its agent, SystemExit too
             ending = self._ending_of(error)
         self._end(ending)
 
@@ -162,7 +162,7 @@ class SourceRunner:
         try:
             self._begin()
             ending = await self._run_async(source)
-        except BaseException as error:  # whatever a source raises is how its agent ends; the loop serves others too
+        except BaseException as error:  # any error of a source ends its agent; the loop serves others too
             ending = self._ending_of(error)
         self._end(ending)
 
@@ -183,7 +183,7 @@ class SourceRunner:
     # Its end.
 
     def _ending_of(self, error: BaseException) -> Ending:
-        """Return how a source ended that raised; one that something else than its agent has cancelled has failed."""
+        """Return the ending for what a source has raised: a failure, unless its agent cancelled it."""
         if self.context.cancelled.is_set() and _is_cancellation(error):
             return Ending(status=AgentStatus.TERMINATED)
         return _failure(self._record.id, error)
@@ -226,7 +226,7 @@ def _iterable(output: Any) -> Iterable[Any]:
 
 
 def _is_cancellation(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):  # a TaskGroup whose tasks were told in different ways
+    if isinstance(error, BaseExceptionGroup):  # a TaskGroup whose tasks were cancelled in different ways
         return all(map(_is_cancellation, error.exceptions))
     return isinstance(error, (asyncio.CancelledError, SourceCancelledError))
 

@@ -47,7 +47,7 @@ class SourceTask:
         return running_loop() is self._loop and asyncio.current_task() is self._task
 
     def will_close(self) -> None:
-        """Take note that the source was told of the end in another way, and begins to clean up. On the loop."""
+        """Take note that the source learns of the end by another error, and begins to clean up. On the loop."""
         self._is_closing = True
 
     def take_cancellation(self) -> bool:
@@ -90,7 +90,7 @@ class SourceTasks:
         Args:
             loop: where.
             work: makes the coroutine.
-            on_cancelled: called if the task was cancelled before the coroutine had begun, so that it could not say so.
+            on_cancelled: called if the task was cancelled before the coroutine had begun, which so cannot report it.
 
         Raises:
             RuntimeError: the loop is closed.

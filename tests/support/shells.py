@@ -6,7 +6,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from commitcast.actors.sources.processes.process import process_started, start_process
+from commitcast.actors.sources.processes.process import Program, process_started, start_process
 from waiting import wait_until
 
 EPOCH = f"epoch-of-this-test-{os.getpid()}"
@@ -20,16 +20,14 @@ class Children(list[Child]):
 
     def start(self, *argv: str, epoch: str = EPOCH, agent: str = "agent-1", **env: str) -> Child:
         """Start a program."""
-        child = start_process(argv, agent=agent, epoch=epoch, env=env)
+        child = start_process(Program(argv, agent, epoch, env=env))
         self.append(child)
         return child
 
     def shell(self, script: str, epoch: str = EPOCH, **env: str) -> Child:
         """Start a shell script and return once it has printed a line and become what it then runs (`exec`)."""
         child = self.start("/bin/sh", "-c", script, epoch=epoch, **env)
-        read_line(child)
-        if last := script.rpartition("; exec ")[2] if "; exec " in script else "":
-            wait_until(lambda: _runs(child.pid, last.split()[0].encode()), f"{last} runs")
+        wait_for_script(child, script)
         return child
 
     def end(self) -> None:
@@ -47,6 +45,13 @@ def read_line(child: Child) -> bytes:
     """Return the next line that a child prints."""
     assert child.stdout is not None
     return child.stdout.readline()
+
+
+def wait_for_script(child: Child, script: str) -> None:
+    """Return once a script has printed a line and become what it then runs (`exec`)."""
+    read_line(child)
+    if last := script.rpartition("; exec ")[2] if "; exec " in script else "":
+        wait_until(lambda: _runs(child.pid, last.split()[0].encode()), f"{last} runs")
 
 
 def _runs(pid: int, program: bytes) -> bool:

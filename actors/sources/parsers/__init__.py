@@ -1,4 +1,4 @@
-"""What programs print, understood: one parser for each kind of CLI, chosen by the agent's type."""
+"""Parsers of what CLIs print: one for each kind, chosen by the agent's type."""
 
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
@@ -16,8 +16,7 @@ from commitcast.actors.sources.parsers.opencode import OpenCodeParser
 from commitcast.actors.sources.parsers.parser import Parser, Verdict
 from commitcast.actors.sources.parsers.pi import PiParser
 from commitcast.actors.sources.parsers.shapes import SHAPES, kind_of
-from commitcast.actors.sources.parsers.text import TextParser
-from commitcast.actors.sources.parsers.undecided import UndecidedParser
+from commitcast.actors.sources.parsers.text import TextParser, UndecidedParser
 
 __all__ = ["PARSERS", "Parser", "Verdict", "echoes_prompt", "first_parser", "guess_type", "is_told_to_print_json"]
 

@@ -1,8 +1,8 @@
 """Claude Code: `claude -p … --output-format stream-json --verbose [--include-partial-messages]`. Pure.
 
 With partial messages each text comes twice: as deltas, and then once more as a whole. Both are kept, and the
-second is marked, so that a reader can show the text once. What a sub-agent says carries the
-`parent_tool_use_id` that started it, and says nothing of how the run went.
+second is marked, so that a reader can show the text once. Events of a sub-agent carry the `parent_tool_use_id`
+that started it, and do not change the verdict.
 
 A run has turns, each with a `result`. The verdict is the one of the last turn that the user began: a turn that was
 begun and has no result takes it back, and a turn that a notification began (a background command has ended) changes
@@ -13,14 +13,13 @@ nothing. Where neither a message nor the result says what began a turn, each not
 from typing import Any, Final
 
 from commitcast.actors.sources.draft import Draft
-from commitcast.actors.sources.parsers.decoding import as_list, as_object, as_text, compact_json
+from commitcast.actors.sources.parsers.decoding import as_object, as_text, compact_json, is_number, shown, without
 from commitcast.actors.sources.parsers.event_parser import EventParser
+from commitcast.actors.sources.parsers.events import add_up, blocks_of, call_text, reason_in, texts_in, tool_result
 from commitcast.actors.sources.parsers.parser import Verdict
-from commitcast.actors.sources.parsers.reasons import reason_in
-from commitcast.actors.sources.parsers.usage import Counter, add_up, is_number
 
 MAX_REMEMBERED_BYTES: Final = 16 * 1024 * 1024
-"""Of text that came as deltas, to know it again: 200,000 deltas, more than a model says in one message."""
+"""Of text that came as deltas, to recognize it: 200,000 deltas, more than one message of a model has."""
 
 _DELTA_BYTES: Final = 64
 """What remembering one more delta costs beside its text."""
@@ -29,7 +28,7 @@ _OF_A_TURN: Final = ("duration_ms", "num_turns")
 _BEGINNINGS: Final = ("init", "session_start")
 """Subtypes of the event that each turn begins with."""
 _USERS: Final = ("human", "user")
-"""Values of `origin.kind` of what the user has said; notifications, timers and other agents are of other kinds."""
+"""Values of `origin.kind` of the user's messages; notifications, timers and other agents have other kinds."""
 _SAYS_LITTLE: Final = ("", "success", "error", "error_during_execution")
 """Subtypes that do not say why a turn failed."""
 
@@ -42,7 +41,7 @@ class ClaudeCodeParser(EventParser):
     def __init__(self) -> None:
         super().__init__()
         self._deltas = _Deltas()
-        self._cost = Counter()
+        self._cost = _Cost()
         self._users_verdict: Verdict | None = None
         self._was_cut = False  # the user's last turn: no result came before another turn began
         self._is_in_turn = False
@@ -71,10 +70,10 @@ class ClaudeCodeParser(EventParser):
             elif subtype == "task_notification":
                 self._notifications += 1
                 self.steps += 1
-        return Draft("", "system", metadata={key: value for key, value in event.items() if key != "type"})
+        return Draft("", "system", metadata=without(event, "type"))
 
     def _begin_turn(self) -> None:
-        """Begin a turn, unless the one that has begun has said nothing yet."""
+        """Begin a turn, unless one has begun that has no message yet."""
         if self._is_in_turn and not self._turn_has_messages:
             return
         if self._is_in_turn and self._is_users:  # and it has no result
@@ -84,13 +83,13 @@ class ClaudeCodeParser(EventParser):
         self._notifications = max(0, self._notifications - 1)
 
     def _own_turn(self, *, is_users: bool) -> None:
-        """Say what began the turn: the user, which takes back the verdict, or a notification."""
+        """Set what began the turn: the user, which takes back the verdict, or a notification."""
         self._is_users = is_users
         self.verdict = None if is_users else self._users_verdict or self.verdict
 
     def _note_message(self, event: dict[str, Any]) -> None:
         """Take note of a message of a turn, which begins with it if nothing else has begun it."""
-        if event.get("isReplay") is True:  # the CLI says what it was told
+        if event.get("isReplay") is True:  # the CLI repeats its input
             return
         if not self._is_in_turn:
             self._begin_turn()
@@ -102,7 +101,7 @@ class ClaudeCodeParser(EventParser):
         """Take note of what began the turn, if an event says so and it is not what was assumed."""
         kind = as_object(event.get("origin")).get("kind")
         if kind is not None and self._is_users != (kind in _USERS):
-            self._notifications += not self._is_users  # the one that was meant has begun no turn yet
+            self._notifications += not self._is_users  # the notification that was assumed has begun no turn yet
             self._own_turn(is_users=not self._is_users)
 
     def _read_message(self, speaker: str, event: dict[str, Any]) -> list[Draft]:
@@ -111,8 +110,7 @@ class ClaudeCodeParser(EventParser):
             self._note_message(event)
             if "error" in event:  # its text is what the user is shown of it
                 self.last_error = reason_in("\n".join(texts_in(content)), event["error"])
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else as_list(content)
-        return [self._read_block(speaker, block, event) for block in blocks]
+        return [self._read_block(speaker, block, event) for block in blocks_of(content)]
 
     def _read_block(self, speaker: str, block: Any, event: dict[str, Any]) -> Draft:
         match block:
@@ -121,16 +119,11 @@ class ClaudeCodeParser(EventParser):
             case {"type": "thinking", "thinking": str(text)}:
                 return Draft(text, "assistant", metadata={"thinking": True, **self._marks(speaker, text, event)})
             case {"type": "tool_use", "name": str(name)}:
-                used = {key: value for key, value in block.items() if key != "type"}
-                content = f"{name} {compact_json(block['input'])}" if "input" in block else name
-                return Draft(content, "tool", metadata={"tool_use": used, **_parent(event)})
+                metadata = {"tool_use": without(block, "type"), **_parent(event)}
+                return Draft(call_text(name, block, "input"), "tool", metadata=metadata)
             case {"type": "tool_result"}:
-                answered = {
-                    "tool_use_id": as_text(block.get("tool_use_id")),
-                    "is_error": block.get("is_error") is True,
-                }
-                metadata = {"tool_result": answered, **_parent(event)}
-                return Draft(_result_text(block.get("content")), "tool", metadata=metadata)
+                content, is_error = _result_text(block.get("content")), block.get("is_error") is True
+                return tool_result(content, block.get("tool_use_id"), is_error=is_error, **_parent(event))
         metadata = {"event": speaker, "block": as_text(as_object(block).get("type")), **_parent(event)}
         return Draft(compact_json(block), "system", metadata=metadata)
 
@@ -165,20 +158,22 @@ class ClaudeCodeParser(EventParser):
         answer = as_text(event.get("result"))
         message = self._why(event, subtype, answer) if failed else None
         if not _stream(event):
-            self._end_turn(event, Verdict(not failed, message, self._account(event)))
-        shown = ("type",) if answer is None else ("type", "result")
-        metadata = {key: value for key, value in event.items() if key not in shown}
+            self._account(event)
+            self._end_turn(event, message)
+        metadata = without(event, "type") if answer is None else without(event, "type", "result")
         return Draft(answer or message or "", "response", metadata=metadata)
 
     def _why(self, event: dict[str, Any], subtype: str, answer: str | None) -> str:
-        if said := reason_in(event.get("errors"), event.get("error"), answer):
-            return said
+        if reason := reason_in(event.get("errors"), event.get("error"), answer):
+            return reason
         status = event.get("api_error_status")
         hints = [None if subtype == "success" else subtype, self.last_error if subtype in _SAYS_LITTLE else None]
         hints.append(None if status is None else f"API error {compact_json(status)}")
         return ": ".join(filter(None, hints)) or as_text(event.get("terminal_reason")) or "it gave no reason"
 
-    def _end_turn(self, event: dict[str, Any], verdict: Verdict) -> None:
+    def _end_turn(self, event: dict[str, Any], error: str | None) -> None:
+        facts: dict[str, Any] = {name: event[name] for name in ("subtype", "session_id") if name in event}
+        verdict = Verdict(error is None, error, facts)
         self._learn_origin(event)
         if self._is_users:
             self._users_verdict, self._was_cut = verdict, False
@@ -186,16 +181,14 @@ class ClaudeCodeParser(EventParser):
         self.session_id = self.session_id or as_text(event.get("session_id"))
         self._is_in_turn = self._turn_has_messages = False
 
-    def _account(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Add what a turn used; return what is known of the run."""
+    def _account(self, event: dict[str, Any]) -> None:
+        """Add what a turn used."""
         used = {key: event[key] for key in _OF_A_TURN if is_number(event.get(key))}
         if usage := self._usage(event):
             used["usage"] = usage
         self.result = add_up(self.result, used)
         if is_number(event.get("total_cost_usd")):
             self.result["total_cost_usd"] = self._cost.at(event["total_cost_usd"])
-        facts: dict[str, Any] = {key: event[key] for key in ("subtype", "session_id") if key in event}
-        return {**facts, **self.result}
 
     def _usage(self, event: dict[str, Any]) -> dict[str, Any]:
         """Return what the turn that ends with a result used."""
@@ -204,6 +197,21 @@ class ClaudeCodeParser(EventParser):
 
 def _delta_size(text: str) -> int:
     return _DELTA_BYTES + (len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")))
+
+
+class _Cost:
+    """A total of one session so far: it falls when another session begins."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._latest = 0.0
+
+    def at(self, total: float) -> float:
+        """Take the latest total; return that of all sessions."""
+        if total < self._latest:
+            self._before += self._latest
+        self._latest = total
+        return self._before + total
 
 
 class _Deltas:
@@ -247,21 +255,10 @@ def _parent(event: dict[str, Any]) -> dict[str, Any]:
     return {"parent_tool_use_id": stream} if stream else {}
 
 
-def texts_in(content: Any) -> list[str]:
-    """Return what a message's content shows as text, block by block."""
-    if isinstance(content, str):
-        return [content]
-    return [text for block in as_list(content) if (text := as_text(as_object(block).get("text")))]
-
-
 def _result_text(content: Any) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return compact_json(content)
-    return "\n".join(_result_part(part) for part in content)
+    if isinstance(content, list):
+        return "\n".join(map(_result_part, content))
+    return "" if content is None else shown(content)
 
 
 def _result_part(part: Any) -> str:

@@ -11,10 +11,9 @@ All print the prompt as a message of their own, but for Qwen Code.
 from typing import Any
 
 from commitcast.actors.sources.draft import Draft
-from commitcast.actors.sources.parsers.claude_code import ClaudeCodeParser, texts_in
-from commitcast.actors.sources.parsers.decoding import as_object, as_text, compact_json
-from commitcast.actors.sources.parsers.reasons import reason_in
-from commitcast.actors.sources.parsers.usage import add_up
+from commitcast.actors.sources.parsers.claude_code import ClaudeCodeParser
+from commitcast.actors.sources.parsers.decoding import as_object, as_text, shown, without
+from commitcast.actors.sources.parsers.events import add_up, call_text, reason_in, texts_in, tool_result
 
 
 class AmpParser(ClaudeCodeParser):
@@ -31,8 +30,7 @@ class AmpParser(ClaudeCodeParser):
         usage = as_object(as_object(event.get("message")).get("usage"))
         if usage:
             self._has_counted = True
-            used = {name: value for name, value in usage.items() if name != "max_tokens"}
-            self.result = add_up(self.result, {"usage": used})
+            self.result = add_up(self.result, {"usage": without(usage, "max_tokens")})
         return super()._read_message(speaker, event)
 
     def _usage(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -83,22 +81,24 @@ def _read_tool_call(event: dict[str, Any]) -> Draft:
     calls = as_object(event.get("tool_call")).items()
     key, call = next(((key, call) for key, call in calls if isinstance(call, dict)), ("", {}))
     name = key.removesuffix("ToolCall") or "tool"
-    about = {"id": as_text(event.get("call_id")), "name": name}
     if event.get("subtype") != "completed":
-        used = {**about, "input": call["args"]} if "args" in call else about
-        content = f"{name} {compact_json(call['args'])}" if "args" in call else name
-        return Draft(content, "tool", metadata={"tool_use": used})
+        used = {
+            "id": as_text(event.get("call_id")),
+            "name": name,
+            **({"input": call["args"]} if "args" in call else {}),
+        }
+        return Draft(call_text(name, call, "args"), "tool", metadata={"tool_use": used})
     result = as_object(call.get("result"))
     outcome = next((key for key in ("success", "error", "rejected", "failure") if key in result), None)
     value = result.get(outcome) if outcome else call.get("result")
-    answered = {"tool_use_id": about["id"], "is_error": outcome not in (None, "success")}
-    content = (reason_in(value) if answered["is_error"] else None) or _shown(value)
-    return Draft(content, "tool", metadata={"tool_result": answered, "name": name})
+    is_error = outcome not in (None, "success")
+    content = (reason_in(value) if is_error else None) or _result_text(value)
+    return tool_result(content, event.get("call_id"), is_error=is_error, name=name)
 
 
-def _shown(value: Any) -> str:
+def _result_text(value: Any) -> str:
     if isinstance(value, dict):
         texts = [text for text in map(as_text, map(value.get, ("content", "stdout", "stderr", "output"))) if text]
         if texts:
             return "\n".join(texts)
-    return value if isinstance(value, str) else "" if value is None else compact_json(value)
+    return "" if value is None else shown(value)

@@ -8,11 +8,9 @@ verdict of its own, which an error behind it replaces.
 from typing import Any, Final
 
 from commitcast.actors.sources.draft import Draft
-from commitcast.actors.sources.parsers.decoding import as_list, as_object, as_text, compact_json
+from commitcast.actors.sources.parsers.decoding import as_list, as_object, as_text, compact_json, shown, without
 from commitcast.actors.sources.parsers.event_parser import EventParser
-from commitcast.actors.sources.parsers.parser import Verdict
-from commitcast.actors.sources.parsers.reasons import reason_in
-from commitcast.actors.sources.parsers.usage import add_up
+from commitcast.actors.sources.parsers.events import add_up, call_text, reason_in, texts_in
 
 _SHOWN_FIELDS: Final = {
     "agent_message": "text",
@@ -38,28 +36,27 @@ class CodexParser(EventParser):
                 self.verdict = None
                 return [_described(name, event, "system")]
             case "turn.completed":
-                self.verdict = Verdict(True, None, self._account(event))
+                self._account(event)
+                self._conclude(None)
                 return [_described(name, event, "response")]
             case "turn.failed":
                 message = reason_in(event.get("error"), event.get("message")) or self.last_error or "it gave no reason"
-                self.verdict = Verdict(False, message, self._account(event))
+                self._account(event)
+                self._conclude(message)
                 return [_described(name, event, "error", message)]
             case "error":
                 self.last_error = reason_in(event.get("message"), event.get("error")) or compact_json(event)
-                if self.verdict is not None:  # said after it
-                    self.verdict = Verdict(False, self.last_error, dict(self.result) or None)
+                if self.verdict is not None:  # it came before the error
+                    self._conclude(self.last_error)
                 return [_described(name, event, "error", self.last_error)]
             case "item.started" | "item.updated" | "item.completed":
                 item = event.get("item")
                 return _read_item(name, item) if isinstance(item, dict) else []
         return []
 
-    def _account(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        """Add what a turn used; return what all turns did."""
-        usage = event.get("usage")
-        if isinstance(usage, dict):
-            self.result = add_up(self.result, {"usage": usage})
-        return dict(self.result) or None
+    def _account(self, event: dict[str, Any]) -> None:
+        if isinstance(event.get("usage"), dict):
+            self.result = add_up(self.result, {"usage": event["usage"]})
 
 
 def _described(name: str, event: dict[str, Any], kind: str, content: str = "") -> Draft:
@@ -69,11 +66,7 @@ def _described(name: str, event: dict[str, Any], kind: str, content: str = "") -
 
 def _read_item(name: str, item: dict[str, Any]) -> list[Draft]:
     kind = as_text(item.get("type")) or ""
-    shown = _SHOWN_FIELDS.get(kind)
-    metadata: dict[str, Any] = {
-        "event": name,
-        "item": {key: value for key, value in item.items() if key != shown},
-    }
+    metadata: dict[str, Any] = {"event": name, "item": without(item, _SHOWN_FIELDS.get(kind, ""))}
     if kind in ("agent_message", "reasoning") and name != "item.completed":
         return [Draft("", "system", metadata=metadata)]
     match item:
@@ -83,32 +76,21 @@ def _read_item(name: str, item: dict[str, Any]) -> list[Draft]:
             return [Draft(text, "assistant", metadata={"thinking": True, **metadata})]
         case {"type": "error", "message": str(text)}:
             return [Draft(text, "error", metadata=metadata)]
-        case {"type": "web_search"}:
-            return [Draft(_search_text(item), "tool", metadata=metadata)]
-        case {"type": "command_execution"}:
-            return [Draft(_command_text(item), "tool", metadata=metadata)]
-        case {"type": "file_change"}:
-            return [Draft(_file_change_text(item), "tool", metadata=metadata)]
-        case {"type": "mcp_tool_call"}:
-            return [Draft(_tool_call_text(item), "tool", metadata=metadata)]
-        case {"type": "collab_tool_call"}:
-            return [Draft(_collaboration_text(item), "tool", metadata=metadata)]
-        case {"type": "todo_list"}:
-            return [Draft(_todo_text(item), "tool", metadata=metadata)]
-    return []
+    text_of = _TOOLS.get(kind)
+    return [] if text_of is None else [Draft(text_of(item), "tool", metadata=metadata)]
 
 
 def _command_text(item: dict[str, Any]) -> str:
     output = as_text(item.get("aggregated_output")) or ""
-    lines = [f"$ {_shown(item.get('command'))}", output.rstrip("\n")]
+    lines = [f"$ {shown(item.get('command'))}", output.rstrip("\n")]
     if item.get("exit_code") not in (None, 0):
-        lines.append(f"exit code {_shown(item['exit_code'])}")
+        lines.append(f"exit code {shown(item['exit_code'])}")
     return "\n".join(line for line in lines if line)
 
 
 def _file_change_text(item: dict[str, Any]) -> str:
     changes = [as_object(change) for change in as_list(item.get("changes"))]
-    return "\n".join(f"{_shown(change.get('kind'))} {_shown(change.get('path'))}" for change in changes)
+    return "\n".join(f"{shown(change.get('kind'))} {shown(change.get('path'))}" for change in changes)
 
 
 def _search_text(item: dict[str, Any]) -> str:
@@ -123,20 +105,26 @@ def _collaboration_text(item: dict[str, Any]) -> str:
 
 
 def _tool_call_text(item: dict[str, Any]) -> str:
-    call = f"{_shown(item.get('server'))}.{_shown(item.get('tool'))}"
+    call = f"{shown(item.get('server'))}.{shown(item.get('tool'))}"
     if item.get("arguments") is not None:
-        call += f" {compact_json(item['arguments'])}"
-    blocks = as_list(as_object(item.get("result")).get("content"))
-    texts = [as_text(as_object(block).get("text")) for block in blocks]
-    return "\n".join([call, *filter(None, [*texts, reason_in(item.get("error"))])])
+        call = call_text(call, item, "arguments")
+    texts = texts_in(as_list(as_object(item.get("result")).get("content")))
+    return "\n".join([call, *texts, *filter(None, [reason_in(item.get("error"))])])
 
 
 def _todo_text(item: dict[str, Any]) -> str:
     entries = [as_object(entry) for entry in as_list(item.get("items"))]
     return "\n".join(
-        f"[{'x' if entry.get('completed') is True else ' '}] {_shown(entry.get('text'))}" for entry in entries
+        f"[{'x' if entry.get('completed') is True else ' '}] {shown(entry.get('text'))}" for entry in entries
     )
 
 
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else compact_json(value)
+_TOOLS: Final = {
+    "web_search": _search_text,
+    "command_execution": _command_text,
+    "file_change": _file_change_text,
+    "mcp_tool_call": _tool_call_text,
+    "collab_tool_call": _collaboration_text,
+    "todo_list": _todo_text,
+}
+"""By type of item, what its content shows."""

@@ -44,11 +44,6 @@ def decode_json(line: bytes) -> Any:
     return value if _is_clean(value) else _cleaned(value, 0)
 
 
-def compact_json(value: Any) -> str:
-    """Return a decoded value as JSON text without spaces."""
-    return msgspec.json.encode(value).decode()
-
-
 def as_text(value: Any) -> str | None:
     """Return the value if it is text."""
     return value if isinstance(value, str) else None
@@ -62,6 +57,26 @@ def as_object(value: Any) -> dict[str, Any]:
 def as_list(value: Any) -> list[Any]:
     """Return the value if it is a JSON array, else an empty one."""
     return value if isinstance(value, list) else []
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a JSON value is a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def compact_json(value: Any) -> str:
+    """Return a decoded value as JSON text without spaces."""
+    return msgspec.json.encode(value).decode()
+
+
+def shown(value: Any) -> str:
+    """Return a text as it is, and any other value as JSON."""
+    return value if isinstance(value, str) else compact_json(value)
+
+
+def without(event: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return an event without some of its fields."""
+    return {name: value for name, value in event.items() if name not in names}
 
 
 def _is_clean(value: Any, depth: int = 0) -> bool:
@@ -84,12 +99,12 @@ def _is_clean(value: Any, depth: int = 0) -> bool:
 def _cleaned(value: Any, depth: int) -> Any:
     if isinstance(value, str):
         return clean_text(value)
+    if isinstance(value, (dict, list)) and depth >= MAX_DEPTH:
+        return "…"
     if isinstance(value, dict):
-        if depth >= MAX_DEPTH:
-            return "…"
         return {clean_text(name): _cleaned(inner, depth + 1) for name, inner in value.items()}
     if isinstance(value, list):
-        return "…" if depth >= MAX_DEPTH else [_cleaned(inner, depth + 1) for inner in value]
+        return [_cleaned(inner, depth + 1) for inner in value]
     if isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
         return str(value)
     return value

@@ -1,8 +1,7 @@
 """The base of parsers for programs that print JSON objects, mostly one a line. Pure.
 
-An object is found wherever it stands: behind a banner, a byte order mark or terminal codes, glued to the next one, in
-an array, or over several lines, which are kept until it is complete. What stands around it and can be read is a
-message too.
+An object may stand behind a banner, a byte order mark or terminal codes, beside another object, in an array, or on
+several lines, which are kept until it is complete. Readable text around it is a message too.
 """
 
 from abc import abstractmethod
@@ -12,10 +11,9 @@ import msgspec
 
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import as_text, compact_json, decode_json, text_of
-from commitcast.actors.sources.parsers.objects import Found, Outcome, is_noise, objects_in
-from commitcast.actors.sources.parsers.parser import Parser
+from commitcast.actors.sources.parsers.objects import Objects, Outcome, Showable, SpreadObject, is_noise, objects_in
+from commitcast.actors.sources.parsers.parser import Parser, Verdict
 from commitcast.actors.sources.parsers.shapes import begins_run, is_unmistakable
-from commitcast.actors.sources.parsers.spread import Showable, SpreadObject
 
 MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 """Of one object over all its lines: as long as a line may be. Beyond it, its lines are text."""
@@ -30,18 +28,16 @@ class ObjectParser(Parser):
 
     @abstractmethod
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
-        """Return what an object says; nothing if it is not of a shape that such programs are known to print."""
+        """Return the messages of an object; none if such programs are not known to print its shape."""
 
     def _unknown(self, value: Any, text: str) -> Draft:
         """Return the message for a line, or an element of an array, that is JSON and not understood."""
         return self._plain(text)
 
     def feed(self, line: bytes) -> list[Draft]:
-        """Take the next line; return the messages that it completes: none while an object goes on with the next one."""
+        """See `Parser.feed`."""
         if self._spread.lines:
             return self._go_on(line)
-        if line[:1] == b"{" and isinstance(value := decode_json(line), dict):  # as nearly all are
-            return self._finished(self._read_object(value) or [self._unknown(value, text_of(line))], line)
         drafts = self._read_whole(line)
         if drafts is None:
             objects = objects_in(line)
@@ -52,7 +48,7 @@ class ObjectParser(Parser):
         return self._finished(drafts, line)
 
     def flush(self) -> list[Draft]:
-        """Return the messages of an object's lines when it was not completed: each line on its own."""
+        """Return the messages of an object that was not completed: each line on its own."""
         return [draft for line in self._spread.take() for draft in self.parse(line)]
 
     def feed_piece(self, piece: bytes, *, continues: bool, overwrites: bool = False) -> list[Draft]:
@@ -104,11 +100,11 @@ class ObjectParser(Parser):
                 ]
         return None if value is None else [self._plain(text_of(line))]
 
-    def _read_parts(self, data: bytes, found: Found) -> list[Draft]:
+    def _read_parts(self, data: bytes, objects: Objects) -> list[Draft]:
         """Read what stands among other things; nothing if it is all text."""
         drafts: list[Draft] = []
         end = 0
-        for located in found.objects:
+        for located in objects.located:
             if read := self._read_object(located.value):
                 drafts += [*self._text_between(data[end : located.start]), *read]
                 end = located.end
@@ -127,6 +123,10 @@ class ObjectParser(Parser):
     def _text_between(self, data: bytes) -> list[Draft]:
         return [] if is_noise(data) else [self._plain(text_of(data))]
 
+    def _conclude(self, error: str | None, facts: dict[str, Any] | None = None) -> None:
+        """Give the verdict: good without an error."""
+        self.verdict = Verdict(error is None, error, facts)
+
     def _plain(self, text: str) -> Draft:
         """Return the message for text that is not understood: nothing that a program prints is dropped."""
         self._note_text(text)
@@ -142,9 +142,7 @@ class EventParser(ObjectParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self._below: EventParser | None = (
-            None  # reads what sub-agents say, which changes nothing of the run but what it used
-        )
+        self._below: EventParser | None = None  # for sub-agents, which change nothing of the run but what it used
 
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
         name = value.get("type")
@@ -159,7 +157,7 @@ class EventParser(ObjectParser):
         return drafts
 
     def _is_nested(self, event: dict[str, Any]) -> bool:
-        """Tell whether a sub-agent says it: it names another session than the first."""
+        """Tell whether an event is a sub-agent's: it names another session than the first."""
         session = None if self.session_field is None else as_text(event.get(self.session_field))
         return session is not None and self.session_id not in (None, session)
 
@@ -172,4 +170,4 @@ class EventParser(ObjectParser):
 
     @abstractmethod
     def _read_event(self, name: str, event: dict[str, Any]) -> list[Draft]:
-        """Return what an event says; nothing if it is unknown or not of the known shape."""
+        """Return the messages of an event; none if it is unknown or not of the known shape."""

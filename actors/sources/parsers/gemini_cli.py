@@ -9,15 +9,12 @@ error has just ended the work: so an error that no text and no tool call follows
 from typing import Any, Final
 
 from commitcast.actors.sources.draft import Draft
-from commitcast.actors.sources.parsers.decoding import as_object, as_text, compact_json
+from commitcast.actors.sources.parsers.decoding import as_object, as_text, compact_json, without
 from commitcast.actors.sources.parsers.event_parser import EventParser
-from commitcast.actors.sources.parsers.parser import Verdict
-from commitcast.actors.sources.parsers.reasons import reason_in
-from commitcast.actors.sources.parsers.usage import add_up
+from commitcast.actors.sources.parsers.events import add_up, call_text, reason_in
 
 _HARMLESS: Final = ("warning", "info")
 """Severities of errors that do not end the work."""
-_EXIT_CODES: Final = {42: "the input was refused", 53: "the turn limit was exceeded"}
 
 
 class GeminiCliParser(EventParser):
@@ -26,12 +23,12 @@ class GeminiCliParser(EventParser):
     echoes_prompt = True
     json_option = "--output-format stream-json"
     session_field = "session_id"
-    exit_codes = _EXIT_CODES
+    exit_codes = {42: "the input was refused", 53: "the turn limit was exceeded"}
 
     def __init__(self) -> None:
         super().__init__()
         self._fatal: str | None = None  # an error that nothing has followed yet
-        self._has_worked = False  # in this turn: it has said or done something
+        self._has_worked = False  # in this turn: a text or a call of a tool came
 
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
         says_how = "response" in value or "error" in value
@@ -45,12 +42,11 @@ class GeminiCliParser(EventParser):
                 return [self._read_init(event)]
             case "message":
                 drafts = _read_message(event)
-                self._note_work(
-                    event.get("role") == "assistant" and any(str(draft.content).strip() for draft in drafts)
-                )
+                if event.get("role") == "assistant" and any(str(draft.content).strip() for draft in drafts):
+                    self._note_work()
                 return drafts
             case "tool_use":
-                self._note_work(True)
+                self._note_work()
                 return [_read_tool_use(event)]
             case "tool_result":  # of a call that may have begun before an error
                 return [_read_tool_result(event)]
@@ -60,31 +56,29 @@ class GeminiCliParser(EventParser):
                 return [self._read_result(event)]
         return []
 
-    def _note_work(self, has_worked: bool) -> None:
-        if has_worked:
-            self._has_worked = True
-            self._fatal = self.verdict = None
+    def _note_work(self) -> None:
+        self._has_worked = True
+        self._fatal = self.verdict = None
 
     def _read_init(self, event: dict[str, Any]) -> Draft:
         self.session_id = as_text(event.get("session_id")) or self.session_id
         self._has_worked = False
         self._fatal = self.verdict = None
-        return Draft("", "system", metadata=_rest(event, "type"))
+        return Draft("", "system", metadata=without(event, "type"))
 
     def _read_error(self, event: dict[str, Any]) -> Draft:
         message = reason_in(event.get("message"), event.get("error")) or compact_json(event)
         self.last_error = message
         if event.get("severity") not in _HARMLESS:
             self._fatal = message
-            self.verdict = Verdict(False, message, dict(self.result))
-        return Draft(message, "error", metadata=_rest(event, "type", "message"))
+            self._conclude(message)
+        return Draft(message, "error", metadata=without(event, "type", "message"))
 
     def _read_result(self, event: dict[str, Any]) -> Draft:
         message = self._why_failed(event)
         self._account(event)
-        facts = {"status": event["status"]} if "status" in event else {}
-        self.verdict = Verdict(message is None, message, {**facts, **self.result})
-        return Draft(message or "", "response", metadata=_rest(event, "type"))
+        self._conclude(message, {"status": event["status"]} if "status" in event else None)
+        return Draft(message or "", "response", metadata=without(event, "type"))
 
     def _why_failed(self, event: dict[str, Any]) -> str | None:
         if event.get("status") != "success":
@@ -101,8 +95,8 @@ class GeminiCliParser(EventParser):
         self.session_id = as_text(run.get("session_id")) or self.session_id
         error = reason_in(run.get("error"))
         self._account(run)
-        self.verdict = Verdict(error is None, error, dict(self.result))
-        return Draft(error or as_text(run.get("response")) or "", "response", metadata=_rest(run, "response"))
+        self._conclude(error)
+        return Draft(error or as_text(run.get("response")) or "", "response", metadata=without(run, "response"))
 
     def _account(self, event: dict[str, Any]) -> None:
         if isinstance(event.get("stats"), dict):
@@ -118,8 +112,9 @@ def _read_message(event: dict[str, Any]) -> list[Draft]:
 
 def _read_tool_use(event: dict[str, Any]) -> Draft:
     name = as_text(event.get("tool_name")) or "tool"
-    content = f"{name} {compact_json(event['parameters'])}" if "parameters" in event else name
-    return Draft(content, "tool", metadata={"tool_use": _rest(event, "type", "timestamp")})
+    return Draft(
+        call_text(name, event, "parameters"), "tool", metadata={"tool_use": without(event, "type", "timestamp")}
+    )
 
 
 def _read_tool_result(event: dict[str, Any]) -> Draft:
@@ -127,8 +122,4 @@ def _read_tool_result(event: dict[str, Any]) -> Draft:
     content = output if isinstance(output, str) else reason_in(event.get("error"))
     if not content and output is not None:
         content = compact_json(output)
-    return Draft(content or "", "tool", metadata={"tool_result": _rest(event, "type", "timestamp", "output")})
-
-
-def _rest(event: dict[str, Any], *without: str) -> dict[str, Any]:
-    return {key: value for key, value in event.items() if key not in without}
+    return Draft(content or "", "tool", metadata={"tool_result": without(event, "type", "timestamp", "output")})

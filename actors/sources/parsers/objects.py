@@ -6,6 +6,7 @@ when the outer one is damaged: it may be a quotation. Arrays around objects are 
 time for all bytes.
 """
 
+import copy
 import re
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -132,10 +133,10 @@ class Located(NamedTuple):
     value: dict[str, Any]
 
 
-class Found(NamedTuple):
-    """What objects some bytes hold."""
+class Objects(NamedTuple):
+    """The objects in some bytes."""
 
-    objects: list[Located]
+    located: list[Located]
     open_at: int | None = None
     """Where an object begins that is not complete at the end, or damaged: all that follows may be inside of it."""
     unfinished: Unfinished | None = None
@@ -144,7 +145,7 @@ class Found(NamedTuple):
     """Whether what begins at `open_at` cannot become an object any more."""
 
 
-def objects_in(data: bytes) -> Found:
+def objects_in(data: bytes) -> Objects:
     """Find the JSON objects that stand in a line, or in several."""
     objects: list[Located] = []
     at = false_starts = 0
@@ -155,15 +156,15 @@ def objects_in(data: bytes) -> Found:
         unfinished = Unfinished()
         outcome, at = unfinished.follow(data, start.start() + 1)
         if outcome is Outcome.OPEN or outcome is Outcome.CUT:
-            return Found(objects, start.start(), unfinished if outcome is Outcome.OPEN else None)
+            return Objects(objects, start.start(), unfinished if outcome is Outcome.OPEN else None)
         value = decode_json(data[start.start() : at]) if outcome is Outcome.COMPLETE else None
         if isinstance(value, dict):
             objects.append(Located(start.start(), at, value))
         elif unfinished.has_key:
-            return Found(objects, start.start(), is_damaged=True)
+            return Objects(objects, start.start(), is_damaged=True)
         else:
             false_starts += 1
-    return Found(objects)
+    return Objects(objects)
 
 
 def is_noise(data: bytes) -> bool:
@@ -174,3 +175,67 @@ def is_noise(data: bytes) -> bool:
 def without_codes(text: str) -> str:
     """Return a text without its terminal codes and control characters."""
     return _UNREADABLE.sub("", text)
+
+
+class Showable(NamedTuple):
+    """How much of an unfinished line can be shown now."""
+
+    size: int
+    """That many bytes from its start: objects in them are complete. What is behind them may be or become an object."""
+    is_text: bool = False
+    """Whether the rest of the line is text: an object in it is part of a damaged object."""
+
+
+class SpreadObject:
+    """The lines of one object, or of several of which each begins on the line where the one before it ends."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Make it, without lines.
+
+        Args:
+            max_bytes: over all lines. What is longer counts as broken.
+        """
+        self._max_bytes = max_bytes
+        self.lines: list[bytes] = []
+        """Empty while no object is open."""
+        self._size = 0
+        self._unfinished = Unfinished()
+
+    def begin(self, line: bytes, unfinished: Unfinished) -> None:
+        """Take the first line, at whose end an object is unfinished."""
+        self._unfinished = unfinished
+        self.lines, self._size = [line], len(line)
+
+    def add(self, line: bytes) -> Outcome:
+        """Take the next line, unless it does not belong to the object, which is then broken.
+
+        Returns:
+            COMPLETE, OPEN or BROKEN. Unless it is open, `take` the lines.
+        """
+        self._size += len(line) + 1
+        outcome, end = self._unfinished.follow(line)
+        if outcome not in (Outcome.OPEN, Outcome.COMPLETE) or self._size > self._max_bytes:
+            return Outcome.BROKEN
+        self.lines.append(line)
+        if outcome is Outcome.COMPLETE and (unfinished := objects_in(line[end:]).unfinished) is not None:
+            self._unfinished = unfinished
+            return Outcome.OPEN
+        return outcome
+
+    def showable(self, tail: bytes) -> Showable:
+        """Tell how much can be shown of the line that comes next, as far as it has come."""
+        outcome, at = copy.deepcopy(self._unfinished).follow(tail) if self.lines else (Outcome.BROKEN, 0)
+        if outcome in (Outcome.OPEN, Outcome.CUT):
+            return Showable(0)
+        if outcome is Outcome.BROKEN:
+            at = 0
+        objects = objects_in(tail[at:])
+        size = len(tail) if objects.open_at is None else at + objects.open_at
+        if at > 0 or not is_noise(tail[:size]):
+            return Showable(size)
+        return Showable(len(tail), is_text=True) if objects.is_damaged else Showable(0)
+
+    def take(self) -> list[bytes]:
+        """Return the lines, and forget them."""
+        lines, self.lines = self.lines, []
+        return lines

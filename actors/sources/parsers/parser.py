@@ -1,4 +1,4 @@
-"""What every parser does: one line of a program's output in, messages out, and the program's own verdict.
+"""The base of all parsers: a line of a program's output becomes messages, and the program's own verdict is kept.
 
 A parser never raises for any bytes, never drops a line and never changes one: the first draft of a line
 carries it as `raw`, byte for byte. Parsers are pure: no I/O, no threads, no clock. One parser follows one
@@ -13,8 +13,7 @@ import msgspec
 
 from commitcast.actors.sources.draft import Draft
 from commitcast.actors.sources.parsers.decoding import text_of
-from commitcast.actors.sources.parsers.objects import without_codes
-from commitcast.actors.sources.parsers.spread import Showable
+from commitcast.actors.sources.parsers.objects import Showable, without_codes
 from commitcast.persistence.writes import MAX_MESSAGE_BYTES
 
 LARGE_LINE_BYTES: Final = 1024 * 1024
@@ -28,30 +27,30 @@ _FLAG_BYTES: Final = 64
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The program's own last word on how it went."""
+    """The program's own report of whether it succeeded."""
 
     ok: bool
     message: str | None = None
-    """Why not."""
+    """The error, if it did not succeed."""
     result: dict[str, Any] | None = None
-    """What it said about its work: costs, counts, times."""
+    """What it reported beside `Parser.result`."""
 
 
 class Parser(ABC):
     """Turns the lines of one process into messages.
 
     Attributes:
-        session_id: the latest that the program has named; what resuming its conversation needs.
-        verdict: its last word, None while it has not spoken, and again when a new turn has begun.
+        session_id: the latest that the program has named; needed to resume its conversation.
+        verdict: its latest; None before the first, and again when a new turn has begun.
         needs_verdict: whether an end without a verdict is a failure.
         is_guess: whether it was chosen by the shape of what was printed, and no event said that a run begins. That may
             be a copy of a part of a run, so no verdict is needed then, unless an error was printed.
         is_doubtful: whether it was chosen by a shape that other programs print too, and nothing more particular came:
-            what looks like an error is not held against the program then, and plain text is what it says.
+            what looks like an error does not count as one then, and plain text is an answer.
         result: what it has reported about its work so far, over all turns and for every verdict: usage, costs.
         last_error: the text of its last error event: explains a verdict that never came.
         has_events: whether any of its lines was understood as an event.
-        steps: how often it was at work: it said or did something, or began to; not by signs of life and plain text.
+        steps: how many events showed work: text, a call, a beginning. Keep-alives and plain text do not count.
     """
 
     gives_verdict: ClassVar[bool] = False
@@ -80,12 +79,12 @@ class Parser(ABC):
 
     @property
     def believed_verdict(self) -> Verdict | None:
-        """The verdict, if it is plain that the program is of this kind."""
+        """The verdict, if the program is certainly of this kind."""
         return None if self.is_doubtful else self.verdict
 
     @property
     def last_text(self) -> str | None:
-        """The end of the plain text that it printed after its last event, without terminal codes: why some stop."""
+        """The end of the plain text that came after the last event, without terminal codes: often a reason to stop."""
         lines = without_codes(self._last_text).split("\n")
         return "\n".join(line for line in lines if line.strip("[], \t")).strip() or None
 
@@ -100,10 +99,10 @@ class Parser(ABC):
 
     def feed(self, line: bytes) -> list[Draft]:
         """Take the next line; return the messages that it completes: none while an event goes on with the next one."""
-        return self._finished(self._read(line), line)
+        return self.parse(line)
 
     def flush(self) -> list[Draft]:
-        """Return the messages of lines that `feed` has kept, when no further line belongs to them."""
+        """Return the messages of lines that `feed` has kept; no further line belongs to them."""
         return []
 
     def showable(self, tail: bytes) -> Showable:

@@ -8,11 +8,9 @@ error. A run that failed may be tried again, which begins another one.
 from typing import Any
 
 from commitcast.actors.sources.draft import Draft
-from commitcast.actors.sources.parsers.decoding import as_list, as_object, as_text, compact_json
+from commitcast.actors.sources.parsers.decoding import as_list, as_object, as_text, without
 from commitcast.actors.sources.parsers.event_parser import EventParser
-from commitcast.actors.sources.parsers.parser import Verdict
-from commitcast.actors.sources.parsers.reasons import reason_in
-from commitcast.actors.sources.parsers.usage import add_up
+from commitcast.actors.sources.parsers.events import add_up, blocks_of, call_text, reason_in, texts_in, tool_result
 
 _DELTAS = {"text_delta": {"delta": True}, "thinking_delta": {"delta": True, "thinking": True}}
 
@@ -50,12 +48,12 @@ class PiParser(EventParser):
                 return [Draft("", "response", metadata={"event": name})]
             case "auto_retry_end" if event.get("success") is False:
                 self.last_error = reason_in(event.get("finalError")) or self.last_error or "its last try failed"
-                self.verdict = Verdict(False, self.last_error, dict(self.result))
+                self._conclude(self.last_error)
             case "auto_retry_start" | "auto_retry_end":
                 self.last_error = reason_in(event.get("errorMessage")) or self.last_error
             case _:
                 return []
-        return [Draft("", "system", metadata={"event": name, **{k: v for k, v in event.items() if k != "type"}})]
+        return [Draft("", "system", metadata={"event": name, **without(event, "type")})]
 
     def _read_update(self, name: str, update: dict[str, Any]) -> Draft:
         kind, delta = update.get("type"), as_text(update.get("delta"))
@@ -65,19 +63,18 @@ class PiParser(EventParser):
         return Draft("", "system", metadata={"event": name})
 
     def _read_message(self, name: str, message: dict[str, Any]) -> list[Draft]:
-        role, content = message.get("role"), message.get("content")
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else as_list(content)
+        role = message.get("role")
         if role == "assistant":
             self._last_message = message
             usage = as_object(message.get("usage"))
             self.result = add_up(self.result, {"usage": usage} if usage else {})
         elif role != "user":  # a tool's answer: the event of its end has said it
             return [Draft("", "system", metadata={"event": name})]
-        drafts = [self._read_block(str(role), as_object(block)) for block in blocks]
+        drafts = [self._read_block(str(role), as_object(block)) for block in blocks_of(message.get("content"))]
         self._has_deltas = False
-        if self._why_stopped(message) is not None:
-            self.last_error = self._why_stopped(message)
-            drafts.append(Draft(self.last_error or "", "error", metadata={"event": name}))
+        if (why := _why_stopped(message)) is not None:
+            self.last_error = why
+            drafts.append(Draft(why, "error", metadata={"event": name}))
         return drafts or [Draft("", "system", metadata={"event": name})]
 
     def _read_block(self, role: str, block: dict[str, Any]) -> Draft:
@@ -89,24 +86,22 @@ class PiParser(EventParser):
                 return Draft(text, "assistant", metadata={"thinking": True, **repeats})
             case {"type": "toolCall", "name": str(tool)}:
                 used = {"id": as_text(block.get("id")), "name": tool, "input": block.get("arguments")}
-                return Draft(f"{tool} {compact_json(used['input'])}", "tool", metadata={"tool_use": used})
+                return Draft(call_text(tool, used, "input"), "tool", metadata={"tool_use": used})
         return Draft(f"[{as_text(block.get('type'))}]", "system", metadata={"event": "message_end"})
 
-    def _why_stopped(self, message: dict[str, Any]) -> str | None:
-        """Return why a message is the last one, if that is an error."""
-        reason = message.get("stopReason")
-        if reason not in ("error", "aborted"):
-            return None
-        return reason_in(message.get("errorMessage"), message.get("error")) or f"its request ended with {reason!r}"
-
     def _end_run(self, messages: list[Any]) -> None:
-        spoken = [as_object(message) for message in messages if as_object(message).get("role") == "assistant"]
-        why = self._why_stopped(spoken[-1] if spoken else self._last_message)
-        self.verdict = Verdict(why is None, why, dict(self.result))
+        answers = [as_object(message) for message in messages if as_object(message).get("role") == "assistant"]
+        self._conclude(_why_stopped(answers[-1] if answers else self._last_message))
+
+
+def _why_stopped(message: dict[str, Any]) -> str | None:
+    """Return why a message is the last one, if that is an error."""
+    reason = message.get("stopReason")
+    if reason not in ("error", "aborted"):
+        return None
+    return reason_in(message.get("errorMessage"), message.get("error")) or f"its request ended with {reason!r}"
 
 
 def _read_tool_result(event: dict[str, Any]) -> Draft:
-    blocks = as_list(as_object(event.get("result")).get("content"))
-    texts = [as_text(as_object(block).get("text")) for block in blocks]
-    answered = {"tool_use_id": as_text(event.get("toolCallId")), "is_error": event.get("isError") is True}
-    return Draft("\n".join(filter(None, texts)), "tool", metadata={"tool_result": answered})
+    texts = texts_in(as_list(as_object(event.get("result")).get("content")))
+    return tool_result("\n".join(texts), event.get("toolCallId"), is_error=event.get("isError") is True)

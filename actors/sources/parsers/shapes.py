@@ -1,4 +1,4 @@
-"""Which program prints an object of this shape: for wrappers, launchers, shells, whose names say nothing. Pure.
+"""The kind of program that prints an object of a shape: for wrappers, launchers and shells of any name. Pure.
 
 Each shape is one that no other of them prints, and a program with another purpose seldom. Some are so particular that
 what they say of an error is believed at once; the others only tell how to read what is printed.
@@ -46,7 +46,7 @@ def begins_run(event: dict[str, Any]) -> bool:
 
 
 def is_unmistakable(event: dict[str, Any]) -> bool:
-    """Tell whether an event is so particular to its program that what it says of an error is the program's own."""
+    """Tell whether an event is so particular to its program that an error in it is certainly the program's own."""
     kind = kind_of(event)
     return kind is not None and event.get("type") not in _COMMON.get(kind, ())
 

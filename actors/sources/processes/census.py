@@ -1,4 +1,4 @@
-"""One reading of /proc, for all agents that ask at the same time, and which agent each process belongs to.
+"""One reading of /proc for all agents that ask at the same time, and the agent that each process belongs to.
 
 A process belongs to an agent if it has the agent's epoch in its environment, is in the group or session of the agent's
 command, descends from one that belongs, or was seen to belong before. So what leaves its session (setsid, Node's
@@ -35,19 +35,12 @@ class Owner(NamedTuple):
     agent: str
     epoch: str
     runtime: str
-    """The process that the agent was at work in, as `process.this_runtime` says it; "" if nothing is said."""
-
-
-class Mark(NamedTuple):
-    """What the environment of a process says of the agents that it was started for."""
-
-    owners: tuple[Owner, ...]
-    """One at least, the innermost first: of the agent whose command it is, or was started by."""
+    """The process that started the agent's command, as `process.this_runtime` names it; "" if it is not named."""
 
     @property
     def runtime_pid(self) -> int | None:
-        """The number of the process that started the command."""
-        pid = self.owners[0].runtime.split(":")[1:2]
+        """The number of that process."""
+        pid = self.runtime.split(":")[1:2]
         return int(pid[0]) if pid and pid[0].isdecimal() else None
 
 
@@ -62,13 +55,14 @@ class Process(NamedTuple):
     """In clock ticks since the boot."""
     is_alive: bool
     """It is not a zombie."""
-    mark: Mark | None = None
+    owners: tuple[Owner, ...] = ()
+    """The agents that it was started for, by its environment; the innermost first."""
     is_blank: bool = False
     """It shows no environment: it has none, or is between two programs (execve) and will show one in a moment."""
 
     @property
     def identity(self) -> Identity:
-        """What tells it from every other process, also from a later one with its number."""
+        """What distinguishes it from every other process, also from a later one with its number."""
         return self.pid, self.started
 
 
@@ -76,7 +70,7 @@ class Census:
     """All processes at about one moment."""
 
     def __init__(self, processes: Iterable[Process], *, is_settled: bool = True) -> None:
-        """Sort what was found; see `take`."""
+        """Index the processes; see `take`."""
         self.is_settled = is_settled
         """Nothing ended while it was taken, which may have left a child behind that was not listed yet, and no program
         was between two environments."""
@@ -89,7 +83,7 @@ class Census:
             self._children[process.parent].append(process)
             for leader in {process.group, process.session}:
                 self._led[leader].append(process)
-            for owner in process.mark.owners if process.mark is not None else ():
+            for owner in process.owners:
                 self.marked[owner.epoch].append(process)
         self._ours = self._own_line()
 
@@ -100,9 +94,9 @@ class Census:
         Raises:
             OSError: it cannot be read now, for want of descriptors or memory. What is there is not known then.
         """
-        found = [read_process(int(name), with_mark=True) for name in os.listdir("/proc") if name.isdecimal()]
-        processes = [process for process in found if process is not None]
-        is_settled = len(processes) == len(found) and not any(process.is_blank for process in processes)
+        pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+        processes = [process for pid in pids if (process := read_process(pid, with_owners=True)) is not None]
+        is_settled = len(processes) == len(pids) and not any(process.is_blank for process in processes)
         return cls(processes, is_settled=is_settled)
 
     @classmethod
@@ -156,7 +150,9 @@ class Census:
         """
         family: dict[int, Process] = {}
         waiting = [*self.marked.get(epoch, ()), *(() if leader is None else self.led_by(leader))]
-        waiting += [self.processes[pid] for pid, started in known if self._started(pid) == started]
+        waiting += [
+            process for pid, started in known if (process := self.processes.get(pid)) and process.started == started
+        ]
         while waiting:
             process = waiting.pop()
             if process.pid in family or process.pid in self._ours:
@@ -167,13 +163,9 @@ class Census:
                 waiting += self.led_by(process.pid)
         return family
 
-    def _started(self, pid: int) -> str | None:
-        process = self.processes.get(pid)
-        return None if process is None else process.started
 
-
-def read_process(pid: int, *, with_mark: bool = False) -> Process | None:
-    """Return what /proc says about a process; None if it is gone.
+def read_process(pid: int, *, with_owners: bool = False) -> Process | None:
+    """Return what /proc shows of a process, with or without its owners; None if it is gone.
 
     Raises:
         OSError: it cannot be read now; that does not mean that it is gone.
@@ -187,22 +179,21 @@ def read_process(pid: int, *, with_mark: bool = False) -> Process | None:
     threads = int(fields[17])  # a leader thread that ended before its other threads is shown as a zombie too
     is_alive = not zombie or threads > 1
     has_environment = is_alive and not int(fields[6]) & _KERNEL_THREAD
-    environment = _read(f"/proc/{pid}/environ") if with_mark and has_environment else None
-    mark = read_mark(environment) if environment else None
+    environment = _read(f"/proc/{pid}/environ") if with_owners and has_environment else None
+    owners = read_owners(environment) if environment else ()
     parent, group, session = (int(field) for field in fields[1:4])
-    return Process(pid, parent, group, session, fields[19].decode(), is_alive, mark, is_blank=environment == b"")
+    return Process(pid, parent, group, session, fields[19].decode(), is_alive, owners, is_blank=environment == b"")
 
 
-def read_mark(environment: bytes) -> Mark | None:
-    """Return what an environment says of agents; None if nothing. Pure."""
+def read_owners(environment: bytes) -> tuple[Owner, ...]:
+    """Return the agents that an environment names. Pure."""
     if _EPOCH_MARK not in environment:
-        return None
-    owners = _owners(dict(entry.partition("=")[::2] for entry in environment.decode(errors="replace").split("\0")))
-    return Mark(owners) if owners else None
+        return ()
+    return _owners(dict(entry.partition("=")[::2] for entry in environment.decode(errors="replace").split("\0")))
 
 
 def outer_agents(environment: Mapping[str, str]) -> str:
-    """Return what `OUTER_VARIABLE` is to say to a command that is started by a program with this environment. Pure."""
+    """Return the value of `OUTER_VARIABLE` for a command that a program with this environment starts. Pure."""
     return " ".join("=".join(owner) for owner in _owners(environment))
 
 

@@ -1,4 +1,4 @@
-"""Writes a child's standard input: a prompt, and after it everything that comes from a descriptor.
+"""Writes a child's standard input: a prompt, and after it all data of a descriptor.
 
 Owns the write end of the pipe, which it closes after the last byte, and not the descriptor. Reads the next chunk only
 when the child has taken the one before, so it holds one chunk. Runs on the selector's thread; never blocks.

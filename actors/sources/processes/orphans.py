@@ -1,4 +1,4 @@
-"""The processes that an earlier runtime left behind, when its agents have no runtime any more: found and stopped.
+"""The processes that an earlier runtime has left behind and that have no runtime any more: found and stopped.
 
 Stops only what is certainly an orphan of this store: a process that has the epoch of one of its agents in its
 environment, or the recorded command itself by its number and start time; and never one whose runtime lives, which may
@@ -23,10 +23,10 @@ class AtWork(NamedTuple):
     pid: int | None
     """Of its command, if that was recorded."""
     started: str | None
-    """What `process.process_started` said of it then."""
+    """What `process.process_started` returned for it then."""
 
 
-class Found(NamedTuple):
+class Orphan(NamedTuple):
     """One process that is certainly an agent's, though the runtime that this agent was at work in is gone."""
 
     agent: str
@@ -51,18 +51,18 @@ def stop_orphans(at_work: Sequence[AtWork], epoch_of: Callable[[str], str | None
     Threads: blocks for at most `grace_s` and `process.KILL_WAIT_S`.
     """
     kill_at = time.monotonic() + grace_s
-    found: dict[tuple[str, str], list[Process]] = {}
+    orphans: dict[tuple[str, str], list[Process]] = {}
     for agent, epoch, process in find_orphans(Census.take(), at_work, epoch_of):
-        found.setdefault((agent, epoch), []).append(process)
-    endings = {
+        orphans.setdefault((agent, epoch), []).append(process)
+    terminations = {
         agent: Termination(epoch, kill_at, known=[process.identity for process in processes])
-        for (agent, epoch), processes in found.items()
+        for (agent, epoch), processes in orphans.items()
     }
-    _carry_out(list(endings.values()))
-    return {agent: ending.found for agent, ending in endings.items()}
+    _carry_out(list(terminations.values()))
+    return {agent: termination.seen for agent, termination in terminations.items()}
 
 
-def find_orphans(census: Census, at_work: Sequence[AtWork], epoch_of: Callable[[str], str | None]) -> Iterator[Found]:
+def find_orphans(census: Census, at_work: Sequence[AtWork], epoch_of: Callable[[str], str | None]) -> Iterator[Orphan]:
     """Yield what is certainly an orphan, and not what only descends from one. See `stop_orphans`."""
     marked = list(_marked(census, {agent.epoch: agent.agent for agent in at_work}, epoch_of))
     yield from marked
@@ -71,20 +71,20 @@ def find_orphans(census: Census, at_work: Sequence[AtWork], epoch_of: Callable[[
         if pid is None or pid <= 1:  # a damaged record must not mean everything
             continue
         if (epoch, pid) in certain or _is_command(census.processes.get(pid), started):
-            yield from (Found(agent, epoch, process) for process in census.led_by(pid) if process.is_alive)
+            yield from (Orphan(agent, epoch, process) for process in census.led_by(pid) if process.is_alive)
 
 
-def _marked(census: Census, at_work: Mapping[str, str], epoch_of: Callable[[str], str | None]) -> Iterator[Found]:
+def _marked(census: Census, at_work: Mapping[str, str], epoch_of: Callable[[str], str | None]) -> Iterator[Orphan]:
     for process in census.processes.values():
-        for owner in process.mark.owners if process.mark is not None else ():
+        for owner in process.owners:
             agent = at_work.get(owner.epoch) or (owner.agent if epoch_of(owner.agent) == owner.epoch else None)
             if agent is not None and _has_lost_its_runtime(owner):
-                yield Found(agent, owner.epoch, process)
+                yield Orphan(agent, owner.epoch, process)
 
 
 def _is_command(process: Process | None, started: str | None) -> bool:
-    """Tell whether a process is the command that was recorded. If it is marked, its mark is what counts."""
-    if process is None or process.mark is not None or started is None:
+    """Tell whether a process is the command that was recorded. If its environment names owners, they decide."""
+    if process is None or process.owners or started is None:
         return False
     now = start_text(process.started)
     return now == started and names_boot(now)  # without the boot, a number and a time may come again
@@ -96,13 +96,13 @@ def _has_lost_its_runtime(owner: Owner) -> bool:
     return not runtime_is_alive(owner.runtime)
 
 
-def _carry_out(endings: list[Termination]) -> None:
+def _carry_out(terminations: list[Termination]) -> None:
     pause_s = FIRST_PAUSE_S
-    while endings:
+    while terminations:
         census = Census.try_take()
-        for ending in endings:
-            ending.step(census, time.monotonic())
-        endings = [ending for ending in endings if not ending.is_over]
-        if endings:
+        for termination in terminations:
+            termination.step(census, time.monotonic())
+        terminations = [termination for termination in terminations if not termination.is_over]
+        if terminations:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -10,12 +10,12 @@ import selectors
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Final
 
 from commitcast.actors.sources.processes.child_input import ChildInput
-from commitcast.actors.sources.processes.process import has_exited, open_pidfd
+from commitcast.actors.sources.processes.process import Program, has_exited, open_pidfd
 from commitcast.actors.sources.processes.registry import Processes
 from commitcast.persistence import fork
 
@@ -23,7 +23,7 @@ SILENCE_AFTER_EXIT_S: Final = 2.0
 """How long the output may be silent when the child has exited but a process that it left behind holds it open."""
 
 OUTPUT_AFTER_EXIT_S: Final = 10.0
-"""How long a process that the child left behind may go on printing before it is stopped."""
+"""How long a process that the child left behind may still print before it is stopped."""
 
 STDERR_TAIL_BYTES: Final = 8 * 1024
 """The end of standard error, which explains a failure; everything before it is read and dropped."""
@@ -107,17 +107,7 @@ class ChildPipes:
         """The end of what the child has written to standard error."""
         return self._stderr_tail.lstrip(_CONTINUATION_BYTES).decode(errors="replace").strip()
 
-    def start(
-        self,
-        argv: Sequence[str],
-        *,
-        agent: str,
-        epoch: str,
-        cwd: str | None,
-        env: Mapping[str, str],
-        stdin: bytes,
-        feed: int | None = None,
-    ) -> None:
+    def start(self, program: Program, stdin: bytes, feed: int | None = None) -> None:
         """Start the child; give it `stdin` and what comes from `feed`, or /dev/null. Its output is not read yet.
 
         Raises:
@@ -125,9 +115,7 @@ class ChildPipes:
             ValueError: an argument holds a NUL character.
             SourceCancelledError: the runtime stops.
         """
-        has_input = bool(stdin) or feed is not None
-        process = self._processes.start(argv, agent=agent, epoch=epoch, cwd=cwd, env=env, stdin=has_input)
-        self._process = process
+        process = self._process = self._processes.start(program, stdin=bool(stdin) or feed is not None)
         assert process.stdout is not None
         assert process.stderr is not None
         self._output = [process.stdout, process.stderr]
@@ -187,8 +175,8 @@ class ChildPipes:
 
     def stop(self, grace_s: float) -> None:
         """Stop all that the child has started, and read its last output meanwhile."""
-        ending = self._processes.terminate(self.pid, grace_s, self.wake.set)
-        while not ending.is_over:
+        termination = self._processes.terminate(self.pid, grace_s, self.wake.set)
+        while not termination.is_over:
             self.step()
 
     def drain(self) -> None:
@@ -235,7 +223,8 @@ class ChildPipes:
         except BlockingIOError:
             return b""
         if not chunk:
-            self._close_stream(stream)
+            self._selector.unregister(stream)
+            stream.close()
         return chunk
 
     def _on_exit(self) -> None:
@@ -243,10 +232,6 @@ class ChildPipes:
         self._read_at = time.monotonic()
         if self._pidfd is not None:
             self._selector.unregister(self._pidfd)
-
-    def _close_stream(self, stream: IO[bytes]) -> None:
-        self._selector.unregister(stream)
-        stream.close()
 
 
 def _discard(_: bytes) -> None:

@@ -1,4 +1,4 @@
-"""One child process: started in a session of its own, marked as its agent's, told from every other, reaped.
+"""One child process: started in a session of its own, marked as its agent's, identified, signalled, reaped.
 
 A process is never signalled on its number alone, because numbers are reused: while a child is not reaped the kernel
 does not give its number away, and of any other process the start time must match. Linux: reads /proc. Any thread.
@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from commitcast.actors.sources.processes.census import (
     AGENT_VARIABLE,
@@ -28,40 +28,50 @@ _BOOT_ID_PATH: Final = "/proc/sys/kernel/random/boot_id"
 _NAMESPACE_PATH: Final = "/proc/self/ns/pid"
 
 
-def start_process(
-    argv: Sequence[str],
-    *,
-    agent: str,
-    epoch: str,
-    cwd: str | None = None,
-    env: Mapping[str, str] | None = None,
-    stdin: bool = False,
-) -> subprocess.Popen[bytes]:
-    """Start a command as the leader of a new session and process group, with unbuffered pipes.
+class Program(NamedTuple):
+    """A program as it is started for an agent."""
+
+    argv: Sequence[str]
+    """The program and its arguments; no shell reads them."""
+    agent: str
+    epoch: str
+    """Of that agent."""
+    cwd: str | None = None
+    """The directory in which it starts; None for this process's own."""
+    env: Mapping[str, str] = {}
+    """Added to this process's environment."""
+
+
+def start_process(program: Program, *, stdin: bool = False) -> subprocess.Popen[bytes]:
+    """Start a program as the leader of a new session and process group, with unbuffered pipes.
 
     Args:
-        argv: the program and its arguments; no shell reads them.
-        agent: the id of the agent that it works for.
-        epoch: of that agent.
-        cwd: the folder in which it starts; None for this process's own.
-        env: added to this process's environment.
+        program: what to start.
         stdin: whether standard input is a pipe; otherwise it is /dev/null.
 
     Raises:
         OSError: it cannot be started.
         ValueError: an argument holds a NUL character.
     """
-    environment = {**os.environ, **(env or {}), **_marks(agent, epoch)}
+    outer = outer_agents(os.environ)
+    environment = {
+        **os.environ,
+        **program.env,
+        AGENT_VARIABLE: program.agent,
+        EPOCH_VARIABLE: program.epoch,
+        RUNTIME_VARIABLE: this_runtime(),
+        **({OUTER_VARIABLE: outer} if outer else {}),
+    }
     with given_limit() as has_it:
         process = subprocess.Popen(
-            argv,
+            program.argv,
             bufsize=0,
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             close_fds=True,
             start_new_session=True,
-            cwd=cwd,
+            cwd=program.cwd,
             env=environment,
         )
     if not has_it:
@@ -69,19 +79,8 @@ def start_process(
     return process
 
 
-def _marks(agent: str, epoch: str) -> dict[str, str]:
-    """Return what is in the environment of every command, and so of all that it starts."""
-    outer = outer_agents(os.environ)
-    return {
-        AGENT_VARIABLE: agent,
-        EPOCH_VARIABLE: epoch,
-        RUNTIME_VARIABLE: this_runtime(),
-        **({OUTER_VARIABLE: outer} if outer else {}),
-    }
-
-
 def this_runtime() -> str:
-    """Return what names this process to others: the namespace of its number, its number, its start; "" if unknown."""
+    """Return a name of this process for others: the namespace of its number, its number, its start; "" if unknown."""
     started = process_started(os.getpid())
     return f"{_namespace()}:{os.getpid()}:{started}" if started is not None else ""
 
@@ -112,7 +111,7 @@ def process_started(pid: int) -> str | None:
     """Return a text that no other process ever has, also not a later one with the same number.
 
     It names the boot and the start time; only the latter where the boot has no name (some sandboxes), which is weaker:
-    see `names_boot`. None if there is no such process, or only its zombie, or it cannot be told now.
+    see `names_boot`. None if there is no such process, or only its zombie, or /proc cannot be read now.
     """
     try:
         process = read_process(pid)
@@ -135,11 +134,11 @@ def names_boot(started: str) -> bool:
     return not started.startswith(":")
 
 
-def is_same_start(one: str, other: str) -> bool:
-    """Tell whether two texts of `process_started` may mean the same process, of those with one number."""
-    if names_boot(one) and names_boot(other):
-        return one == other
-    return one.rpartition(":")[2] == other.rpartition(":")[2]
+def is_same_start(first: str, second: str) -> bool:
+    """Tell whether two texts of `process_started`, for the same number, may mean the same process."""
+    if names_boot(first) and names_boot(second):
+        return first == second
+    return first.rpartition(":")[2] == second.rpartition(":")[2]
 
 
 def open_pidfd(pid: int) -> int | None:
@@ -203,12 +202,12 @@ def signal_process(pid: int, started: str, signum: signal.Signals) -> bool:
 
 
 def signal_group(group: int, signum: signal.Signals) -> None:
-    """Signal every process of a group; the caller knows that the group is still the one that is meant."""
+    """Signal every process of a group. The caller knows that its number still means that group."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signum)
 
 
 def reap_stray(pid: int) -> None:
-    """Reap a zombie that was left to this process when its parent ended. Not one that something here waits for."""
+    """Reap a zombie that was left to this process when its parent ended, and that no code here waits for."""
     with suppress(ChildProcessError):
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)

@@ -9,12 +9,12 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from commitcast.actors.errors import SourceCancelledError
 from commitcast.actors.sources.processes.census import Census
-from commitcast.actors.sources.processes.process import reap, reap_stray, start_process
+from commitcast.actors.sources.processes.process import Program, reap, reap_stray, start_process
 from commitcast.actors.sources.processes.termination import Termination
 
 FIRST_PAUSE_S: Final = 0.002
@@ -25,8 +25,8 @@ STRAYS_PAUSE_S: Final = 5.0
 """How often process 1 looks for zombies while commands run: each costs a little memory of the kernel, and a number."""
 
 _at_work: Final[dict[int, str]] = {}
-"""The epoch of each command that this process has started and not reaped, by its number, which stays its own so long.
-Of the process and not of a runtime, because children are."""
+"""By number, the epoch of each command that this process has started and not reaped; until then the kernel gives the
+number to no other. Of the process and not of a runtime, because children are."""
 
 
 class Processes:
@@ -35,7 +35,7 @@ class Processes:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._running: dict[int, str] = {}
-        self._ending: dict[int, Termination] = {}
+        self._terminations: dict[int, Termination] = {}
         self._is_looking = False
         self._kill_by: float | None = None
 
@@ -43,29 +43,20 @@ class Processes:
         """Return how many commands were started and not reaped."""
         return len(self._running)
 
-    def start(
-        self,
-        argv: Sequence[str],
-        *,
-        agent: str,
-        epoch: str,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bool = False,
-    ) -> subprocess.Popen[bytes]:
+    def start(self, program: Program, *, stdin: bool = False) -> subprocess.Popen[bytes]:
         """Start a command. See `process.start_process`.
 
         Raises:
             SourceCancelledError: the runtime stops.
         """
         if self._kill_by is not None:
-            raise SourceCancelledError(agent)
-        process = start_process(argv, agent=agent, epoch=epoch, cwd=cwd, env=env, stdin=stdin)
+            raise SourceCancelledError(program.agent)
+        process = start_process(program, stdin=stdin)
         with self._changed:
-            self._running[process.pid] = _at_work[process.pid] = epoch
-            if self._kill_by is not None:  # it was stopped meanwhile, and could not know of this one
+            self._running[process.pid] = _at_work[process.pid] = program.epoch
+            if self._kill_by is not None:  # `stop` was called meanwhile, and could not know of this process
                 self._terminate(process.pid, self._kill_by)
-            is_to_be_looked_at = bool(self._ending) or os.getpid() == 1
+            is_to_be_looked_at = bool(self._terminations) or os.getpid() == 1
         if is_to_be_looked_at:
             self._look()
         return process
@@ -79,20 +70,20 @@ class Processes:
             then: called once no process is left, or it is given up; on any thread.
         """
         with self._changed:
-            ending = self._terminate(pid, time.monotonic() + grace_s)
-            ending.call_when_over(then)
+            termination = self._terminate(pid, time.monotonic() + grace_s)
+            termination.call_when_over(then)
         self._look()
-        return ending
+        return termination
 
     def reap(self, process: "subprocess.Popen[bytes]") -> int | None:
         """Reap a command that has exited; see `process.reap`. It is not signalled any more from here on."""
         with self._changed:
-            self._ending.pop(process.pid, None)
+            self._terminations.pop(process.pid, None)
         exit_code = reap(process)
         with self._changed:
             self._running.pop(process.pid, None)
             _at_work.pop(process.pid, None)
-            self._ending.pop(process.pid, None)  # `stop` may have begun another
+            self._terminations.pop(process.pid, None)  # `stop` may have begun another
             self._changed.notify_all()
         return exit_code
 
@@ -113,14 +104,14 @@ class Processes:
             return self._changed.wait_for(lambda: not self._unfinished(), max(0.0, timeout_s))
 
     def _unfinished(self) -> list[Termination]:
-        return [ending for ending in self._ending.values() if not ending.is_over]
+        return [termination for termination in self._terminations.values() if not termination.is_over]
 
     def _terminate(self, pid: int, kill_at: float) -> Termination:
-        ending = self._ending.get(pid)
-        if ending is None:
-            ending = self._ending[pid] = Termination(self._running[pid], kill_at, child=pid)
-        ending.kill_at = min(ending.kill_at, kill_at, kill_at if self._kill_by is None else self._kill_by)
-        return ending
+        termination = self._terminations.get(pid)
+        if termination is None:
+            termination = self._terminations[pid] = Termination(self._running[pid], kill_at, child=pid)
+        termination.kill_at = min(termination.kill_at, kill_at, kill_at if self._kill_by is None else self._kill_by)
+        return termination
 
     def _look(self) -> None:
         """Have a thread look until all is over."""
@@ -130,10 +121,9 @@ class Processes:
                 return
             self._is_looking = True
         try:
-            threading.Thread(
-                target=self._look_until_over, args=(os.getpid() == 1,), name="processes", daemon=True
-            ).start()
-        except RuntimeError:  # no thread can be started: then on this one, which is about to wait for it anyway
+            arguments = (os.getpid() == 1,)
+            threading.Thread(target=self._look_until_over, args=arguments, name="processes", daemon=True).start()
+        except RuntimeError:  # no thread can be started: then on this thread, which is about to wait for it anyway
             self._look_until_over(reaps=False)
 
     def _look_until_over(self, reaps: bool) -> None:
@@ -149,13 +139,13 @@ class Processes:
         except BaseException:  # without this thread a wait for the end would never return
             with self._changed:
                 self._is_looking = False
-                for ending in self._unfinished():
-                    ending.end()
+                for termination in self._unfinished():
+                    termination.end()
                 self._changed.notify_all()
             raise
 
     def _look_once(self, reaps: bool) -> int | None:
-        """Take a census, and a step with each that was being stopped before; return how many are left, None to end."""
+        """Take a census and a step of each termination; return how many are not over, None to end the thread."""
         with self._changed:
             before = self._unfinished()
             if not before and not (reaps and self._running):
@@ -168,8 +158,8 @@ class Processes:
                 reap_stray(stray.pid)
         with self._changed:
             now = time.monotonic()
-            for ending in set(before) & set(self._unfinished()):  # what was reaped meanwhile is not to be signalled
-                ending.step(census, now)
+            for termination in set(before) & set(self._unfinished()):  # what was reaped meanwhile is not signalled
+                termination.step(census, now)
             left = len(self._unfinished())
             self._changed.notify_all()
         if left:  # half of a processor at most: the writer needs one too
@@ -187,11 +177,11 @@ def kill_at_once() -> None:
 
     May be called in a signal handler: takes no lock and waits for nothing.
     """
-    endings = [Termination(epoch, kill_at=0, child=pid) for pid, epoch in list(_at_work.items())]
-    for _ in range(2 if endings else 0):  # the second time what was forked while the first was looked for
+    terminations = [Termination(epoch, kill_at=0, child=pid) for pid, epoch in list(_at_work.items())]
+    for _ in range(2 if terminations else 0):  # the second time what was forked while the first was looked for
         census = Census.try_take()
-        for ending in endings:
-            ending.step(census, now=0)
+        for termination in terminations:
+            termination.step(census, now=0)
 
 
 os.register_at_fork(after_in_child=_at_work.clear)

@@ -1,8 +1,8 @@
 """The end of all processes that one agent has started: SIGTERM to all at once, and after a grace SIGKILL to the rest.
 
 Decides what to signal, and when that is over. A whole group is signalled where all of it is the agent's, so that
-nothing that is forked meanwhile slips through; else each process by itself. Does not search: it is given a census
-that serves many (see `registry`). One thread at a time.
+nothing that is forked meanwhile is missed; else each process by itself. Is given each census, which serves many agents
+(see `registry`). One thread at a time.
 """
 
 import logging
@@ -25,24 +25,15 @@ class Termination:
         kill_at: when the rest is killed, of `time.monotonic()`.
         is_over: no process is left, or the rest could not be killed.
         left: the numbers of the living processes that were seen; once it is over, of those that could not be killed.
-        found: how many processes were seen.
     """
 
-    def __init__(
-        self,
-        epoch: str,
-        kill_at: float,
-        *,
-        child: int | None = None,
-        known: Iterable[Identity] = (),
-    ) -> None:
+    def __init__(self, epoch: str, kill_at: float, *, child: int | None = None, known: Iterable[Identity] = ()) -> None:
         """Begin; nothing is signalled before `step`.
 
         Args:
-            epoch: of the agent.
-            kill_at: of `time.monotonic()`.
+            epoch, kill_at: as the attributes.
             child: its command, if that is a child of this process that was not reaped.
-            known: processes that are the agent's though nothing about them says so.
+            known: processes that are the agent's although nothing that /proc shows of them says so.
         """
         self.epoch = epoch
         self.kill_at = kill_at
@@ -56,7 +47,7 @@ class Termination:
         self.left = self._with_child(pid for pid, _ in self._known)
 
     @property
-    def found(self) -> int:
+    def seen(self) -> int:
         """How many processes were seen."""
         return len(self._known)
 
@@ -72,15 +63,11 @@ class Termination:
             self.end()
 
     def end(self) -> None:
-        """Make it over, and log which processes are left."""
+        """Give up on what is left, and log it."""
         self.is_over = True
         if self.left:
-            numbers = ", ".join(map(str, self.left))
-            logger.warning(
-                "processes %s do not end even by SIGKILL and are left behind (epoch of their agent: %s)",
-                numbers,
-                self.epoch,
-            )
+            message = "processes %s do not end even by SIGKILL and are left behind (epoch of their agent: %s)"
+            logger.warning(message, ", ".join(map(str, self.left)), self.epoch)
         for callback in self._then:
             callback()
 
@@ -112,13 +99,13 @@ class Termination:
             for target, witness in _targets(census, living):
                 self._send(target, witness, signal.SIGKILL)
             return
-        # SIGTERM only once: to many programs a second one means "at once, and do not tidy up". And what a group does
-        # to tidy up is not told to end.
-        listening = {pid: process for pid, process in living.items() if not self._is_looked_after(process, living)}
-        for target, witness in _targets(census, listening):
+        # SIGTERM only once: to many programs a second one means "at once, without cleaning up". So a process that a
+        # group starts to clean up is not signalled either.
+        targets = {pid: process for pid, process in living.items() if not self._has_runtime(process, living)}
+        for target, witness in _targets(census, targets):
             if target not in self._signalled and self._send(target, witness, signal.SIGTERM):
                 self._signalled.add(target)
-                self._send(target, witness, signal.SIGCONT)  # one that is stopped hears nothing else
+                self._send(target, witness, signal.SIGCONT)  # a stopped process handles no other signal
 
     def _send(self, target: int, witness: Process, signum: signal.Signals) -> bool:
         if target > 0:
@@ -128,10 +115,10 @@ class Termination:
         signal_group(-target, signum)
         return True
 
-    def _is_looked_after(self, process: Process, living: Mapping[int, Process]) -> bool:
-        """Whether it is the command of a runtime that itself runs for this agent, has been told, and will stop it."""
-        mark = process.mark
-        return mark is not None and mark.owners[0].epoch != self.epoch and mark.runtime_pid in living
+    def _has_runtime(self, process: Process, living: Mapping[int, Process]) -> bool:
+        """Whether it is the command of a runtime that runs for this agent, was signalled itself, and will stop it."""
+        owner = process.owners[0] if process.owners else None
+        return owner is not None and owner.epoch != self.epoch and owner.runtime_pid in living
 
     def _reap(self, family: Mapping[int, Process]) -> None:
         """Reap what was left to process 1, if this is it: of the agent, and not its command, which others wait for."""

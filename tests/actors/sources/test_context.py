@@ -1,6 +1,7 @@
 """What a source does with its context: it receives what is sent, and emits with room, keys and records."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus, BackpressureError, Draft, RestartPolicy
 from commitcast.actors.errors import LoopWouldBlockError, ReceiveTimeoutError, SourceCancelledError
+from commitcast.actors.kernel.waiting import Signal
 from commitcast.actors.testing import MockGateway, SeededDispatcher
 from commitcast.persistence import IdempotencyConflictError
 from waiting import TIMEOUT_S, wait_until
@@ -238,6 +240,36 @@ class TestReceiving:
             dispatcher.run()
 
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("Source-")]
+
+    def test_an_async_source_lives_by_the_virtual_clock_too_and_its_order_is_the_seeds(self) -> None:
+        async def source(context: AgentContext) -> AsyncIterator[str]:
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(100 * TIMEOUT_S):
+                await asyncio.sleep(50 * TIMEOUT_S)
+            with pytest.raises(ReceiveTimeoutError):
+                await context.receive(timeout=50 * TIMEOUT_S)
+            yield await asyncio.to_thread(lambda: f"{loop.time():.0f}")
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            theirs.send(b"by a socket\n")
+            yield (await reader.readline()).decode().strip()
+            writer.close()
+
+        traces = []
+        for _ in range(2):
+            ours, theirs = socket.socketpair()
+            with SeededDispatcher(3) as dispatcher, AgentRuntime(":memory:", dispatcher=dispatcher) as runtime:
+                waiting = runtime.launch(echo_async, id="waiting")
+                agent = runtime.launch(source, id="agent")
+                dispatcher.run_until(Signal(), 99 * TIMEOUT_S)
+                traces.append(list(dispatcher.trace))
+                assert agent.wait(1000 * TIMEOUT_S).status is AgentStatus.COMPLETED
+                assert contents(agent) == [f"{100 * TIMEOUT_S:.0f}", "by a socket"]
+                waiting.send("end").get(TIMEOUT_S)
+                assert waiting.wait(TIMEOUT_S).status is AgentStatus.COMPLETED
+            theirs.close()
+
+        assert traces[0] == traces[1]
+        assert not [thread for thread in threading.enumerate() if thread.name == "sources"]
 
 
 class TestEmitting:

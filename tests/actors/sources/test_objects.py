@@ -167,7 +167,7 @@ def test_every_object_is_found_whole_and_nothing_else(
     written = [json.dumps(value, indent=indent, ensure_ascii=is_ascii).encode(errors="replace") for value in found]
     data = gaps[0] + b"".join(text + gap for text, gap in zip(written, gaps[1:], strict=False))
 
-    located = objects_in(data).objects
+    located = objects_in(data).located
 
     assert [data[one.start : one.end] for one in located] == written
     assert all(before.end <= after.start for before, after in pairwise(located))
@@ -181,7 +181,7 @@ def test_an_object_that_is_cut_anywhere_is_open(value: dict[str, Any], cut: int)
 
     found = objects_in(whole[:cut])
 
-    assert found.objects == []
+    assert found.located == []
     assert found.open_at == 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from commitcast.actors.sources.parsers import PARSERS, Parser, Verdict, claude_code, guess_type
+from commitcast.actors.sources.verdict import account
 from transcripts import encode, lines_of
 
 Shown = tuple[str, str, dict[str, Any] | None]
@@ -68,7 +69,8 @@ def test_claude_code_events_become_the_messages_of_the_mapping() -> None:
     ]
     del result["is_error"], result["permission_denials"]
     assert parser.session_id == "s-1"
-    assert parser.verdict == Verdict(True, None, result)
+    assert parser.verdict is not None and parser.verdict.ok
+    assert account(parser) == result
 
 
 def test_gemini_cli_events_become_the_messages_of_the_mapping() -> None:
@@ -96,7 +98,8 @@ def test_gemini_cli_events_become_the_messages_of_the_mapping() -> None:
     ]
     assert parser.session_id == "g-7"
     assert parser.last_error == "Loop detected"
-    assert parser.verdict == Verdict(True, None, stats)
+    assert parser.verdict is not None and parser.verdict.ok
+    assert account(parser) == stats
 
 
 def test_codex_events_become_the_messages_of_the_mapping() -> None:
@@ -125,7 +128,8 @@ def test_codex_events_become_the_messages_of_the_mapping() -> None:
     ]
     assert parser.session_id == "th-3"
     assert parser.last_error == "stream lost, trying again"
-    assert parser.verdict == Verdict(True, None, {"usage": {"input_tokens": 10, "output_tokens": 5}})
+    assert parser.verdict == Verdict(True)
+    assert account(parser) == {"usage": {"input_tokens": 10, "output_tokens": 5}}
 
 
 def test_codex_metadata_tells_items_and_events_apart_without_repeating_the_content() -> None:

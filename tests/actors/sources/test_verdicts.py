@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from commitcast.actors.sources.parsers import first_parser
-from commitcast.actors.sources.parsers.reasons import reason_in
-from commitcast.actors.sources.parsers.usage import Counter, add_up
+from commitcast.actors.sources.parsers import PARSERS, first_parser
+from commitcast.actors.sources.parsers.events import add_up, reason_in
 from commitcast.actors.sources.verdict import decide_ending
 from commitcast.persistence.records import AgentStatus
 from transcripts import encode, hear
@@ -354,9 +353,13 @@ def test_a_run_that_is_killed_keeps_what_it_used() -> None:
 
 
 def test_a_total_of_a_new_session_is_added_to_that_of_the_one_before() -> None:
-    counter = Counter()
+    parser, costs = PARSERS["claude-code"](), []
 
-    assert [counter.at(total) for total in (1.0, 3.0, 0.5, 2.0)] == [1.0, 3.0, 3.5, 5.0]
+    for total in (1.0, 3.0, 0.5, 2.0):
+        parser.parse(json.dumps({"type": "result", "is_error": False, "total_cost_usd": total}).encode())
+        costs.append(parser.result["total_cost_usd"])
+
+    assert costs == [1.0, 3.0, 3.5, 5.0]
 
 
 def test_only_numbers_are_added() -> None:

@@ -9,11 +9,10 @@ import pytest
 
 from commitcast.actors.sources.processes.census import (
     Census,
-    Mark,
     Owner,
     Process,
     outer_agents,
-    read_mark,
+    read_owners,
     read_process,
 )
 from shells import EPOCH, Children
@@ -21,8 +20,8 @@ from shells import EPOCH, Children
 LEADER = 100
 
 
-def marked(*epochs: str) -> Mark:
-    return Mark(tuple(Owner(f"agent of {epoch}", epoch, "runtime") for epoch in epochs))
+def marked(*epochs: str) -> tuple[Owner, ...]:
+    return tuple(Owner(f"agent of {epoch}", epoch, "runtime") for epoch in epochs)
 
 
 def made(pid: int, parent: int = 1, leader: int | None = None, **options: Any) -> Process:
@@ -39,8 +38,8 @@ def family(*processes: Process, leader: int | None = None, known: Iterator[tuple
 @pytest.mark.parametrize(
     "process",
     [
-        made(200, mark=marked("e")),
-        made(200, mark=marked("inner", "e")),
+        made(200, owners=marked("e")),
+        made(200, owners=marked("inner", "e")),
         made(200, leader=LEADER),
         made(200, leader=LEADER, session=7),
         made(200, group=7, session=LEADER),
@@ -55,7 +54,7 @@ def test_a_process_belongs_to_the_agent_by(process: Process) -> None:
 
 @pytest.mark.parametrize(
     "process",
-    [made(200), made(200, mark=marked("other")), made(200, mark=marked("e2")), made(200, leader=1), made(200, 7)],
+    [made(200), made(200, owners=marked("other")), made(200, owners=marked("e2")), made(200, leader=1), made(200, 7)],
     ids=["nothing", "another epoch", "an epoch that begins like it", "another group", "another parent"],
 )
 def test_a_process_does_not_belong_to_the_agent_by(process: Process) -> None:
@@ -63,7 +62,7 @@ def test_a_process_does_not_belong_to_the_agent_by(process: Process) -> None:
 
 
 def test_what_is_in_the_session_of_one_that_belongs_or_descends_from_it_belongs() -> None:
-    tool = made(200, mark=marked("e"))
+    tool = made(200, owners=marked("e"))
     of_the_tool = [made(201, leader=200), made(202, parent=201), made(203, parent=202)]
 
     assert family(tool, *of_the_tool, made(204)) == {200, 201, 202, 203}
@@ -78,31 +77,29 @@ def test_what_was_seen_to_belong_belongs_as_long_as_it_is_the_same_process() -> 
 def test_this_process_and_its_ancestors_never_belong_whatever_they_are_marked_with() -> None:
     us, shell, terminal = os.getpid(), 300, 301
     line = [
-        made(us, shell, mark=marked("e")),
-        made(shell, terminal, mark=marked("e")),
-        made(terminal, mark=marked("e")),
+        made(us, shell, owners=marked("e")),
+        made(shell, terminal, owners=marked("e")),
+        made(terminal, owners=marked("e")),
     ]
 
-    assert family(*line, made(1, 0, mark=marked("e")), made(302, shell, mark=marked("e"))) == {302}
+    assert family(*line, made(1, 0, owners=marked("e")), made(302, shell, owners=marked("e"))) == {302}
 
 
 @pytest.mark.parametrize(
     ("environment", "owners"),
     [
-        (b"", None),
-        (b"COMMITCAST_AGENT=a\0", None),
-        (b"COMMITCAST_EPOCH=\0COMMITCAST_AGENT=a\0", None),
-        (b"X=COMMITCAST_EPOCH=e\0", None),
+        (b"", ()),
+        (b"COMMITCAST_AGENT=a\0", ()),
+        (b"COMMITCAST_EPOCH=\0COMMITCAST_AGENT=a\0", ()),
+        (b"X=COMMITCAST_EPOCH=e\0", ()),
         (b"COMMITCAST_EPOCH=e\0", (("", "e", ""),)),
         (b"A=1\0COMMITCAST_EPOCH=e\0COMMITCAST_AGENT=a\0COMMITCAST_RUNTIME=4:5:b:6", (("a", "e", "4:5:b:6"),)),
         (b"COMMITCAST_EPOCH=e\0COMMITCAST_OUTER=b=f=4:5:b:6 junk c==\0", (("", "e", ""), ("b", "f", "4:5:b:6"))),
         (b"COMMITCAST_EPOCH=\xff\0\xfe=\xfd\0", (("", "\N{REPLACEMENT CHARACTER}", ""),)),
     ],
 )
-def test_an_environment_names_its_agents(environment: bytes, owners: tuple[Any, ...] | None) -> None:
-    mark = read_mark(environment)
-
-    assert (None if mark is None else mark.owners) == owners
+def test_an_environment_names_its_agents(environment: bytes, owners: tuple[Any, ...]) -> None:
+    assert read_owners(environment) == owners
 
 
 def test_the_outer_agents_of_a_command_are_those_of_the_program_that_starts_it() -> None:
@@ -116,7 +113,7 @@ def test_the_outer_agents_of_a_command_are_those_of_the_program_that_starts_it()
 
 @pytest.mark.parametrize("runtime", ["", "1:x:b:3", "1"])
 def test_a_runtime_that_does_not_name_its_number_has_none(runtime: str) -> None:
-    assert Mark((Owner("a", "e", runtime),)).runtime_pid is None
+    assert Owner("a", "e", runtime).runtime_pid is None
 
 
 def test_a_real_census_finds_a_real_child_with_its_mark(children: Children) -> None:
@@ -125,16 +122,16 @@ def test_a_real_census_finds_a_real_child_with_its_mark(children: Children) -> N
     found = Census.take().processes[child.pid]
 
     assert (found.parent, found.group, found.session, found.is_alive) == (os.getpid(), child.pid, child.pid, True)
-    assert found.mark is not None and found.mark.owners[0].epoch == EPOCH
-    assert found == read_process(child.pid, with_mark=True)
+    assert found.owners[0].epoch == EPOCH
+    assert found == read_process(child.pid, with_owners=True)
 
 
 def test_an_environment_of_any_size_is_read(children: Children) -> None:
     child = children.shell("echo; exec sleep 60", AAA="x" * 100_000, ZZZ="x" * 100_000)
 
-    found = read_process(child.pid, with_mark=True)
+    found = read_process(child.pid, with_owners=True)
 
-    assert found is not None and found.mark is not None
+    assert found is not None and found.owners
 
 
 def test_a_census_that_cannot_be_taken_is_none_and_says_why_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from commitcast.actors.sources.processes import orphans, process
-from commitcast.actors.sources.processes.census import Census, Mark, Owner, Process
+from commitcast.actors.sources.processes.census import Census, Owner, Process
 from commitcast.actors.sources.processes.orphans import AtWork, find_orphans, stop_orphans
 from commitcast.actors.sources.processes.process import process_started, start_text, this_runtime
-from shells import STUBBORN, Child, Children, is_alive, read_line
+from shells import STUBBORN, Child, Children, is_alive, wait_for_script
 from waiting import TIMEOUT_S, wait_until
 
 EPOCH = f"epoch-of-an-orphan-{os.getpid()}"  # tests run beside each other, and orphans are found over the whole machine
@@ -26,7 +26,7 @@ def nobody(_: str) -> None:
 
 
 def orphan(children: Children, script: str, runtime: str = DEAD, epoch: str = EPOCH, agent: str = "a") -> Child:
-    """Start what a runtime that has crashed could have started, and return once it has printed a line."""
+    """Start what a runtime that has crashed could have started, and return once it runs, after a line of output."""
     marks = {"COMMITCAST_AGENT": agent, "COMMITCAST_EPOCH": epoch, "COMMITCAST_RUNTIME": runtime}
     child = subprocess.Popen(
         ["/bin/sh", "-c", script],
@@ -35,7 +35,7 @@ def orphan(children: Children, script: str, runtime: str = DEAD, epoch: str = EP
         env={**os.environ, **{name: value for name, value in marks.items() if value}},
     )
     children.append(child)
-    read_line(child)
+    wait_for_script(child, script)
     return child
 
 
@@ -174,8 +174,8 @@ def test_without_the_boots_name_a_number_and_a_time_are_not_enough_and_the_epoch
 
 
 def made(pid: int, leader: int, *, is_marked: bool = False) -> Process:
-    mark = Mark((Owner("a", EPOCH, DEAD),)) if is_marked else None
-    return Process(pid, 1, leader, leader, str(pid), is_alive=True, mark=mark)
+    owners = (Owner("a", EPOCH, DEAD),) if is_marked else ()
+    return Process(pid, 1, leader, leader, str(pid), is_alive=True, owners=owners)
 
 
 def found(*processes: Process, pid: int, started: str | None = None) -> set[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from commitcast.actors.sources.processes.pipes import ChildPipes, Wake
+from commitcast.actors.sources.processes.process import Program
 from forking import forked
 
 
@@ -26,7 +27,7 @@ def refuse(*_: object) -> int:
 def start(pipes: ChildPipes, *argv: str, stdin: bytes = b"") -> list[bytes]:
     """Start a child and return the list that its output goes to."""
     heard: list[bytes] = []
-    pipes.start(argv, agent="agent-1", epoch="epoch", cwd=None, env={}, stdin=stdin)
+    pipes.start(Program(argv, "agent-1", "epoch"), stdin)
     pipes.read_into(heard.append)
     return heard
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from commitcast.actors.sources.processes import process
-from commitcast.actors.sources.processes.census import read_mark
+from commitcast.actors.sources.processes.census import read_owners
 from commitcast.actors.sources.processes.process import (
     has_exited,
     is_still,
@@ -154,12 +154,11 @@ def test_without_pidfds_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_started_a_command_is_named_in_it_and_is_alive(children: Children) -> None:
     child = children.shell("echo; exec sleep 60")
 
-    mark = read_mark(Path(f"/proc/{child.pid}/environ").read_bytes())
+    owners = read_owners(Path(f"/proc/{child.pid}/environ").read_bytes())
 
-    assert mark is not None
-    assert mark.owners == (("agent-1", EPOCH, this_runtime()),)
-    assert mark.runtime_pid == os.getpid()
-    assert runtime_is_alive(mark.owners[0].runtime)
+    assert owners == (("agent-1", EPOCH, this_runtime()),)
+    assert owners[0].runtime_pid == os.getpid()
+    assert runtime_is_alive(owners[0].runtime)
 
 
 def test_a_command_of_a_program_that_is_itself_an_agents_names_both(
@@ -172,9 +171,8 @@ def test_a_command_of_a_program_that_is_itself_an_agents_names_both(
 
     child = children.shell("echo; exec sleep 60")
 
-    mark = read_mark(Path(f"/proc/{child.pid}/environ").read_bytes())
-    assert mark is not None
-    assert mark.owners == (
+    owners = read_owners(Path(f"/proc/{child.pid}/environ").read_bytes())
+    assert owners == (
         ("agent-1", EPOCH, this_runtime()),
         ("outer", "e1", "1:2:boot:3"),
         ("outermost", "e0", "1:1:boot:1"),

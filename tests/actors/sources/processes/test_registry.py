@@ -12,7 +12,7 @@ import pytest
 from commitcast.actors.errors import SourceCancelledError
 from commitcast.actors.sources.processes import registry as module
 from commitcast.actors.sources.processes.census import Census
-from commitcast.actors.sources.processes.process import start_process
+from commitcast.actors.sources.processes.process import Program, start_process
 from commitcast.actors.sources.processes.registry import Processes, is_at_work, kill_at_once
 from shells import STUBBORN, Child, is_alive, read_line
 from waiting import TIMEOUT_S, wait_until
@@ -35,7 +35,7 @@ class Commands(Processes):
     def shell(self, script: str, epoch: str | None = None) -> Child:
         """Start a script and return when it has printed a line."""
         name = f"{os.getpid()}-{id(self)}-{len(self.started)}" if epoch is None else epoch
-        child = self.start(["/bin/sh", "-c", script], agent="agent", epoch=name)
+        child = self.start(Program(["/bin/sh", "-c", script], "agent", name))
         self.started.append(child)
         read_line(child)
         return child
@@ -118,7 +118,7 @@ def test_a_command_that_is_started_while_all_are_stopped_is_stopped_too(
 
     monkeypatch.setattr(module, "start_process", start_late)
 
-    child = commands.start(["/bin/sleep", "60"], agent="agent", epoch="late")
+    child = commands.start(Program(["/bin/sleep", "60"], "agent", "late"))
     commands.started.append(child)
 
     assert commands.wait(TIMEOUT_S)

@@ -173,9 +173,9 @@ def test_this_process_and_what_it_descends_from_are_never_the_agents(children: C
         "import time\n"
         "from commitcast.actors.sources.processes.census import Census\n"
         "from commitcast.actors.sources.processes.termination import Termination\n"
-        "ending = Termination('epoch-of-this-test', 0)\n"
+        f"ending = Termination('{EPOCH}', 0)\n"
         "while not ending.is_over: ending.step(Census.take(), time.monotonic())\n"
-        "print('here', ending.found, flush=True)\n"
+        "print('here', ending.seen, flush=True)\n"
     )
     child = children.start("/bin/sh", "-c", f'{sys.executable} -c "{script}"; echo there')
 
