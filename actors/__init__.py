@@ -1,4 +1,4 @@
-"""Who does the work: the agent runtime, its actors, and the sources that feed them.
+"""The agent runtime, its actors, and the sources that feed them.
 
 The top floor: it imports the gateway and persistence.
 """

@@ -145,7 +145,7 @@ class AgentActor(Actor):
         if not emit.for_source:
             return None
         if self.status.is_terminal:
-            return InputRefusedError(self.agent, f"is {self.status} and reads no messages any more")
+            return InputRefusedError(self.agent, f"is {self.status} and no longer reads messages")
         return None if self._source is None else self._source.keep_place(self.agent, emit.message.size)
 
     # On the way up: committed, so it may be cast.
@@ -271,7 +271,7 @@ class AgentActor(Actor):
 
     def _refuse_unknown(self, status: AgentStatus) -> None:
         error = AgentNotFoundError(self.agent)
-        logger.warning("cannot make it %s: %s", status, error)
+        logger.warning("cannot change its status to %s: %s", status, error)
         self._cast(messages.Notice(self.agent, error.code, str(error)))
         if status is AgentStatus.TERMINATED:
             raise error
@@ -279,7 +279,7 @@ class AgentActor(Actor):
     def _end_orphan(self) -> None:
         """End an agent whose source has ended, and whose actor failed before this one was made."""
         if self._stored_status is not None and not self.status.is_terminal:
-            why = "Its actor failed while its source ran. The messages until then are kept."
+            why = "The agent's actor failed while its source was running. Its earlier messages are kept."
             self.change(AgentStatus.FAILED, error_name="ActorFailed", error_message=why)
 
     def _retire_if_done(self) -> None:

@@ -1,4 +1,4 @@
-"""What a host does with agents through its runtime: launch them, look them up, and act for one by its id.
+"""The runtime's methods for agents: launch them, look them up, and act on one by its id.
 
 The other half of `AgentRuntime`, which is composition and life cycle. Any thread.
 """
@@ -161,4 +161,4 @@ def _status(status: AgentStatus | str) -> AgentStatus:
         return AgentStatus(status)
     except ValueError:
         known = ", ".join(AgentStatus)
-        raise InvalidValueError(f"{status!r:.80} is not a status of an agent: use one of {known}") from None
+        raise InvalidValueError(f"{status!r:.80} is not an agent status: use one of {known}") from None

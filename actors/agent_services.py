@@ -1,4 +1,4 @@
-"""What the actors of a runtime's agents share. One object for all of them, because an idle agent must stay small."""
+"""Services that the actors of all agents share: one object, because an idle agent must stay small."""
 
 from collections.abc import Callable
 from typing import Any

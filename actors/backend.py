@@ -1,4 +1,4 @@
-"""All that the actors need of the two lower floors: to commit, to cast, to read.
+"""The interface of the two lower layers that the actors use: commit, cast, read.
 
 The actors know the floors below them through `Backend` alone. `InProcess` is a store and a gateway server in the host's
 own process; another implementation may reach them in a process of their own. The gateway's requests back (launch, send,

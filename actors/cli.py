@@ -40,7 +40,7 @@ def _application(first: str) -> typer.Typer:
         rich_markup_mode=None,
         help=(
             "Commit, then cast: an actor runtime for AI agents. Every message is committed to a database first and "
-            "only then sent to WebSocket subscribers, so what anybody saw is kept and can be resumed from anywhere."
+            "only then sent to WebSocket subscribers, so nothing that a subscriber has seen is ever lost."
         ),
         epilog="Start with: commitcast demo",
     )
@@ -59,7 +59,9 @@ def _version(wanted: bool) -> None:
 
 
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 

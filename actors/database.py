@@ -256,7 +256,7 @@ class DatabaseActor(PinnedActor):
                 if self._give_up.is_set():
                     refusal = error
                 elif not is_warned:
-                    logger.warning("%s: %s; agents wait until it can be stored", self._store.name, error)
+                    logger.warning("%s: %s; it is retried, and agents wait until it succeeds", self._store.name, error)
                     is_warned = True
                 self._give_up.wait(RETRY_S)
             except NotStoredError as error:

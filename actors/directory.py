@@ -147,7 +147,7 @@ class Directory:
             self._deliver(agent, Envelope(command))  # its actor failed: another one brings the agent to its end
             return True
         if actor is None:
-            self._dead_letters.add(f"AgentActor-{agent}", command, "there is no such actor")
+            self._dead_letters.add(f"AgentActor-{agent}", command, "the agent has no actor")
             return False
         actor.actor_inbox.put(Envelope(command))
         return True

@@ -1,15 +1,15 @@
-"""The errors above the store: an agent at its bound, a stopped runtime, a source that failed.
+"""The errors of the actors: an agent at its limit, a stopped runtime, a failed source.
 
 Those of the actor library (`kernel/errors.py`) are exported here too.
 
 CommitcastError
-├── BackpressureError (TimeoutError)      the agent is at its bound; try again
-│   └── MailboxFullError                  an actor has as many messages waiting as it may have; try again
+├── BackpressureError (TimeoutError)      the agent has reached its limit; try again
+│   └── MailboxFullError                  an actor's mailbox is full; try again
 ├── WouldBlockError (RuntimeError)        a callback would have waited on a thread that runs actors
 │   └── LoopWouldBlockError               a source would have blocked its event loop
 ├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
 ├── ReceiveTimeoutError (TimeoutError)    nothing was sent to the agent within the time given
-├── FutureCancelledError                  the request was cancelled before it was begun
+├── FutureCancelledError                  the request was cancelled before it began
 ├── RuntimeStoppedError (RuntimeError)    the runtime is not running
 ├── GatewayStoppedError (RuntimeError)    the actor that the host gave as the gateway is not alive
 ├── InputRefusedError (RuntimeError)      the agent does not accept a user's message
@@ -60,7 +60,7 @@ class LoopWouldBlockError(WouldBlockError):
     """A source on an event loop would have blocked it, and with it everything else that runs there."""
 
     def __str__(self) -> str:
-        return "this would block the event loop that it is called on: use `await context.receive()`"
+        return "this call would block its event loop: use `await context.receive()`"
 
 
 class ReceiveTimeoutError(CommitcastError, TimeoutError):
@@ -102,7 +102,7 @@ class GatewayStoppedError(CommitcastError, RuntimeError):
         self.actor = actor
 
     def __str__(self) -> str:
-        return f"the gateway's actor {self.actor} is not alive: start another, and make a runtime with its ref"
+        return f"the gateway's actor {self.actor} is not alive: start another actor, and create a runtime with its ref"
 
 
 class InputRefusedError(CommitcastError, RuntimeError):
@@ -120,7 +120,7 @@ class InputRefusedError(CommitcastError, RuntimeError):
 
 
 class InboxFullError(CommitcastError, RuntimeError):
-    """An agent's inbox holds as much as it may. Nothing was stored."""
+    """An agent's inbox is full. Nothing was stored."""
 
     code = "limit"
     retryable = True
@@ -130,7 +130,7 @@ class InboxFullError(CommitcastError, RuntimeError):
         self.agent = agent
 
     def __str__(self) -> str:
-        return f"the inbox of agent {self.agent!r} is full: send this again when the agent has taken some of it"
+        return f"the inbox of agent {self.agent!r} is full: send this again when the agent has read some messages"
 
 
 class TemplateNotFoundError(CommitcastError, LookupError):
@@ -143,7 +143,7 @@ class TemplateNotFoundError(CommitcastError, LookupError):
         self.template = template
 
     def __str__(self) -> str:
-        return f"there is no template {self.template!r:.80}: the server's owner configures them"
+        return f"there is no template {self.template!r:.80}: use one that the server's owner has configured"
 
 
 class TemplateFullError(CommitcastError, RuntimeError):
@@ -160,8 +160,8 @@ class TemplateFullError(CommitcastError, RuntimeError):
 
     def __str__(self) -> str:
         if self.in_all:
-            return f"the server runs as many agents of the template {self.template!r} as it may: try again later"
-        return f"{self.most} agents of the template {self.template!r} are at work: wait until one has ended"
+            return f"the server's limit of running agents of the template {self.template!r} is reached: try again later"
+        return f"{self.most} agents of the template {self.template!r} are running, the limit: wait until one has ended"
 
 
 class AgentEndedError(CommitcastError, RuntimeError):
@@ -174,7 +174,7 @@ class AgentEndedError(CommitcastError, RuntimeError):
         self.agent = agent
 
     def __str__(self) -> str:
-        return f"agent {self.agent!r} has ended: what its source emits now is discarded"
+        return f"agent {self.agent!r} has ended: messages that its source emits now are discarded"
 
 
 class SourceCancelledError(AgentEndedError):
@@ -188,14 +188,14 @@ class SourceError(CommitcastError):
 
 
 class CommandNotFoundError(SourceError, LookupError):
-    """There is no such program."""
+    """The program was not found."""
 
     def __init__(self, command: str) -> None:
         super().__init__(command)
         self.command = command
 
     def __str__(self) -> str:
-        return f"there is no program {self.command!r}: install it, or give its full path"
+        return f"the program {self.command!r} was not found: install it, or give its full path"
 
 
 class CommandFailedError(SourceError):

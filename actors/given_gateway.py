@@ -91,6 +91,4 @@ class GivenGateway:
             if self._failure is not None:
                 return
             self._failure = error
-        logger.critical(
-            "the gateway's actor %s has ended, and no gateway receives what is stored: %s", self._ref, error
-        )
+        logger.critical("the gateway's actor %s has ended, so stored messages reach no gateway: %s", self._ref, error)

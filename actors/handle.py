@@ -1,4 +1,4 @@
-"""The handle of an agent, for the host: emit for it, end it, read it, wait for it.
+"""The handle of an agent, for the host: emit and send messages, end the agent, read it, wait for it.
 
 A handle owns nothing and may be made for any id at any time; every call goes to the agent's actor or to the store.
 Any thread; calls that block say so.
@@ -35,7 +35,7 @@ Content = str | dict[str, Any] | list[Any]
 
 
 class AgentHandle:
-    """One agent."""
+    """The host's interface to one agent."""
 
     __slots__ = ("_system", "id")
 
@@ -113,7 +113,7 @@ class AgentHandle:
         A repeated call with the same `key` is answered with the first one's record, and not put there again.
 
         Args, Returns, Raises: as for `emit`; and the future raises `InputRefusedError` if the agent has ended, or
-        runs a program that takes no further input.
+        runs a program that does not accept further input.
         """
         try:
             message = _user_message(content, key)
@@ -136,11 +136,11 @@ class AgentHandle:
     # Its life cycle.
 
     def start(self) -> Future[AgentRecord]:
-        """Make it running. The future raises `IllegalTransitionError` if it is anything but initializing."""
+        """Set the status to running. The future raises `IllegalTransitionError` if it is anything but initializing."""
         return self._ask(messages.Start)
 
     def complete(self, result: Any = None) -> Future[AgentRecord | None]:
-        """Make it completed.
+        """End the agent as completed.
 
         Args:
             result: a JSON value, kept with the agent.
@@ -152,7 +152,7 @@ class AgentHandle:
         return self._ask(lambda: messages.Complete(None if result is None else encode_json(result, "result")))
 
     def fail(self, error: BaseException | str, *, name: str | None = None) -> Future[AgentRecord | None]:
-        """Make it failed.
+        """End the agent as failed.
 
         Args:
             error: the reason; an exception's class is kept too.
@@ -165,7 +165,7 @@ class AgentHandle:
         return self._ask(lambda: messages.Fail(name or kind, text or name or kind))
 
     def terminate(self, reason: str | None = None) -> Future[AgentRecord]:
-        """Make it terminated, and make its source stop. The future raises as for `complete`."""
+        """End the agent as terminated, and stop its source. The future raises as for `complete`."""
         return self._ask(lambda: messages.Terminate(None if reason is None else encode_text(reason, "reason").decode()))
 
     def _ask(self, make: Callable[[], messages.AgentCommand]) -> Future[Any]:

@@ -1,4 +1,4 @@
-"""What the actors count of themselves: commits, mailboxes, dead letters; and the same for Prometheus."""
+"""The actors' counters (commits, mailboxes, dead letters), and their export to Prometheus."""
 
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -13,7 +13,7 @@ BATCH_SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0,
 
 
 class CommitStats:
-    """How long a store's commits take, and how much is in each. The writer's thread counts; any may read."""
+    """Durations and sizes of a store's commits. The writer's thread counts; any may read."""
 
     def __init__(self) -> None:
         self.seconds = Histogram()
@@ -23,7 +23,7 @@ class CommitStats:
 
 
 class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
-    """How much there is of everything in a runtime, at one moment."""
+    """A runtime's counts of agents, messages and restarts at one moment."""
 
     agents: int = 0
     """Agents that have an actor: those at work, and those that were sent a command a moment ago."""
@@ -50,16 +50,14 @@ class RuntimeCollector:
     def collect(self) -> Iterable[Metric]:
         """Yield every metric. Any thread."""
         stats = self._stats()
-        yield self._commits.seconds.metric("commitcast_commit_seconds", "Of one transaction, to the disk")
-        yield self._commits.sizes.metric("commitcast_batch_writes", "Messages and changes in one transaction")
-        yield counter("commitcast_commit_refusals", "Refused for the moment, and tried again", self._commits.refusals)
-        yield gauge("commitcast_commit_waiting", "1 while a commit is kept waiting", int(stats.waits_for is not None))
+        yield self._commits.seconds.metric("commitcast_commit_seconds", "Duration of a transaction")
+        yield self._commits.sizes.metric("commitcast_batch_writes", "Messages and changes of status in a transaction")
+        yield counter("commitcast_commit_refusals", "Commits that failed temporarily", self._commits.refusals)
+        yield gauge("commitcast_commit_waiting", "1 while a commit is being retried", int(stats.waits_for is not None))
         depths = {"database": stats.database_waiting, "gateway": stats.gateway_waiting}
-        yield Metric("gauge", "commitcast_mailbox_messages", "Waiting in a mailbox", labelled("actor", depths))
+        yield Metric("gauge", "commitcast_mailbox_messages", "Messages in a mailbox", labelled("actor", depths))
         yield gauge("commitcast_agents", "Agents that have an actor", stats.agents)
-        yield gauge("commitcast_unacknowledged_messages", "On their way to the disk", stats.unacknowledged_messages)
-        yield gauge(
-            "commitcast_unacknowledged_bytes", "Of messages on their way to the disk", stats.unacknowledged_bytes
-        )
+        yield gauge("commitcast_unacknowledged_messages", "Messages not yet committed", stats.unacknowledged_messages)
+        yield gauge("commitcast_unacknowledged_bytes", "Bytes not yet committed", stats.unacknowledged_bytes)
         yield counter("commitcast_dead_letters", "Messages that could not be delivered", stats.dead_letters)
-        yield counter("commitcast_gateway_restarts", "Of the gateway's actor", stats.gateway_restarts)
+        yield counter("commitcast_gateway_restarts", "Restarts of its actor", stats.gateway_restarts)

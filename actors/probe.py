@@ -64,8 +64,8 @@ class Probe:
             AssertionError: it is of another kind, or none came in time.
         """
         is_there, message = self._next(timeout)
-        assert is_there, f"expected a {kind.__name__}, and received nothing for {timeout:g} s"
-        assert isinstance(message, kind), f"expected a {kind.__name__}, and received {self._show(message)}"
+        assert is_there, f"expected a {kind.__name__}, but received nothing for {timeout:g} s"
+        assert isinstance(message, kind), f"expected a {kind.__name__}, but received {self._show(message)}"
         return message
 
     def expect_no_message(self, for_s: float) -> None:
@@ -75,7 +75,7 @@ class Probe:
             AssertionError: a message came.
         """
         is_there, message = self._next(for_s)
-        assert not is_there, f"expected no message, and received {self._show(message)}"
+        assert not is_there, f"expected no message, but received {self._show(message)}"
 
     @renamed_argument("timeout_s", "timeout")
     def wait_until(self, predicate: Callable[[], bool], what: str, timeout: float = TIMEOUT_S) -> None:

@@ -50,7 +50,7 @@ def recover(backend: Backend) -> int:
                     raise _contradiction(backend, record, outcome.replies[0])
             ended += len(left_behind)
     if ended:
-        logger.warning("%s: %d agents were interrupted by a crash and are failed now", reader.name, ended)
+        logger.warning("%s: %d agents were interrupted by a crash and are now marked as failed", reader.name, ended)
     return ended
 
 
@@ -71,7 +71,7 @@ def _interrupted(record: AgentRecord) -> NewStatus:
         at=now(),
         reason="the runtime ended without stopping the agent",
         error_name=INTERRUPTED,
-        error_message="The runtime ended while the agent was at work. Its messages until then are kept.",
+        error_message="The runtime ended while the agent was running. Its earlier messages are kept.",
     )
 
 
@@ -80,12 +80,12 @@ def _stop_processes(reader: Reader) -> None:
     try:
         stopped = stop_orphans(list(_at_work(reader)), lambda agent: _epoch(reader, agent), ORPHAN_GRACE_S)
     except OSError as error:  # no /proc, or no descriptor: the agents have ended nevertheless
-        logger.warning("%s: cannot look for processes that agents have left behind: %s", reader.name, error)
+        logger.warning("%s: cannot look for processes that agents have left running: %s", reader.name, error)
         return
     if stopped:
         names = ", ".join(list(stopped)[:AGENTS_SHOWN]) + (" and others" if len(stopped) > AGENTS_SHOWN else "")
         count = sum(stopped.values())
-        logger.warning("%s: stopped %d processes that agents had left behind: %s", reader.name, count, names)
+        logger.warning("%s: stopped %d processes that agents had left running: %s", reader.name, count, names)
 
 
 def _at_work(reader: Reader) -> Iterator[AtWork]:

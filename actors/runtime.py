@@ -49,7 +49,7 @@ STOP_TIMEOUT_S: Final = 10.0
 
 
 class AgentRuntime(AgentApi):
-    """Agents whose every message is durable before anybody hears of it.
+    """Runs agents whose messages are durable before any subscriber receives them.
 
     Use it as a context manager (`with`, or `async with`, which does not block the loop), or call `start` and `stop`.
     """
@@ -169,7 +169,7 @@ class AgentRuntime(AgentApi):
             if self._state == "forked":
                 raise ForkedRuntimeError
             if self._state != "new":
-                raise RuntimeStoppedError("a runtime is started once: make another")
+                raise RuntimeStoppedError("a runtime can be started only once: create another")
             if self._given_gateway is not None:
                 self._given_gateway.check()
             self._state = "starting"
@@ -207,7 +207,7 @@ class AgentRuntime(AgentApi):
 
     @renamed_argument("timeout_s", "timeout")
     def stop(self, timeout: float | None = None) -> None:
-        """End every agent that is at work, commit what is on its way, and close everything. Idempotent. Blocks.
+        """End all running agents, commit pending messages, and close everything. Idempotent. Blocks.
 
         Args:
             timeout: seconds in all; what does not end in time is left to recovery. None is `stop_timeout_s`.
@@ -287,7 +287,7 @@ class AgentRuntime(AgentApi):
 
     @property
     def failure(self) -> Exception | None:
-        """Why the runtime stopped by itself, or why the host's own gateway receives nothing any more; else None."""
+        """Why the runtime stopped by itself, or why the host's own gateway no longer receives messages; else None."""
         return None if self._system is None else self._system.failure
 
     @property
@@ -296,11 +296,11 @@ class AgentRuntime(AgentApi):
         return self.recovered_agents
 
     def stats(self) -> RuntimeStats:
-        """Return how much there is of everything right now."""
+        """Return the current counts."""
         return RuntimeStats() if self._system is None else self._system.stats()
 
     def verify(self, *, deep: bool = False, progress: Progress = lambda done, of: None) -> Report:
-        """Prove the database: sequences, positions, checksums, and one end for every agent.
+        """Verify the database: sequences, positions, checksums, and one end for every agent.
 
         Args:
             deep: check SQLite's own structure too; commits wait meanwhile.
@@ -319,7 +319,7 @@ class AgentRuntime(AgentApi):
         return self._backend.verify(deep=deep, progress=progress)
 
     def backup(self, path: str | os.PathLike[str], progress: Progress = lambda done, of: None) -> None:
-        """Copy everything that is committed into a new file, while agents go on.
+        """Copy everything that is committed into a new file, while agents continue.
 
         Args:
             path: of the copy, which must not exist.
@@ -343,7 +343,7 @@ class AgentRuntime(AgentApi):
         if self._state == "running" and self._system is not None:
             return self._system
         if self._state in ("new", "starting"):
-            raise RuntimeStoppedError("call `start()` first, or enter it by `with`")
+            raise RuntimeStoppedError("call `start()` first, or use `with`")
         fatal = None if self._system is None else self._system.fatal
         raise RuntimeStoppedError() if fatal is None else RuntimeStoppedError(str(fatal))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from commitcast.actors.agent import AgentActor
     from commitcast.actors.sources.runner import SourceRunner
 
-NOT_KNOWN: Final = "it stopped before it was known whether this is stored"
+NOT_KNOWN: Final = "it stopped before the commit was confirmed, so this may or may not be stored"
 """The answer to callers that still wait when an agent's actor ends."""
 ENDINGS_TRIED: Final = 3
 """How often the end of an agent is tried at once when the database refuses it."""
@@ -214,7 +214,7 @@ class AgentSource:
     def keep_place(self, agent: str, size: int) -> CommitcastError | None:
         """Reserve a place in the inbox for a text of `size` bytes; return why that cannot be done."""
         if not self._run.takes_input:
-            return InputRefusedError(agent, "runs a program that takes no further input")
+            return InputRefusedError(agent, "runs a program that does not accept further input")
         return None if self.inbox.reserve(size) else InboxFullError(agent)
 
     def settle(self, message: NewMessage, reply: object, committed: Committed | None) -> None:
@@ -255,7 +255,7 @@ def _restart_notice(ending: Ending, restarts: int, delay_s: float) -> NewMessage
     """Return the message that marks a restart: later messages are of another run of the source."""
     why = (ending.error_message or "")[:MAX_REASON_CHARACTERS]
     return new_message(
-        f"The source failed ({ending.error_name}: {why}) and is started again in {delay_s:g} s.",
+        f"The source failed ({ending.error_name}: {why}) and will be restarted in {delay_s:g} s.",
         created_at=now(),
         type="system",
         metadata={"restart": restarts, "delay_s": delay_s, "error_name": ending.error_name, "error_message": why},

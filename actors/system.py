@@ -152,7 +152,7 @@ class ActorSystem:
         return self.fatal or (None if self._given_gateway is None else self._given_gateway.look())
 
     def stats(self) -> RuntimeStats:
-        """Return how much there is of everything right now. Any thread."""
+        """Return the current counts. Any thread."""
         gateway = self._gateway
         return RuntimeStats(
             agents=len(self.directory),
@@ -195,12 +195,12 @@ class ActorSystem:
         if self._given_dispatcher is None:
             self._dispatcher.stop()
         if not self._loop.stop(max(0.1, remaining(deadline) or 0.0)):
-            logger.warning("an async source did not end in time: its thread is left behind")
+            logger.warning("an async source did not end in time: its thread is left running")
 
     def _join_sources(self, deadline: float, left_s: float) -> None:
         if not self._threads.join(remaining(deadline - left_s / 4) or 0.0):
-            logger.warning("a source did not end in time: its thread is left behind")
+            logger.warning("a source did not end in time: its thread is left running")
         if not self._tasks.join(remaining(deadline - left_s / 4) or 0.0):
-            logger.warning("an async source did not end in time: its clean-up is broken off")
+            logger.warning("an async source did not end in time: its clean-up is cancelled")
         if not self._threads.processes.wait(remaining(deadline - left_s / 8) or LAST_LOOK_S):
-            logger.warning("a process cannot be killed: it is left behind")
+            logger.warning("a process cannot be killed: it is left running")

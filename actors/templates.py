@@ -1,4 +1,4 @@
-"""What clients may launch: templates that the server's owner has written. A client names one and gives a prompt.
+"""Templates of what clients may launch, written by the server's owner. A client names one and gives a prompt.
 
 A client's prompt goes to the program's standard input. Where the owner allows it, it is one whole argument, which the
 program must take as text: a program's name does not show whether it runs, evaluates or forwards its arguments.
@@ -28,7 +28,7 @@ PromptPlace = Literal["stdin", "argument"]
 
 
 class Template:
-    """How to launch an agent for a client."""
+    """A source that clients may launch, and its limits."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ def _check_prompt(command: tuple[str, ...], place: PromptPlace) -> None:
     holding = [argument for argument in command if PROMPT_PLACEHOLDER in argument]
     if place == "stdin" and holding:
         raise InvalidValueError(
-            f"its arguments hold {PROMPT_PLACEHOLDER}, but a client's prompt goes to standard input: leave "
+            f"its arguments contain {PROMPT_PLACEHOLDER}, but a client's prompt goes to standard input: leave "
             f'{PROMPT_PLACEHOLDER} out, or write prompt = "argument" if the program takes that argument as text '
             "and does not run it"
         )
@@ -150,5 +150,5 @@ def _check_prompt(command: tuple[str, ...], place: PromptPlace) -> None:
         if argument != PROMPT_PLACEHOLDER or command[0] == argument:
             raise InvalidValueError(
                 f"{PROMPT_PLACEHOLDER} in {argument!r:.80} must be a whole argument, and not the program: write "
-                f'"{PROMPT_PLACEHOLDER}" by itself behind the program\'s name and options'
+                f'"{PROMPT_PLACEHOLDER}" by itself after the program\'s name and options'
             )

@@ -203,7 +203,7 @@ class HeldStore(_WrappedStore):
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._held, timeout):
-                raise TimeoutError(f"waited {timeout:g} s for a commit to be held, and none was begun")
+                raise TimeoutError(f"waited {timeout:g} s for a commit to be held, but none began")
 
     def close(self) -> None:
         """Release what is held, and close the store."""

@@ -1,4 +1,4 @@
-"""commitcast: an actor runtime for AI agents, in which every message is durable before a subscriber is given it.
+"""commitcast: an actor runtime for AI agents, in which every message is durable before any subscriber receives it.
 
 The one import place: `from commitcast import AgentRuntime, Draft, subscribe`. A name is loaded when it is first used,
 so `import commitcast` costs next to nothing, and a subscriber never loads the actors. More names, for hosts that build

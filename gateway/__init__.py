@@ -1,4 +1,4 @@
-"""Who hears of it: the wire protocol, the hub, the WebSocket server and the client.
+"""Delivery to subscribers: the wire protocol, the hub, the WebSocket server and the client.
 
 The middle floor: it imports records and errors of persistence, and nothing of actors.
 """

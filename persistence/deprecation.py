@@ -1,4 +1,4 @@
-"""Old names of arguments, which go on working and warn."""
+"""Deprecated names of arguments: they still work, and emit a warning."""
 
 import functools
 import warnings
@@ -27,7 +27,7 @@ def renamed_argument(old: str, new: str) -> Callable[[Callable[P, R]], Callable[
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             if old in kwargs:
                 if new in kwargs:
-                    raise TypeError(f"{name}() got both {new!r} and {old!r}, its old name")
+                    raise TypeError(f"{name}() got both {new!r} and its old name {old!r}: use {new!r}")
                 message = f"the argument {old!r} of {name}() is now called {new!r}"
                 warnings.warn(message, DeprecationWarning, stacklevel=2)
                 values: dict[str, Any] = kwargs

@@ -85,7 +85,7 @@ class IdempotencyConflictError(CommitcastError, ValueError):
         self.what = what
 
     def __str__(self) -> str:
-        return f"the key {self.key!r} was already used for another {self.what}: use a new key for a new {self.what}"
+        return f"the key {self.key!r} was already used for a different {self.what}: use a new key for each {self.what}"
 
 
 class IllegalTransitionError(CommitcastError, ValueError):
@@ -116,8 +116,8 @@ class SequenceAheadError(CommitcastError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"cannot continue after {self.after}: the store ends at {self.head}; "
-            "it lost data or is another store, so start again after 0 and raise an alarm"
+            f"cannot continue after {self.after}: the store ends at {self.head}, so it has lost data "
+            "or is another store; tell its operator, and start again after 0"
         )
 
 
@@ -131,11 +131,11 @@ class ForkedRuntimeError(CommitcastError, RuntimeError):
     )
 
     def __str__(self) -> str:
-        return f"this process was forked from the one that has the runtime, which alone can use it: {self.hint}"
+        return f"a forked process cannot use the runtime of its parent: {self.hint}"
 
 
 class StaleEpochError(CommitcastError, ValueError):
-    """A cursor belongs to another history: an earlier agent of that id, another file, or one that a restore undid."""
+    """A cursor belongs to another history: an earlier agent with that id, another file, or one undone by a restore."""
 
     code = "stale_epoch"
 
@@ -145,11 +145,11 @@ class StaleEpochError(CommitcastError, ValueError):
         self.now = now
 
     def __str__(self) -> str:
-        return f"the cursor belongs to epoch {self.epoch[:40]!r} and this is {self.now!r}: start again after 0"
+        return f"the cursor belongs to epoch {self.epoch[:40]!r}, but this is {self.now!r}: start again after 0"
 
 
 class StoreError(CommitcastError):
-    """Something about the store itself."""
+    """The base of all errors about the store itself."""
 
     code = "unavailable"
 
@@ -242,14 +242,14 @@ class StoreReadError(StoreError):
         self.why = why
 
     def __str__(self) -> str:
-        return f"the store cannot be read ({self.why}): try again, and if it stays so run `commitcast verify`"
+        return f"the store cannot be read ({self.why}): try again; if it fails again, run `commitcast verify`"
 
 
 class StoreReadTimeoutError(StoreReadError, TimeoutError):
     """A read reached its time limit while it waited for a commit or another program."""
 
     def __init__(self) -> None:
-        super().__init__("a commit or another program held the database beyond the time limit of the read")
+        super().__init__("a commit or another program locked the database for longer than a read may wait")
 
 
 class StoreUnknownError(StoreError):

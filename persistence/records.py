@@ -98,7 +98,7 @@ class MessageRecord(msgspec.Struct, frozen=True, gc=False):
             ValueError: the content is text.
         """
         if self.content_type != "json":
-            raise ValueError(f"message {self.sequence} of agent {self.agent!r} holds text, not JSON: read .content")
+            raise ValueError(f"message {self.sequence} of agent {self.agent!r} is text, not JSON: use .content")
         return msgspec.json.decode(self.content)
 
 
@@ -134,7 +134,7 @@ class _MadeByPersistence(type):
     """Refuses construction by call, so that an instance proves that a store has made it."""
 
     def __call__(cls, *_args: object, **_kwargs: object) -> Any:
-        raise TypeError(f"only a store makes {cls.__name__}, when it has committed")
+        raise TypeError(f"{cls.__name__} cannot be created directly: a store returns it from `commit`")
 
 
 @final
@@ -183,12 +183,12 @@ class Committed(metaclass=_MadeByPersistence):
 
     @property
     def previous_position(self) -> int:
-        """The position before the first of these, over all agents."""
+        """The position just before the first entry, over all agents."""
         return self.entries[0].position - 1
 
     @property
     def last_position(self) -> int:
-        """The position of the last of these, over all agents."""
+        """The position of the last entry, over all agents."""
         return self.entries[-1].position
 
     @property

@@ -80,7 +80,7 @@ def entry_size(entry: Entry) -> int:
 
 
 class Report(msgspec.Struct):
-    """What `verify` found."""
+    """The result of `verify`."""
 
     path: str
     """Display name of the store."""
@@ -103,7 +103,7 @@ class Report(msgspec.Struct):
         return not self.problems
 
     def add(self, problem: str) -> None:
-        """Note a problem."""
+        """Add a problem."""
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
         else:

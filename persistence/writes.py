@@ -149,7 +149,7 @@ def check_agent_id(agent: str) -> str:
     """
     if not isinstance(agent, str) or not _AGENT_ID.fullmatch(agent):
         raise InvalidValueError(
-            f"{agent!r:.200} cannot be the id of an agent: use 1 to 128 of the characters A-Z a-z 0-9 . _ : -"
+            f"{agent!r:.200} is not a valid agent id: use 1 to 128 of the characters A-Z a-z 0-9 . _ : -"
         )
     return agent
 
@@ -271,7 +271,7 @@ def new_message(
     """
     content_type = "text"
     if type not in MESSAGE_TYPES:
-        raise InvalidValueError(f"{type!r:.80} is not a type of message: use one of {', '.join(MESSAGE_TYPES)}")
+        raise InvalidValueError(f"{type!r:.80} is not a message type: use one of {', '.join(MESSAGE_TYPES)}")
     if not isinstance(content, str):
         if not isinstance(content, (dict, list)):
             raise InvalidValueError(

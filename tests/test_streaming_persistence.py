@@ -417,7 +417,7 @@ class TestWhatTheOriginNeverTested:
         intruder.execute("BEGIN IMMEDIATE")
 
         future = agent.emit("waits")
-        wait_until(lambda: "another program holds the database locked" in caplog.text, "the store to meet the lock")
+        wait_until(lambda: "another program has locked the database" in caplog.text, "the store to meet the lock")
         assert not future.done()
         intruder.execute("ROLLBACK")
         intruder.close()

@@ -79,7 +79,7 @@ def _launch(runtime: AgentRuntime, speed: float) -> dict[str, AgentHandle]:
     suffix = f"-{random.SystemRandom().randrange(16**4):04x}"
     return {
         name: runtime.launch(
-            _speaker(text.strip(), pace_s / speed), type="demo", prompt=f"Tell of the {name}.", id=name + suffix
+            _speaker(text.strip(), pace_s / speed), type="demo", prompt=f"Tell me about the {name}.", id=name + suffix
         )
         for (name, pace_s), text in zip(PACES_S.items(), texts, strict=True)
     }
@@ -130,7 +130,7 @@ async def _watch_one(url: str, name: str, agent: str, after: int, seen: _Seen, u
 
 async def _watch_with_a_cut(url: str, agent: AgentHandle, seen: _Seen, away_s: float) -> None:
     cursor = await _watch_one(url, "hare", agent.id, 0, seen, until=CUT_AFTER)
-    _print_event(f"the hare's subscriber is cut off after message {cursor}; the hare continues")
+    _print_event(f"the hare's subscriber is disconnected after message {cursor}; the hare continues")
     await asyncio.sleep(away_s)
     head = (await agent.arecord()).head
     _print_event(f"it reconnects and resumes after {cursor}; {head} messages are stored by now")

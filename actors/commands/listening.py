@@ -16,12 +16,12 @@ from commitcast.gateway.server.options import ServerOptions
 from commitcast.gateway.server.sockets import descriptors
 from commitcast.persistence.errors import InvalidValueError
 
-Listen = Annotated[str, typer.Option(help="HOST:PORT for subscribers, or off. Port 0 takes a free one.")]
+Listen = Annotated[str, typer.Option(help="HOST:PORT for subscribers, or off. Port 0 selects a free port.")]
 TokenFile = Annotated[
     Path | None,
     typer.Option(
-        help="File of the tokens that clients must present, one per line, each followed by its rights, or alone for "
-        "all rights. Required beyond loopback."
+        help="File with the tokens that clients must present, one per line: a token alone has all rights, else its "
+        "rights follow it. Required to serve other machines."
     ),
 ]
 
@@ -60,7 +60,7 @@ def verifier(
     if jwt_key is None:
         return None if token_file is None else StaticTokens.from_file(token_file)
     if token_file is not None:
-        raise InvalidValueError("--token-file and --jwt-key exclude each other: give one")
+        raise InvalidValueError("--token-file and --jwt-key cannot be combined: give only one of them")
     # By name, because only this option needs its packages.
     auth_jwt: Any = importlib.import_module("commitcast.gateway.server.access.jwt")
     tokens_of_issuer: Verifier = auth_jwt.JwtVerifier.from_file(

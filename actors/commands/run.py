@@ -45,7 +45,7 @@ def run(
     ] = None,
     prompt: Annotated[
         str,
-        typer.Option(help="Replaces {prompt} in the arguments; without that place it is written to standard input."),
+        typer.Option(help="Replaces {prompt} in the arguments; if they have none, written to standard input."),
     ] = "",
     listen: listening.Listen = "off",
     token_file: listening.TokenFile = None,
@@ -63,16 +63,16 @@ def run(
         float,
         typer.Option(
             min=0,
-            help="Seconds of silence after its verdict until a program that does not exit is stopped; the verdict "
-            "counts. `inf`: never.",
+            help="Seconds that a program may be silent after its verdict before it is stopped; the verdict then "
+            "counts. `inf`: no limit.",
         ),
     ] = EXIT_TIMEOUT_S,
     json: options.Json = False,
 ) -> None:
-    """Run a CLI as an agent: every line that it prints is committed before anybody sees it.
+    """Run a CLI as an agent: every line that it prints is committed before anyone sees it.
 
     Prints each message once it is durable; a text that arrives in pieces is one line, with the sequence of its first
-    piece. Options stand before the program; those behind it belong to the program.
+    piece. Options go before the program; anything after it belongs to the program.
 
     Exit code 0 if the agent completed, 1 if it failed, 2 for a mistake in the command line, 128 plus the signal's
     number if a signal ended it.
@@ -83,7 +83,7 @@ def run(
         raise InvalidValueError("give the command to run after `--`, for example: commitcast run -- echo hello")
     if shutil.which(command[0]) is None:
         if os.path.exists(command[0]):
-            raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder, or not executable (chmod +x)")
+            raise InvalidValueError(f"{command[0]!r} cannot be run: it is a folder or is not executable (chmod +x)")
         raise CommandNotFoundError(command[0])
     tokens = None if token_file is None else StaticTokens.from_file(token_file)
     address = None if listen == "off" else listening.address(listen, tokens)

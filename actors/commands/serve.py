@@ -22,7 +22,9 @@ from commitcast.gateway.tls import server_context
 
 def serve(
     db: options.Database = options.DEFAULT_DATABASE,
-    listen: Annotated[str, typer.Option(help="HOST:PORT for subscribers. Port 0 takes a free one.")] = "127.0.0.1:8765",
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT for subscribers. Port 0 selects a free port.")
+    ] = "127.0.0.1:8765",
     token_file: listening.TokenFile = None,
     jwt_key: Annotated[
         Path | None,
@@ -35,12 +37,10 @@ def serve(
     jwt_issuer: Annotated[str | None, typer.Option(help="Required `iss` of the JSON web tokens.")] = None,
     templates: Annotated[
         Path | None,
-        typer.Option(
-            help="A TOML file: a table for each command that clients may launch. Prompts go to its standard input."
-        ),
+        typer.Option(help="A TOML file with a table for each command that clients may launch."),
     ] = None,
     certificate: Annotated[Path | None, typer.Option(help="PEM file with the certificate, to serve with TLS.")] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM file with its private key, if in another file.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file with the private key, if separate.")] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Additional name that a Host header may have. Can be repeated.")
     ] = None,

@@ -27,9 +27,9 @@ def tail(
     after: Annotated[
         str, typer.Option(help='Only messages after this sequence (for "*": position); "tail" for new messages only.')
     ] = "0",
-    token_file: Annotated[Path | None, typer.Option(help="File whose first line is the token.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token to present, in its first line.")] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="With --json: include the lines of the programs as `raw`.")
+        bool, typer.Option("--raw", help="With --json: include the programs' original lines as `raw`.")
     ] = False,
     all: options.All = False,
     json: options.Json = False,
@@ -123,7 +123,7 @@ def _token(file: Path | None) -> str | None:
         raise InvalidValueError(f"the token file {file} cannot be read: {error}") from error
     words = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     if not words or not words[0].isascii():
-        raise InvalidValueError(f"the token file {file} has no token: write one line of ASCII characters into it")
+        raise InvalidValueError(f"the token file {file} has no token: add a line with one, in printable ASCII")
     return words[0]
 
 
@@ -143,5 +143,5 @@ def websocket_url(address: str) -> str:
     except ValueError:
         is_address = False
     if scheme not in ("ws", "wss") or not is_address or any(character.isspace() for character in address):
-        raise InvalidValueError(f"{address!r} is not an address of a server: use HOST:PORT or ws://HOST:PORT/v1/ws")
+        raise InvalidValueError(f"{address!r} is not a server address: use HOST:PORT or ws://HOST:PORT/v1/ws")
     return f"{scheme}://{host}/{path}" if slash and path else f"{scheme}://{host}/v1/ws"

@@ -71,7 +71,7 @@ def serving(
         _ask_to_stop(loop, _stop(server, accepted))
         thread.join(STOP_S)
         if thread.is_alive():
-            logger.error("uvicorn did not stop in time: its thread goes on in the background")
+            logger.error("uvicorn did not stop in time: its thread is left running")
         logging.getLogger("uvicorn.error").removeFilter(quiet)
 
 

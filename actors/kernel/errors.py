@@ -1,11 +1,11 @@
 """The errors of the actor library. Facts go in, `__str__` makes the sentence.
 
 CommitcastError
-├── BackpressureError (TimeoutError)      the receiver is at its bound; try again
-│   └── MailboxFullError                  an actor has as many messages waiting as it may have; try again
+├── BackpressureError (TimeoutError)      the receiver has reached its limit; try again
+│   └── MailboxFullError                  an actor's mailbox is full; try again
 ├── WouldBlockError (RuntimeError)        a callback wanted to wait on a thread that runs actors
 ├── FutureTimeoutError (TimeoutError)     no answer within the time given; it may still come
-└── FutureCancelledError                  the request was cancelled before it was begun
+└── FutureCancelledError                  the request was cancelled before it began
 
 DeadlockError (AssertionError)            for tests: what is waited for cannot happen
 
@@ -19,7 +19,7 @@ from commitcast.persistence.errors import CommitcastError
 
 
 class BackpressureError(CommitcastError, TimeoutError):
-    """The receiver has as many unacknowledged messages as it may have."""
+    """The receiver has reached its limit of unacknowledged messages."""
 
     code = "unavailable"
     retryable = True
@@ -30,36 +30,36 @@ class BackpressureError(CommitcastError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"agent {self.agent!r} has as many unacknowledged messages as it may have: "
+            f"agent {self.agent!r} has reached its limit of unacknowledged messages: "
             "wait for the futures of earlier ones, or use `await ….aemit(...)`, which waits for room"
         )
 
 
 class MailboxFullError(BackpressureError):
-    """An actor has as many messages waiting as it may have."""
+    """An actor's mailbox is full."""
 
     def __init__(self, actor: str, limit_messages: int) -> None:
         super().__init__(actor)
         self.limit_messages = limit_messages
 
     def __str__(self) -> str:
-        return f"{self.agent} has {self.limit_messages} messages waiting, as many as it may have: send it less at once"
+        return f"the mailbox of {self.agent} is full ({self.limit_messages} messages): wait, then send it again"
 
 
 class WouldBlockError(CommitcastError, RuntimeError):
-    """A thread that runs actors was asked to wait for one: it could wait for itself."""
+    """A thread that runs actors was asked to wait for one, possibly for itself."""
 
     code = "internal"
 
     def __str__(self) -> str:
         return (
-            "this would wait inside an actor's turn, or a future's callback, on a thread that runs actors: "
+            "this call would block a thread that runs actors (in an actor's turn, or a future's callback): "
             "use add_done_callback, or hand the work to a thread of your own"
         )
 
 
 class FutureTimeoutError(CommitcastError, pykka.Timeout, TimeoutError):
-    """A future had no answer within the time given. The request goes on."""
+    """A future was not completed within the timeout. The request continues."""
 
     code = "unavailable"
     retryable = True
@@ -69,7 +69,9 @@ class FutureTimeoutError(CommitcastError, pykka.Timeout, TimeoutError):
         self.timeout = timeout
 
     def __str__(self) -> str:
-        return f"no answer within {self.timeout:g} seconds: it may still come, so wait again before you repeat it"
+        return (
+            f"no answer within {self.timeout:g} seconds: it may still come, so wait again before repeating the request"
+        )
 
 
 class FutureCancelledError(CommitcastError):
@@ -79,7 +81,7 @@ class FutureCancelledError(CommitcastError):
     retryable = True
 
     def __str__(self) -> str:
-        return "the request was cancelled before it was begun: nothing was done"
+        return "the request was cancelled before it began: nothing was done"
 
 
 class DeadlockError(AssertionError):

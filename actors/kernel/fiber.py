@@ -1,4 +1,4 @@
-"""A call on a thread of its own that runs only while another thread lets it: what blocks in it can be put aside.
+"""A call on its own thread that runs only while another thread lets it, so that it can be suspended where it blocks.
 
 For `SeededDispatcher`: a source that waits for what its test does next must give the test its thread back. One thread
 runs at a time, so nothing here needs a lock.

@@ -1,4 +1,4 @@
-"""The answer that is still to come.
+"""Futures: the results of asks and of other calls that complete later.
 
 A Pykka future with callbacks, cancelling, an `await` that does not block the loop, and a deadline that is total.
 Completed once, by the actor that was asked; read by any number of threads and loops.

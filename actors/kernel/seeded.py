@@ -130,7 +130,7 @@ class SeededDispatcher:
         for _ in range(MAX_STEPS):
             if not self.step():
                 return
-        raise DeadlockError(f"the runtime does not come to rest: {MAX_STEPS} steps, the last {self.trace[-5:]}")
+        raise DeadlockError(f"the runtime is not idle after {MAX_STEPS} steps; the last were {self.trace[-5:]}")
 
     def pause(self) -> None:
         """Let other actors run for up to three steps, as the seed says. For sources, between two messages."""
@@ -143,7 +143,7 @@ class SeededDispatcher:
         while not signal.is_set:
             if not self.step(until):
                 if until is None:
-                    raise DeadlockError(f"no actor can do what is waited for; the last steps were {self.trace[-5:]}")
+                    raise DeadlockError(f"what the test waits for cannot happen; the last steps were {self.trace[-5:]}")
                 self._now = max(self._now, until)
                 return False
         return True

@@ -32,7 +32,7 @@ MAX_DOUBLINGS: Final = 30
 
 
 class RestartPolicy(msgspec.Struct, frozen=True):
-    """When a failed actor or source is started again."""
+    """When and how often a failed actor or source is restarted."""
 
     kind: Literal["never", "on_failure"] = "on_failure"
     intensity: int = INTENSITY
@@ -44,7 +44,7 @@ class RestartPolicy(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, value: "RestartPolicy | str") -> "RestartPolicy":
-        """Return the policy that a value stands for: itself, or its kind by name.
+        """Convert a policy or the name of its kind to a policy.
 
         Raises:
             InvalidValueError: it does not stand for a usable policy.
@@ -60,7 +60,7 @@ class RestartPolicy(msgspec.Struct, frozen=True):
         numbers = (policy.intensity, policy.period_s, policy.backoff_s, policy.max_backoff_s)
         if policy.kind not in ("never", "on_failure") or not all(map(_is_usable, numbers)):
             raise InvalidValueError(
-                f"{policy!r:.200} is not a usable restart policy: its numbers must be finite and 0 or more"
+                f"{policy!r:.200} is not a valid restart policy: its numbers must be finite and 0 or more"
             )
         return policy
 
@@ -138,14 +138,14 @@ class Supervisor:
         delay_s = self.restarts.after_failure(self._dispatcher.now())
         if delay_s is None:
             return False
-        logger.warning("%s failed and is started again in %g s", self._name, delay_s)
+        logger.warning("%s failed and will be restarted in %g s", self._name, delay_s)
         self._failed = actor
         self._timer = self._dispatcher.call_later(delay_s, self.restart_now)
         return True
 
     def on_given_up(self, error: BaseException) -> None:
         """Escalate a failure without a restart; every ask that waited for the actor has been answered."""
-        logger.critical("%s failed too often and is given up: %s", self._name, error)
+        logger.critical("%s failed too often and is not restarted again: %s", self._name, error)
         self._escalate(self._name, error)
 
     def restart_now(self) -> None:

@@ -1,4 +1,4 @@
-"""Doing something later: one thread and a heap for any number of timers.
+"""Timers: one thread and one heap for any number of them.
 
 Owned by a dispatcher. What a timer calls must not block: it puts a message into a mailbox, or schedules a turn.
 """
@@ -39,7 +39,7 @@ class Timer:
             try:
                 callback()
             except BaseException:  # one timer's mistake must not keep the others from firing
-                logger.exception("a timer's call failed")
+                logger.exception("the callback of a timer failed")
 
 
 class Timers:

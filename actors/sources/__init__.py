@@ -1,1 +1,1 @@
-"""What feeds an agent: iterables, async iterables, and CLI processes with their parsers."""
+"""Sources of agents: iterables, async iterables, and CLI processes with their parsers."""

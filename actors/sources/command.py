@@ -1,4 +1,4 @@
-"""A command line program as an agent's source: its lines become messages, its end becomes the agent's end.
+"""A command line program as an agent's source: its lines become messages, and when it ends, the agent ends.
 
 Owns what a program is given (prompt, environment) and the run from start to end; `output_reader.py` owns its output,
 `verdict.py` decides how it ended. Must never read output before the process is recorded in the store: a process that
@@ -40,7 +40,7 @@ PROMPT_PLACEHOLDER: Final = "{prompt}"
 
 PROMPT_IS_AN_OPTION: Final = (
     "the prompt begins with '-', so the program could read it as an option: begin it with another character (the "
-    "server's owner can allow it, by an argument -- before {prompt} in the template)"
+    "server's owner can allow it with an argument -- before {prompt} in the template)"
 )
 
 EXIT_TIMEOUT_S: Final = 30.0
@@ -100,7 +100,7 @@ class CommandSource:
         self.type = guess_type(self.argv) if type is None else type
         self._is_guess = type is None
         if self.type not in PARSERS:
-            raise InvalidValueError(f"{type!r:.80} is not a type of command: use one of {', '.join(PARSERS)}")
+            raise InvalidValueError(f"{type!r:.80} is not an agent type: use one of {', '.join(PARSERS)}")
         self.echoes_prompt = echoes_prompt(self.type, self.argv)
         self._name = clean_text(PurePath(self.argv[0]).name)
         self._cwd = None if cwd is None else _checked_text(os.fspath(cwd), "cwd")
@@ -247,7 +247,7 @@ def _checked_argv(argv: Sequence[str]) -> tuple[str, ...]:
     if isinstance(argv, (str, bytes)) or not isinstance(argv, Sequence):
         raise InvalidValueError(f"argv must be a list of the program and its arguments, not {argv!r:.80}")
     if not argv or not argv[0]:
-        raise InvalidValueError("argv must name a program")
+        raise InvalidValueError("argv must not be empty: give the program and its arguments")
     return tuple(_checked_text(argument, f"argument {index}") for index, argument in enumerate(argv))
 
 
@@ -255,7 +255,7 @@ def _checked_text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise InvalidValueError(f"{what} must be text, not {value.__class__.__name__}")
     if "\0" in value:
-        raise InvalidValueError(f"{what} holds a NUL character, which cannot be passed to a program")
+        raise InvalidValueError(f"{what} contains a NUL character, which cannot be passed to a program")
     return value
 
 
@@ -264,7 +264,7 @@ def _checked_env(env: Mapping[str, str]) -> dict[str, str]:
         _checked_text(name, "the name of an environment variable")
         _checked_text(value, f"the environment variable {name!r:.80}")
         if not name or "=" in name:
-            raise InvalidValueError(f"{name!r:.80} cannot be the name of an environment variable")
+            raise InvalidValueError(f"{name!r:.80} is not a valid name of an environment variable")
     return dict(env)
 
 

@@ -83,7 +83,7 @@ class AgentContext:
     # Receiving.
 
     def receive(self, timeout: float | None = None) -> Text:
-        """Take the oldest text that was sent to the agent, waiting for one.
+        """Return the oldest text that was sent to the agent; wait if there is none.
 
         In an async source `await context.receive()`; in a blocking one, or on a thread, `context.receive()` is the
         text. Each text comes once, after it was committed; one that no run of the source has taken when the source
@@ -201,6 +201,6 @@ class AgentContext:
     def patch(
         self, configuration: dict[str, Any] | None = None, *, pid: int | None = None, pid_started: str | None = None
     ) -> Future[AgentRecord]:
-        """Merge facts learnt while running into the agent's record (a session id, a process id)."""
+        """Merge facts that became known at run time into the agent's record (a session id, a process id)."""
         self.configuration.update(configuration or {})
         return self._emitter.patch(self.configuration if configuration else {}, pid, pid_started)

@@ -1,4 +1,4 @@
-"""What a source yields and how it ends, as values. Pure."""
+"""The values that a source yields, and how it ends. Pure."""
 
 import re
 from typing import Any, Final
@@ -27,7 +27,7 @@ class Draft(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, value: Any) -> "Draft":
-        """Return what a source has yielded as a draft. Raises `TypeError` if it is neither a `Draft` nor text."""
+        """Convert what a source has yielded to a draft. Raises `TypeError` if it is neither a `Draft` nor text."""
         if isinstance(value, Draft):
             return value
         if isinstance(value, str):

@@ -171,8 +171,8 @@ class Emitter:
             self._has_warned = True
             where = "an event loop" if running_loop() is not None else "a thread that runs actors"
             logger.warning(
-                "agent %s is at its bound, and what its source emits on %s, which must not block, is refused: "
-                "use `await context.aemit(...)`, or emit from a thread of its own",
+                "agent %s is at its limit, so what its source emits on %s, which must not block, is refused: "
+                "use `await context.aemit(...)`, or emit from another thread",
                 self._agent,
                 where,
             )

@@ -1,4 +1,4 @@
-"""A byte stream cut into lines. Pure; one splitter for one pipe.
+"""Splits a byte stream into lines. Pure; one splitter for each pipe.
 
 Cuts at the byte 0x0A only: a carriage return, U+2028 and the like are part of a line, because JSON may hold
 them. A piece of a line comes before its end if the line is too long, or when it is asked for. Nothing is lost or

@@ -109,7 +109,7 @@ class BlockingSubscription(SubscriptionState):
 
     def __next__(self) -> frames.Item:
         if self._generation != fork.generation():
-            message = "this process was forked from the one that subscribed: subscribe here again, after the cursor"
+            message = "a forked process cannot use its parent's subscription: subscribe again here, after the cursor"
             raise SubscriptionError(ErrorCode.UNAVAILABLE, message)
         with self._turn:
             if self._connection.is_closing:

@@ -254,13 +254,13 @@ class SubscriptionProtocol:
         cursor = self._subscription.cursor
         is_behind = frame.heads.get(self._request.agent, 0) > cursor
         if is_behind and self._cursor_in_doubt == cursor:
-            raise _GapError(f"nothing came for a heartbeat, but the store is ahead of the cursor {cursor}")
+            raise _GapError(f"no messages came for a heartbeat, but the store is ahead of the cursor {cursor}")
         self._cursor_in_doubt = cursor if is_behind else None
 
     def _join(self, prev: int | None, last: int | None) -> int:
         """Return where a frame ends, if it begins at the cursor."""
         if prev != self._subscription.cursor or last is None or last < prev:
-            raise _GapError(f"a frame covers ({prev}, {last}] and the cursor is {self._subscription.cursor}")
+            raise _GapError(f"a frame covers ({prev}, {last}] but the cursor is {self._subscription.cursor}")
         if last > prev:
             self.policy.made_progress()
         return last

@@ -57,7 +57,9 @@ class RequestProtocol:
 
     def timed_out(self, timeout: float) -> RequestError:
         """Return the error for a request without a reply in `timeout` seconds."""
-        message = f"no reply within {timeout:g} s, so it may have been done or not: repeat it with the same key"
+        message = (
+            f"no reply within {timeout:g} s, so it may or may not have been carried out: repeat it with the same key"
+        )
         return RequestError(
             ErrorCode.UNAVAILABLE, f"{message} ({self._lost or 'nothing was received'})", self._request.key
         )
@@ -70,5 +72,5 @@ def required(value: T | None, name: str) -> T:
         RequestError: the reply lacks it.
     """
     if value is None:
-        raise RequestError(ErrorCode.INTERNAL, f"the server did it, but its reply lacks the {name}")
+        raise RequestError(ErrorCode.INTERNAL, f"the server carried out the request, but its reply lacks the {name}")
     return value

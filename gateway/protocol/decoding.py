@@ -83,7 +83,7 @@ def decode_client(data: str | bytes, *, is_known: bool = True) -> ClientFrame:
 def _check_has_content(data: str, size: int, *, is_known: bool) -> None:
     """Check that a frame that is too large for a control frame is one that carries content."""
     if not is_known:
-        raise _too_large("before `hello` a frame", MAX_CONTROL_BYTES, size, None)
+        raise _too_large("before `hello`, a frame", MAX_CONTROL_BYTES, size, None)
     try:
         head = _decode_head(data)
     except _UNREADABLE as error:
@@ -103,7 +103,7 @@ def _check_content(what: str, content: str, frame: Send | Launch, name: str) -> 
 
 
 def _too_large(what: str, limit: int, size: int, id: FrameId) -> FrameError:
-    return FrameError(f"{what} may have {limit:,} bytes, and this has {size:,}", id=id, code=ErrorCode.TOO_LARGE)
+    return FrameError(f"{what} may have at most {limit:,} bytes, but it has {size:,}", id=id, code=ErrorCode.TOO_LARGE)
 
 
 def _invalid(error: Exception, id: FrameId) -> FrameError:

@@ -22,33 +22,33 @@ class ErrorCode(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     """A token is needed, or this one is not accepted."""
     TOKEN_EXPIRED = "token_expired"
-    """The token is too old: get a new one and say `hello` with it."""
+    """The token has expired: get a new one and send it in `hello`."""
     FORBIDDEN = "forbidden"
-    """This may not be done here, or not by this caller."""
+    """This is not allowed here, or not for this caller."""
     NOT_FOUND = "not_found"
-    """There is no such agent, template or subscription, or none that the caller may know of."""
+    """The agent, template or subscription does not exist, or the caller may not know of it."""
     GONE = "gone"
     """The agent was deleted."""
     AHEAD = "ahead"
-    """The cursor is beyond `head`: the store lost data or is another one."""
+    """The cursor is beyond `head`: the store has lost data, or is another store."""
     STALE_EPOCH = "stale_epoch"
-    """The cursor belongs to an earlier agent of that id, or to another file."""
+    """The cursor belongs to an earlier agent with that id, or to another file."""
     CONFLICT = "conflict"
-    """The state of the agent does not allow it: it has ended, or takes no input. The request itself is right."""
+    """The agent's state does not allow it: it has ended, or does not accept input. The request itself is valid."""
     LIMIT = "limit"
-    """A bound is reached: subscriptions of a connection, agents of a template at work, unread messages of an agent."""
+    """A limit is reached: subscriptions of a connection, running agents of a template, unread messages of an agent."""
     RATE_LIMITED = "rate_limited"
-    """Too many requests: slow down. Who does not is closed with 4004."""
+    """Too many requests: slow down, or the connection is closed with 4004."""
     TOO_LARGE = "too_large"
     """The frame or its content is too large."""
     UNAVAILABLE = "unavailable"
-    """It cannot be read or stored now."""
+    """The store cannot be read or written now."""
     INTERNAL = "internal"
-    """A defect of the server; its log says more."""
+    """A defect of the server; its log has the details."""
 
     @property
     def retry(self) -> bool:
-        """Whether the same request may be done later. The `retry` of an `error` frame knows better."""
+        """Whether the same request may be done later. The `retry` of an `error` frame takes precedence."""
         return self in (ErrorCode.TOKEN_EXPIRED, ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL)
 
 
@@ -56,25 +56,25 @@ class CloseCode(IntEnum):
     """Why the server closed a connection."""
 
     DRAIN = 4000
-    """The server stops; come back after `reconnect_ms`."""
+    """The server is stopping; reconnect after `reconnect_ms`."""
     TOKEN_EXPIRED = 4001
     """The token expired before `hello` brought a new one."""
     SLOW = 4002
-    """Too slow: the socket took nothing for 30 s, or a subscription with `slow` = `"close"` fell behind."""
+    """Too slow: the client read nothing for 30 s, or a subscription with `slow` = `"close"` fell behind."""
     NO_HEARTBEAT = 4003
-    """Nothing was heard of the peer for two heartbeats."""
+    """Nothing was received from the peer for two heartbeats."""
     RATE = 4004
-    """Requests went on after `rate_limited`, or there were too many control frames or fragments."""
+    """Requests continued after `rate_limited`, or there were too many control frames or fragments."""
     BAD_REQUEST = 4500
-    """What the peer sends is not this protocol."""
+    """The peer does not speak this protocol."""
     UNAUTHENTICATED = 4501
     """The token is not accepted."""
     FORBIDDEN = 4503
-    """The peer may do nothing here."""
+    """The token grants no rights here."""
     CONNECTION_LIMIT = 4504
-    """The peer has as many connections as it may have."""
+    """The peer has reached its limit of connections."""
     NO_HELLO = 4507
-    """No `hello` with a token came within 5 s."""
+    """No `hello` with a token was received within 5 s."""
 
     @property
     def come_back(self) -> bool:
@@ -97,7 +97,7 @@ class ListenError(CommitcastError, OSError):
 
 
 class FrameError(CommitcastError, ValueError):
-    """A frame is not valid; the connection goes on."""
+    """A frame is not valid; the connection stays open."""
 
     code = "bad_request"
 

@@ -10,14 +10,14 @@ import msgspec
 
 SUBPROTOCOL: Final = "commitcast.v1.json"
 PATH: Final = "/v1/ws"
-"""Of the WebSocket."""
+"""The path of the WebSocket."""
 ALL: Final = "*"
 """In place of an agent's id: all agents. The cursor is then the position."""
 MAX_CONTROL_BYTES: Final = 64 * 1024
-"""Of a frame that carries no content."""
+"""The limit of a frame that carries no content."""
 MAX_CONTENT_BYTES: Final = 1024 * 1024
 MAX_FRAME_BYTES: Final = 2 * 1024 * 1024
-"""Of any frame; a larger one closes the connection with 1009."""
+"""The limit of any frame; a larger one closes the connection with 1009."""
 
 MAX_NUMBER: Final = 2**53 - 1
 """The largest integer that JavaScript represents exactly."""
@@ -30,7 +30,7 @@ Cursor = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 
 
 SlowPolicy = Literal["catch_up", "skip", "close"]
-"""Of a subscriber that falls behind: read what it lacks from the store, go on at the head after a `gap`, or close."""
+"""If a subscriber falls behind: read what it lacks from the store, continue at the head after a `gap`, or close."""
 
 
 class _Client(msgspec.Struct, tag_field="type", kw_only=True):
@@ -52,52 +52,52 @@ class Hello(_Client, kw_only=True, tag="hello"):
 
 
 class Subscribe(_Client, kw_only=True, tag="subscribe"):
-    """Get everything of an agent after a cursor, and go on live. Again for the same agent, it replaces the first."""
+    """Receive an agent's messages after a cursor, then live. A second one for the same agent replaces the first."""
 
     agent: str
     """An id, or `"*"` for all agents."""
     after: Cursor | Literal["tail"] = 0
-    """The cursor: the last sequence that one has, 0 for none; on `"*"` a position. `"tail"` is the head as it is."""
+    """The cursor: the client's last sequence, 0 for none; on `"*"` a position. `"tail"`: the current head."""
     epoch: str | None = None
-    """That the cursor belongs to; of another one the subscription is refused with `stale_epoch`."""
+    """The epoch of the cursor; if the log has another, the subscription is refused with `stale_epoch`."""
     raw: bool = False
-    """Whether items carry the producers' lines."""
+    """Whether items include the producer's lines."""
     window: Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)] | None = None
-    """How many messages (on `"*"`: positions) may be unacknowledged; without it there is no such bound."""
+    """How many messages (on `"*"`: positions) may be unacknowledged; without it there is no limit."""
     slow: SlowPolicy = "catch_up"
-    """What is done when the subscriber is so slow that what it lacks is no longer in memory."""
+    """What the server does when the messages that a slow subscriber lacks are no longer in memory."""
 
 
 class Unsubscribe(_Client, kw_only=True, tag="unsubscribe"):
-    """Get nothing more of an agent."""
+    """End the subscription to an agent."""
 
     agent: str
 
 
 class Ack(_Client, kw_only=True, tag="ack"):
-    """Say up to where was processed; it opens the window."""
+    """Acknowledge messages up to a cursor, which opens the window."""
 
     agent: dict[str, Cursor] = {}
-    """The cursor of each agent of which there is news."""
+    """The new cursor of each agent."""
 
 
 class Ping(_Client, kw_only=True, tag="ping"):
-    """Ask whether the server is there."""
+    """Ask the server to answer, to check the connection."""
 
 
 class Launch(_Client, kw_only=True, tag="launch"):
-    """Launch an agent from a template of the server's owner. The same `key` again launches nothing again."""
+    """Launch an agent from a template of the server's owner. A repetition with the same `key` launches nothing."""
 
     template: str
-    """The name that the owner gave it."""
+    """The template's name, which the owner chose."""
     prompt: str = ""
-    """What the agent is asked; at most 1 MiB. It becomes message 1, unless it is empty."""
+    """The agent's prompt; at most 1 MiB. It becomes message 1, unless it is empty."""
     key: Key | None = None
-    """Makes it harmless to repeat; chosen by the client, once for each thing that it wants done."""
+    """Makes a repetition harmless: the client chooses a new one for each request that is not a repetition."""
 
 
 class Send(_Client, kw_only=True, tag="send"):
-    """Send a durable user message to an agent. The same `key` again stores nothing again."""
+    """Send a durable user message to an agent. A repetition with the same `key` stores nothing."""
 
     agent: str
     content: str
@@ -107,11 +107,11 @@ class Send(_Client, kw_only=True, tag="send"):
 
 
 class Terminate(_Client, kw_only=True, tag="terminate"):
-    """End an agent. Of one that has ended the reply tells how: so it needs no key to be repeated."""
+    """End an agent. If it has ended, the reply has its status, so a repetition needs no key."""
 
     agent: str
     reason: str | None = None
-    """Kept with the change of status, and told with it."""
+    """Stored and sent with the change of status."""
     key: Key | None = None
 
 
@@ -122,7 +122,7 @@ class Item(msgspec.Struct, omit_defaults=True):
     """One message inside a `messages` frame."""
 
     sequence: int
-    """1, 2, 3 … for each agent, without hole or repeat."""
+    """1, 2, 3 … for each agent, without gaps or repeats."""
     type: str
     """`assistant`, `user`, `system`, `error`, `tool` or `response`."""
     role: str | None
@@ -130,13 +130,13 @@ class Item(msgspec.Struct, omit_defaults=True):
     content: str
     """Always text, also if it is a JSON document."""
     content_type: str
-    """`text` or `json`: what `content` is to be read as."""
+    """`text` or `json`: how to interpret `content`."""
     metadata: Any
     """An object, or null."""
     created_at: str
-    """RFC 3339, in UTC, with microseconds; as are all times here. `sequence` orders messages: clocks are set back."""
+    """RFC 3339, in UTC, with microseconds, as all times here. Order by `sequence`: clocks can be set back."""
     raw: Any = None
-    """The producer's line. Text, or `{"base64": …}` if it is not UTF-8; only if it was subscribed to."""
+    """The producer's line: text, or `{"base64": …}` if it is not UTF-8; only if the client asked for `raw`."""
     agent: str | None = None
     """Only on a subscription to all agents, as is `position`."""
     position: int | None = None
@@ -144,11 +144,11 @@ class Item(msgspec.Struct, omit_defaults=True):
 
 
 class AgentView(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """An agent as subscribers see it: without its process, and without what in its configuration may be secret."""
+    """An agent as subscribers see it: without its process, and without configuration values that may be secret."""
 
     id: str
     epoch: str
-    """Random: it tells the agent from a later one of the same id."""
+    """Random: it distinguishes the agent from a later one with the same id."""
     type: str
     """What kind of agent it is, for example `claude-code`."""
     status: str
@@ -159,11 +159,11 @@ class AgentView(msgspec.Struct, kw_only=True, omit_defaults=True):
     created_at: str
     started_at: str | None = None
     completed_at: str | None = None
-    """When it ended, however it did."""
+    """When it ended, with any terminal status."""
     error: "ErrorView | None" = None
     """Only if it failed."""
     result: Any = None
-    """What it completed with."""
+    """The result that it completed with."""
     configuration: dict[str, Any] = {}
 
 
@@ -184,11 +184,11 @@ class Welcome(_Server, kw_only=True, tag="welcome"):
     protocol: str
     server: str
     session: str
-    """Random; it names the connection in the server's log and is no credential."""
+    """Random; it names the connection in the server's log and is not a credential."""
     heartbeat_s: float
     """Seconds between heartbeats."""
     limits: dict[str, int]
-    """What the server takes; a name says the unit."""
+    """What the server accepts; each name has the unit."""
     needs_hello: bool = False
     """A `hello` with a token must come first, within `limits.hello_timeout_ms`."""
 
@@ -199,15 +199,15 @@ class Subscribed(_Server, kw_only=True, tag="subscribed"):
     id: FrameId = None
     agent: str
     epoch: str
-    """To be given with the cursor when one subscribes again."""
+    """Send it with the cursor when subscribing again."""
     after: int
-    """Where the stream begins: the cursor is now this."""
+    """Where the stream begins: the client's cursor is now this."""
     head: int
-    """The last that is stored; on `"*"` a position."""
+    """The last sequence that is stored; on `"*"` a position."""
     first: int
-    """The oldest that is kept."""
+    """The oldest sequence that is kept."""
     status: str | None
-    """Of the agent now; null on `"*"`, as is `record`."""
+    """The agent's status now; null on `"*"`, as is `record`."""
     record: AgentView | None
 
 
@@ -216,14 +216,14 @@ class Messages(_Server, kw_only=True, tag="messages"):
 
     agent: str
     prev: int
-    """Must be the cursor; else something is missing or repeated."""
+    """Must equal the client's cursor; else something is missing or repeated."""
     last: int
-    """Is the cursor after it."""
+    """The client's cursor after this frame."""
     items: list[Item]
 
 
 class Gap(_Server, kw_only=True, tag="gap"):
-    """Everything in (prev, last] is left out for a subscriber that is slow and asked to skip; the cursor is now `last`.
+    """Everything in (prev, last] is left out, since the subscriber is slow and asked to skip. The cursor is now `last`.
 
     It is in the store, and can be read from there.
     """
@@ -232,7 +232,7 @@ class Gap(_Server, kw_only=True, tag="gap"):
     prev: int
     last: int
     status: str | None = None
-    """Of the agent now: changes of status are left out too. Null on `"*"`."""
+    """The agent's status now: changes of status are left out too. Null on `"*"`."""
 
 
 class Live(_Server, kw_only=True, tag="live"):
@@ -250,19 +250,19 @@ class Status(_Server, kw_only=True, tag="status"):
     status: str
     previous: str
     sequence: int
-    """Of the last message before it, 0 if there is none."""
+    """The sequence of the last message before it, 0 if there is none."""
     at: str
     error: ErrorView | None = None
     result: Any = None
     reason: str | None = None
-    """That was given, for example with `terminate`."""
+    """The reason that was given, for example with `terminate`."""
     prev: int | None = None
     """Positions, only on a subscription to all agents, as is `last`."""
     last: int | None = None
 
 
 class Agent(_Server, kw_only=True, tag="agent"):
-    """An agent was created or deleted; `updated` is for later. Only on a subscription to all agents."""
+    """An agent was created or deleted; `updated` is reserved. Only on a subscription to all agents."""
 
     agent: str
     event: Literal["created", "updated", "deleted"]
@@ -272,21 +272,21 @@ class Agent(_Server, kw_only=True, tag="agent"):
 
 
 class Ok(_Server, kw_only=True, tag="ok"):
-    """Done, and if something was stored, it is on disk."""
+    """The request was done; if it stored something, that is on disk."""
 
     id: FrameId = None
     agent: str | None = None
-    """That was launched, sent to or ended."""
+    """The agent that was launched, sent to or ended."""
     sequence: int | None = None
-    """Of the message that was sent."""
+    """The sequence of the message that was sent."""
     status: str | None = None
-    """Of the agent that was launched or ended."""
+    """The status of the agent that was launched or ended."""
     expires_at: str | None = None
     """When the token of this `hello` expires, RFC 3339."""
 
 
 class Error(_Server, kw_only=True, tag="error"):
-    """Not done, and why. Without an `id` it is about `agent`: for example, an append was refused."""
+    """The request was refused, and why. Without an `id` it is about `agent`: for example, an append was refused."""
 
     id: FrameId = None
     agent: str | None = None
@@ -297,13 +297,13 @@ class Error(_Server, kw_only=True, tag="error"):
     retry: bool
     """Whether the same request may be done later."""
     first: int | None = None
-    """With `gone`: the oldest that is kept, if anything is."""
+    """With `gone`: the oldest sequence that is kept, if any."""
     head: int | None = None
-    """With `ahead`: the last that is stored."""
+    """With `ahead`: the last sequence that is stored."""
 
 
 class Heartbeat(_Server, kw_only=True, tag="heartbeat"):
-    """The heads of this connection's subscriptions, from the store: one above the cursor shows a lost tail."""
+    """The heads of this connection's subscriptions, from the store: a head above the cursor shows a loss."""
 
     heads: dict[str, int]
 
@@ -315,7 +315,7 @@ class Goodbye(_Server, kw_only=True, tag="goodbye"):
     """The close code that follows."""
     reason: str
     reconnect_ms: int | None = None
-    """Milliseconds to wait before coming back; each connection gets another number."""
+    """Milliseconds to wait before reconnecting; different for each connection."""
 
 
 ServerFrame = Welcome | Subscribed | Messages | Gap | Live | Status | Agent | Ok | Error | Heartbeat | Goodbye

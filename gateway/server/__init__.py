@@ -1,1 +1,1 @@
-"""Sessions and what carries them: sockets, HTTP, rights and limits."""
+"""The server: sessions, and the sockets, HTTP, access control and limits around them."""

@@ -1,4 +1,4 @@
-"""What can go wrong in the server alone, beyond what `gateway.protocol.errors` has.
+"""Errors of the server, in addition to those in `gateway.protocol.errors`.
 
 CommitcastError
 ├── TokenError (PermissionError)          a token that is not accepted

@@ -174,7 +174,7 @@ class Gateway:
         """Return the refusal of a handshake while no more connections are accepted; None if it may continue."""
         unavailable = HTTPStatus.SERVICE_UNAVAILABLE
         if self.is_draining:
-            return error_response(unavailable, "unavailable", "the server stops", Retry_After="2")
+            return error_response(unavailable, "unavailable", "the server is stopping", Retry_After="2")
         if self.connections >= self.limits.connections or not descriptors.is_for_websockets(descriptor):
             return error_response(unavailable, "unavailable", "the server is full", Retry_After="10")
         return None
@@ -200,7 +200,7 @@ class Gateway:
     def _drop(self, subscription: Subscription) -> None:
         session = self._sessions.get(subscription.subscriber.peer)
         if session is not None:
-            reason = f"too slow for {subscription.agent}: come back and catch up"
+            reason = f"too slow for {subscription.agent}: reconnect and catch up"
             self.tasks.spawn(session.close(CloseCode.SLOW, reason))
 
     def collect(self) -> Iterable[Metric]:
@@ -216,7 +216,7 @@ class Gateway:
         sessions = list(self._sessions.values())
         waits_ms = random.sample(range(first_ms, max(last_ms, first_ms + len(sessions)) + 1), len(sessions))
         for session, reconnect_ms in zip(sessions, waits_ms, strict=True):
-            self.tasks.spawn(session.close(CloseCode.DRAIN, "the server stops", reconnect_ms))
+            self.tasks.spawn(session.close(CloseCode.DRAIN, "the server is stopping", reconnect_ms))
         await asyncio.sleep(0)  # let each write its frame
 
     async def wait_closed(self, timeout: float) -> None:

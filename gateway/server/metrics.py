@@ -1,4 +1,4 @@
-"""What the gateway counts of itself, and Prometheus' text format. Counts are plain numbers of the gateway's loop.
+"""The gateway's counters, and Prometheus' text format. Counts are plain numbers of the gateway's loop.
 
 `Traffic` is what the loop adds to; a collector turns it into metrics when they are asked for. The actors add their
 collector to the gateway's, so two runtimes in one process have separate metrics.
@@ -120,22 +120,22 @@ def gateway_metrics(
     yield gauge("commitcast_connections_paused", "Connections whose write buffer is full", paused)
     yield gauge("commitcast_subscriptions", "Subscriptions", subscriptions)
     yield counter("commitcast_frames_out", "Frames written to subscribers", traffic.frames)
-    yield counter("commitcast_messages_out", "Messages written, once for each", traffic.messages)
+    yield counter("commitcast_messages_out", "Messages written to subscribers", traffic.messages)
     yield counter("commitcast_bytes_out", "Bytes written to subscribers", traffic.bytes)
-    yield counter("commitcast_pages_read", "Pages read for subscribers", traffic.pages)
+    yield counter("commitcast_pages_read", "Pages read from the store", traffic.pages)
     yield counter("commitcast_pump_cpu_seconds", "CPU time spent on encoding and sending", traffic.pumped_cpu_s)
     yield counter(
         "commitcast_fan_out_seconds",
-        "Time spent on sending what was encoded for another subscriber",
+        "Time spent on sending frames that are shared by subscribers",
         traffic.shared_s,
     )
     yield traffic.commit_to_write.metric(
-        "commitcast_commit_to_write_seconds", "From a commit until all live subscribers were written to"
+        "commitcast_commit_to_write_seconds", "Time from a commit until it is written to all live subscribers"
     )
     behind = Histogram(LAG_BOUNDS)
     for lag in lags:
         behind.observe(lag)
-    yield behind.metric("commitcast_subscription_lag_messages", "Messages that subscriptions are behind, right now")
+    yield behind.metric("commitcast_subscription_lag_messages", "Messages by which subscriptions are behind now")
     closes = {str(code): count for code, count in sorted(traffic.closes.items())}
     meaning = "Connections that the gateway closed"
     yield Metric("counter", "commitcast_closes", meaning, labelled("code", closes))

@@ -46,10 +46,10 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check the address and the heartbeat; `Limits` checks itself."""
         if self.address is not None and self.verifier is None and not is_loopback(host := self.address[0]):
-            why = "it can be reached from other machines, so a token is needed: give one, or use 127.0.0.1"
+            why = "other machines can reach it, so a token is needed: give one, or use 127.0.0.1"
             raise ListenError(host, why)
         if not 0 < self.heartbeat_s <= MAX_LIMIT:
-            bounds = f"more than 0 and at most {MAX_LIMIT:,}"
+            bounds = f"above 0 and at most {MAX_LIMIT:,}"
             raise InvalidValueError(f"heartbeat_s must be {bounds}, not {self.heartbeat_s!r}")
 
     @property

@@ -1,4 +1,4 @@
-"""Answers what clients ask for beside the stream: subscribe, launch, send and terminate. Rights are checked each time.
+"""Answers the clients' requests: subscribe, launch, send and terminate. Rights are checked each time.
 
 `AgentControl` is the host, which does the work. Must never reveal an agent that the caller may not read: such an agent
 is answered for exactly like one that does not exist. Runs on the gateway's loop.
@@ -61,7 +61,7 @@ def refusal_of(error: CommitcastError) -> Refusal:
         case TokenError():
             return Refusal(error.error_code, str(error), retry=error.error_code.retry)
         case IdempotencyConflictError():
-            message = "the key was used for another request before: choose a new key for each request"
+            message = "the key was already used for a different request: use a new key for each request"
             return Refusal(ErrorCode.BAD_REQUEST, message)
         case SequenceAheadError():
             return Refusal(ErrorCode.AHEAD, str(error), head=error.head)

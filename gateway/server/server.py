@@ -158,7 +158,7 @@ class GatewayServer:
         self.core.call(self._stopping.set)
         self._thread.join(catch_up_s + STOP_S)
         if self._thread.is_alive():
-            logger.error("the gateway did not stop in time: its thread goes on in the background")
+            logger.error("the gateway did not stop in time: its thread is left running")
         self.core.reader.close()
         fork.forget(self)
 
@@ -198,7 +198,7 @@ class GatewayServer:
         await self.core.wait_closed(2 * CLOSE_TIMEOUT_S)
 
     async def _close(self, server: Server) -> None:
-        closing = close_server(server, CloseCode.DRAIN, "the server stops")
+        closing = close_server(server, CloseCode.DRAIN, "the server is stopping")
         for _ in range(2):
             try:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
@@ -206,7 +206,7 @@ class GatewayServer:
                     return
             except TimeoutError:  # of peers that have sent no request, or do not read the response
                 self.sockets.abort_all()
-        logger.warning("%d connections did not close: they are abandoned", len(self.sockets))
+        logger.warning("%d connections did not close in time and are abandoned", len(self.sockets))
         for task in closing:
             task.cancel()
 

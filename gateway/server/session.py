@@ -87,7 +87,7 @@ class Session:
             pass
         except Exception:  # a defect: this client is told of it, and no other client is affected
             logger.exception("a session failed")
-            await self.close(INTERNAL_ERROR, "internal error: the log of the server says more")
+            await self.close(INTERNAL_ERROR, "internal error: the server's log has the details")
         finally:
             self._end()
 
@@ -229,7 +229,7 @@ class Session:
             self._refuse(frame.id, agent if isinstance(agent, str) else None, refusal)
         except Exception:
             logger.exception("a %s failed", type(frame).__name__)
-            message = "internal error: the log of the server says more"
+            message = "internal error: the server's log has the details"
             self._refuse(frame.id, None, Refusal(ErrorCode.INTERNAL, message, retry=True))
 
     async def _answer(self, frame: frames.ClientFrame) -> None:
@@ -281,7 +281,7 @@ class Session:
     async def _on_subscribe(self, grant: Grant, frame: frames.Subscribe) -> None:
         subscriptions, limit = self.peer.subscriber.subscriptions, self._context.limits.subscriptions
         if len(subscriptions) >= limit and frame.agent not in subscriptions:
-            message = f"a connection may have {limit} subscriptions: unsubscribe one, or open another connection"
+            message = f"a connection may have {limit} subscriptions at most: end one, or open another connection"
             raise Refusal(ErrorCode.LIMIT, message)
         reply, position, epoch = await self._context.requests.resolve(grant, frame)
         if self._is_closing:
@@ -330,7 +330,7 @@ class Session:
         if subscriber.is_paused or self._is_closing:
             return  # a ping would wait behind what is not read
         if self._liveness.is_silent(self.peer.was_heard):
-            self._context.tasks.spawn(self.close(CloseCode.NO_HEARTBEAT, "the peer did not answer for two heartbeats"))
+            self._context.tasks.spawn(self.close(CloseCode.NO_HEARTBEAT, "the peer sent nothing for two heartbeats"))
             return
         self.peer.was_heard = False
         known = {agent: heads[agent] for agent in subscriber.subscriptions if agent in heads}
@@ -341,7 +341,7 @@ class Session:
         """Close the connection if its peer has read nothing for too long."""
         unsent = self.peer.unsent_bytes if self.peer.subscriber.is_paused else None
         if self._liveness.stalled_s(unsent, now) >= self._context.limits.stall_timeout_s:
-            self._context.tasks.spawn(self.close(CloseCode.SLOW, "nothing was read for too long"))
+            self._context.tasks.spawn(self.close(CloseCode.SLOW, "the client read nothing for too long"))
 
 
 @cache

@@ -31,13 +31,13 @@ KEPT_NAME_BYTES: Final = 200
 def target_of(path: str | os.PathLike[str]) -> Path:
     """Return the path of a copy that can be made, or raise `StorePathError`."""
     if str(path) == opening.MEMORY:
-        raise StorePathError(str(path), "a copy in memory would be lost: choose the name of a file")
+        raise StorePathError(str(path), "a copy in memory would be lost: give the path of a file")
     target = Path(path).absolute()
     opening.check_name(target)
     if not target.parent.is_dir():
         raise StorePathError(str(target), f"there is no folder {target.parent}: create it first")
     if target.is_symlink() and not target.exists():
-        raise StorePathError(str(target), "it is a symbolic link to nothing: remove it, or choose another name")
+        raise StorePathError(str(target), "it is a dangling symbolic link: remove it, or choose another name")
     if target.exists():
         raise _exists(target)
     return target

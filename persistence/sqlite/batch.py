@@ -123,7 +123,7 @@ class Batch:
         """Compare the stored counter and heads with those of the last commit; describe the first difference."""
         stored = self._read_counter()
         if stored != self._stored:
-            return f"it ends at position {stored[0]} where {self._stored[0]} was committed"
+            return f"it ends at position {stored[0]}, but {self._stored[0]} was committed"
         for agent, head in self._heads.items():
             row = self._connection.execute(SELECT_HEAD, (agent,)).fetchone()
             if row is not None and (row[0], row[1], row[2], row[4]) != (
@@ -132,7 +132,7 @@ class Batch:
                 head.sequence,
                 head.position,
             ):
-                return f"agent {agent!r} ends at message {row[2]} where {head.sequence} was committed"
+                return f"agent {agent!r} ends at message {row[2]}, but {head.sequence} was committed"
         return None
 
     def write(self, work: Sequence[AgentWrites]) -> list[Outcome]:

@@ -29,7 +29,7 @@ RESERVED_DESCRIPTORS: Final = 4
 """Kept open, to be freed for the journal when the process has used up all others: one for it, and a margin for other
 threads that open a file at the same moment."""
 _HALF_WAY: Final = (
-    "the commit to {} failed half-way ({}), so its messages may or may not be stored: start again to find out"
+    "the commit to {} failed half-way ({}), so its messages may or may not be stored: restart the runtime to find out"
 )
 
 
@@ -137,7 +137,7 @@ class Committer:
                 self._roll_back(error)
                 if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
                     raise self._unknown(
-                        f"{self._path} is damaged ({error}): restore a backup, and start again"
+                        f"{self._path} is damaged ({error}): restore a backup, and restart the runtime"
                     ) from error
                 raise commit_errors.explain(error, code, self._path) from error
             except BaseException as error:
@@ -195,7 +195,7 @@ class Committer:
                 self._watch.rolled_back()
         except apsw.Error as error:
             raise self._unknown(
-                f"a transaction on {self._path} failed ({cause}) and could not be rolled back ({error}): start again"
+                f"a transaction on {self._path} failed ({cause}) and its rollback failed ({error}): restart the runtime"
             ) from error
 
     def _unknown(self, why: str) -> StoreUnknownError:

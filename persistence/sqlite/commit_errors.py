@@ -26,9 +26,9 @@ _NO_MEMORY: Final = (MemoryError, apsw.NoMemError)
 def explain(error: BaseException, code: int, path: Path) -> NotStoredError:
     """Return the refusal for a transaction that was rolled back; `code` is the system's errno behind it, or 0."""
     if isinstance(error, apsw.BusyError):
-        return StoreBusyError("another program holds the database locked: the transaction was rolled back, try again")
+        return StoreBusyError("another program has locked the database, so the transaction was rolled back: try again")
     if isinstance(error, apsw.FullError):
-        return StoreFullError("the disk is full: the transaction was rolled back, free some space")
+        return StoreFullError("the disk is full, so the transaction was rolled back: free some space")
     extended = getattr(error, "extendedresult", 0)
     if isinstance(error, _NO_MEMORY) or extended == apsw.SQLITE_IOERR_NOMEM:
         return _unavailable(errno.ENOMEM)
@@ -55,9 +55,9 @@ def was_rolled_back(error: BaseException, writer: apsw.Connection) -> bool:
 
 def _unavailable(code: int) -> StoreUnavailableError:
     if code in NO_SPACE:
-        return StoreFullError(f"there is no space ({os.strerror(code)}): the transaction was rolled back, free some")
+        return StoreFullError(f"no space is left ({os.strerror(code)}), so the transaction was rolled back: free some")
     why = os.strerror(code) if code else "its journal could not be opened"
-    return StoreUnavailableError(f"the system refused the transaction ({why}): it was rolled back, try again")
+    return StoreUnavailableError(f"the system refused the transaction ({why}), so it was rolled back: try again")
 
 
 def _creation_errno(path: Path) -> int:

@@ -90,7 +90,7 @@ class _Hook:
             address = calls.xGetSystemCall(SYSTEM_CALL)
             if address is None:
                 raise StoreSettingError(
-                    SYSTEM_CALL, "this build of SQLite has no such system call, so durability cannot be promised"
+                    SYSTEM_CALL, "this build of SQLite lacks this system call, so durability cannot be guaranteed"
                 )
             self._address, self._original = address, _Function(address)
             calls.xSetSystemCall(SYSTEM_CALL, ctypes.cast(self._call, ctypes.c_void_p).value or 0)

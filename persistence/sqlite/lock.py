@@ -76,9 +76,9 @@ def _describe_holder(lock: int, path: Path) -> str:
     """Describe the process that holds a lock. The note in the lock file is of the last that took it, and may be old."""
     owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
     if not owner.isdecimal() or not Path("/proc", owner).exists():
-        return f"an unknown process has it open: stop what `fuser {path}.lock` shows, or use another file"
+        return f"an unknown process has it open: stop the process that `fuser {path}.lock` shows, or use another file"
     which = ", which is this one" if int(owner) == os.getpid() else ""
-    return f"another runtime has it open (process {owner}{which}): stop that one, or use another file"
+    return f"another runtime has it open (process {owner}{which}): stop that runtime, or use another file"
 
 
 def is_locked(path: Path) -> bool:
@@ -125,7 +125,7 @@ def _open_lock(path: Path, flags: int) -> int:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(lock))
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(file)
-        raise StorePathError(str(path), f"{lock} is not a file with one name of its own: remove it")
+        raise StorePathError(str(path), f"{lock} is not a regular file, or has hard links: remove it")
     return file
 
 

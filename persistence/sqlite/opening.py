@@ -47,12 +47,12 @@ def check_name(path: Path) -> None:
         name.encode()
     except UnicodeEncodeError:
         shown = os.fsencode(path).decode(errors="backslashreplace")
-        raise StorePathError(shown, "SQLite takes paths in UTF-8 only: rename the file or its folder") from None
+        raise StorePathError(shown, "SQLite accepts only paths in UTF-8: rename the file or its folder") from None
     if "\0" in name:
-        raise StorePathError(name.replace("\0", "\\0"), "a path cannot hold a NUL character")
+        raise StorePathError(name.replace("\0", "\\0"), "a path cannot contain a NUL character")
     if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
         raise StorePathError(
-            name, f"its name has more than {MAX_NAME_BYTES} bytes, which leaves none for its journal's name: shorten it"
+            name, f"its name has more than {MAX_NAME_BYTES} bytes, leaving no room for the journal's suffix: shorten it"
         )
 
 
@@ -62,7 +62,7 @@ def check_folder(path: Path) -> None:
     if not folder.is_dir():
         raise StoreReadOnlyError(str(path), f"there is no folder {folder}: create it first")
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):  # to be read because it is opened to be synced
-        raise StoreReadOnlyError(str(path), f"the folder {folder} cannot be written: change its mode, or use another")
+        raise StoreReadOnlyError(str(path), f"the folder {folder} is not writable: change its mode, or use another")
 
 
 def create_if_missing(path: Path) -> None:
@@ -91,7 +91,7 @@ def inspect(path: Path, *, write: bool) -> None:
     if write and status.st_nlink != 1:
         raise StorePathError(
             name,
-            f"it has {status.st_nlink} names (hard links), and a runtime could be started on each: keep one of them",
+            f"it has {status.st_nlink} hard links, and a runtime could be started on each: keep only one",
         )
     # The mode is asked too because the superuser passes every access test.
     if write and (not os.access(path, os.W_OK) or not status.st_mode & 0o222):
@@ -111,19 +111,19 @@ def inspect(path: Path, *, write: bool) -> None:
     application_id = int.from_bytes(header[68:72], "big")
     is_blank = is_blank or not (application_id or user_version or pages != 1 or header[18] == _WITH_LOG)
     if application_id != APPLICATION_ID and not is_blank:
-        raise NotADatabaseError(name, "it is a database of another program: use another path")
+        raise NotADatabaseError(name, "it is another program's database: use another path")
     if user_version == 0 and not write:
-        raise NotADatabaseError(name, "it is empty: nothing was ever stored in it")
+        raise NotADatabaseError(name, "it is empty: no runtime has stored anything in it")
     if user_version > SCHEMA_VERSION:
         raise SchemaTooNewError(
             name,
-            f"its schema has version {user_version} and this program knows {SCHEMA_VERSION}: upgrade commitcast",
+            f"its schema has version {user_version}, but this program supports {SCHEMA_VERSION}: upgrade commitcast",
         )
     length = pages * (65_536 if page_size == 1 else page_size)
     # The journal is looked for before the size: a runtime may be finishing a commit right now.
     is_at_rest = valid_for == change_counter and not _journal(path).exists()
     if is_at_rest and (size := path.stat().st_size) < length:
-        raise StoreCorruptError(name, f"its tail is missing ({size:,} of {length:,} bytes): restore a backup")
+        raise StoreCorruptError(name, f"it is truncated ({size:,} of {length:,} bytes): restore a backup")
 
 
 def _head_of(path: Path, count: int) -> bytes:
@@ -157,7 +157,7 @@ def migrate(connection: apsw.Connection, name: str) -> None:
     """Bring the schema to `SCHEMA_VERSION`, in one transaction."""
     version = connection.pragma("user_version")
     if version == 0 and connection.execute("SELECT count(*) FROM sqlite_schema").get:
-        raise NotADatabaseError(name, "it is a database of another program: use another path")
+        raise NotADatabaseError(name, "it is another program's database: use another path")
     if connection.pragma("auto_vacuum") != 2:
         raise StoreSettingError(name, "PRAGMA auto_vacuum is not INCREMENTAL: the file was not made by commitcast")
     with connection:
@@ -196,5 +196,5 @@ def explain(error: apsw.Error | OSError, path: str) -> StoreOpenError:
     if isinstance(error, (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError)):
         return StoreReadOnlyError(path, f"it cannot be written ({error})")
     if isinstance(error, apsw.BusyError):
-        return StoreLockedError(path, "another program holds a lock on it: close that one, or use another file")
+        return StoreLockedError(path, "another program has locked it: close that program, or use another file")
     return StoreOpenError(path, str(error))

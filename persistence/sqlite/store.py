@@ -220,5 +220,5 @@ class SqliteStore(SqliteReader):
         if self._was_forked:
             raise ForkedRuntimeError
         if self._in_memory:
-            raise StorePathError(opening.MEMORY, "it is in memory, so it has no file to verify: verify a backup of it")
+            raise StorePathError(opening.MEMORY, "it is in memory and has no file to verify: verify a backup instead")
         return verify(self._path, deep=deep, progress=progress)

@@ -114,12 +114,12 @@ class _Verification:
             self._report.position = last or 0
             if not structure or not self._check_structure():
                 self._report.notes.append(
-                    "a runtime has the file open, so SQLite's own structure was not checked: use --deep"
+                    "a runtime has the file open, so SQLite's own structures were not checked: use --deep to check them"
                 )
             self._check_positions(last)
             self._check_agents(is_live)
         except apsw.CorruptError as error:
-            self._report.add(f"SQLite: {error}: what comes after it could not be checked")
+            self._report.add(f"SQLite: {error}: the rest could not be checked")
         except UnicodeDecodeError as error:
             self._report.add(f"an agent or a change of status holds bytes that are not text ({error})")
         self._connection.execute("ROLLBACK")
@@ -168,7 +168,7 @@ class _Verification:
                 if problem != "ok":
                     self._report.add(f"SQLite: {problem}")
         for table, row, parent, _ in self._connection.execute("PRAGMA foreign_key_check"):
-            self._report.add(f"row {row} of {table} belongs to no row of {parent}")
+            self._report.add(f"row {row} of {table} refers to a missing row of {parent}")
 
     def _check_positions(self, last: int | None) -> None:
         if last is None:
@@ -190,14 +190,14 @@ class _Verification:
         for table, column in _POSITION_TABLES:
             highest = self._value(f"SELECT max({column}) FROM {table}") or 0
             if highest > now:
-                self._report.add(f"{table} has position {highest} and the counter stands at {now}")
+                self._report.add(f"{table} has position {highest}, but the counter is at {now}")
         if self._value("SELECT count(*) FROM pragma_table_info('runs')"):  # a file of the first version has none
             for number, began in self._rows(_RUNS, now):
-                self._report.add(f"run {number} began at position {began}, before the one before it or after the end")
+                self._report.add(f"run {number} began at position {began}, before the previous run or after the end")
         deleted = self._value("SELECT count(*) FROM agent_deletions")
         if missing and not deleted:  # a deleted agent takes its positions with it
             self._report.add(
-                f"{last} positions were given and {last - missing} are there: {missing} are missing,"
+                f"{last} positions were assigned, but only {last - missing} exist: {missing} are missing,"
                 f" the first is {first_missing}"
             )
 
@@ -211,7 +211,7 @@ class _Verification:
                 self._check_messages(key, agent, head)
             after = page[-1][0]
         if unfinished and not is_live:
-            self._report.notes.append(f"a crash left {unfinished} agents unfinished: the next start makes them failed")
+            self._report.notes.append(f"a crash left {unfinished} agents unfinished: the next start fails them")
 
     def _check_life(self, key: int, agent: str) -> None:
         name = f"agent {agent!r}"
@@ -224,15 +224,15 @@ class _Verification:
         status = str(AgentStatus.INITIALIZING)
         for position, previous, following, after in steps:
             if previous != status:
-                self._report.add(f"{name} went from {previous} to {following} when it was {status}")
+                self._report.add(f"{name} changed from {previous} to {following} while it was {status}")
             if status in _TERMINAL:
-                self._report.add(f"{name} had ended as {status} and became {following}")
+                self._report.add(f"{name} had ended as {status}, but then became {following}")
             if after > head:
-                self._report.add(f"{name} became {following} after message {after} and has only {head}")
+                self._report.add(f"{name} became {following} after message {after}, but has only {head}")
             self._check_order(key, name, position, after, following)
             status = following
         if status != now:
-            self._report.add(f"{name} is {now} and its last step was to {status}")
+            self._report.add(f"{name} is {now}, but its last change was to {status}")
 
     def _check_order(self, key: int, name: str, position: int, after: int, following: str) -> None:
         sql = "SELECT position FROM agent_messages WHERE agent_key = ? AND sequence_number = ?"
@@ -249,9 +249,9 @@ class _Verification:
                 if sequence != expected:
                     self._report.add(f"{name} has no message {expected} before message {sequence}")
                 if position <= last_position:
-                    self._report.add(f"{name} has message {sequence} at a position before the one before it")
+                    self._report.add(f"{name} has message {sequence} at a position before that of the previous message")
                 if not _is_as_stored(agent, row):
-                    self._report.add(f"{name} has message {sequence} changed since it was stored")
+                    self._report.add(f"message {sequence} of {name} was changed since it was stored")
                 expected, last_position = sequence + 1, position
             self._report.messages += len(page)
             self._rest()
@@ -261,7 +261,7 @@ class _Verification:
         if now is None:
             return  # deleted meanwhile
         if expected - 1 != head:
-            self._report.add(f"{name} should have {head} messages and ends at {expected - 1}")
+            self._report.add(f"{name} should have {head} messages, but ends at {expected - 1}")
         if beyond:
             self._report.add(f"{name} has messages beyond its head {now}")
 

@@ -107,7 +107,7 @@ class FileWatch:
         if different is not None:
             raise self._changed(different)
         if is_foreign:
-            logger.warning("another program has written into %s: no other program may while it is open", self._path)
+            logger.warning("another program has written to %s while it was open: stop that program", self._path)
         batch.forget_heads()
         self._version = version
         self._changes, _ = self._counters()
@@ -129,7 +129,7 @@ class FileWatch:
         self._changes, size = self._counters()
         different = None
         if (self._changes - before) % 2**32 > 1 or size != self._state[0]:
-            different = f"it has {self._state[0]:,} bytes and its header says {size:,}"
+            different = f"it has {self._state[0]:,} bytes, but its header says {size:,}"
         elif self._is_touched and self._is_due():
             different = min(self._find_damage(), default=None)
         if different is not None:

@@ -65,7 +65,7 @@ def test_a_source_that_fails_twice_and_then_succeeds_completes_in_one_sequence(
 
     assert (record.status, record.error_name) == (AgentStatus.COMPLETED, None)
     assert source.attempts == [0, 1, 2]
-    text = "The source failed (ConnectionResetError: hung up {}) and is started again in {} s."
+    text = "The source failed (ConnectionResetError: hung up {}) and will be restarted in {} s."
     assert said(agent) == [
         (1, "user", "go"),
         (2, "assistant", "run 0"),

@@ -117,7 +117,7 @@ def check_missed(runtime: AgentRuntime, caplog: pytest.LogCaptureFixture, kind: 
     letters = runtime.stats().latest_dead_letters
     assert {(letter.actor, letter.message) for letter in letters} == {("gateway", "Committed")}
     (found,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
-    assert "no gateway receives what is stored" in found.getMessage()
+    assert "so stored messages reach no gateway" in found.getMessage()
     assert [message.content for message in agent.messages()] == ["0", "1", "2"]
 
 

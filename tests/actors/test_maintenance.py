@@ -118,7 +118,7 @@ def test_a_runtime_that_is_stopped_can_be_proved_but_not_copied(tmp_path: Path) 
 def test_one_in_memory_is_proved_by_its_copy(tmp_path: Path) -> None:
     with AgentRuntime(":memory:") as runtime:
         runtime.launch().emit("hello").get(TIMEOUT_S)
-        with pytest.raises(StorePathError, match="verify a backup of it"):
+        with pytest.raises(StorePathError, match="verify a backup instead"):
             runtime.verify()
         runtime.backup(tmp_path / "copy.db")
 

@@ -19,7 +19,7 @@ def test_what_it_receives_is_expected_one_by_one_and_asks_are_answered() -> None
     assert probe.expect(str) == "a"
     assert probe.expect(int) == 1
     assert probe.ref.ask("b", timeout=5) == 42
-    with pytest.raises(AssertionError, match="expected a int, and received 'b'"):
+    with pytest.raises(AssertionError, match="expected a int, but received 'b'"):
         probe.expect(int)
     probe.expect_no_message(0)
     probe.stop()

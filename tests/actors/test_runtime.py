@@ -173,7 +173,7 @@ class TestRecovery:
         with by_hand(path) as other:
             other.execute("UPDATE agents SET status = 'running'")
 
-        with pytest.raises(StoreCorruptError, match="agent 'a' is running and its last step was to failed"):
+        with pytest.raises(StoreCorruptError, match="agent 'a' is running, but its last change was to failed"):
             AgentRuntime(path).start()
 
     def test_a_message_may_still_be_saved_for_an_agent_of_an_earlier_run(self, path: Path) -> None:
@@ -195,7 +195,7 @@ class TestLaunching:
 
     @pytest.mark.parametrize("id", ["", "a b", "ä", "a/b", "x" * 129, "a\n"])
     def test_a_bad_id_is_refused_in_one_sentence(self, agent_runtime: AgentRuntime, id: str) -> None:
-        with pytest.raises(InvalidValueError, match="cannot be the id of an agent"):
+        with pytest.raises(InvalidValueError, match="is not a valid agent id"):
             agent_runtime.launch(id=id)
 
     def test_the_same_key_gives_the_same_agent_and_another_body_is_a_conflict(
@@ -249,7 +249,7 @@ class TestLaunching:
         assert [record.id for record in first + rest] == [handle.id for handle in handles]
 
     def test_an_unknown_status_is_answered_with_those_there_are(self, agent_runtime: AgentRuntime) -> None:
-        with pytest.raises(InvalidValueError, match=r"'done' is not a status .* completed, failed, terminated"):
+        with pytest.raises(InvalidValueError, match=r"'done' is not an agent status.* completed, failed, terminated"):
             agent_runtime.agents("done")
 
     def test_completing_an_agent_that_was_not_started_says_to_start_it(self, agent_runtime: AgentRuntime) -> None:

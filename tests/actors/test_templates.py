@@ -59,7 +59,7 @@ class TestFiles:
             ('[a]\ncommand = ["cat"]\nmax_running = 0', "max_running must be 1 or more"),
             ('[a]\ncommand = ["cat"]\nmax_running_in_all = 0', "max_running_in_all must be 1 or more"),
             ('[a]\ncommand = ["cat"]\nrestart = "always"', "template a in .*always"),
-            ('[a]\ncommand = ["cat"]\ntype = "fortran"', "'fortran' is not a type"),
+            ('[a]\ncommand = ["cat"]\ntype = "fortran"', "'fortran' is not an agent type"),
             ("[a]\ncommand = []", "template a in"),
             ('["a b"]\ncommand = ["cat"]', "'a b' is not a valid template name"),
             (
@@ -181,9 +181,11 @@ class TestLaunching:
         async def scenario(operations: RuntimeControl) -> None:
             for prefix in ("one:", "two:"):
                 launched = [await operations.launch("waiter", "", key=None, prefix=prefix) for _ in range(2)]
-                with pytest.raises(TemplateFullError, match="2 agents of the template 'waiter' are at work"):
+                with pytest.raises(TemplateFullError, match="2 agents of the template 'waiter' are running"):
                     await operations.launch("waiter", "", key=None, prefix=prefix)
-            with pytest.raises(TemplateFullError, match="as many agents of the template 'waiter' as it may") as caught:
+            with pytest.raises(
+                TemplateFullError, match="limit of running agents of the template 'waiter' is reached"
+            ) as caught:
                 await operations.launch("waiter", "", key=None, prefix="three:")
             assert (caught.value.code, caught.value.retryable) == ("limit", True)
             await operations.launch("other", "", key=None, prefix="three:")

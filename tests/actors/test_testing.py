@@ -105,7 +105,7 @@ def test_fail_on_raises_at_that_message_and_it_is_not_kept(tmp_path: Path) -> No
 
 
 def test_nothing_but_a_store_can_make_a_committed() -> None:
-    with pytest.raises(TypeError, match="only a store makes Committed"):
+    with pytest.raises(TypeError, match="Committed cannot be created directly"):
         Committed()
 
 
@@ -169,7 +169,7 @@ class TestHeldStore:
     def test_waiting_for_a_commit_that_nobody_begins_raises(self, store: HeldStore, runtime: AgentRuntime) -> None:
         store.hold()
 
-        with pytest.raises(TimeoutError, match="none was begun"):
+        with pytest.raises(TimeoutError, match="none began"):
             store.wait_until_held(timeout=0)
 
     def test_one_that_is_never_released_is_an_error_that_says_so(

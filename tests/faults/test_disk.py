@@ -150,7 +150,7 @@ class TestInserting:
             else apsw.SQLITE_OK
         )
 
-        with pytest.raises(StoreUnknownError, match="could not be rolled back"):
+        with pytest.raises(StoreUnknownError, match="its rollback failed"):
             commit(store, "a", text("second"))
 
         store.close()
@@ -387,7 +387,9 @@ class TestRuntime:
         disk.arm(Fault.DISK_FULL, DATABASE, times=EVER)
 
         futures = [agent.emit(str(number)) for number in range(20)]
-        wait_until(lambda: "agents wait until it can be stored" in caplog.text, "the store to meet the full disk")
+        wait_until(
+            lambda: "it is retried, and agents wait until it succeeds" in caplog.text, "the store to meet the full disk"
+        )
         assert not any(future.done() for future in futures)
         assert gateway.messages == ()
         disk.disarm()

@@ -255,7 +255,7 @@ class TestChangesInPlace:
             commit(store, "a", text("third"))
 
             assert contents(store, "a") == [(1, "first"), (2, "second"), (3, "third")]
-            assert caplog.text.count("another program has written into") == 1
+            assert caplog.text.count("another program has written to") == 1
 
 
 def in_another_process(harm: Callable[[Path], None], path: Path) -> None:

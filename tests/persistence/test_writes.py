@@ -202,7 +202,7 @@ class TestMessages:
         [
             ({"content": 42}, "content must be text"),
             ({"content": None}, "content must be text"),
-            ({"content": "x", "type": "whisper"}, "not a type of message"),
+            ({"content": "x", "type": "whisper"}, "not a message type"),
             ({"content": "x", "metadata": [1]}, "metadata must be a dict"),
             ({"content": "x", "raw": 5}, "raw must be bytes or text"),
             ({"content": "x", "role": ""}, "role"),

@@ -52,7 +52,7 @@ def guess_type(argv: Sequence[str]) -> str:
 
 
 def echoes_prompt(kind: str, argv: Sequence[str]) -> bool:
-    """Tell whether a program prints the prompt as a message of its own: only among events, never as plain text."""
+    """Return whether a program prints the prompt as a message: only among events, never as plain text."""
     is_named = kind in _ALSO_PLAIN or kind == guess_type(argv)
     return PARSERS[kind]().echoes_prompt and (not is_named or is_told_to_print_json(argv))
 

@@ -87,7 +87,7 @@ class GeminiCliParser(EventParser):
         if self._fatal is not None:
             return self._fatal
         if not self._has_worked and as_object(event.get("stats")).get("output_tokens") == 0:
-            return "it reported success, but has said and done nothing"
+            return "it reported success, but had no output"
         return None
 
     def _read_whole_run(self, run: dict[str, Any]) -> Draft:

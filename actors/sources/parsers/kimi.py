@@ -18,7 +18,7 @@ class KimiParser(ObjectParser):
     """For `kimi`."""
 
     json_option = "--print --output-format stream-json"
-    exit_codes = {75: "a passing error of its provider; it may be tried again"}
+    exit_codes = {75: "a temporary error of its provider; try again"}
 
     def _understand(self, value: dict[str, Any]) -> list[Draft] | None:
         role = value.get("role")

@@ -47,7 +47,7 @@ class PiParser(EventParser):
                 self._end_run(as_list(event.get("messages")))
                 return [Draft("", "response", metadata={"event": name})]
             case "auto_retry_end" if event.get("success") is False:
-                self.last_error = reason_in(event.get("finalError")) or self.last_error or "its last try failed"
+                self.last_error = reason_in(event.get("finalError")) or self.last_error or "its last attempt failed"
                 self._conclude(self.last_error)
             case "auto_retry_start" | "auto_retry_end":
                 self.last_error = reason_in(event.get("errorMessage")) or self.last_error

@@ -66,7 +66,7 @@ class Termination:
         """Give up on what is left, and log it."""
         self.is_over = True
         if self.left:
-            message = "processes %s do not end even by SIGKILL and are left behind (epoch of their agent: %s)"
+            message = "processes %s did not end after SIGKILL and are left running (epoch of their agent: %s)"
             logger.warning(message, ", ".join(map(str, self.left)), self.epoch)
         for callback in self._then:
             callback()

@@ -64,15 +64,15 @@ class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
         if self.agent != _ANY:
             check_agent_id(self.agent.removesuffix(_ANY))
         if not self.operations:
-            raise InvalidValueError("a capability needs an operation: leave it out if it should allow nothing")
+            raise InvalidValueError("a capability needs an operation: leave out a capability that allows nothing")
 
     def covers(self, agent: str) -> bool:
-        """Whether it includes this agent."""
+        """Whether the capability includes this agent."""
         return agent == self.agent or (self.is_prefix and agent.startswith(self.prefix))
 
     @property
     def is_prefix(self) -> bool:
-        """Whether it includes every agent whose id begins with `prefix`."""
+        """Whether the capability includes every agent whose id begins with `prefix`."""
         return self.agent.endswith(_ANY)
 
     @property
@@ -109,7 +109,7 @@ class Grant(msgspec.Struct, frozen=True):
         return None if first is None else first.prefix
 
     def has_expired(self, now: float) -> bool:
-        """Whether it has expired at a time in Unix seconds."""
+        """Whether the grant has expired at a time in Unix seconds."""
         return self.expires_at is not None and now >= self.expires_at
 
 
@@ -178,7 +178,7 @@ class StaticTokens:
             except InvalidValueError as error:
                 raise InvalidValueError(f"line {number} of the token file {path} is invalid: {error}") from None
         if not tokens._grants:
-            raise InvalidValueError(f"the token file {path} has no token: write one line of ASCII characters into it")
+            raise InvalidValueError(f"the token file {path} has no token: add a line with one, in printable ASCII")
         return tokens
 
     def _add(self, token: str, capabilities: tuple[Capability, ...]) -> None:
@@ -186,9 +186,9 @@ class StaticTokens:
             raise InvalidValueError(f"a token is 1 to {MAX_TOKEN_BYTES:,} printable ASCII characters")
         digest = _digest(token)
         if digest in self._grants:
-            raise InvalidValueError(f"this is {self._grants[digest].subject} again: list every token once")
+            raise InvalidValueError(f"this repeats {self._grants[digest].subject}: list each token only once")
         if len(self._grants) == MAX_TOKENS:
-            raise InvalidValueError(f"there may be {MAX_TOKENS:,} tokens: use JSON web tokens for more users")
+            raise InvalidValueError(f"there may be at most {MAX_TOKENS:,} tokens: use JSON web tokens for more users")
         self._grants[digest] = Grant(f"token-{len(self._grants) + 1}", capabilities)
 
     def verify(self, token: str) -> Grant:

@@ -81,11 +81,11 @@ class Authenticator:
                 self._bucket_of(address).take(self._clock(), 1.0)
             raise
         except BaseException as error:  # the host's verifier must neither look like a lost connection nor end this loop
-            raise RuntimeError("the verifier of tokens failed") from error
+            raise RuntimeError("the token verifier failed") from error
         if grant.has_expired(time.time()):
             raise TokenError("the token has expired: present a new one", error_code=ErrorCode.TOKEN_EXPIRED)
         if not grant.capabilities:
-            raise TokenError("this token allows nothing: ask for one that does", error_code=ErrorCode.FORBIDDEN)
+            raise TokenError("this token grants no rights: ask for one that does", error_code=ErrorCode.FORBIDDEN)
         self._accept(digest)
         return grant
 
@@ -98,7 +98,7 @@ class Authenticator:
     def _check_may_try(self, address: str) -> None:
         bucket = self._buckets.get(origin_of(address))
         if bucket is not None and not bucket.holds(self._clock(), 1.0):
-            message = "too many tokens from this address were not accepted: wait a minute, then present a right one"
+            message = "too many tokens from this address were not accepted: wait a minute, then present a valid one"
             raise TokenError(message, error_code=ErrorCode.RATE_LIMITED)
 
     def _bucket_of(self, address: str) -> Bucket:

@@ -102,9 +102,9 @@ class JwtVerifier:
             InvalidValueError: the key does not fit the algorithm or is too weak, or the algorithm is not supported.
         """
         if algorithm not in get_args(JwtAlgorithm):
-            raise InvalidValueError(f"the algorithm of tokens is one of {', '.join(get_args(JwtAlgorithm))}")
+            raise InvalidValueError(f"the algorithm of tokens must be one of {', '.join(get_args(JwtAlgorithm))}")
         if not 0 <= leeway_s <= MAX_LEEWAY_S:
-            raise InvalidValueError(f"the leeway is 0 to {MAX_LEEWAY_S:.0f} seconds")
+            raise InvalidValueError(f"the leeway must be 0 to {MAX_LEEWAY_S:.0f} seconds")
         data = key.encode() if isinstance(key, str) else key
         self._key = _checked_secret(data) if algorithm == "HS256" else _public_key(data, algorithm)
         self._algorithms: Final = (algorithm,)
@@ -153,11 +153,11 @@ class JwtVerifier:
         try:
             payload: bytes = _JWS.decode(token, self._key, algorithms=self._algorithms)
         except jwt.InvalidAlgorithmError:
-            raise TokenError(f"the token is not signed with {self._algorithms[0]}, which is needed here") from None
+            raise TokenError(f"the token is not signed with {self._algorithms[0]}, as this server requires") from None
         except jwt.InvalidSignatureError:
             raise TokenError("the signature of the token is wrong: ask its issuer for a new one") from None
         except _UNREADABLE:
-            raise TokenError("this is not a signed JSON web token: present one") from None
+            raise TokenError("this token is not a signed JSON web token: present one") from None
         return payload
 
     def _check_audience(self, claims: _Claims) -> None:
@@ -188,7 +188,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object without repeated names, of which issuer and server might read different ones."""
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise ValueError("an object has the same name twice")
+        raise ValueError("an object has a repeated name")
     return members
 
 
@@ -199,7 +199,7 @@ def _refuse_constant(name: str) -> None:
 def _checked_secret(secret: bytes) -> bytes:
     if len(secret) < MIN_SECRET_BYTES:
         raise InvalidValueError(
-            f"the secret for HS256 has {len(secret)} bytes and needs {MIN_SECRET_BYTES} random ones"
+            f"the secret for HS256 has {len(secret)} bytes, but needs at least {MIN_SECRET_BYTES} random bytes"
         )
     try:
         jwt.get_algorithm_by_name("HS256").prepare_key(secret)
@@ -222,7 +222,7 @@ def _public_key(pem: bytes, algorithm: str) -> RSAPublicKey | Ed25519PublicKey:
     if algorithm == "EdDSA" and isinstance(key, Ed25519PublicKey):
         return key
     if algorithm != "RS256" or not isinstance(key, RSAPublicKey):
-        raise InvalidValueError(f"the key is of another kind than {algorithm} needs")
+        raise InvalidValueError(f"the key is not of the kind that {algorithm} needs")
     if key.key_size < MIN_RSA_BITS:
-        raise InvalidValueError(f"the key has {key.key_size:,} bits, and RS256 needs {MIN_RSA_BITS:,}")
+        raise InvalidValueError(f"the key has {key.key_size:,} bits, but RS256 needs at least {MIN_RSA_BITS:,}")
     return key

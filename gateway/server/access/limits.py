@@ -77,7 +77,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 continue
             if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value <= MAX_LIMIT:
                 what = "number" if field.type is float else "whole number"
-                bounds = f"of more than 0 and at most {MAX_LIMIT:,}"
+                bounds = f"above 0 and at most {MAX_LIMIT:,}"
                 raise InvalidValueError(f"the limit {field.name} must be a {what} {bounds}, not {value!r:.80}")
 
     def connections_from(self, *, is_local: bool) -> int:
@@ -151,7 +151,7 @@ class FrameMeter:
         if opcode is Opcode.CONT:
             self._fragments += 1
             if self._fragments >= MAX_FRAGMENTS:
-                return MESSAGE_TOO_BIG, f"a message may have {MAX_FRAGMENTS} fragments"
+                return MESSAGE_TOO_BIG, f"a message may have at most {MAX_FRAGMENTS} fragments"
         elif opcode is Opcode.TEXT or opcode is Opcode.BINARY:
             self._fragments = 0
             if is_open:

@@ -54,7 +54,7 @@ def parse_address(listen: str) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or int(port) > 65_535:
-        raise ListenError(listen, "an address is HOST:PORT, for example 127.0.0.1:8765")
+        raise ListenError(listen, "an address must be HOST:PORT, for example 127.0.0.1:8765")
     return host, int(port)
 
 
@@ -104,7 +104,7 @@ class Access:
         """Return the refusal of a request; None lets it in. `names` are those of all its headers."""
         if not self._needs_token and (sign := sign_of_proxy(names, version)):
             message = (
-                "without tokens this server is for its own machine only, "
+                "without tokens this server serves its own machine only, "
                 f"and this request came through a proxy ({sign}): give the server tokens"
             )
             return refusal(ErrorCode.FORBIDDEN, message)
@@ -115,7 +115,7 @@ class Access:
             message = "pages of that Origin may not use this server: add it to allowed_origins (--allow-origin)"
             return refusal(ErrorCode.FORBIDDEN, message)
         if has_token(query):
-            message = "a token in a URL would end in logs: use Authorization: Bearer, hello, or a subprotocol"
+            message = "a token in a URL would be logged: use Authorization: Bearer, hello, or a subprotocol"
             return refusal(ErrorCode.BAD_REQUEST, message)
         return None
 

@@ -202,7 +202,7 @@ class AsgiPeer:
             self._core.pump.resume(self.subscriber)
 
     def _refuse_too_large(self) -> None:
-        reason = f"a frame may have {frames.MAX_FRAME_BYTES:,} bytes"
+        reason = f"a frame may have at most {frames.MAX_FRAME_BYTES:,} bytes"
         self.write(PreparedFrame(frames.Goodbye(code=MESSAGE_TOO_BIG, reason=reason)))
         self._core.tasks.spawn(self.finish(MESSAGE_TOO_BIG, reason))
 

@@ -78,7 +78,7 @@ def _agents(store: Reader, grant: Grant, query: Query, redactor: Redactor) -> Ag
     wanted = None if status is None else AgentStatus(status)
     order = query.get("order", ["oldest"])[0]
     if order not in ("oldest", "newest"):
-        raise InvalidValueError(f"{order[:40]!r} is not an order: use oldest or newest")
+        raise InvalidValueError(f"{order[:40]!r} is not a sort order: use oldest or newest")
     sees_all = grant.allows_everywhere(Permission.READ)
     after = _number(query, "after", 0) if sees_all else _position_after(store, grant, query)
     _, epoch = store.position(after, _epoch(query))

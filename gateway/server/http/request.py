@@ -8,7 +8,7 @@ import msgspec
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.web import Asset
 
-REPEATED_HEADER: Final = "Host, Origin and Authorization may be sent once each"
+REPEATED_HEADER: Final = "Host, Origin and Authorization may each be sent only once"
 STATUS_OF: Final = {
     ErrorCode.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
     ErrorCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,

@@ -64,7 +64,7 @@ async def _answer_or_refuse(core: Gateway, request: HttpRequest) -> HttpResponse
         return refusal(refused.code, refused.message)
     except Exception:  # of a request, as in the connection loop
         logger.exception("a request failed")
-        return refusal(ErrorCode.INTERNAL, "the server could not do this, and its log says why")
+        return refusal(ErrorCode.INTERNAL, "the request failed; the server's log says why")
 
 
 async def _public(core: Gateway, request: HttpRequest) -> HttpResponse | None:

@@ -105,7 +105,7 @@ class EventStream:
             case frames.Goodbye():
                 is_limit = frame.code == CloseCode.CONNECTION_LIMIT
                 code = ErrorCode.LIMIT if is_limit else ErrorCode.UNAVAILABLE
-                return error_response(STATUS_OF[code], code, frame.reason or "the server stops", Retry_After="2")
+                return error_response(STATUS_OF[code], code, frame.reason or "the server is stopping", Retry_After="2")
             case _:
                 return b""  # `welcome` describes what a client may send; a heartbeat has nothing to say yet
 

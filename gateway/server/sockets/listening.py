@@ -97,7 +97,7 @@ def _bind_one(family: int, address: Address) -> socket.socket:
 def listen_error(address: str, error: Exception) -> ListenError:
     """Return the error of an address that could not be bound or listened on."""
     why = getattr(error, "strerror", None) or error
-    return ListenError(address, f"{why}: choose another address, or stop the program that has it")
+    return ListenError(address, f"{why}: choose another address, or stop the program that uses it")
 
 
 Factory = Callable[[], asyncio.BaseProtocol]
@@ -193,7 +193,7 @@ class ListeningServer(asyncio.AbstractServer):
 
     def _pause(self, listener: socket.socket, error: OSError) -> None:
         why = os.strerror(error.errno) if error.errno else str(error)
-        self._accepted.warn(f"no connection can be accepted ({why}); new ones wait")
+        self._accepted.warn(f"cannot accept connections now ({why}): new ones wait")
         self._loop.remove_reader(listener)
         self._loop.call_later(ACCEPT_PAUSE_S, self._resume, listener)
 

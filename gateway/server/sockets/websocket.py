@@ -64,8 +64,8 @@ _REFUSALS: Final = {
         "bad_request",
         "there are too many headers, or one is longer than 8 KiB",
     ),
-    HTTPStatus.SERVICE_UNAVAILABLE: ("unavailable", "the server stops"),
-    HTTPStatus.INTERNAL_SERVER_ERROR: ("internal", "the server failed; its log says more"),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("unavailable", "the server is stopping"),
+    HTTPStatus.INTERNAL_SERVER_ERROR: ("internal", "the server failed; its log has the details"),
 }
 """By status, the library's refusals for other reasons than a wrong handshake."""
 _UNREADABLE: Final = (

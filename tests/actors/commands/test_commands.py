@@ -205,7 +205,7 @@ class TestBadInput:
             (["run", "--db", "none/x.db", "--", "echo"], "there is no folder none"),
             (["demo", "--db", "none/x.db"], "there is no folder none"),
             (["verify", "--db", "none/x.db"], "there is no folder none"),
-            (["run", "--id", "a b", "--", "echo"], "cannot be the id of an agent"),
+            (["run", "--id", "a b", "--", "echo"], "is not a valid agent id"),
             (["tail", "a1", "--after", "soon"], "use a sequence or tail"),
         ],
     )
@@ -231,7 +231,7 @@ class TestBadInput:
         self.check(run, "run", "--db", db, says="give the command to run after `--`")
 
     def test_a_command_that_does_not_exist(self, run: Run, db: str) -> None:
-        self.check(run, "run", "--db", db, "--", "no-such-program", says="there is no program 'no-such-program'")
+        self.check(run, "run", "--db", db, "--", "no-such-program", says="the program 'no-such-program' was not found")
         assert not Path(db).exists()
 
     def test_an_unwritable_database_path(self, run: Run, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ class TestBadInput:
     def test_an_id_that_is_taken_or_impossible(self, run: Run, db: str) -> None:
         run("run", "--db", db, "--id", "a1", "--", "echo")
         self.check(run, "run", "--db", db, "--id", "a1", "--", "echo", says="already an agent 'a1'")
-        self.check(run, "run", "--db", db, "--id", "a b", "--", "echo", says="cannot be the id of an agent")
+        self.check(run, "run", "--db", db, "--id", "a b", "--", "echo", says="is not a valid agent id")
 
     def test_a_type_or_status_that_does_not_exist(self, run: Run, db: str) -> None:
         self.check(run, "run", "--db", db, "--type", "none", "--", "echo", says="none")
@@ -340,5 +340,5 @@ class TestDemo:
         done = run_in_a_process("demo", "--speed", "5", "--db", str(tmp_path / "demo.db"))
 
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "is cut off after message" in done.stdout
+        assert "is disconnected after message" in done.stdout
         assert run("verify", "--db", str(tmp_path / "demo.db")).returncode == 0

@@ -41,7 +41,7 @@ class TestTheBound:
         for number in range(3):
             actor.actor_ref.tell(number)
 
-        with pytest.raises(MailboxFullError, match=r"Bounded-b .* has 3 messages waiting") as refused:
+        with pytest.raises(MailboxFullError, match=r"the mailbox of Bounded-b .* is full .3 messages") as refused:
             actor.actor_ref.tell("one too many")
         dispatcher.run()
         actor.actor_ref.tell("room again")

@@ -322,7 +322,7 @@ def test_a_program_that_does_not_exist_is_a_failure_that_says_so(agent: Agent) -
     assert ending == Ending(
         status=AgentStatus.FAILED,
         error_name="CommandNotFoundError",
-        error_message="there is no program 'no-such-program-here': install it, or give its full path",
+        error_message="the program 'no-such-program-here' was not found: install it, or give its full path",
     )
     assert agent.recorder.patches == []
 
@@ -369,15 +369,15 @@ def test_a_prompt_that_cannot_be_an_argument_is_a_failure_that_says_so(agent: Ag
 @pytest.mark.parametrize(
     ("argv", "options", "message"),
     [
-        ([], {}, "argv must name a program"),
-        ([""], {}, "argv must name a program"),
+        ([], {}, "argv must not be empty: give the program and its arguments"),
+        ([""], {}, "argv must not be empty: give the program and its arguments"),
         ("ls -l", {}, "argv must be a list"),
         (["ls", 1], {}, "argument 1 must be text, not int"),
         (["ls", b"x"], {}, "argument 1 must be text, not bytes"),
-        (["ls", "a\0b"], {}, "argument 1 holds a NUL character"),
-        (["ls"], {"type": "fortran"}, "'fortran' is not a type of command: use one of claude-code, gemini-cli"),
-        (["ls"], {"cwd": "a\0b"}, "cwd holds a NUL character"),
-        (["ls"], {"env": {"A=B": "x"}}, "cannot be the name of an environment variable"),
+        (["ls", "a\0b"], {}, "argument 1 contains a NUL character"),
+        (["ls"], {"type": "fortran"}, "'fortran' is not an agent type: use one of claude-code, gemini-cli"),
+        (["ls"], {"cwd": "a\0b"}, "cwd contains a NUL character"),
+        (["ls"], {"env": {"A=B": "x"}}, "is not a valid name of an environment variable"),
         (["ls"], {"env": {"A": 1}}, "the environment variable 'A' must be text, not int"),
         (["ls"], {"grace_s": -1}, "grace_s must be 0 or more seconds"),
         (["ls"], {"grace_s": float("nan")}, "grace_s must be 0 or more seconds"),

@@ -407,8 +407,7 @@ def test_kimi_says_by_its_exit_code_and_as_text_why_it_failed() -> None:
     ending = hear(lines, "kimi", exit_code=75).ending
 
     assert ending.error_message == (
-        "x ended with exit code 75: a passing error of its provider; it may be tried again; "
-        "it printed: LLM provider error: 429"
+        "x ended with exit code 75: a temporary error of its provider; try again; it printed: LLM provider error: 429"
     )
 
 

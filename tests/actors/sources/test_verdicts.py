@@ -204,7 +204,7 @@ GEMINI: dict[str, tuple[list[dict[str, Any]], str | None]] = {
     "work after the result": ([GEMINI_INIT, SAID, SUCCESS, SAID], MISSING),
     "success, and nothing said or done": (
         [GEMINI_INIT, gemini("result", status="success", stats={"output_tokens": 0})],
-        "said and done nothing",
+        "had no output",
     ),
     "one object for a whole run": ([{"response": "ok", "stats": {}}], None),
     "one object with a session and an error": (

@@ -203,7 +203,7 @@ def test_a_goodbye_is_obeyed(ask: Ask) -> None:
 def test_without_a_reply_in_time_the_error_says_that_it_may_have_been_done(ask: Ask) -> None:
     with Server("silence").running() as server:
         began = time.monotonic()
-        with pytest.raises(RequestError, match="it may have been done or not") as refused:
+        with pytest.raises(RequestError, match="it may or may not have been carried out") as refused:
             ask(server.url, "send", "a1", "hello", timeout=0.3)
         assert time.monotonic() - began < 2.0
 

@@ -33,7 +33,7 @@ def test_anything_else_is_not_an_address(listen: str) -> None:
 
 @pytest.mark.parametrize("heartbeat_s", [0, -1.0, float("nan"), float("inf"), 1e10])
 def test_a_heartbeat_has_bounds(heartbeat_s: float) -> None:
-    with pytest.raises(InvalidValueError, match="heartbeat_s must be more than 0"):
+    with pytest.raises(InvalidValueError, match="heartbeat_s must be above 0"):
         ServerOptions(listen=ASGI, heartbeat_s=heartbeat_s)
 
 

@@ -87,9 +87,7 @@ def test_a_name_that_is_in_no_folder_is_refused_as_such(path: Path, where: str) 
         store.backup(path.parent / where)
 
 
-@pytest.mark.parametrize(
-    ("leads_to", "why"), [("nothing", "symbolic link to nothing"), ("agents.db", "exists already")]
-)
+@pytest.mark.parametrize(("leads_to", "why"), [("nothing", "dangling symbolic link"), ("agents.db", "exists already")])
 def test_a_link_is_refused_and_left_as_it_is(path: Path, target: Path, leads_to: str, why: str) -> None:
     target.symlink_to(leads_to)
     with opened(path) as store, pytest.raises(StorePathError, match=why):

@@ -121,8 +121,8 @@ REFUSED: dict[str, tuple[Callable[[Path, bytes], object], type[StoreOpenError], 
         SchemaTooNewError,
         "upgrade commitcast",
     ),
-    "tail missing by a page": (cut(PAGE), StoreCorruptError, "its tail is missing"),
-    "tail missing by a byte": (cut(1), StoreCorruptError, "its tail is missing"),
+    "tail missing by a page": (cut(PAGE), StoreCorruptError, "it is truncated"),
+    "tail missing by a byte": (cut(1), StoreCorruptError, "it is truncated"),
     "flipped page header in the middle": (damaged(0, of=middle_leaf), StoreCorruptError, "restore a backup"),
     "flipped first page": (damaged(100), StoreCorruptError, "restore a backup"),
     "flipped page size": (damaged(16, length=2), StoreCorruptError, "restore a backup"),
@@ -281,8 +281,8 @@ def link_the_file_hard(good: Path) -> None:
     ("link", "why"),
     [
         (link_the_lock_softly, "is a symbolic link"),
-        (link_the_lock_hard, "not a file with one name of its own"),
-        (link_the_file_hard, "2 names"),
+        (link_the_lock_hard, "not a regular file, or has hard links"),
+        (link_the_file_hard, "2 hard links"),
     ],
 )
 def test_a_link_through_which_two_runtimes_could_have_one_file_is_refused(
@@ -312,7 +312,7 @@ def test_a_folder_without_permission_is_refused(sample: bytes, mode: int) -> Non
         error = refusal(path)
 
         assert type(error) is StoreReadOnlyError
-        assert f"the folder {folder} cannot be written" in str(error)
+        assert f"the folder {folder} is not writable" in str(error)
         folder.chmod(0o700)
         assert list(folder.iterdir()) == [path]
         assert path.read_bytes() == sample

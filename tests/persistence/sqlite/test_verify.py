@@ -69,11 +69,11 @@ DAMAGES: dict[str, tuple[list[str], str]] = {
     ),
     "the tail missing": (
         ["DELETE FROM agent_messages WHERE content = 'late'"],
-        "agent 'a' should have 6 messages and ends at 5",
+        "agent 'a' should have 6 messages, but ends at 5",
     ),
     "all messages missing": (
         ["DELETE FROM agent_messages WHERE agent_key = 1"],
-        "agent 'a' should have 6 messages and ends at 0",
+        "agent 'a' should have 6 messages, but ends at 0",
     ),
     "a message beyond the head": (
         ["UPDATE agents SET head = 5 WHERE id = 'a'"],
@@ -81,23 +81,23 @@ DAMAGES: dict[str, tuple[list[str], str]] = {
     ),
     "changed content": (
         ["UPDATE agent_messages SET content = 'thrEe' WHERE content = 'three'"],
-        "agent 'a' has message 3 changed since it was stored",
+        "message 3 of agent 'a' was changed since it was stored",
     ),
     "content that is no text": (
         ["UPDATE agent_messages SET content = CAST(x'746872e565' AS TEXT) WHERE content = 'three'"],
-        "agent 'a' has message 3 changed since it was stored",
+        "message 3 of agent 'a' was changed since it was stored",
     ),
     "changed raw": (
         ["UPDATE agent_messages SET raw = x'00' WHERE content = 'three'"],
-        "agent 'a' has message 3 changed since it was stored",
+        "message 3 of agent 'a' was changed since it was stored",
     ),
     "changed metadata": (
         ["UPDATE agent_messages SET metadata = NULL WHERE content = 'three'"],
-        "agent 'a' has message 3 changed since it was stored",
+        "message 3 of agent 'a' was changed since it was stored",
     ),
     "a changed time": (
         [f"UPDATE agent_messages SET created_at = '{AT}x' WHERE content = 'three'"],
-        "agent 'a' has message 3 changed since it was stored",
+        "message 3 of agent 'a' was changed since it was stored",
     ),
     "a message of another agent": (
         ["UPDATE agent_messages SET agent_key = 9, sequence_number = 2 WHERE content = 'late'"],
@@ -109,19 +109,19 @@ DAMAGES: dict[str, tuple[list[str], str]] = {
     ),
     "a position beyond the counter": (
         ["UPDATE positions SET last = 11"],
-        "agent_messages has position 12 and the counter stands at 11",
+        "agent_messages has position 12, but the counter is at 11",
     ),
     "missing positions": (
         ["UPDATE positions SET last = 15"],
-        "15 positions were given and 12 are there: 3 are missing, the first is 13",
+        "15 positions were assigned, but only 12 exist: 3 are missing, the first is 13",
     ),
     "a hole in the positions": (
         ["UPDATE agent_messages SET position = 20 WHERE content = 'late'", "UPDATE positions SET last = 20"],
-        "20 positions were given and 12 are there: 8 are missing, the first is 12",
+        "20 positions were assigned, but only 12 exist: 8 are missing, the first is 12",
     ),
     "a run that began after the end": (
         ["UPDATE runs SET began = 13"],
-        "run 1 began at position 13, before the one before it or after the end",
+        "run 1 began at position 13, before the previous run or after the end",
     ),
     "no counter": (["DELETE FROM positions"], "the counter of positions is missing"),
     "positions in another order than the sequences": (
@@ -130,31 +130,31 @@ DAMAGES: dict[str, tuple[list[str], str]] = {
             "UPDATE agent_messages SET position = 5 WHERE content = 'four'",
             "UPDATE agent_messages SET position = 6 WHERE content = 'three'",
         ],
-        "agent 'a' has message 4 at a position before the one before it",
+        "agent 'a' has message 4 at a position before that of the previous message",
     ),
     "a status unlike the last step": (
         ["UPDATE agents SET status = 'failed' WHERE id = 'a'"],
-        "agent 'a' is failed and its last step was to completed",
+        "agent 'a' is failed, but its last change was to completed",
     ),
     "a status that is none": (
         ["UPDATE agents SET status = 'asleep' WHERE id = 'a'"],
-        "agent 'a' is asleep and its last step was to completed",
+        "agent 'a' is asleep, but its last change was to completed",
     ),
     "a step after an end": (
         [f"INSERT INTO agent_transitions {STEP} VALUES (14, 1, 'completed', 'failed', 6, '{AT}')"],
-        "agent 'a' had ended as completed and became failed",
+        "agent 'a' had ended as completed, but then became failed",
     ),
     "a step from another status": (
         ["UPDATE agent_transitions SET \"from\" = 'initializing' WHERE \"to\" = 'completed'"],
-        "agent 'a' went from initializing to completed when it was running",
+        "agent 'a' changed from initializing to completed while it was running",
     ),
     "a missing step": (
         ["DELETE FROM agent_transitions WHERE agent_key = 1 AND \"to\" = 'running'"],
-        "agent 'a' went from running to completed when it was initializing",
+        "agent 'a' changed from running to completed while it was initializing",
     ),
     "a step after a message that is not there": (
         ["UPDATE agent_transitions SET after_sequence = 9 WHERE \"to\" = 'completed'"],
-        "agent 'a' became completed after message 9 and has only 6",
+        "agent 'a' became completed after message 9, but has only 6",
     ),
     "a step before the message that it follows": (
         ["UPDATE agent_transitions SET after_sequence = 6 WHERE \"to\" = 'completed'"],
@@ -166,11 +166,11 @@ DAMAGES: dict[str, tuple[list[str], str]] = {
     ),
     "a message of no agent": (
         [f"INSERT INTO agent_messages {MESSAGE} VALUES (14, 77, 1, 'user', '', 'text', '{AT}', 0)"],
-        "row 14 of agent_messages belongs to no row of agents",
+        "row 14 of agent_messages refers to a missing row of agents",
     ),
     "a step of no agent": (
         [f"INSERT INTO agent_transitions {STEP} VALUES (14, 77, 'initializing', 'running', 0, '{AT}')"],
-        "row 14 of agent_transitions belongs to no row of agents",
+        "row 14 of agent_transitions refers to a missing row of agents",
     ),
     "a type that the schema forbids": (
         ["UPDATE agent_messages SET type = 'whisper' WHERE content = 'three'"],
@@ -204,7 +204,7 @@ def test_a_sound_file_is_sound(path: Path) -> None:
         messages=7,
         transitions=3,
         position=12,
-        notes=["a crash left 1 agents unfinished: the next start makes them failed"],
+        notes=["a crash left 1 agents unfinished: the next start fails them"],
     )
 
 
@@ -215,7 +215,7 @@ def test_a_byte_that_the_disk_flipped_within_a_row_is_found_although_sqlite_sees
 
     with by_hand(path) as connection:
         assert connection.pragma("integrity_check") == "ok"
-    assert problems(path) == ["agent 'a' has message 3 changed since it was stored"]
+    assert problems(path) == ["message 3 of agent 'a' was changed since it was stored"]
 
 
 def test_a_damaged_page_is_one_error_or_a_problem(path: Path) -> None:
@@ -418,7 +418,7 @@ def test_a_check_of_the_structure_gives_way_to_a_runtime_that_starts(
 
     assert report.is_sound
     assert report.messages == 7
-    assert any("structure was not checked" in note for note in report.notes)
+    assert any("structures were not checked" in note for note in report.notes)
 
 
 def test_a_link_to_a_live_file_is_known_as_live(path: Path) -> None:
@@ -426,4 +426,4 @@ def test_a_link_to_a_live_file_is_known_as_live(path: Path) -> None:
     link.symlink_to(path)
 
     with opened(path):
-        assert any("structure was not checked" in note for note in verify(link).notes)
+        assert any("structures were not checked" in note for note in verify(link).notes)

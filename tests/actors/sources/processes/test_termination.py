@@ -207,7 +207,7 @@ def test_what_cannot_be_killed_is_given_up_in_the_end_and_logged_once(
 
     (record,) = caplog.records
     assert re.match(
-        rf"processes (\d+, )*{child.pid}\b.* do not end even by SIGKILL and are left behind", record.getMessage()
+        rf"processes (\d+, )*{child.pid}\b.* did not end after SIGKILL and are left running", record.getMessage()
     )
     assert EPOCH in record.getMessage()
 

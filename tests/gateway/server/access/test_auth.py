@@ -91,7 +91,7 @@ class TestACapability:
         "agent", ["", "**", "a*b", "*a", "org 1", "org1/*", "é", "a\n", "a" * 129, "a" * 129 + "*"]
     )
     def test_on_what_is_neither_id_nor_prefix_is_refused(self, agent: str) -> None:
-        with pytest.raises(InvalidValueError, match="cannot be the id of an agent"):
+        with pytest.raises(InvalidValueError, match="is not a valid agent id"):
             Capability(agent, READ)
 
     def test_without_operations_is_refused(self) -> None:
@@ -228,8 +228,8 @@ class TestATokenFile:
             ("{}\x7f", "printable ASCII"),
             ("{}\ufeff", "printable ASCII"),
             ("x" * (MAX_TOKEN_BYTES + 1), "printable ASCII"),
-            ("other", "this is token-1 again"),
-            ("other read *", "this is token-1 again"),
+            ("other", "this repeats token-1"),
+            ("other read *", "this repeats token-1"),
         ],
     )
     def test_with_a_wrong_line_is_refused_by_its_number(self, path: Path, line: str, why: str) -> None:
