@@ -57,6 +57,11 @@ class AgentActor(Actor):
         self._outgoing: list[NewMessage] = []  # the newest of them, which are still to be sent to the database
         self._outgoing_bytes = 0
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the agent's end is stored. Any thread."""
+        return self._stored_status is not None and self._stored_status.is_terminal
+
     def on_start(self) -> None:
         """Begin with what was just created. An agent of the store is loaded with the first command, on a worker."""
         if self._created is not None:

@@ -100,7 +100,7 @@ class _Quota:
 
     def _forget_ended(self) -> None:
         for prefix, agents in list(self.at_work.items()):
-            agents -= {agent for agent in agents if agent not in self._directory}
+            agents -= {agent for agent in agents if not self._directory.is_at_work(agent)}
             if not agents:
                 del self.at_work[prefix]
         self.launching = +self.launching

@@ -8,12 +8,11 @@ blocks under the lock.
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from commitcast.actors import messages
 from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.errors import FutureTimeoutError, MailboxFullError, RuntimeStoppedError
-from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.deadletters import DeadLetters
 from commitcast.actors.kernel.future import Future, remaining
 from commitcast.actors.kernel.mailbox import Empty, Envelope
@@ -21,6 +20,9 @@ from commitcast.actors.kernel.waiting import Signal
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.fork import GONE
 from commitcast.persistence.records import AgentStatus, MessageRecord
+
+if TYPE_CHECKING:
+    from commitcast.actors.agent import AgentActor
 
 logger: Final = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ class Directory:
 
     def __init__(
         self,
-        make: Callable[[str, messages.Created | None], Actor],
+        make: Callable[[str, messages.Created | None], "AgentActor"],
         credit: CreditLimiter,
         dead_letters: DeadLetters,
     ) -> None:
@@ -46,14 +48,15 @@ class Directory:
         self._credit = credit
         self._dead_letters = dead_letters
         self._lock = threading.RLock()
-        self._actors: dict[str, Actor] = {}
+        self._actors: dict[str, AgentActor] = {}
         self.is_open = True
         """Whether requests from outside are accepted."""
         self._emptied: Signal | None = None  # given when the last actor has gone
 
-    def __contains__(self, agent: str) -> bool:
-        """Whether an agent has an actor."""
-        return agent in self._actors
+    def is_at_work(self, agent: str) -> bool:
+        """Whether an agent has an actor, and its end is not stored yet: it may be known before the actor retires."""
+        actor = self._actors.get(agent)
+        return actor is not None and not actor.has_ended
 
     def __len__(self) -> int:
         """Return how many actors are alive."""
@@ -163,7 +166,7 @@ class Directory:
                 actor = self._actors[agent] = self._make(agent, None)
             actor.actor_inbox.put(envelope)
 
-    def retire(self, actor: Actor) -> bool:
+    def retire(self, actor: "AgentActor") -> bool:
         """Take an actor out if nothing waits in its mailbox; return whether it was stopped. In its own turn."""
         with self._lock:
             if self._actors.get(actor.name) is actor:
@@ -179,7 +182,7 @@ class Directory:
             self._emptied.set()
             self._emptied = None
 
-    def redeliver(self, actor: Actor) -> None:
+    def redeliver(self, actor: "AgentActor") -> None:
         """Give what reached a stopped actor too late to the agent's present actor, or to a new one, in order."""
         agent = actor.name
         with self._lock:
@@ -215,7 +218,7 @@ class Directory:
             reply_to.set(None)  # a stop, of what has stopped
 
 
-def _drain(actor: Actor) -> list[Envelope]:
+def _drain(actor: "AgentActor") -> list[Envelope]:
     late = []
     while True:
         try:
