@@ -162,11 +162,11 @@ class SubscriptionProtocol:
             yield from self._on_frame(frame)
         except _GapError as gap:
             yield self._mend(gap)
-        yield from self._ack_in_time()
         place = self._subscription.cursor, self._subscription.epoch
         if self._on_cursor is not None and place != self._reported:
-            self._on_cursor(*place)
+            self._on_cursor(*place)  # before the ack, which may fail to be sent, and this was perhaps the last frame
         self._reported = place
+        yield from self._ack_in_time()
 
     def _on_frame(self, frame: frames.ServerFrame | None) -> Iterator[frames.Item | frames.ClientFrame]:
         match frame:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from commitcast.gateway import SubscriptionError
@@ -552,6 +552,7 @@ def converse(client: SubscriptionProtocol, server: Server) -> Iterator[int]:
     faults=st.lists(st.sampled_from(["deliver", "lose", "repeat", "overtake", "cut", "refuse"]), max_size=40),
     window=st.none() | st.integers(1, 9),
 )
+@example(length=17, sizes=[5], faults=[*["deliver"] * 3, "lose", *["deliver"] * 3, "refuse"], window=5)
 def test_whatever_the_network_does_every_item_is_given_out_once_and_in_order(
     length: int, sizes: list[int], faults: list[str], window: int | None
 ) -> None:
