@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
 from examples import EVERYTHING
 from processes import children
@@ -46,10 +48,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out |= {item for item in items if item.get_closest_marker("slow")}
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
-    chosen = [item for item in items if item not in left_out]
-    random.Random(SEED).shuffle(chosen)
-    # The tests that share a browser come first and together, so that each process starts one, once.
-    items[:] = sorted(chosen, key=lambda item: item.get_closest_marker("browser") is None)
+    items[:] = [item for item in items if item not in left_out]
+    random.Random(SEED).shuffle(items)
+    items.sort(key=lambda item: not _shares_a_browser(item.nodeid))  # first: they take longest
+
+
+def _shares_a_browser(nodeid: str) -> bool:
+    return nodeid.startswith("tests/web/test_page.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Give the tests that share a browser to one process, so that one is started, and all others to any."""
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # as above
+        def _split_scope(self, nodeid: str) -> str:
+            return "browser" if _shares_a_browser(nodeid) else nodeid
+
+    return Scheduling(config, log)
 
 
 def _not_drawn(items: list[pytest.Item]) -> set[pytest.Item]:

@@ -93,6 +93,7 @@ def test_a_gap_over_the_end_ends_it(node: Start) -> None:
         assert node(COLLECT, server.url).next()["seen"] == [1]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("code", ["not_found", "gone", "ahead", "stale_epoch", "forbidden", "bad_request", "limit"])
 def test_final_errors_are_thrown(node: Start, code: str) -> None:
     def answer(server: ScriptedServer, frame: Fields) -> None:
@@ -145,6 +146,7 @@ def test_a_refused_append_is_told_and_ends_nothing(node: Start) -> None:
         assert list(node(script, server.url)) == ["too_large", 1]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("code", [4000, 4001, 4002, 4004, 1011])
 def test_it_comes_back_after_a_goodbye_when_it_was_told_to(node: Start, code: int) -> None:
     def answer(server: ScriptedServer, frame: Fields) -> None:

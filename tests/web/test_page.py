@@ -36,10 +36,7 @@ MANY = 100_000
 MOST_NODES = 900
 HOSTILE = "<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: the page is tested in it"),
-    pytest.mark.browser,
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: the page is tested in it")
 expect.set_options(timeout=TIMEOUT_S * 1000)
 
 

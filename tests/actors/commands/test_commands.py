@@ -191,7 +191,7 @@ class TestBadInput:
         ("arguments", "says"),
         [
             (["tail"], "Missing argument"),
-            (["run", "--nope"], "No such option: --nope"),
+            (["run", "--nope"], "No such option"),
             (["messages", "a1", "--after", "-3"], "Invalid value for '--after'"),
             (["nope"], "No such command 'nope'"),
             (["run", "--listen", "foo", "--", "echo"], "cannot listen on foo"),
