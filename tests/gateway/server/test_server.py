@@ -142,7 +142,7 @@ class TestSubscribing:
                     await subscriber.still_works()
                 assert subscriber.heartbeats[-1]["heads"] == {"a1": 7}
 
-        play(tmp_path, scenario, heartbeat_s=0.02)
+        play(tmp_path, scenario, heartbeat_s=0.1)
 
     def test_after_unsubscribe_nothing_more_comes(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:

@@ -238,13 +238,14 @@ class TestEvents:
                 assert [item["content"] for item in tail.until("messages").fields["items"]] == ["four"]
 
     def test_heartbeats_come_with_a_comment_and_without_an_id(self, tmp_path: Path) -> None:
-        with mounted(tmp_path, heartbeat_s=0.02) as (runtime, address):
+        with mounted(tmp_path, heartbeat_s=0.05) as (runtime, address):
             spoken(runtime, "one")
             with Browser(address) as browser:
                 browser.until("live")
                 beats = [browser.until("heartbeat") for _ in range(5)]  # more than a silent WebSocket would be given
+                while beats[-1].fields["heads"] != {"a1": 1}:  # a beat whose read takes longer than it goes without
+                    beats.append(browser.until("heartbeat"))
             assert {(beat.comment, beat.id) for beat in beats} == {("heartbeat", None)}
-            assert beats[-1].fields["heads"] == {"a1": 1}
 
     def test_head_is_answered_with_the_headers_alone(self, tmp_path: Path) -> None:
         with mounted(tmp_path) as (runtime, address):
