@@ -217,7 +217,7 @@ class AgentActor(Actor):
     def _load(self, command: messages.AgentCommand) -> None:
         try:
             record = self.services.reader.agent(self.agent)
-        except BaseException:
+        except BaseException:  # whatever it is, the credit is given back
             self.on_dropped(command)
             raise
         if record is not None:

@@ -138,7 +138,7 @@ class CreditLimiter:
                 return
             try:
                 is_freed = freed.wait(remaining(deadline))
-            except BaseException:
+            except BaseException:  # cancelled or interrupted while it waits
                 self._forget(agent, call)
                 raise
             if not is_freed:
@@ -155,7 +155,7 @@ class CreditLimiter:
                 return
             try:
                 await freed.wait()
-            except BaseException:
+            except BaseException:  # cancelled or interrupted while it waits
                 self._forget(agent, call)
                 raise
 

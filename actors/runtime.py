@@ -178,7 +178,7 @@ class AgentRuntime(AgentApi):
         try:
             self.recovered_agents = recover(self._backend)
             self._system = self._start_system()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing stays open
             self._backend.close()
             raise
         self._state = "running"
@@ -192,7 +192,7 @@ class AgentRuntime(AgentApi):
         try:
             control = RuntimeControl(self._templates, system)
             self._backend.serve(control, RuntimeCollector(system.stats, system.commits))
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing stays open
             system.stop(time.monotonic())
             raise
         return system

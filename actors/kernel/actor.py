@@ -205,13 +205,13 @@ class Actor(pykka.Actor):
                 asker, self._asker = self._asker, None
                 if asker is not None:
                     asker.set(response)
-            except BaseException as error:
+            except BaseException as error:  # SystemExit and CancelledError too: one handler must not end the others
                 self._on_error(envelope, error)
             if mailbox.owner is not self:  # it has failed or stopped
                 return
         try:
             self.on_turn_end()
-        except BaseException as error:
+        except BaseException as error:  # as above: it ends this actor alone
             self._fail(error)
         if mailbox.owner is self:
             mailbox.turn_ended()

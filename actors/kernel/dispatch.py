@@ -136,7 +136,7 @@ class ThreadDispatcher:
             for actor in woken:
                 try:
                     actor.take_turn(actor.turn_messages)
-                except BaseException:
+                except BaseException:  # a defect of ours: the other actors need the thread
                     _report_defect(actor)
             this_thread.in_turn = False
 
@@ -167,7 +167,7 @@ class ThreadDispatcher:
         while (actor := self._ready.get()) is not None:
             try:
                 actor.take_turn(actor.turn_messages)
-            except BaseException:
+            except BaseException:  # a defect of ours: the other actors need the thread
                 _report_defect(actor)
             del actor  # or an idle worker would keep a dead actor
 
@@ -197,7 +197,7 @@ class PinnedActor(Actor):
         """Start it; its thread ends if that fails. See `Actor.begin`."""
         try:
             super().begin()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: its thread ends
             self.on_end()
             raise
 

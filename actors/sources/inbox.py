@@ -90,7 +90,7 @@ class Inbox:
                 self._waiting.append(wake)
             try:
                 await arrived.wait()
-            except BaseException:
+            except BaseException:  # cancelled while it waits
                 self._stop_waiting(wake)
                 raise
 

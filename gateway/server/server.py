@@ -125,7 +125,7 @@ class GatewayServer:
         self._thread.start()
         try:
             self._bound.result()
-        except Exception:
+        except Exception:  # any reason why it could not be bound; raised again
             self._thread.join()
             self.core.reader.close()
             raise

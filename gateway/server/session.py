@@ -227,7 +227,7 @@ class Session:
             agent = getattr(frame, "agent", None)
             refusal = error if isinstance(error, Refusal) else refusal_of(error)
             self._refuse(frame.id, agent if isinstance(agent, str) else None, refusal)
-        except Exception:
+        except Exception:  # a defect of ours: this frame fails, the connection goes on
             logger.exception("a %s failed", type(frame).__name__)
             message = "internal error: the server's log has the details"
             self._refuse(frame.id, None, Refusal(ErrorCode.INTERNAL, message, retry=True))

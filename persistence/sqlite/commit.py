@@ -140,7 +140,7 @@ class Committer:
                         f"{self._path} is damaged ({error}): restore a backup, and restart the runtime"
                     ) from error
                 raise commit_errors.explain(error, code, self._path) from error
-            except BaseException as error:
+            except BaseException as error:  # whatever it is, nothing of the transaction may stay
                 self._roll_back(error)
                 raise
         self._has_run = True

@@ -66,7 +66,7 @@ def connect(
             _set(connection, source, pragma, value, wanted)
         if create and connection.pragma("page_count") == 0:
             connection.pragma("auto_vacuum", 2)  # takes effect only before the first table; `migrate` reads it back
-    except BaseException:
+    except BaseException:  # Ctrl-C too: no connection stays open
         connection.close()
         raise
     return connection

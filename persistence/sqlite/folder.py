@@ -42,7 +42,7 @@ class Folder:
         """Of a sync that SQLite has asked for, which cannot be told to SQLite: commits since may not be durable."""
         try:
             _hook.add(self._name, self)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no descriptor stays open
             os.close(self._descriptor)
             raise
 

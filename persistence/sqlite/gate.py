@@ -52,7 +52,7 @@ class Gate:
         try:
             while ticket in self._queue:  # `_admit` takes it out and has then taken a place for it
                 self._changed.wait(remaining_s())
-        except BaseException:
+        except BaseException:  # a timeout or Ctrl-C: the ticket must not block the queue
             if ticket in self._queue:
                 self._queue.remove(ticket)
             else:

@@ -35,7 +35,7 @@ class FileLock:
         try:
             if not self._take():
                 raise StoreLockedError(str(path), _describe_holder(self._file, path))
-        except BaseException:
+        except BaseException:  # Ctrl-C too: a descriptor would keep the lock
             self.close()
             raise
         with contextlib.suppress(OSError):  # a note for people: a full disk must not keep the store from being opened

@@ -92,7 +92,7 @@ class SqliteStore(SqliteReader):
                     self._check_readable()
                 else:
                     self._open_writer()
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C too: no lock or connection stays
             self.close()
             if isinstance(error, (apsw.Error, OSError)) and not isinstance(error, StoreOpenError):
                 raise opening.explain(error, self.name) from error

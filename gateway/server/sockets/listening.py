@@ -71,7 +71,7 @@ def _bind_all(addresses: Sequence[tuple[int, Any]], port: int) -> list[socket.so
                 if error.errno not in _NOT_THERE:
                     raise
                 missing = error
-    except BaseException:
+    except BaseException:  # Ctrl-C too: no socket stays open
         for listener in bound:
             listener.close()
         raise
@@ -88,7 +88,7 @@ def _bind_one(family: int, address: Address) -> socket.socket:
         if family == socket.AF_INET6:  # IPv4 addresses are bound separately
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: no socket stays open
         listener.close()
         raise
     return listener
@@ -204,7 +204,7 @@ class ListeningServer(asyncio.AbstractServer):
     async def _connect(self, accepted: AcceptedSocket) -> None:
         try:
             protocol = self._factory()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no socket stays open
             accepted.close()
             raise
         try:
