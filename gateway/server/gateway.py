@@ -114,7 +114,7 @@ class Gateway:
         self.tasks = BackgroundTasks()
         self.redactor = Redactor(options.redact)
         self.hub = Hub(redactor=self.redactor)
-        self.reader = StoreReader(store, self.tasks, self.traffic)
+        self.reader = StoreReader(store, self.traffic)
         self.pump = Pump(self.hub, self.reader, self.tasks, self.traffic, self._drop)
         self.inbox = CommitInbox(partial(self.call, self._take))
         self.requests = Requests(self.reader, control, self.redactor)

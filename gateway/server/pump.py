@@ -7,7 +7,7 @@ that asked for it must not be left waiting.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from commitcast.gateway.hub.encoding import PreparedFrame
@@ -16,9 +16,10 @@ from commitcast.gateway.hub.subscription import Subscriber, Subscription
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.server.metrics import Traffic
-from commitcast.gateway.server.reader import StoreReader
+from commitcast.gateway.server.reader import PageKey, StoreReader
 from commitcast.gateway.server.tasks import BackgroundTasks
 from commitcast.persistence.errors import AgentNotFoundError
+from commitcast.persistence.store import AgentPage
 
 logger: Final = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class Pump:
         """Of what is being sent: the oldest commit of each log."""
         self._effects: Iterator[Effect] | None = None
         self._is_scheduled = False
+        self._waiting: dict[PageKey, list[Subscription]] = {}
+        """Subscriptions for which a page is to be read, until its reading begins."""
 
     @property
     def is_idle(self) -> bool:
@@ -112,37 +115,56 @@ class Pump:
             size = effect.subscriber.peer.write(effect.frame)
             self._traffic.count(effect.frame.messages, size)
         elif isinstance(effect, Read):
-            self._tasks.spawn(self._continue(effect.subscription, self._page))
+            self._wait_for_page(effect.subscription)
         elif isinstance(effect, Skip):
-            self._tasks.spawn(self._continue(effect.subscription, self._log_end))
+            self._tasks.spawn(self._skip(effect.subscription))
         else:
             self._drop(effect.subscription)
 
-    async def _continue(
-        self, subscription: Subscription, read: Callable[[Subscription], Awaitable[Iterator[Effect]]]
-    ) -> None:
-        """Read for a subscription, and perform what follows."""
+    def _wait_for_page(self, subscription: Subscription) -> None:
+        """Have a page read for a subscription, and for all that want the same one before its reading begins."""
+        key = (subscription.agent, subscription.cursor, subscription.position)
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append(subscription)
+        if len(waiting) == 1:
+            self._tasks.spawn(self._send_page(key, waiting))
+
+    async def _send_page(self, key: PageKey, waiting: list[Subscription]) -> None:
         try:
-            effects = await read(subscription)
-        except AgentNotFoundError:
+            shared = await self._reader.page(key, on_begin=lambda: self._waiting.pop(key))
+        except Exception as error:  # of any kind: no subscription may wait for this read for ever
+            if self._waiting.get(key) is waiting:  # it did not even begin
+                del self._waiting[key]
+            for subscription in waiting:
+                self._read_failed(subscription, error)
+            return
+        for subscription in waiting:
+            if isinstance(shared.page, AgentPage) and shared.page.epoch != subscription.epoch:
+                self._end(subscription)  # another agent has its id
+                continue
+            for effect in self._hub.page(subscription, shared.page, shared.frames):
+                self._perform(effect)
+        self.schedule()
+
+    async def _skip(self, subscription: Subscription) -> None:
+        try:
+            end = await self._reader.end(subscription)
+        except Exception as error:  # as above
+            self._read_failed(subscription, error)
+            return
+        for effect in self._hub.skip(subscription, *end):
+            self._perform(effect)
+        self.schedule()
+
+    def _read_failed(self, subscription: Subscription, error: Exception) -> None:
+        """End a subscription to an agent that was deleted; have any other read again later."""
+        if isinstance(error, AgentNotFoundError):
             self._end(subscription)
-        except Exception as error:  # of any kind: the subscription must not wait for this read for ever
+        else:
             logger.warning("cannot read on for a subscriber to %s: %r", subscription.agent, error)
             self._hub.page_failed(subscription)
-        else:
-            for effect in effects:
-                self._perform(effect)
-            self.schedule()
-
-    async def _page(self, subscription: Subscription) -> Iterator[Effect]:
-        shared = await self._reader.page(subscription)
-        return self._hub.page(subscription, shared.page, shared.frames)
-
-    async def _log_end(self, subscription: Subscription) -> Iterator[Effect]:
-        return self._hub.skip(subscription, *await self._reader.end(subscription))
 
     def _end(self, subscription: Subscription) -> None:
-        """End a subscription to an agent that was deleted."""
         if subscription.is_current:
             self._hub.unsubscribe(subscription.subscriber, subscription.agent)
             message = f"agent {subscription.agent!r} was deleted"

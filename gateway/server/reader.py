@@ -1,4 +1,4 @@
-"""Reads the store for subscribers: on threads of its own, each page once for all who ask for it at the same time.
+"""Reads the store for subscribers, on threads of its own.
 
 Owns the reader threads, and the pages that were read lately with the frames made of them: after a restart all
 subscribers ask for the same pages. A page is kept only if more followed it when it was read, for then it is history,
@@ -18,7 +18,6 @@ from commitcast.gateway.hub.log import ENTRY_BYTES, FORMS, FrameKey, NextFrame
 from commitcast.gateway.hub.subscription import Subscription
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.server.metrics import Traffic
-from commitcast.gateway.server.tasks import BackgroundTasks
 from commitcast.persistence.errors import AgentNotFoundError
 from commitcast.persistence.store import AgentPage, FeedPage, Head, Reader, entry_size
 
@@ -84,15 +83,13 @@ class PageCache:
 class StoreReader:
     """Calls the store on reader threads."""
 
-    def __init__(self, store: Reader, tasks: BackgroundTasks, traffic: Traffic) -> None:
-        """Make a reader, whose threads start when needed; reads that several subscriptions wait for run in `tasks`."""
+    def __init__(self, store: Reader, traffic: Traffic) -> None:
+        """Make a reader, whose threads start when needed."""
         self.store = store
         self.pages = PageCache()
-        self._tasks = tasks
         self._traffic = traffic
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway-reader")
         self._under_way: set[Future[Any]] = set()
-        self._not_begun: dict[PageKey, asyncio.Task[SharedPage]] = {}
 
     async def read(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function of the store on a reader thread."""
@@ -107,16 +104,30 @@ class StoreReader:
         left = wait(list(self._under_way), CLOSE_S).not_done
         self._threads.shutdown(wait=not left)
 
-    async def page(self, subscription: Subscription) -> SharedPage:
-        """Return the page that follows a subscription's cursor.
+    async def page(self, key: PageKey, on_begin: Callable[[], object]) -> SharedPage:
+        """Return a page that was read lately, or read it.
+
+        Args:
+            key: of the page.
+            on_begin: called on any thread before the page is read: who wants it from then on may know of something
+                that is not in it, and must read it again.
 
         Raises:
-            AgentNotFoundError: the agent was deleted; another one may have its id.
+            AgentNotFoundError: there is no such agent.
         """
-        shared = await self._shared_page((subscription.agent, subscription.cursor, subscription.position))
-        if isinstance(shared.page, AgentPage):
-            _check_same_agent(subscription, shared.page.epoch)
-        return shared
+        kept = self.pages.get(key, time.monotonic())
+        if kept is not None:
+            on_begin()
+            return kept
+        agent, cursor, position = key
+
+        def read() -> AgentPage | FeedPage:
+            on_begin()
+            return self.store.feed(position) if agent == frames.ALL else self.store.entries(agent, cursor, position)
+
+        page = await self.read(read)
+        self._traffic.pages += 1
+        return self.pages.put(key, page, time.monotonic())
 
     async def end(self, subscription: Subscription) -> tuple[int, int, str | None]:
         """Return the cursor and position where a subscription's log ends, and the agent's status; None for all agents.
@@ -128,7 +139,8 @@ class StoreReader:
             position, _ = await self.read(self.store.position)
             return position, position, None
         end = await self.read(self.store.resolve_cursor, subscription.agent, None)
-        _check_same_agent(subscription, end.record.epoch)
+        if end.record.epoch != subscription.epoch:
+            raise AgentNotFoundError(subscription.agent)
         return end.record.head, end.position, end.record.status.value
 
     async def heads(self, agents: list[str]) -> dict[str, Head]:
@@ -139,29 +151,3 @@ class StoreReader:
         last, _ = await self.read(self.store.position)
         heads[frames.ALL] = Head(last, last)
         return heads
-
-    async def _shared_page(self, key: PageKey) -> SharedPage:
-        """Return a page that was read lately, or read it together with all who ask for it before the reading begins."""
-        kept = self.pages.get(key, time.monotonic())
-        if kept is not None:
-            return kept
-        task = self._not_begun.get(key)
-        if task is None:
-            task = self._not_begun[key] = self._tasks.spawn(self._read_page(key))
-        return await asyncio.shield(task)
-
-    async def _read_page(self, key: PageKey) -> SharedPage:
-        agent, cursor, position = key
-
-        def read() -> AgentPage | FeedPage:
-            self._not_begun.pop(key, None)  # a later subscriber may know of something that this page has not
-            return self.store.feed(position) if agent == frames.ALL else self.store.entries(agent, cursor, position)
-
-        page = await self.read(read)
-        self._traffic.pages += 1
-        return self.pages.put(key, page, time.monotonic())
-
-
-def _check_same_agent(subscription: Subscription, epoch: str) -> None:
-    if epoch != subscription.epoch:
-        raise AgentNotFoundError(subscription.agent)

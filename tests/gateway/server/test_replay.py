@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 from commitcast.actors import AgentRuntime
 from commitcast.gateway.server.access.limits import Limits
@@ -77,3 +81,36 @@ class TestReconnectStorm:
             assert traffic.pages < 20 * alone, "every client read for itself"
 
         play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_page_that_could_not_be_read_is_read_again_for_all_who_wait(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, begins: bool
+) -> None:
+    async def scenario(runtime: AgentRuntime) -> None:
+        await spoken(runtime, "a", 10, end=False)
+        threads = server_of(runtime).core.reader._threads
+        submit = threads.submit
+
+        def fail(read: Callable[..., object]) -> None:
+            read()
+            raise OSError("the disk said no")
+
+        def submit_one_that_fails(function: Callable[..., object], *arguments: object) -> Future[object]:
+            if function.__name__ != "read":
+                return submit(function, *arguments)
+            monkeypatch.undo()
+            if not begins:
+                raise RuntimeError("can't start new thread")
+            return submit(fail, function)
+
+        async with raw(runtime.url) as one, raw(runtime.url) as other:
+            monkeypatch.setattr(threads, "submit", submit_one_that_fails)
+            await one.subscribe("a")
+            await other.subscribe("a")
+            await runtime.agent("a").aemit("and on")
+            for client in (one, other):
+                assert (await client.follow("a", 11)).sequences == list(range(1, 12))
+
+    play(tmp_path, scenario)
+    assert "cannot read on for a subscriber to a" in caplog.text

@@ -21,7 +21,6 @@ from commitcast.gateway.server.errors import TokenError
 from commitcast.gateway.server.metrics import Traffic
 from commitcast.gateway.server.reader import StoreReader
 from commitcast.gateway.server.requests import AgentControl, Requests, refusal_of
-from commitcast.gateway.server.tasks import BackgroundTasks
 from commitcast.persistence.errors import CommitcastError, InvalidValueError
 from commitcast.persistence.records import MessageRecord
 from commitcast.persistence.sqlite.store import SqliteStore
@@ -439,9 +438,7 @@ class TestWhatTheHostRefuses:
         error = FullError("the agent has not read what it was sent: try again later")
         FullError.retryable = retryable
         grant = allowed("one", ("*", [SEND]))
-        requests = Requests(
-            StoreReader(SqliteStore(":memory:"), BackgroundTasks(), Traffic()), cast(AgentControl, Full()), Redactor()
-        )
+        requests = Requests(StoreReader(SqliteStore(":memory:"), Traffic()), cast(AgentControl, Full()), Redactor())
         with pytest.raises(FullError) as caught:
             asyncio.run(requests.perform(grant, frames.Send(agent="a", content="x")))
 
