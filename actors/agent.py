@@ -58,6 +58,11 @@ class AgentActor(Actor):
         self._outgoing_bytes = 0
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is in flight, so that a message may be handled inline: a busy agent batches. Any thread."""
+        return self._is_loaded and not self._in_flight
+
+    @property
     def has_ended(self) -> bool:
         """Whether the agent's end is stored. Any thread."""
         return self._stored_status is not None and self._stored_status.is_terminal
@@ -67,13 +72,6 @@ class AgentActor(Actor):
         if self._created is not None:
             self._on_created(self._created)
             self._created = None
-
-    def run_inline(self) -> None:
-        """Run inline on the sender's thread while nothing is in flight; else schedule, so that a busy agent batches."""
-        if self._is_loaded and not self._in_flight:
-            self.dispatcher.try_run_inline(self)
-        else:
-            self.dispatcher.schedule(self)
 
     def on_receive(self, command: messages.AgentCommand) -> Any:
         """Handle one command."""
@@ -157,7 +155,7 @@ class AgentActor(Actor):
 
     def _on_acknowledged(self, acknowledged: messages.Acknowledged) -> None:
         if acknowledged.actor == self.number:
-            self._answer(acknowledged)
+            self._settle(acknowledged)
         # Else it is for an actor that was here before: its callers were answered when it failed.
         if acknowledged.committed is not None:
             self._cast(acknowledged.committed)
@@ -166,7 +164,7 @@ class AgentActor(Actor):
         if self._source is not None:
             self._source.end_if_due(self)
 
-    def _answer(self, acknowledged: messages.Acknowledged) -> None:
+    def _settle(self, acknowledged: messages.Acknowledged) -> None:
         answered = count = size = 0
         try:
             for reply in acknowledged.replies:
@@ -328,7 +326,7 @@ class AgentActor(Actor):
 
     # For its source.
 
-    def emit(self, message: NewMessage) -> None:
+    def emit_own(self, message: NewMessage) -> None:
         """Store a message of the runtime's own, whatever the agent's bound."""
         self.services.credit.force_acquire(self.agent, message.size)
         self._on_emit(messages.Emit(message))

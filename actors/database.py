@@ -52,7 +52,13 @@ RETRY_S: Final = 0.5
 """Between two attempts at a commit that the store refuses for the moment."""
 REMEMBERED_REFUSALS: Final = 65_536
 
+_NOTHING: Final = Outcome(None, [])
+
 _OfAgent = messages.Append | messages.ChangeStatus | messages.UpdateAgent
+
+
+def _is_message(write: Write) -> bool:
+    return isinstance(write, NewMessage)
 
 
 class _Group(msgspec.Struct, gc=False):
@@ -105,7 +111,7 @@ class DatabaseActor(PinnedActor):
         acknowledge: Callable[[str, messages.Acknowledged], object],
         on_fatal: Callable[[Exception], object],
         give_up: threading.Event,
-        inline_turns: Callable[[Callable[[], object]], None],
+        run_woken_inline: Callable[[Callable[[], object]], None],
         dispatcher: Dispatcher | None = None,
         dead_letters: DeadLetters | None = None,
         commits: CommitStats | None = None,
@@ -117,7 +123,7 @@ class DatabaseActor(PinnedActor):
             acknowledge: delivers the answers to an agent's writes to the agent's actor.
             on_fatal: called once when the outcome of a commit is unknown; nothing is written after that.
             give_up: once set, a full disk, a lock and the like are no longer waited for.
-            inline_turns: calls something, then gives the agents that it has woken their turns on this thread.
+            run_woken_inline: calls something, then gives the agents that it has woken their turns on this thread.
             dispatcher: gives it turns instead of a thread of its own.
             dead_letters: where undeliverable messages are counted.
             commits: counts commits.
@@ -127,7 +133,7 @@ class DatabaseActor(PinnedActor):
         self._acknowledge = acknowledge
         self._on_fatal = on_fatal
         self._give_up = give_up
-        self._inline_turns = inline_turns
+        self._run_woken_inline = run_woken_inline
         self._groups: dict[str, _Group] = {}
         self._rows = 0
         self._bytes = 0
@@ -149,12 +155,12 @@ class DatabaseActor(PinnedActor):
 
     def on_turn_end(self) -> None:
         """Commit what was collected: nothing else waits."""
-        self._commit()
+        self._commit_batch()
 
     def on_failure(self, *failure: Any) -> None:
         """Answer all writes of the batch: nothing more is stored."""
         self._fatal = self._fatal or self._failed(failure[1])
-        self._commit()
+        self._commit_batch()
 
     def reject(self, envelope: Envelope) -> None:
         """Answer a command that came after the end."""
@@ -171,10 +177,10 @@ class DatabaseActor(PinnedActor):
     def _add(self, command: _OfAgent, writes: Sequence[Write], size: int) -> None:
         agent = command.agent
         if self._rows and (self._rows + len(writes) > BATCH_ROWS or self._bytes + size > BATCH_BYTES):
-            self._commit()
+            self._commit_batch()
         group = self._groups.get(agent)
         if group is not None and group.actor != command.actor:
-            self._commit()  # each actor is told of its own writes
+            self._commit_batch()  # each actor is told of its own writes
             group = None
         if group is None:
             group = self._groups[agent] = _Group(command.actor)
@@ -187,7 +193,7 @@ class DatabaseActor(PinnedActor):
         self._rows += len(writes)
         self._bytes += size
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
-            self._commit()
+            self._commit_batch()
 
     def _is_refused(self, agent: str, generation: int) -> bool:
         if (refused := self._refused.get(agent)) is None:
@@ -203,7 +209,7 @@ class DatabaseActor(PinnedActor):
         size = sum(new.size for _, new in agents)
         is_full = self._rows + len(agents) > BATCH_ROWS or self._bytes + size > BATCH_BYTES
         if is_full or any(agent in self._groups for agent, _ in agents):
-            self._commit()
+            self._commit_batch()
         creation = _Creation(agents, self.defer_reply())
         for agent, new in agents:
             group = self._groups[agent] = _Group(NO_ACTOR)
@@ -212,10 +218,10 @@ class DatabaseActor(PinnedActor):
             self._rows += 1 + len(new.messages)
         self._bytes += size
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
-            self._commit()
+            self._commit_batch()
         return None
 
-    def _commit(self) -> None:
+    def _commit_batch(self) -> None:
         groups, self._groups = self._groups, {}
         if not groups:
             return
@@ -226,13 +232,13 @@ class DatabaseActor(PinnedActor):
             if group.writes:
                 work.append(AgentWrites(agent, group.writes))
                 writes += len(group.writes)
-        outcomes = self._store_all(work, writes) if work else []
+        outcomes = self._commit_until_stored(work, writes) if work else []
         if len(groups) <= SMALL_BATCH_AGENTS:
-            self._inline_turns(partial(self._answer, groups, outcomes))
+            self._run_woken_inline(partial(self._acknowledge_all, groups, outcomes))
         else:
-            self._answer(groups, outcomes)
+            self._acknowledge_all(groups, outcomes)
 
-    def _answer(self, groups: dict[str, _Group], outcomes: list[Outcome]) -> None:
+    def _acknowledge_all(self, groups: dict[str, _Group], outcomes: list[Outcome]) -> None:
         of_the_stored = iter(outcomes)
         for agent, group in groups.items():
             outcome = next(of_the_stored) if group.writes else _NOTHING
@@ -244,7 +250,7 @@ class DatabaseActor(PinnedActor):
                 replies = outcome.replies if group.refusals is None else group.merge(outcome.replies)
                 self._acknowledge(agent, messages.Acknowledged(outcome.committed, replies, group.actor))
 
-    def _store_all(self, work: list[AgentWrites], writes: int) -> list[Outcome]:
+    def _commit_until_stored(self, work: list[AgentWrites], writes: int) -> list[Outcome]:
         """Commit, again while the store is unavailable; return its outcomes, or its error for every write."""
         commits, is_warned, refusal = self._commits, False, self._fatal
         while refusal is None:
@@ -283,10 +289,3 @@ class DatabaseActor(PinnedActor):
             self._fatal = error
             logger.critical("%s: %s", self._store.name, error)
             self._on_fatal(error)
-
-
-_NOTHING: Final = Outcome(None, [])
-
-
-def _is_message(write: Write) -> bool:
-    return isinstance(write, NewMessage)

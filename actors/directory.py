@@ -135,12 +135,12 @@ class Directory:
         return future
 
     def emit(self, agent: str, command: messages.Emit) -> Future[MessageRecord]:
-        """Send a message to an agent's actor like `ask`; it may be handled on this thread."""
+        """Send a message to an agent's actor like `ask`; a quiet actor handles it on this thread."""
         actor = self._actors.get(agent)
         if actor is None or not self.is_open:
             return self.ask(agent, command)
         future: Future[Any] = Future()
-        actor.actor_inbox.put(Envelope(command, future), inline=True)
+        actor.actor_inbox.put(Envelope(command, future), inline=actor.is_quiet)
         return future
 
     def tell(self, agent: str, command: messages.AgentCommand) -> bool:

@@ -115,7 +115,7 @@ class AgentSource:
         elif (delay_s := self.ended(ending, agent.dispatcher.now())) is None:
             self.end_if_due(agent)
         else:
-            agent.emit(_restart_notice(ending, self.restarts, delay_s))
+            agent.emit_own(_restart_notice(ending, self.restarts, delay_s))
             self._restart_timer = agent.tell_later(delay_s, messages.RestartDue())
 
     def ended(self, ending: Ending, now: float) -> float | None:

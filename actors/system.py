@@ -121,7 +121,7 @@ class ActorSystem:
             acknowledge=self.directory.tell,
             on_fatal=self._fail,
             give_up=self._give_up,
-            inline_turns=self._dispatcher.inline_turns,
+            run_woken_inline=self._dispatcher.run_woken_inline,
             dispatcher=self._given_dispatcher,
             dead_letters=self.dead_letters,
             commits=self.commits,

@@ -169,6 +169,7 @@ class Committed(metaclass=_MadeByPersistence):
         previous_entry_position: int,
         entries: tuple[Entry, ...],
         size: int,
+        committed_ns: int,
     ) -> Self:
         self = object.__new__(cls)
         self.agent = agent
@@ -178,7 +179,7 @@ class Committed(metaclass=_MadeByPersistence):
         self.previous_entry_position = previous_entry_position
         self.entries = entries
         self.size = size
-        self.committed_ns = 0
+        self.committed_ns = committed_ns
         return self
 
     @property

@@ -16,7 +16,10 @@ def test_the_trip_begins_at_the_handle_and_ends_at_the_socket() -> None:
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=6 * TIMEOUT_S).stdout
 
     summary, *rest = output.splitlines()
-    assert re.fullmatch(r"\d+ modules, \d+ functions, \d+ calls", summary)
+    found = re.fullmatch(r"(\d+) modules, (\d+) functions, \d+ calls", summary)
+    assert found is not None
+    assert int(found[1]) <= 29
+    assert int(found[2]) <= 100
     calls = [line.strip() for line in rest if ".py: " in line]
     assert calls[0] == "actors/handle.py: AgentHandle.emit"
     assert any(call.startswith("gateway/server/") for call in calls)

@@ -181,10 +181,6 @@ class Actor(pykka.Actor):
 
     # Loop.
 
-    def run_inline(self) -> None:
-        """Take a turn on this thread if that can be done, else have one scheduled."""
-        self.dispatcher.try_run_inline(self)
-
     def take_turn(self, limit: int) -> None:
         """Handle the messages that wait, up to a limit, and answer them. One thread at a time; for the dispatcher.
 

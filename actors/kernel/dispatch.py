@@ -42,7 +42,7 @@ class Dispatcher(Protocol):
     def try_run_inline(self, actor: Actor) -> None:
         """Let an actor handle one message on this thread if that can be done, else give it a turn soon."""
 
-    def inline_turns(self, call: Callable[[], object]) -> None:
+    def run_woken_inline(self, call: Callable[[], object]) -> None:
         """Call `call`; then give the actors that it has woken their turns on this thread."""
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
@@ -59,7 +59,7 @@ class Dispatcher(Protocol):
 
 
 class _Woken(threading.local):
-    """The actors that were woken by this thread in `inline_turns`; None outside of it."""
+    """The actors that were woken by this thread in `run_woken_inline`; None outside of it."""
 
     actors: "list[Actor] | None" = None
 
@@ -125,7 +125,7 @@ class ThreadDispatcher:
         finally:
             this_thread.in_turn = False
 
-    def inline_turns(self, call: Callable[[], object]) -> None:
+    def run_woken_inline(self, call: Callable[[], object]) -> None:
         """Call `call`; then give the actors that it has woken their turns on this thread."""
         woken = self._woken.actors = []
         try:

@@ -110,7 +110,7 @@ class Mailbox(queue.SimpleQueue[Envelope]):
         Args:
             envelope: the message.
             bounded: it is an ordinary message, which is refused at the limit.
-            inline: let an idle owner handle it on this thread.
+            inline: let an idle owner handle it on this thread, if that can be done.
 
         Returns:
             False if it was refused.
@@ -125,7 +125,7 @@ class Mailbox(queue.SimpleQueue[Envelope]):
             owner = self.owner
             assert owner is not None
             if inline:
-                owner.run_inline()
+                owner.dispatcher.try_run_inline(owner)
             else:
                 owner.dispatcher.schedule(owner)
         return True

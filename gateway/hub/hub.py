@@ -91,7 +91,7 @@ class Hub:
         if frames.ALL in self._by_agent and self._all_agents.add(committed):
             self.pacer.due.setdefault(frames.ALL, committed.committed_ns)
 
-    def release(self, now: float) -> dict[str, int]:
+    def make_ready(self, now: float) -> dict[str, int]:
         """Let subscribers be given what was committed, as far as the pacer allows it; return what it returns."""
         released = self.pacer.release(now)
         for log in released:

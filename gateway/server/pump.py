@@ -72,7 +72,7 @@ class Pump:
         """Perform up to `PUMP_STEPS` effects; schedule itself again if more remain."""
         self._is_scheduled = False
         if self._effects is None:
-            self._commit_times_ns += self._hub.release(time.perf_counter()).values()
+            self._commit_times_ns += self._hub.make_ready(time.perf_counter()).values()
             self._effects = self._hub.effects()
         if not self._perform_some(self._effects):
             self.schedule()

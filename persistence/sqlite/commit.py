@@ -1,7 +1,7 @@
 """Commits to an SQLite file, and the meaning of one that failed: rolled back, to be tried again, or unknown.
 
-Owns the transaction on the writer's connection, from BEGIN IMMEDIATE to COMMIT or ROLLBACK. Must never repeat a commit
-whose outcome is unknown; from then on it refuses every read. One thread.
+Owns the transaction on the writer's connection up to its COMMIT or ROLLBACK; `watch` begins that of a file. Must never
+repeat a commit whose outcome is unknown; from then on it refuses every read. One thread.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import apsw
 
 from commitcast.persistence.errors import StoreUnavailableError, StoreUnknownError
 from commitcast.persistence.sqlite import commit_errors, epochs
-from commitcast.persistence.sqlite.batch import Batch
+from commitcast.persistence.sqlite.batch import AgentPlan, Batch
 from commitcast.persistence.sqlite.folder import Folder
 from commitcast.persistence.sqlite.pool import ReaderPool
 from commitcast.persistence.sqlite.watch import FileWatch
@@ -101,7 +101,7 @@ class Committer:
             self._reserve_descriptors()
         while True:
             try:
-                return self._commit(work)
+                return self._transaction(work)
             except StoreUnavailableError as error:
                 lacks_resources = type(error) is StoreUnavailableError  # not a lock, nor room on the disk
                 if not lacks_resources or not self._release_descriptors():
@@ -121,13 +121,13 @@ class Committer:
             os.close(self._reserved.pop())
         return had_any
 
-    def _commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
+    def _transaction(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         writing = self._pool.gate.writing
         in_memory = self._folder is None
         # In memory readers and an open transaction exclude each other, so the gate is held for all of it.
         with writing() if in_memory else nullcontext():
             try:
-                outcomes = self._write(work)
+                plans = self._begin_and_write(work)
                 with nullcontext() if in_memory else writing():
                     self._end()
             except StoreUnknownError:  # the file is not touched any more; closing the connection rolls back
@@ -145,14 +145,9 @@ class Committer:
                 raise
         self._has_run = True
         self.waits_for = None
-        self._batch.committed()
-        committed_ns = time.monotonic_ns()
-        for outcome in outcomes:
-            if outcome.committed is not None:
-                outcome.committed.committed_ns = committed_ns
-        return outcomes
+        return self._batch.outcomes(plans, time.monotonic_ns())
 
-    def _write(self, work: Sequence[AgentWrites]) -> list[Outcome]:
+    def _begin_and_write(self, work: Sequence[AgentWrites]) -> list[AgentPlan]:
         while True:
             if self._watch is None:
                 self._writer.execute("BEGIN IMMEDIATE")
@@ -160,13 +155,14 @@ class Committer:
                 self._watch.begin(self._batch)
             if not self._has_run:
                 epochs.begin_run(self._writer)
-            outcomes = self._batch.write(work)
+            plans = self._batch.write(work)
             if self._watch is None or self._watch.is_untouched():
-                return outcomes
+                return plans
             self._writer.execute("ROLLBACK")  # another program has written to the file meanwhile: check, write again
             self._batch.forget_heads()
 
     def _end(self) -> None:
+        """Execute COMMIT, during which SQLite syncs the file and, through `folder`, the folder."""
         while True:
             try:
                 self._writer.execute("COMMIT")
@@ -184,7 +180,7 @@ class Committer:
             return
         if (failure := self._folder.failure) is not None:
             raise self._unknown(_HALF_WAY.format(self._path, failure)) from failure
-        self._watch.committed()
+        self._watch.note_commit()
 
     def _roll_back(self, cause: BaseException) -> None:
         self._batch.forget_heads()

@@ -117,7 +117,7 @@ class FileWatch:
         self._is_touched |= self._has_new_state()
         return not (self._is_touched and self._is_due())
 
-    def committed(self) -> None:
+    def note_commit(self) -> None:
         """Take the state of the file now as the committed one.
 
         Raises:

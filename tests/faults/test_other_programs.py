@@ -187,7 +187,7 @@ class TestChangesInPlace:
     def test_it_is_noticed_in_the_midst_of_a_commit_too(
         self, path: Path, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        committed = FileWatch.committed
+        committed = FileWatch.note_commit
 
         def harmed(file: FileWatch) -> None:
             monkeypatch.undo()
@@ -198,7 +198,7 @@ class TestChangesInPlace:
             commit(store, "a", new_agent("first"))
             shutil.copy(path, path.with_name("backup.db"))
             commit(store, "a", text("second"))
-            monkeypatch.setattr(FileWatch, "committed", harmed)
+            monkeypatch.setattr(FileWatch, "note_commit", harmed)
 
             with pytest.raises(StoreUnknownError, match=r"has changed|is damaged"):
                 commit(store, "a", text("third"))

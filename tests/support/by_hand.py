@@ -61,7 +61,7 @@ class HandDispatcher:
         """Never run it here."""
         self.schedule(actor)
 
-    def inline_turns(self, call: Callable[[], object]) -> None:
+    def run_woken_inline(self, call: Callable[[], object]) -> None:
         """Only call: there is one thread."""
         call()
 
@@ -185,7 +185,7 @@ class Office:
                 acknowledge=self.directory.tell,
                 on_fatal=self.fatal.append,
                 give_up=threading.Event(),
-                inline_turns=self.dispatcher.inline_turns,
+                run_woken_inline=self.dispatcher.run_woken_inline,
                 dispatcher=self.dispatcher,
             )
         self.writer: Any = database.actor_ref

@@ -22,18 +22,25 @@ from commitcast.actors.kernel.mailbox import (
 from waiting import TIMEOUT_S
 
 
+class NotingDispatcher(HandDispatcher):
+    """Notes which way an actor is woken."""
+
+    def __init__(self, calls: list[str]) -> None:
+        super().__init__()
+        self.calls = calls
+        self.on_schedule = lambda _: calls.append("schedule")
+
+    def try_run_inline(self, actor: Actor) -> None:
+        self.calls.append("run inline")
+
+
 class Owner(Actor):
-    """Notes which way it is woken."""
+    """Notes what is asked of it."""
 
     def __init__(self, limit_messages: int | None = None) -> None:
-        dispatcher = HandDispatcher()
-        dispatcher.on_schedule = lambda _: self.calls.append("schedule")
-        super().__init__("owner", dispatcher)
-        self.actor_inbox = Mailbox(limit_messages)
         self.calls: list[str] = []
-
-    def run_inline(self) -> None:
-        self.calls.append("run inline")
+        super().__init__("owner", NotingDispatcher(self.calls))
+        self.actor_inbox = Mailbox(limit_messages)
 
     def drain_closed_mailbox(self) -> None:
         self.calls.append("drain")

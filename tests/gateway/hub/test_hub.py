@@ -311,7 +311,7 @@ class HubMachine(RuleBasedStateMachine):
             self.hub.pacer.spend(self.now, MAX_DEBT_S / REST / 2)
         else:
             self.now += self.hub.pacer.owed_s(self.now)
-        self.hub.release(self.now)
+        self.hub.make_ready(self.now)
 
     @rule(steps=st.sampled_from([1, 2, 5, 1_000]))
     def pump(self, steps: int) -> None:
@@ -387,7 +387,7 @@ class HubMachine(RuleBasedStateMachine):
     @rule()
     def serve(self) -> None:
         self.now += self.hub.pacer.owed_s(self.now)
-        self.hub.release(self.now)
+        self.hub.make_ready(self.now)
         self.pump(1_000)
         while self.reads or self.pages or self.skips or self.ends:
             while self.reads:

@@ -83,7 +83,7 @@ class Bench:
     def pump(self, *, read: bool = True) -> None:
         """Perform everything; pages are read at once, or not at all."""
         self.now += 1
-        self.hub.release(self.now)
+        self.hub.make_ready(self.now)
         for effect in self.hub.effects():
             if isinstance(effect, Write):
                 effect.subscriber.peer.written.append(effect.frame.json)
@@ -642,7 +642,7 @@ class TestRelease:
 
         assert list(bench.hub.effects()) == []
         assert bench.hub.pacer.due and not bench.hub.has_caught_up
-        assert list(bench.hub.release(10.0)) == ["a"]
+        assert list(bench.hub.make_ready(10.0)) == ["a"]
         bench.pump()
 
         (frame,) = peer.of_type("messages")
@@ -652,12 +652,12 @@ class TestRelease:
         loud, quiet = bench.peer("a"), bench.peer("b")
         bench.pump()
         bench.say("a", "one")
-        bench.hub.release(10.0)
+        bench.hub.make_ready(10.0)
         bench.say("a", "two")
         bench.say("b", "first")
 
         bench.hub.pacer.spend(10.0, MAX_DEBT_S / REST)
-        released = bench.hub.release(10.0 + QUIET_S / 2)
+        released = bench.hub.make_ready(10.0 + QUIET_S / 2)
         for effect in bench.hub.effects():
             assert isinstance(effect, Write)
             effect.subscriber.peer.written.append(effect.frame.json)
@@ -673,7 +673,7 @@ class TestRelease:
         first = bench.say("a", "one")
         bench.say("a", "two")
 
-        assert bench.hub.release(1.0) == {"a": first.committed_ns}
+        assert bench.hub.make_ready(1.0) == {"a": first.committed_ns}
         assert first.committed_ns > 0
 
 
