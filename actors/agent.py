@@ -159,8 +159,7 @@ class AgentActor(Actor):
         # Else it is for an actor that was here before: its callers were answered when it failed.
         if acknowledged.committed is not None:
             self._cast(acknowledged.committed)
-        if (signal := self.services.signals.used.get(self.agent)) is not None:
-            signal.notify()
+            self.services.readers.publish(acknowledged.committed, acknowledged.replies)
         if self._source is not None:
             self._source.end_if_due(self)
 
@@ -260,12 +259,16 @@ class AgentActor(Actor):
             previous=self.status,
             status=status,
             at=now(),
-            wants_record=self.is_asked,
+            wants_record=self.is_asked or self._is_waited_for(),
             **facts,
         )
         self.services.database.tell(messages.ChangeStatus(self.agent, self.number, self._generation, change))
         self.status = status  # from now on, so that of two changes on their way the second is refused
         self._in_flight.append(Envelope(None, self.defer_reply()))
+
+    def _is_waited_for(self) -> bool:
+        log = self.services.readers.get(self.agent)
+        return log is not None and log.is_waited_for
 
     def _on_runtime_stopping(self, ending: messages.Terminate | messages.Fail) -> None:
         self._is_last_chance = True

@@ -11,7 +11,7 @@ from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.directory import Directory
 from commitcast.actors.kernel.dispatch import Dispatcher
 from commitcast.actors.kernel.future import Future
-from commitcast.actors.signals import CommitSignals
+from commitcast.actors.readers import Readers
 from commitcast.persistence.store import Reader
 from commitcast.persistence.writes import NewMessage, repeated
 
@@ -26,7 +26,7 @@ class AgentServices(msgspec.Struct, frozen=True):
     reader: Reader
     credit: CreditLimiter
     directory: Directory
-    signals: CommitSignals
+    readers: Readers
 
     def refuse(self, agent: str, message: NewMessage, error: Exception, asker: Future[Any]) -> None:
         """Answer the sender of a refused message. One that was stored before, under its key, stays stored.

@@ -17,8 +17,8 @@ import msgspec
 
 from commitcast.actors.errors import BackpressureError
 from commitcast.actors.kernel.future import remaining
+from commitcast.actors.kernel.loopcalls import call_on_loop
 from commitcast.actors.kernel.waiting import Signal
-from commitcast.actors.loop import call_on_loop
 from commitcast.persistence.fork import GONE
 
 AGENT_MESSAGES: Final = 1_024

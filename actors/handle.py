@@ -15,14 +15,14 @@ from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.waiting import this_thread
 from commitcast.actors.loop import running_loop
-from commitcast.actors.signals import RECHECK_S
+from commitcast.actors.readers import PAGE_BYTES, Follower, Step
 from commitcast.actors.sources.draft import clean_text, error_text
 from commitcast.actors.system import ActorSystem
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, StoreClosedError
 from commitcast.persistence.read_timeout import read_within, remaining_s
 from commitcast.persistence.records import AgentRecord, MessageRecord
-from commitcast.persistence.store import PAGE_ROWS
+from commitcast.persistence.store import PAGE_ROWS, AgentPage
 from commitcast.persistence.writes import NewMessage, encode_json, encode_text, new_message
 
 EMIT_TIMEOUT_S: Final = 30.0
@@ -218,38 +218,31 @@ class AgentHandle:
 
         Threads: any; blocks while the agent says nothing.
         """
-        with self._system.signals.of(self.id) as signal:
-            while True:
-                version = signal.version
-                page, is_over = self._next_page(after)
-                yield from page
-                if page:
-                    after = page[-1].sequence
-                elif is_over:
-                    return
+        with self._system.readers.of(self.id) as log:
+            follower = Follower(log, after)
+            while (step := follower.next()) is not Step.END:
+                if step is Step.READ:
+                    follower.take(self._page(follower.after))
+                elif step is Step.WAIT:
+                    log.wait(follower.version)
                 else:
-                    signal.wait(version, RECHECK_S)
+                    yield step
 
     async def afollow(self, after: int = 0) -> AsyncIterator[MessageRecord]:
         """Yield every message after a sequence until the agent's end, without blocking the loop. See `follow`."""
-        with self._system.signals.of(self.id) as signal:
-            while True:
-                version = signal.version
-                page, is_over = await asyncio.to_thread(self._next_page, after)
-                for message in page:
-                    yield message
-                if page:
-                    after = page[-1].sequence
-                elif is_over:
-                    return
+        with self._system.readers.of(self.id) as log:
+            follower = Follower(log, after)
+            while (step := follower.next()) is not Step.END:
+                if step is Step.READ:
+                    follower.take(await asyncio.to_thread(self._page, follower.after))
+                elif step is Step.WAIT:
+                    await log.wait_async(follower.version)
                 else:
-                    await signal.wait_async(version, RECHECK_S)
+                    yield step
 
-    def _next_page(self, after: int) -> tuple[list[MessageRecord], bool]:
-        """Return messages after a sequence, and whether the agent had ended before they were read."""
-        is_over = self._record_while_running().status.is_terminal  # before the page, which then has the last message
+    def _page(self, after: int) -> AgentPage:
         try:
-            return self._system.reader.messages(self.id, after), is_over
+            return self._system.reader.entries(self.id, after, 0, max_bytes=PAGE_BYTES)
         except StoreClosedError as error:
             raise RuntimeStoppedError from error
 
@@ -265,26 +258,28 @@ class AgentHandle:
             RuntimeStoppedError: the runtime stopped before the agent's end.
         """
         deadline = _Deadline(timeout)
-        with self._system.signals.of(self.id) as signal:
+        with self._system.readers.of(self.id) as log:
             while True:
-                version = signal.version
                 with deadline.reading():
                     record = self._record_while_running()
                 if record.status.is_terminal:
                     return record
-                signal.wait(version, deadline.left_s())
+                deadline.check(log.wait(None, deadline.left_s()))
+                if log.record is not None:
+                    return log.record
 
     async def await_(self, timeout: float | None = None) -> AgentRecord:
         """Return the agent's record once it has ended, without blocking the loop. See `wait`."""
         deadline = _Deadline(timeout)
-        with self._system.signals.of(self.id) as signal:
+        with self._system.readers.of(self.id) as log:
             while True:
-                version = signal.version
                 with deadline.reading():
                     record = await asyncio.wait_for(asyncio.to_thread(self._record_while_running), remaining_s())
                 if record.status.is_terminal:
                     return record
-                await signal.wait_async(version, deadline.left_s())
+                deadline.check(await log.wait_async(None, deadline.left_s()))
+                if log.record is not None:
+                    return log.record
 
     def _record_while_running(self) -> AgentRecord:
         try:
@@ -309,14 +304,18 @@ class _Deadline:
         except TimeoutError as error:
             raise FutureTimeoutError(self._timeout) from error
 
-    def left_s(self) -> float:
-        """Return how long to wait for a signal until the next look. Raises `FutureTimeoutError`."""
+    def left_s(self) -> float | None:
+        """Return how long to wait; None for ever. Raises `FutureTimeoutError`."""
         if self._at is None:
-            return RECHECK_S
+            return None
         left_s = self._at - time.monotonic()
-        if left_s <= 0:
+        self.check(left_s > 0)
+        return left_s
+
+    def check(self, is_in_time: bool) -> None:
+        """Raise `FutureTimeoutError` unless what was waited for came in time."""
+        if not is_in_time:
             raise FutureTimeoutError(self._timeout)
-        return min(left_s, RECHECK_S)
 
 
 def _user_message(content: str, key: str | None) -> NewMessage:

@@ -27,15 +27,6 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def call_on_loop(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> bool:
-    """Call `callback` on a loop, soon; return False if the loop was closed, so that nothing waits there. Any thread."""
-    try:
-        loop.call_soon_threadsafe(callback)
-    except RuntimeError:
-        return False
-    return True
-
-
 class LoopThread:
     """A loop for others' tasks."""
 

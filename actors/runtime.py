@@ -238,7 +238,7 @@ class AgentRuntime(AgentApi):
         self._state = "stopped"
         fork.forget(self)
         atexit.unregister(self.stop)
-        self._system.signals.notify_all()
+        self._system.readers.close()
 
     def __enter__(self) -> Self:
         return self.start()

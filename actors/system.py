@@ -28,7 +28,7 @@ from commitcast.actors.kernel.supervision import RestartPolicy, Supervisor
 from commitcast.actors.launching import Launcher
 from commitcast.actors.loop import DispatchedLoop, LoopThread
 from commitcast.actors.metrics import CommitStats, RuntimeStats
-from commitcast.actors.signals import CommitSignals
+from commitcast.actors.readers import Readers
 from commitcast.actors.sources.runner import RunServices
 from commitcast.actors.sources.tasks import SourceTasks
 from commitcast.actors.sources.threads import SourceThreads
@@ -73,7 +73,7 @@ class ActorSystem:
         self.reader: Reader = backend.reader
         self.credit = credit
         self.emit_timeout_s = emit_timeout_s
-        self.signals = CommitSignals()
+        self.readers = Readers()
         self.commits = CommitStats()
         self.fatal: Exception | None = None
         """Why nothing more can be written or cast; None while that is not so."""
@@ -104,7 +104,7 @@ class ActorSystem:
             reader=backend.reader,
             credit=credit,
             directory=self.directory,
-            signals=self.signals,
+            readers=self.readers,
         )
         runs = RunServices(self.directory.ask, self.directory.tell, credit, self._threads, self._tasks, now)
         self.launcher = Launcher(self._database, self.directory, runs, self._loop.get)
@@ -135,7 +135,7 @@ class ActorSystem:
     def _drop_in_child(self) -> None:
         self.directory._drop_in_child()
         self.credit._drop_in_child()
-        self.signals._drop_in_child()
+        self.readers._drop_in_child()
         self._threads._drop_in_child()
         self.reader = fork.GONE
 

@@ -22,6 +22,7 @@ from typing import Any, Final, Never, TypeVar
 import pykka
 
 from commitcast.actors.kernel.errors import FutureTimeoutError
+from commitcast.actors.kernel.loopcalls import call_on_loop
 from commitcast.actors.kernel.waiting import Signal
 from commitcast.persistence.errors import ForkedRuntimeError
 
@@ -176,13 +177,7 @@ class Future(pykka.Future[T]):
                 if not arrived.done():
                     arrived.set_result(None)
 
-            def completed(_: Future[T]) -> None:
-                try:
-                    loop.call_soon_threadsafe(wake)
-                except RuntimeError:  # the loop was closed meanwhile: its waiter is gone
-                    pass
-
-            self.add_done_callback(completed)
+            self.add_done_callback(lambda _: call_on_loop(loop, wake))
             yield from arrived
         try:
             return self.get()

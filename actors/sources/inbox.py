@@ -14,8 +14,9 @@ from functools import partial
 from typing import Final
 
 from commitcast.actors.errors import LoopWouldBlockError, SourceCancelledError
+from commitcast.actors.kernel.loopcalls import call_on_loop
 from commitcast.actors.kernel.waiting import Signal
-from commitcast.actors.loop import call_on_loop, running_loop
+from commitcast.actors.loop import running_loop
 from commitcast.persistence.errors import CommitcastError, ForkedRuntimeError
 
 INBOX_MESSAGES: Final = 1_024

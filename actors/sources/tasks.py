@@ -10,8 +10,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Final
 
+from commitcast.actors.kernel.loopcalls import call_on_loop
 from commitcast.actors.kernel.waiting import Signal
-from commitcast.actors.loop import call_on_loop, running_loop
+from commitcast.actors.loop import running_loop
 
 CHECK_S: Final = 0.05
 """How often `join` checks whether a loop still runs: a loop that is stopped sends no notice."""

@@ -19,7 +19,7 @@ from commitcast.actors.kernel.deadletters import DeadLetters
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.timers import Timer
 from commitcast.actors.messages import Acknowledged, Append, Created, Emit
-from commitcast.actors.signals import CommitSignals
+from commitcast.actors.readers import Readers
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import Store
@@ -198,7 +198,7 @@ class Office:
             reader=_Stored(self.stored) if store is None else store,
             credit=self.credit,
             directory=self.directory,
-            signals=CommitSignals(),
+            readers=Readers(),
         )
         self.answered = 0
         self._sequence = 0

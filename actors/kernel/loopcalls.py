@@ -1,0 +1,64 @@
+"""Calls from other threads onto event loops: all that come before a loop gets to them travel with one wake-up.
+
+To wake a loop is a system call during which another thread takes the interpreter; one for each of many futures that a
+commit completes would keep the writer from its next commit. Any thread.
+"""
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+from weakref import WeakKeyDictionary
+
+
+class _LoopCalls:
+    """The calls that wait for one loop."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Callable[[], object]] = deque()
+        self.is_scheduled = False
+
+    def run(self) -> None:
+        """Make the calls that came so far. On the loop."""
+        self.is_scheduled = False  # first: what is appended from now on schedules again
+        for _ in range(len(self.waiting)):
+            call = self.waiting.popleft()
+            try:
+                call()
+            except Exception as error:  # one call must not keep the others from theirs
+                context = {"message": "a call from another thread failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
+
+
+_calls: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopCalls]] = WeakKeyDictionary()
+_lock = threading.Lock()  # of new keys
+
+
+def call_on_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> bool:
+    """Call something on a loop, soon and in order; return False if the loop is closed, so that nothing waits there."""
+    calls = _calls.get(loop)
+    if calls is None:
+        with _lock:
+            calls = _calls.setdefault(loop, _LoopCalls())
+    calls.waiting.append(call)
+    if calls.is_scheduled and not loop.is_closed():
+        return True
+    calls.is_scheduled = True
+    try:
+        loop.call_soon_threadsafe(calls.run)
+    except RuntimeError:
+        calls.waiting.clear()
+        return False
+    return True
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for calls in _calls.values():
+        calls.is_scheduled = False
+
+
+os.register_at_fork(after_in_child=_in_child)
