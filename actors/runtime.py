@@ -11,7 +11,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
@@ -66,7 +66,8 @@ class AgentRuntime(AgentApi):
         tls: ssl.SSLContext | None = None,
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
-        redact: Sequence[str] = (),
+        redact: Collection[str] = (),
+        redact_except: Collection[str] = (),
         max_running_sources: int = MAX_RUNNING_SOURCES,
         max_unacknowledged: int = AGENT_MESSAGES,
         max_unacknowledged_bytes: int = AGENT_BYTES,
@@ -93,6 +94,7 @@ class AgentRuntime(AgentApi):
             allowed_hosts: further names that a Host header may have.
             allowed_origins: further origins whose pages may subscribe.
             redact: further names in configurations whose values subscribers are not shown, as `session id`.
+            redact_except: names in configurations whose values they are shown although they look like a secret's.
             max_running_sources: threads for blocking sources; further ones wait.
             max_unacknowledged: messages that one agent may have which are not committed yet.
             max_unacknowledged_bytes: their bytes.
@@ -104,7 +106,7 @@ class AgentRuntime(AgentApi):
 
         Raises:
             ListenError: `listen` is not an address, or needs a token.
-            InvalidValueError: `gateway` is not a ref.
+            InvalidValueError: `gateway` is not a ref, or a name in `redact` cannot match.
             GatewayStoppedError: its actor is not alive.
         """
         store: Store = database if not isinstance(database, (str, os.PathLike)) else SqliteStore(database)
@@ -120,6 +122,7 @@ class AgentRuntime(AgentApi):
                     allowed_hosts=allowed_hosts,
                     allowed_origins=allowed_origins,
                     redact=redact,
+                    redact_except=redact_except,
                     heartbeat_s=heartbeat_s,
                 ),
             )
