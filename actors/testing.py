@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from commitcast.actors.agent_api import checked_status
 from commitcast.actors.kernel.dispatch import Dispatcher
 from commitcast.actors.kernel.errors import DeadlockError
 from commitcast.actors.kernel.seeded import SeededDispatcher
@@ -111,10 +112,12 @@ class MockGateway(Probe):
 
         Raises:
             TimeoutError: it was not; the error shows what was received.
+            InvalidValueError: there is no such status.
         """
+        wanted = checked_status(status)
 
         def matching() -> list[StatusChange]:
-            return [change for change in self.changes if change.agent == agent and change.status == status]
+            return [change for change in self.changes if change.agent == agent and change.status is wanted]
 
         self.wait_until(lambda: bool(matching()), f"agent {agent!r} to be {status}", timeout)
         return matching()[0]

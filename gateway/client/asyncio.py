@@ -113,6 +113,7 @@ def subscribe(
         An async iterator that ends when the agent has ended (that of all agents never does). It reconnects by itself.
 
     Raises:
+        InvalidValueError: `after`, `window` or `slow` has no such value.
         SubscriptionError: while iterating: the server refused for good.
     """
     options: dict[str, Any] = {"raw": raw, "token": token, "window": window, "slow": slow, "on_cursor": on_cursor}

@@ -197,6 +197,7 @@ def subscribe_blocking(
         itself.
 
     Raises:
+        InvalidValueError: `after`, `window` or `slow` has no such value.
         SubscriptionError: while iterating: the server refused for good.
 
     Threads: iterating blocks until there is a message; Ctrl-C and `close` wake it. One thread iterates at a time,

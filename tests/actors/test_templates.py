@@ -106,6 +106,22 @@ class TestFiles:
         assert isinstance(source, CommandSource) and source.argv == ("review", "--deep", "{prompt}")
 
 
+class TestPlaces:
+    @pytest.mark.parametrize("place", ["Stdin", "bogus", "", None, 1, ["stdin"]])
+    @pytest.mark.parametrize("argv", [["sh", "-c", "{prompt}"], ["cat"]])
+    def test_a_place_of_the_prompt_that_there_is_not_is_refused(self, argv: list[str], place: Any) -> None:
+        with pytest.raises(InvalidValueError, match=r'^prompt must be "stdin" or "argument", not '):
+            Template(CommandSource(argv), prompt=place)
+        with pytest.raises(InvalidValueError, match=r'^prompt must be "stdin" or "argument", not '):
+            Template(lambda context: ["hello"], prompt=place)
+
+    def test_a_source_without_arguments_has_no_place_for_the_prompt_in_them(self) -> None:
+        with pytest.raises(
+            InvalidValueError, match=r'"argument" is only for a CommandSource: leave it out; .*prompt`$'
+        ):
+            Template(lambda context: ["hello"], prompt="argument")
+
+
 @pytest.fixture
 def runtime(tmp_path: Path) -> Iterator[AgentRuntime]:
     def wait(context: AgentContext) -> Iterator[str]:

@@ -14,7 +14,7 @@ from commitcast.actors import AgentRuntime, testing
 from commitcast.actors.messages import Notice
 from commitcast.actors.testing import FailingStore, HeldStore, MockGateway, Probe, SeededDispatcher
 from commitcast.persistence import Committed
-from commitcast.persistence.errors import NotStoredError, StoreUnknownError
+from commitcast.persistence.errors import InvalidValueError, NotStoredError, StoreUnknownError
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.sqlite.verify import verify
 
@@ -41,6 +41,11 @@ def test_waiting_in_vain_raises_and_shows_what_was_there(mock_gateway: MockGatew
     ):
         with pytest.raises(TimeoutError, match=r"received \[\]"):
             wait()
+
+
+def test_waiting_for_a_status_that_there_is_not_is_refused_at_once(mock_gateway: MockGateway) -> None:
+    with pytest.raises(InvalidValueError, match="'done' is not an agent status: use one of initializing, "):
+        mock_gateway.wait_for_status("a", "done")
 
 
 def test_waiting_in_vain_shows_the_texts_that_were_received(
