@@ -38,7 +38,7 @@ from commitcast.gateway.server.access.limits import Limits
 from commitcast.gateway.server.options import HEARTBEAT_S, ServerOptions
 from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence import fork
-from commitcast.persistence.deprecation import renamed_argument
+from commitcast.persistence.deprecation import renamed_argument, renamed_attribute
 from commitcast.persistence.errors import ForkedRuntimeError
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import Reader, Report, Store
@@ -209,7 +209,7 @@ class AgentRuntime(AgentApi):
             raise
 
     @renamed_argument("timeout_s", "timeout")
-    def stop(self, timeout: float | None = None) -> None:
+    def stop(self, timeout: float | None = None, *, timeout_s: float | None = None) -> None:
         """End all running agents, commit pending messages, and close everything. Idempotent. Blocks.
 
         Args:
@@ -293,10 +293,7 @@ class AgentRuntime(AgentApi):
         """Why the runtime stopped by itself, or why the host's own gateway no longer receives messages; else None."""
         return None if self._system is None else self._system.failure
 
-    @property
-    def interrupted(self) -> int:
-        """The earlier name of `recovered_agents`."""
-        return self.recovered_agents
+    interrupted: int = renamed_attribute("interrupted", "recovered_agents")
 
     def stats(self) -> RuntimeStats:
         """Return the current counts."""

@@ -87,7 +87,9 @@ class MockGateway(Probe):
         return [command for command in self.received if isinstance(command, Committed)]
 
     @renamed_argument("timeout_s", "timeout")
-    def wait_for(self, n: int, timeout: float = TIMEOUT_S) -> tuple[GatewayCommand, ...]:
+    def wait_for(
+        self, n: int, timeout: float = TIMEOUT_S, *, timeout_s: float | None = None
+    ) -> tuple[GatewayCommand, ...]:
         """Block until `n` things were received, and return all of them. Counts `Committed` and `Notice`.
 
         Raises:
@@ -97,7 +99,9 @@ class MockGateway(Probe):
         return self.received
 
     @renamed_argument("timeout_s", "timeout")
-    def wait_for_messages(self, n: int, timeout: float = TIMEOUT_S) -> tuple[MessageRecord, ...]:
+    def wait_for_messages(
+        self, n: int, timeout: float = TIMEOUT_S, *, timeout_s: float | None = None
+    ) -> tuple[MessageRecord, ...]:
         """Block until `n` messages were received, in however many batches, and return all of them.
 
         Raises:
@@ -107,7 +111,9 @@ class MockGateway(Probe):
         return self.messages
 
     @renamed_argument("timeout_s", "timeout")
-    def wait_for_status(self, agent: str, status: str, timeout: float = TIMEOUT_S) -> StatusChange:
+    def wait_for_status(
+        self, agent: str, status: str, timeout: float = TIMEOUT_S, *, timeout_s: float | None = None
+    ) -> StatusChange:
         """Block until a change of an agent to a status was received, and return that change.
 
         Raises:

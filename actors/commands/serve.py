@@ -122,8 +122,8 @@ def _announce(runtime: AgentRuntime, db: Path, address: str, *, tls: bool, json:
     secure = "s" if tls else ""
     url = f"ws{secure}://{address}/v1/ws"
     if json:
-        print_json({"url": url, "db": str(db), "interrupted": runtime.interrupted})
+        print_json({"url": url, "db": str(db), "interrupted": runtime.recovered_agents})
         return
-    if runtime.interrupted:
+    if runtime.recovered_agents:
         note(f"marked as failed after a crash: {counted(runtime.recovered_agents, 'agent')} in {db}")
     note(f"serving {db} on {url}   page: http{secure}://{address}/   stop: Ctrl-C")

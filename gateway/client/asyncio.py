@@ -138,7 +138,9 @@ class Client:
     """
 
     @renamed_argument("timeout_s", "timeout")
-    def __init__(self, url: str, *, token: AsyncToken = None, timeout: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, token: AsyncToken = None, timeout: float = TIMEOUT_S, timeout_s: float | None = None
+    ) -> None:
         """Make a client; nothing is connected yet.
 
         Args:

@@ -215,7 +215,9 @@ class BlockingClient:
     """
 
     @renamed_argument("timeout_s", "timeout")
-    def __init__(self, url: str, *, token: Token = None, timeout: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, token: Token = None, timeout: float = TIMEOUT_S, timeout_s: float | None = None
+    ) -> None:
         """Make a client; nothing is connected yet.
 
         Args:
