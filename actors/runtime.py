@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 import pykka
 
 from commitcast.actors.agent_api import AgentApi
-from commitcast.actors.backend import InProcess, Progress
+from commitcast.actors.backend import InProcess, Progress, store_of
 from commitcast.actors.backpressure import AGENT_BYTES, AGENT_MESSAGES, CreditLimiter
 from commitcast.actors.control import RuntimeControl
 from commitcast.actors.errors import RuntimeStoppedError, WouldBlockError
@@ -40,7 +40,6 @@ from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence import fork
 from commitcast.persistence.deprecation import renamed_argument, renamed_attribute
 from commitcast.persistence.errors import ForkedRuntimeError
-from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import Reader, Report, Store
 
 logger: Final = logging.getLogger(__name__)
@@ -106,10 +105,10 @@ class AgentRuntime(AgentApi):
 
         Raises:
             ListenError: `listen` is not an address, or needs a token.
-            InvalidValueError: `gateway` is not a ref, or a name in `redact` cannot match.
+            InvalidValueError: `database` is not a store, `gateway` is not a ref, or a name in `redact` cannot match.
             GatewayStoppedError: its actor is not alive.
         """
-        store: Store = database if not isinstance(database, (str, os.PathLike)) else SqliteStore(database)
+        store = store_of(database)
         server = None
         if listen is not None:
             server = GatewayServer(

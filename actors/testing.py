@@ -6,11 +6,13 @@ messages would have been cast, in which order, and after which commit. `Probe` s
 `FailingStore` wrap a store, and hold or fail its commits. The fixtures are in `pytest_plugin`.
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from commitcast.actors.agent_api import checked_status
+from commitcast.actors.backend import store_of
 from commitcast.actors.kernel.dispatch import Dispatcher
 from commitcast.actors.kernel.errors import DeadlockError
 from commitcast.actors.kernel.seeded import SeededDispatcher
@@ -154,13 +156,16 @@ _Delegates: Any = object
 class _WrappedStore(_Delegates):  # type: ignore[misc]  # Any, so that it is a Store
     """A store whose `commit` a test decides about. Everything else is done by the store inside."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: str | os.PathLike[str] | Store) -> None:
         """Wrap a store that is not open yet.
 
         Args:
-            store: any; the wrapper takes its place, also as `AgentRuntime(wrapper)`.
+            store: any, or the path of a SQLite file; the wrapper takes its place, also as `AgentRuntime(wrapper)`.
+
+        Raises:
+            InvalidValueError: it is neither.
         """
-        self._store = store
+        self._store = store_of(store)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -172,7 +177,7 @@ class HeldStore(_WrappedStore):
     Not for a `SeededDispatcher`, whose only thread would wait for itself.
 
     Example:
-        store = HeldStore(SqliteStore("agents.db"))
+        store = HeldStore("agents.db")
         with AgentRuntime(store) as runtime:
             agent = runtime.launch()
             store.hold()
@@ -182,7 +187,7 @@ class HeldStore(_WrappedStore):
             store.release()
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: str | os.PathLike[str] | Store) -> None:
         """Wrap a store. See `FailingStore`, which may be the one inside, to let a held commit fail."""
         super().__init__(store)
         self._changed = threading.Condition()
@@ -236,7 +241,7 @@ class FailingStore(_WrappedStore):
     """A store whose commits fail on order. Any thread.
 
     Example:
-        store = FailingStore(SqliteStore("agents.db"))
+        store = FailingStore("agents.db")
         with AgentRuntime(store) as runtime:
             agent = runtime.launch()
             store.fail(NotStoredError("the disk said no"))
@@ -244,7 +249,7 @@ class FailingStore(_WrappedStore):
             assert agent.emit("kept").get(timeout=5).sequence == 1
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: str | os.PathLike[str] | Store) -> None:
         """Wrap a store; nothing fails yet."""
         super().__init__(store)
         self._lock = threading.Lock()

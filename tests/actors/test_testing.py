@@ -196,6 +196,22 @@ class TestHeldStore:
         assert verify(tmp_path / "copy.db").messages == 1
 
 
+@pytest.mark.parametrize("double", [HeldStore, FailingStore])
+class TestWhatIsWrapped:
+    def test_a_path_stands_for_the_sqlite_store_in_it(self, tmp_path: Path, double: Any) -> None:
+        for database in (":memory:", tmp_path / "a.db", str(tmp_path / "b.db")):
+            with AgentRuntime(double(database)) as runtime:
+                assert runtime.launch(id="a").emit("stored").get(SECONDS).sequence == 1
+
+        assert verify(tmp_path / "a.db").messages == verify(tmp_path / "b.db").messages == 1
+
+    @pytest.mark.parametrize("database", [None, 5, b"a.db", object(), SqliteStore])
+    def test_anything_else_is_refused_at_once_as_it_is_by_the_runtime(self, double: Any, database: Any) -> None:
+        for take in (double, AgentRuntime):
+            with pytest.raises(InvalidValueError, match=r"^a database is given as a path or as a Store, not as .+$"):
+                take(database)
+
+
 class TestFailingStore:
     @pytest.fixture
     def store(self, tmp_path: Path) -> FailingStore:
