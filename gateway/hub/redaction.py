@@ -25,7 +25,8 @@ _LONG_NAMES: Final = (
 )
 """No other word ends with one of them, so they also match inside a word that is written together."""
 SECRET_NAMES: Final = (
-    *(*_LONG_NAMES, "token", "bearer", "pass", "pw", "auth", "oauth", "authorization", "dsn", "env", "jwt", "pat"),
+    *(*_LONG_NAMES, "token", "bearer", "pass", "pw", "auth", "oauth", "dsn", "env", "jwt", "pat"),
+    *("authentication", "authorization"),
     *("pass key", "db pass", "pg pass", "my pass", "root pass", "ssh pass", "user pass"),
     *("access token", "api token", "auth token", "bearer token", "bot token", "oauth token", "refresh token"),
     *("csrf token", "device token", "github token", "id token", "secret token", "session token", "user token"),
@@ -43,7 +44,7 @@ SHOWN_NAMES: Final = (
 _QUALIFIERS: Final = (
     *("base", "default", "encoded", "hash", "hex", "pem", "plain", "plaintext", "raw", "string", "value", "b"),
     *("backup", "current", "dev", "live", "new", "old", "previous", "primary", "prod", "production", "secondary"),
-    *("staging", "test"),
+    *("header", "staging", "test"),
 )
 """Words after a name that do not change what it names: `password_hash`, `SECRET_KEY_BASE`, `API_KEY_PROD`."""
 _MAX_NAME_WORDS: Final = 8

@@ -60,7 +60,16 @@ REDACTOR = Redactor()
         *({name: SECRET} for name in ("password_hash", "tls_key", "ssl_key", "OPENAI_KEY", "stripeKey", "GITHUB_PAT")),
         *(
             {name: SECRET}
-            for name in ("jwt", "passcode", "API_KEY_PROD", "SECRETKEYBASE", "AWSSECRETACCESSKEY", "envs")
+            for name in (
+                "jwt",
+                "auth_header",
+                "authentication",
+                "passcode",
+                "API_KEY_PROD",
+                "SECRETKEYBASE",
+                "AWSSECRETACCESSKEY",
+                "envs",
+            )
         ),
         {"argv": ["docker", "run", "-e", f"PGPASSWORD={SECRET}"]},
         {"argv": ["ngrok", "--authtoken", SECRET, "--accesstoken", SECRET]},
