@@ -91,9 +91,13 @@ def checked_templates(templates: Mapping[str, Template]) -> dict[str, Template]:
     """Return templates by their names.
 
     Raises:
-        InvalidValueError: a name is not valid.
+        InvalidValueError: a name is not valid, or its value is not a `Template`.
     """
-    for name in templates:
+    for name, template in templates.items():
+        if not isinstance(template, Template):
+            raise InvalidValueError(
+                f"the template {name!r:.80} must be a Template, not {template!r:.80}: wrap its source"
+            )
         if not _NAME.fullmatch(name):
             raise InvalidValueError(f"{name!r:.80} is not a valid template name: use 1 to 64 of A-Z a-z 0-9 . _ -")
     return dict(templates)

@@ -106,6 +106,13 @@ class TestFiles:
         assert isinstance(source, CommandSource) and source.argv == ("review", "--deep", "{prompt}")
 
 
+def test_a_source_that_is_not_in_a_template_is_refused_at_once() -> None:
+    source: Any = CommandSource(["cat"])
+
+    with pytest.raises(InvalidValueError, match=r"^the template 'a' must be a Template, not .+: wrap its source$"):
+        AgentRuntime(":memory:", templates={"a": source})
+
+
 class TestPlaces:
     @pytest.mark.parametrize("place", ["Stdin", "bogus", "", None, 1, ["stdin"]])
     @pytest.mark.parametrize("argv", [["sh", "-c", "{prompt}"], ["cat"]])
