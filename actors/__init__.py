@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from commitcast.actors.errors import BackpressureError, FutureTimeoutError, RuntimeStoppedError
     from commitcast.actors.handle import AgentHandle
     from commitcast.actors.kernel.supervision import RestartPolicy
+    from commitcast.actors.messages import Notice
     from commitcast.actors.metrics import RuntimeStats
     from commitcast.actors.runtime import AgentRuntime
     from commitcast.actors.sources.command import CommandSource
     from commitcast.actors.sources.context import AgentContext
     from commitcast.actors.sources.draft import Draft
     from commitcast.actors.templates import Template
-    from commitcast.persistence.records import AgentStatus
+    from commitcast.persistence.records import AgentStatus, Committed, StatusChange
 
 __all__ = [
     "AgentContext",
@@ -26,11 +27,14 @@ __all__ = [
     "AgentStatus",
     "BackpressureError",
     "CommandSource",
+    "Committed",
     "Draft",
     "FutureTimeoutError",
+    "Notice",
     "RestartPolicy",
     "RuntimeStats",
     "RuntimeStoppedError",
+    "StatusChange",
     "Template",
 ]
 
@@ -40,10 +44,12 @@ if not TYPE_CHECKING:  # a type checker would believe that every name exists
         "errors",
         "sources.draft",
         "sources.context",
+        "messages",
         "kernel.supervision",
         "sources.command",
         "templates",
         "metrics",
         "handle",
         "runtime",
+        "agent",
     )

@@ -127,7 +127,7 @@ class AgentApi(ABC):
         Raises:
             InvalidValueError: there is no such status.
         """
-        return self._reader.agents(None if status is None else _status(status), after, limit)
+        return self._reader.agents(None if status is None else checked_status(status), after, limit)
 
     def emit(
         self,
@@ -156,7 +156,8 @@ class AgentApi(ABC):
         return self._handle(agent_id).fail(error, name=name)
 
 
-def _status(status: AgentStatus | str) -> AgentStatus:
+def checked_status(status: AgentStatus | str) -> AgentStatus:
+    """Return a status. Raises `InvalidValueError`."""
     try:
         return AgentStatus(status)
     except ValueError:

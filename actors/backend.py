@@ -12,6 +12,7 @@ from typing import Protocol
 from commitcast.gateway.server.metrics import Collector
 from commitcast.gateway.server.requests import AgentControl
 from commitcast.gateway.server.server import GatewayServer
+from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import Committed
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import Reader, Report, Store
@@ -23,6 +24,19 @@ Publish = Callable[[Committed], object]
 """Takes what was committed. Returns at once; any thread."""
 Notify = Callable[[str, str, str, bool], object]
 """Takes agent, error code, message and whether to retry, of what could not be done. Returns at once; any thread."""
+
+
+def store_of(database: str | os.PathLike[str] | Store) -> Store:
+    """Return a store of one's own as it is, and a SQLite store, which is not open yet, for a path.
+
+    Raises:
+        InvalidValueError: it is neither.
+    """
+    if isinstance(database, (str, os.PathLike)):
+        return SqliteStore(database)
+    if isinstance(database, type) or not callable(getattr(database, "commit", None)):
+        raise InvalidValueError(f"a database is given as a path or as a Store, not as {database!r:.80}")
+    return database
 
 
 class Writer(Protocol):

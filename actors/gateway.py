@@ -6,11 +6,13 @@ Its two messages are all that a gateway ever receives. It must never make up a m
 
 from typing import ClassVar, Final, assert_never
 
-from commitcast.actors import messages
 from commitcast.actors.backend import Notify, Publish
 from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.dispatch import Dispatcher
+from commitcast.actors.messages import GatewayCommand, Notice
 from commitcast.persistence.records import Committed
+
+__all__ = ["GatewayActor", "GatewayCommand", "Notice"]
 
 MAILBOX_LIMIT_MESSAGES: Final = 65_536
 """Sixteen full batches of as many agents; handing one on takes a microsecond and waits for nothing."""
@@ -38,12 +40,12 @@ class GatewayActor(Actor):
         self._publish = publish
         self._notify = notify
 
-    def on_receive(self, command: messages.GatewayCommand) -> None:
+    def on_receive(self, command: GatewayCommand) -> None:
         """Cast one message or notice."""
         match command:
             case Committed():
                 self._publish(command)
-            case messages.Notice(agent, code, message, retry):
+            case Notice(agent, code, message, retry):
                 self._notify(agent, code, message, retry)
             case _:
                 assert_never(command)

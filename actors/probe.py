@@ -53,7 +53,7 @@ class Probe:
             return tuple(self._received)
 
     @renamed_argument("timeout_s", "timeout")
-    def expect(self, kind: type[T], timeout: float = TIMEOUT_S) -> T:
+    def expect(self, kind: type[T], timeout: float = TIMEOUT_S, *, timeout_s: float | None = None) -> T:
         """Return the next message, which must be of a kind. Blocks until there is one.
 
         Args:
@@ -78,7 +78,9 @@ class Probe:
         assert not is_there, f"expected no message, but received {self._show(message)}"
 
     @renamed_argument("timeout_s", "timeout")
-    def wait_until(self, predicate: Callable[[], bool], what: str, timeout: float = TIMEOUT_S) -> None:
+    def wait_until(
+        self, predicate: Callable[[], bool], what: str, timeout: float = TIMEOUT_S, *, timeout_s: float | None = None
+    ) -> None:
         """Block until `predicate` is true; it is asked again after each message.
 
         Args:

@@ -11,7 +11,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 import pykka
 
 from commitcast.actors.agent_api import AgentApi
-from commitcast.actors.backend import InProcess, Progress
+from commitcast.actors.backend import InProcess, Progress, store_of
 from commitcast.actors.backpressure import AGENT_BYTES, AGENT_MESSAGES, CreditLimiter
 from commitcast.actors.control import RuntimeControl
 from commitcast.actors.errors import RuntimeStoppedError, WouldBlockError
@@ -38,9 +38,8 @@ from commitcast.gateway.server.access.limits import Limits
 from commitcast.gateway.server.options import HEARTBEAT_S, ServerOptions
 from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence import fork
-from commitcast.persistence.deprecation import renamed_argument
+from commitcast.persistence.deprecation import renamed_argument, renamed_attribute
 from commitcast.persistence.errors import ForkedRuntimeError
-from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import Reader, Report, Store
 
 logger: Final = logging.getLogger(__name__)
@@ -66,7 +65,8 @@ class AgentRuntime(AgentApi):
         tls: ssl.SSLContext | None = None,
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
-        redact: Sequence[str] = (),
+        redact: Collection[str] = (),
+        redact_except: Collection[str] = (),
         max_running_sources: int = MAX_RUNNING_SOURCES,
         max_unacknowledged: int = AGENT_MESSAGES,
         max_unacknowledged_bytes: int = AGENT_BYTES,
@@ -93,6 +93,7 @@ class AgentRuntime(AgentApi):
             allowed_hosts: further names that a Host header may have.
             allowed_origins: further origins whose pages may subscribe.
             redact: further names in configurations whose values subscribers are not shown, as `session id`.
+            redact_except: names in configurations whose values they are shown although they look like a secret's.
             max_running_sources: threads for blocking sources; further ones wait.
             max_unacknowledged: messages that one agent may have which are not committed yet.
             max_unacknowledged_bytes: their bytes.
@@ -104,10 +105,10 @@ class AgentRuntime(AgentApi):
 
         Raises:
             ListenError: `listen` is not an address, or needs a token.
-            InvalidValueError: `gateway` is not a ref.
+            InvalidValueError: `database` is not a store, `gateway` is not a ref, or a name in `redact` cannot match.
             GatewayStoppedError: its actor is not alive.
         """
-        store: Store = database if not isinstance(database, (str, os.PathLike)) else SqliteStore(database)
+        store = store_of(database)
         server = None
         if listen is not None:
             server = GatewayServer(
@@ -120,6 +121,7 @@ class AgentRuntime(AgentApi):
                     allowed_hosts=allowed_hosts,
                     allowed_origins=allowed_origins,
                     redact=redact,
+                    redact_except=redact_except,
                     heartbeat_s=heartbeat_s,
                 ),
             )
@@ -206,7 +208,7 @@ class AgentRuntime(AgentApi):
             raise
 
     @renamed_argument("timeout_s", "timeout")
-    def stop(self, timeout: float | None = None) -> None:
+    def stop(self, timeout: float | None = None, *, timeout_s: float | None = None) -> None:
         """End all running agents, commit pending messages, and close everything. Idempotent. Blocks.
 
         Args:
@@ -290,10 +292,7 @@ class AgentRuntime(AgentApi):
         """Why the runtime stopped by itself, or why the host's own gateway no longer receives messages; else None."""
         return None if self._system is None else self._system.failure
 
-    @property
-    def interrupted(self) -> int:
-        """The earlier name of `recovered_agents`."""
-        return self.recovered_agents
+    interrupted: int = renamed_attribute("interrupted", "recovered_agents")
 
     def stats(self) -> RuntimeStats:
         """Return the current counts."""

@@ -1,14 +1,15 @@
 """Templates of what clients may launch, written by the server's owner. A client names one and gives a prompt.
 
-A client's prompt goes to the program's standard input. Where the owner allows it, it is one whole argument, which the
-program must take as text: a program's name does not show whether it runs, evaluates or forwards its arguments.
+A client's prompt goes to the program's standard input. Where the owner allows it, it is one whole argument. In either
+place the program must take it as text: a shell or an interpreter runs what it reads, and a program's name does not show
+whether it runs, evaluates or forwards its input or its arguments.
 """
 
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -48,13 +49,16 @@ class Template:
             max_running: agents of it at work at the same time for one tenant, that is, for all callers whose agents
                 have the same prefix; more are refused.
             max_running_in_all: the same for all tenants together. None is 64, or `max_running` if that is more.
-            prompt: where a command gets the client's prompt. "argument": in place of each argument that is "{prompt}"
-                and nothing else, which the program must take as text and must not run, evaluate or forward. A prompt
-                that begins with "-" is then refused, unless an argument "--" comes before it.
+            prompt: where a command gets the client's prompt. "stdin": on its standard input, so the command must not be
+                a shell or an interpreter, such as `sh` or `python3 -`, which would run it. "argument": in place of each
+                argument that is "{prompt}" and nothing else, which the program must take as text and must not run,
+                evaluate or forward. A prompt that begins with "-" is then refused, unless an argument "--" comes
+                before it.
 
         Raises:
             InvalidValueError: one of them cannot be used.
         """
+        _check_place(prompt, source)
         if isinstance(source, CommandSource):
             _check_prompt(source.argv, prompt)
             source = source.for_clients()
@@ -87,9 +91,13 @@ def checked_templates(templates: Mapping[str, Template]) -> dict[str, Template]:
     """Return templates by their names.
 
     Raises:
-        InvalidValueError: a name is not valid.
+        InvalidValueError: a name is not valid, or its value is not a `Template`.
     """
-    for name in templates:
+    for name, template in templates.items():
+        if not isinstance(template, Template):
+            raise InvalidValueError(
+                f"the template {name!r:.80} must be a Template, not {template!r:.80}: wrap its source"
+            )
         if not _NAME.fullmatch(name):
             raise InvalidValueError(f"{name!r:.80} is not a valid template name: use 1 to 64 of A-Z a-z 0-9 . _ -")
     return dict(templates)
@@ -132,14 +140,24 @@ def _template(path: Path, name: str, table: Any) -> Template:
         raise InvalidValueError(f"the template {name} in {path} cannot be used: {error}") from error
 
 
+def _check_place(place: object, source: Source) -> None:
+    """Check that there is such a place, and that the source has it."""
+    if place not in get_args(PromptPlace):
+        raise InvalidValueError(f'prompt must be "stdin" or "argument", not {place!r:.80}')
+    if place == "argument" and not isinstance(source, CommandSource):
+        raise InvalidValueError(
+            'prompt = "argument" is only for a CommandSource: leave it out; other sources read `context.prompt`'
+        )
+
+
 def _check_prompt(command: tuple[str, ...], place: PromptPlace) -> None:
     """Check that a prompt can only get where the owner has said that it may."""
     holding = [argument for argument in command if PROMPT_PLACEHOLDER in argument]
     if place == "stdin" and holding:
         raise InvalidValueError(
             f"its arguments contain {PROMPT_PLACEHOLDER}, but a client's prompt goes to standard input: leave "
-            f'{PROMPT_PLACEHOLDER} out, or write prompt = "argument" if the program takes that argument as text '
-            "and does not run it"
+            f'{PROMPT_PLACEHOLDER} out, or write prompt = "argument" if the program takes that argument as text: '
+            "in either place, a shell or an interpreter would run it"
         )
     if place == "argument" and not holding:
         raise InvalidValueError(

@@ -6,10 +6,13 @@ messages would have been cast, in which order, and after which commit. `Probe` s
 `FailingStore` wrap a store, and hold or fail its commits. The fixtures are in `pytest_plugin`.
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from commitcast.actors.agent_api import checked_status
+from commitcast.actors.backend import store_of
 from commitcast.actors.kernel.dispatch import Dispatcher
 from commitcast.actors.kernel.errors import DeadlockError
 from commitcast.actors.kernel.seeded import SeededDispatcher
@@ -86,7 +89,9 @@ class MockGateway(Probe):
         return [command for command in self.received if isinstance(command, Committed)]
 
     @renamed_argument("timeout_s", "timeout")
-    def wait_for(self, n: int, timeout: float = TIMEOUT_S) -> tuple[GatewayCommand, ...]:
+    def wait_for(
+        self, n: int, timeout: float = TIMEOUT_S, *, timeout_s: float | None = None
+    ) -> tuple[GatewayCommand, ...]:
         """Block until `n` things were received, and return all of them. Counts `Committed` and `Notice`.
 
         Raises:
@@ -96,7 +101,9 @@ class MockGateway(Probe):
         return self.received
 
     @renamed_argument("timeout_s", "timeout")
-    def wait_for_messages(self, n: int, timeout: float = TIMEOUT_S) -> tuple[MessageRecord, ...]:
+    def wait_for_messages(
+        self, n: int, timeout: float = TIMEOUT_S, *, timeout_s: float | None = None
+    ) -> tuple[MessageRecord, ...]:
         """Block until `n` messages were received, in however many batches, and return all of them.
 
         Raises:
@@ -106,15 +113,19 @@ class MockGateway(Probe):
         return self.messages
 
     @renamed_argument("timeout_s", "timeout")
-    def wait_for_status(self, agent: str, status: str, timeout: float = TIMEOUT_S) -> StatusChange:
+    def wait_for_status(
+        self, agent: str, status: str, timeout: float = TIMEOUT_S, *, timeout_s: float | None = None
+    ) -> StatusChange:
         """Block until a change of an agent to a status was received, and return that change.
 
         Raises:
             TimeoutError: it was not; the error shows what was received.
+            InvalidValueError: there is no such status.
         """
+        wanted = checked_status(status)
 
         def matching() -> list[StatusChange]:
-            return [change for change in self.changes if change.agent == agent and change.status == status]
+            return [change for change in self.changes if change.agent == agent and change.status is wanted]
 
         self.wait_until(lambda: bool(matching()), f"agent {agent!r} to be {status}", timeout)
         return matching()[0]
@@ -145,13 +156,16 @@ _Delegates: Any = object
 class _WrappedStore(_Delegates):  # type: ignore[misc]  # Any, so that it is a Store
     """A store whose `commit` a test decides about. Everything else is done by the store inside."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: str | os.PathLike[str] | Store) -> None:
         """Wrap a store that is not open yet.
 
         Args:
-            store: any; the wrapper takes its place, also as `AgentRuntime(wrapper)`.
+            store: any, or the path of a SQLite file; the wrapper takes its place, also as `AgentRuntime(wrapper)`.
+
+        Raises:
+            InvalidValueError: it is neither.
         """
-        self._store = store
+        self._store = store_of(store)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -163,7 +177,7 @@ class HeldStore(_WrappedStore):
     Not for a `SeededDispatcher`, whose only thread would wait for itself.
 
     Example:
-        store = HeldStore(SqliteStore("agents.db"))
+        store = HeldStore("agents.db")
         with AgentRuntime(store) as runtime:
             agent = runtime.launch()
             store.hold()
@@ -173,7 +187,7 @@ class HeldStore(_WrappedStore):
             store.release()
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: str | os.PathLike[str] | Store) -> None:
         """Wrap a store. See `FailingStore`, which may be the one inside, to let a held commit fail."""
         super().__init__(store)
         self._changed = threading.Condition()
@@ -227,7 +241,7 @@ class FailingStore(_WrappedStore):
     """A store whose commits fail on order. Any thread.
 
     Example:
-        store = FailingStore(SqliteStore("agents.db"))
+        store = FailingStore("agents.db")
         with AgentRuntime(store) as runtime:
             agent = runtime.launch()
             store.fail(NotStoredError("the disk said no"))
@@ -235,7 +249,7 @@ class FailingStore(_WrappedStore):
             assert agent.emit("kept").get(timeout=5).sequence == 1
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: str | os.PathLike[str] | Store) -> None:
         """Wrap a store; nothing fails yet."""
         super().__init__(store)
         self._lock = threading.Lock()

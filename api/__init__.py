@@ -1,9 +1,9 @@
 """commitcast: an actor runtime for AI agents, in which every message is durable before any subscriber receives it.
 
 The one import place: `from commitcast import AgentRuntime, Draft, subscribe`. A name is loaded when it is first used,
-so `import commitcast` costs next to nothing, and a subscriber never loads the actors. More names, for hosts that build
-on its parts, are in `commitcast.actors`, `commitcast.gateway` and `commitcast.persistence`; a name that is here means
-the same there. `python -m commitcast` is the command.
+so `import commitcast` costs next to nothing, and a subscriber never loads the actors. Every error is here. More names,
+for hosts that build on its parts, are in `commitcast.actors`, `commitcast.gateway` and `commitcast.persistence`; a name
+that is here means the same there. `python -m commitcast` is the command.
 """
 
 from importlib import import_module
@@ -17,40 +17,85 @@ if TYPE_CHECKING:
         AgentHandle,
         AgentRuntime,
         AgentStatus,
-        BackpressureError,
         CommandSource,
         Draft,
-        FutureTimeoutError,
+        Notice,
         RestartPolicy,
-        RuntimeStoppedError,
         Template,
+    )
+    from commitcast.actors.errors import (
+        AgentEndedError,
+        BackpressureError,
+        CommandFailedError,
+        CommandNotFoundError,
+        FutureCancelledError,
+        FutureTimeoutError,
+        GatewayStoppedError,
+        InboxFullError,
+        InputRefusedError,
+        LoopWouldBlockError,
+        MailboxFullError,
+        ReceiveTimeoutError,
+        RuntimeStoppedError,
+        SourceCancelledError,
+        SourceError,
+        TemplateFullError,
+        TemplateNotFoundError,
+        VerdictMissingError,
+        WouldBlockError,
     )
     from commitcast.gateway import (
         BlockingClient,
         Client,
         Limits,
-        ListenError,
-        MissingExtraError,
-        RequestError,
         StaticTokens,
-        SubscriptionError,
-        TokenError,
         subscribe,
         subscribe_blocking,
     )
+    from commitcast.gateway.protocol.errors import (
+        FrameError,
+        ListenError,
+        RequestError,
+        SubscriptionError,
+    )
+    from commitcast.gateway.server.errors import (
+        MissingExtraError,
+        TokenError,
+    )
     from commitcast.persistence import (
+        AgentRecord,
+        Committed,
+        MessageRecord,
+        StatusChange,
+    )
+    from commitcast.persistence.errors import (
         AgentExistsError,
         AgentNotFoundError,
-        AgentRecord,
         CommitcastError,
         ForkedRuntimeError,
         IdempotencyConflictError,
         IllegalTransitionError,
         InvalidValueError,
-        MessageRecord,
+        NotADatabaseError,
         NotStoredError,
+        PrecedingRefusedError,
+        RowRefusedError,
+        SchemaTooNewError,
+        SequenceAheadError,
+        StaleEpochError,
+        StoreBusyError,
+        StoreClosedError,
+        StoreCorruptError,
         StoreError,
+        StoreFullError,
+        StoreLockedError,
         StoreOpenError,
+        StorePathError,
+        StoreReadError,
+        StoreReadOnlyError,
+        StoreReadTimeoutError,
+        StoreSettingError,
+        StoreUnavailableError,
         StoreUnknownError,
     )
 
@@ -58,6 +103,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentContext",
+    "AgentEndedError",
     "AgentExistsError",
     "AgentHandle",
     "AgentNotFoundError",
@@ -67,35 +113,79 @@ __all__ = [
     "BackpressureError",
     "BlockingClient",
     "Client",
+    "CommandFailedError",
+    "CommandNotFoundError",
     "CommandSource",
     "CommitcastError",
+    "Committed",
     "Draft",
     "ForkedRuntimeError",
+    "FrameError",
+    "FutureCancelledError",
     "FutureTimeoutError",
+    "GatewayStoppedError",
     "IdempotencyConflictError",
     "IllegalTransitionError",
+    "InboxFullError",
+    "InputRefusedError",
     "InvalidValueError",
     "Limits",
     "ListenError",
+    "LoopWouldBlockError",
+    "MailboxFullError",
     "MessageRecord",
     "MissingExtraError",
+    "NotADatabaseError",
     "NotStoredError",
+    "Notice",
+    "PrecedingRefusedError",
+    "ReceiveTimeoutError",
     "RequestError",
     "RestartPolicy",
+    "RowRefusedError",
     "RuntimeStoppedError",
+    "SchemaTooNewError",
+    "SequenceAheadError",
+    "SourceCancelledError",
+    "SourceError",
+    "StaleEpochError",
     "StaticTokens",
+    "StatusChange",
+    "StoreBusyError",
+    "StoreClosedError",
+    "StoreCorruptError",
     "StoreError",
+    "StoreFullError",
+    "StoreLockedError",
     "StoreOpenError",
+    "StorePathError",
+    "StoreReadError",
+    "StoreReadOnlyError",
+    "StoreReadTimeoutError",
+    "StoreSettingError",
+    "StoreUnavailableError",
     "StoreUnknownError",
     "SubscriptionError",
     "Template",
+    "TemplateFullError",
+    "TemplateNotFoundError",
     "TokenError",
+    "VerdictMissingError",
+    "WouldBlockError",
     "subscribe",
     "subscribe_blocking",
 ]
 
 if not TYPE_CHECKING:  # a type checker would believe that every name exists
-    _load, _names = lazy_names(__name__, "persistence", "gateway", "actors")
+    _load, _names = lazy_names(
+        __name__,
+        "persistence.errors",
+        "gateway.protocol.errors",
+        "persistence",
+        "gateway",
+        "actors.errors",
+        "actors",
+    )
 
     def __getattr__(name: str) -> Any:
         """Load a public name."""

@@ -30,7 +30,7 @@ CommitcastError
     └── StoreClosedError                      the store was closed
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class CommitcastError(Exception):
@@ -39,6 +39,17 @@ class CommitcastError(Exception):
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
     hint: ClassVar[str] = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy it by its facts: the arguments of its class need not be those of its base."""
+        return CommitcastError._rebuilt, (self.__class__, self.args, self.__dict__)
+
+    @staticmethod
+    def _rebuilt(kind: "type[CommitcastError]", args: tuple[Any, ...], facts: dict[str, Any]) -> "CommitcastError":
+        error = kind.__new__(kind, *args)
+        super(CommitcastError, error).__init__(*args)  # an OSError keeps its number and text apart
+        error.__dict__.update(facts)
+        return error
 
 
 class InvalidValueError(CommitcastError, ValueError):

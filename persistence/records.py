@@ -10,6 +10,8 @@ from typing import Any, Final, Self, final
 
 import msgspec
 
+from commitcast.persistence.deprecation import renamed_attribute
+
 MESSAGE_TYPES: Final = ("assistant", "user", "system", "error", "tool", "response")
 CONTENT_TYPES: Final = ("text", "json")
 
@@ -158,6 +160,8 @@ class Committed(metaclass=_MadeByPersistence):
     """Bytes of content, metadata and raw."""
     committed_ns: int
     """When its COMMIT returned, of `time.monotonic_ns`."""
+
+    follows: int = renamed_attribute("follows", "previous_entry_position")
 
     @classmethod
     def _of(

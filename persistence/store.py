@@ -6,10 +6,11 @@ report as stored what a crash can undo. `tests/persistence/contract` proves it o
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
+from commitcast.persistence.deprecation import renamed_names
 from commitcast.persistence.records import AgentRecord, AgentStatus, Entry, MessageRecord, StatusChange
 from commitcast.persistence.writes import AgentWrites, Outcome, text_size, texts_size
 
@@ -260,3 +261,7 @@ class Store(Reader, Protocol):
 
         Threads: any but the writer's; blocks until it is done. Commits come between its steps.
         """
+
+
+if not TYPE_CHECKING:  # a type checker would believe that every name exists
+    __getattr__ = renamed_names(__name__, {"Standing": "ResolvedCursor"})

@@ -1,7 +1,9 @@
 """What is public is listed once, defined once, and documented."""
 
+import copy
 import importlib
 import inspect
+import pickle
 import pkgutil
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from types import ModuleType
 import pytest
 
 from commitcast.gateway.protocol.errors import ErrorCode
-from commitcast.persistence import CommitcastError
+from commitcast.persistence import CommitcastError, StoreOpenError
 
 PACKAGES = ("commitcast.actors", "commitcast.gateway", "commitcast.persistence")
 FRONT = "commitcast"
@@ -81,12 +83,77 @@ def test_the_errors_of_the_actor_library_are_exported_with_those_of_the_actors()
         assert name in (ours.__doc__ or "")
 
 
-def test_every_public_error_is_in_the_one_import_place() -> None:
-    for name in PACKAGES:
+def test_every_error_is_in_the_one_import_place() -> None:
+    front = package(FRONT)
+    missing = {error.__name__ for error in errors()} - set(front.__all__)
+
+    assert not missing, f"add them to api/__init__.py: {', '.join(sorted(missing))}"
+    assert all(getattr(front, error.__name__) is error for error in errors())
+    for name in PACKAGES:  # an error of another family that is public
         for public in package(name).__all__:
-            value = getattr(package(name), public)
-            if isinstance(value, type) and issubclass(value, Exception):
-                assert public in package(FRONT).__all__, f"{public} of {name} is missing in api/__init__.py"
+            if inspect.isclass(value := getattr(package(name), public)) and issubclass(value, BaseException):
+                assert public in front.__all__, f"{public} of {name} is missing in api/__init__.py"
+
+
+def test_what_a_hosts_gateway_receives_is_public_and_where_it_was() -> None:
+    front, actors, persistence = package(FRONT), package("commitcast.actors"), package("commitcast.persistence")
+    gateway = importlib.import_module("commitcast.actors.gateway")
+
+    assert {"Committed", "Notice", "StatusChange"} <= {*front.__all__} & {*actors.__all__}
+    assert gateway.Notice is front.Notice is actors.Notice
+    assert (front.Committed, front.StatusChange) == (persistence.Committed, persistence.StatusChange)
+
+
+SAMPLES: dict[str, object] = {
+    "str": "a text",
+    "int": 7,
+    "float": 1.5,
+    "bool": True,
+    "int | str | None": 9,
+    "str | None": "another text",
+    "ErrorCode": ErrorCode.TOKEN_EXPIRED,
+}
+"""A value for each type of the facts of an error; not one that is a default."""
+
+
+def example(error: type[CommitcastError]) -> CommitcastError:
+    """An error with a value for each of its facts."""
+    arguments, options = [], {}
+    if inspect.isfunction(error.__init__):
+        for name, parameter in list(inspect.signature(error.__init__).parameters.items())[1:]:
+            kind = parameter.annotation
+            value = SAMPLES[kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))]
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                options[name] = value
+            else:
+                arguments.append(value)
+    else:
+        arguments.append("a sentence")
+    return error(*arguments, **options)
+
+
+def test_every_error_can_be_pickled_and_copied() -> None:
+    for kind in errors():
+        error = example(kind)
+        error.add_note("a note")
+        copies = [pickle.loads(pickle.dumps(error, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+
+        for other in (*copies, copy.copy(error), copy.deepcopy(error)):
+            assert type(other) is kind
+            assert (str(other), other.args, vars(other)) == (str(error), error.args, vars(error)), kind
+            assert getattr(other, "errno", None) == getattr(error, "errno", None), kind
+
+
+def test_a_hosts_own_error_can_be_pickled_whatever_its_arguments() -> None:
+    error = _HostsError(code_of_host=3)
+
+    assert vars(pickle.loads(pickle.dumps(error))) == {"code_of_host": 3}
+
+
+class _HostsError(StoreOpenError):
+    def __init__(self, *, code_of_host: int) -> None:
+        Exception.__init__(self)
+        self.code_of_host = code_of_host
 
 
 def test_the_one_import_place_lists_and_gives_out_its_names_only() -> None:

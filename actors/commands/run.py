@@ -129,8 +129,8 @@ def run(
 
 
 def _announce(runtime: AgentRuntime, db: Path) -> None:
-    if runtime.interrupted:
-        note(f"marked as failed after a crash: {counted(runtime.interrupted, 'agent')} in {db}")
+    if runtime.recovered_agents:
+        note(f"marked as failed after a crash: {counted(runtime.recovered_agents, 'agent')} in {db}")
     if runtime.url is not None:
         note(f"subscribers connect to {runtime.url}   page: http://{runtime.address}/")
 

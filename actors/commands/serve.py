@@ -47,6 +47,19 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Additional origin whose pages may use the server. Can be repeated.")
     ] = None,
+    redact: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Additional name in configurations whose value is not shown to subscribers. Can be repeated.",
+        ),
+    ] = None,
+    redact_except: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Name whose value is shown although it looks like a secret. Can be repeated."
+        ),
+    ] = None,
     drain_s: Annotated[
         float,
         typer.Option(min=0, max=3_600, help="Seconds from reporting not ready to closing connections."),
@@ -73,6 +86,8 @@ def serve(
         tls=None if asgi else tls,
         allowed_hosts=[*(allow_host or ()), *([parse_address(listen)[0]] if asgi else [])],
         allowed_origins=allow_origin or (),
+        redact=redact or (),
+        redact_except=redact_except or (),
     )
     serving = _listening(runtime, listen, certificate, key, asgi=asgi)
     with stopping_on_signals(limit_s=drain_s + LIMIT_S) as stopping, runtime, serving as address:
@@ -107,8 +122,8 @@ def _announce(runtime: AgentRuntime, db: Path, address: str, *, tls: bool, json:
     secure = "s" if tls else ""
     url = f"ws{secure}://{address}/v1/ws"
     if json:
-        print_json({"url": url, "db": str(db), "interrupted": runtime.interrupted})
+        print_json({"url": url, "db": str(db), "interrupted": runtime.recovered_agents})
         return
-    if runtime.interrupted:
+    if runtime.recovered_agents:
         note(f"marked as failed after a crash: {counted(runtime.recovered_agents, 'agent')} in {db}")
     note(f"serving {db} on {url}   page: http{secure}://{address}/   stop: Ctrl-C")

@@ -113,6 +113,7 @@ def subscribe(
         An async iterator that ends when the agent has ended (that of all agents never does). It reconnects by itself.
 
     Raises:
+        InvalidValueError: `after`, `window` or `slow` has no such value.
         SubscriptionError: while iterating: the server refused for good.
     """
     options: dict[str, Any] = {"raw": raw, "token": token, "window": window, "slow": slow, "on_cursor": on_cursor}
@@ -137,7 +138,9 @@ class Client:
     """
 
     @renamed_argument("timeout_s", "timeout")
-    def __init__(self, url: str, *, token: AsyncToken = None, timeout: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, token: AsyncToken = None, timeout: float = TIMEOUT_S, timeout_s: float | None = None
+    ) -> None:
         """Make a client; nothing is connected yet.
 
         Args:

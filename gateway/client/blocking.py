@@ -197,6 +197,7 @@ def subscribe_blocking(
         itself.
 
     Raises:
+        InvalidValueError: `after`, `window` or `slow` has no such value.
         SubscriptionError: while iterating: the server refused for good.
 
     Threads: iterating blocks until there is a message; Ctrl-C and `close` wake it. One thread iterates at a time,
@@ -214,7 +215,9 @@ class BlockingClient:
     """
 
     @renamed_argument("timeout_s", "timeout")
-    def __init__(self, url: str, *, token: Token = None, timeout: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, token: Token = None, timeout: float = TIMEOUT_S, timeout_s: float | None = None
+    ) -> None:
         """Make a client; nothing is connected yet.
 
         Args:

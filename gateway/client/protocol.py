@@ -8,7 +8,7 @@ only then does an item count as taken.
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -24,6 +24,7 @@ from commitcast.gateway.client.reconnect import (
 from commitcast.gateway.client.states import RECEIVING, TRANSITIONS, Event, State
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.errors import ErrorCode, SubscriptionError
+from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
 
 logger: Final = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class SubscriptionProtocol:
         on_cursor: OnCursor | None = None,
         clock: Callable[[], float],
     ) -> None:
+        _check_choices(after, window, slow)
         self.policy = ReconnectPolicy(token)
         self.state = State.DISCONNECTED
         self._subscription = subscription
@@ -292,3 +294,19 @@ class SubscriptionProtocol:
     def _ack(self) -> frames.Ack:
         self._acked, self._acked_at = self._subscription.cursor, self._clock()
         return frames.Ack(agent={self._request.agent: self._acked})
+
+
+def _check_choices(after: Any, window: Any, slow: Any) -> None:
+    """Check what the server would refuse only once there is a connection. Raises `InvalidValueError`."""
+    if after != "tail" and not _is_whole(after, 0):
+        raise InvalidValueError(
+            f'after must be "tail" or a whole number from 0 to {frames.MAX_NUMBER}, not {after!r:.80}'
+        )
+    if window is not None and not _is_whole(window, 1):
+        raise InvalidValueError(f"window must be a whole number from 1 to {frames.MAX_NUMBER}, not {window!r:.80}")
+    if slow not in get_args(frames.SlowPolicy):
+        raise InvalidValueError(f"slow must be one of {', '.join(get_args(frames.SlowPolicy))}, not {slow!r:.80}")
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= frames.MAX_NUMBER

@@ -4,24 +4,49 @@ This is cosmetic: it spares viewers the obvious, and is not a security boundary.
 nothing here knows what is in it; what must stay secret does not belong there. A host adds its own names.
 
 A value is hidden when its name is listed: as a key, as an option before it, in `NAME=value`, in a header or a URL.
-Names are compared exactly once they are split into words (`Api-Key`, `apiKey` and `API_KEY` are all "api key"), and a
-name that ends with a listed one counts as well: `GITHUB_TOKEN` is hidden; `max_tokens`, `author` and `environment` are
-not.
+Names are split into words (`Api-Key`, `apiKey` and `API_KEY` are all "api key"), and a name matches by its last words:
+`GITHUB_TOKEN` and `SECRET_KEY_BASE` are hidden; `max_tokens`, `author` and `environment` are not. Long names match at
+the end of a word that is written together, too (`PGPASSWORD`); short ones do not (`compass`).
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Final
+
+from commitcast.persistence.errors import InvalidValueError
 
 HIDDEN: Final = "[hidden]"
 """In place of a value whose place says something, such as an argument."""
-SECRET_NAMES: Final = (
-    *("token", "bearer", "secret", "password", "passwd", "passphrase", "pass", "pwd"),
-    *("auth", "authorization", "credential", "credentials", "cookie", "cookies", "dsn", "env"),
+_LONG_NAMES: Final = (
+    *("password", "passwd", "pwd", "passphrase", "passcode", "secret", "credential", "cookie"),
     *("api key", "access key", "secret key", "private key", "signing key", "encryption key", "master key", "auth key"),
     *("account key", "deploy key", "license key", "service key", "shared key", "storage key", "ssh key", "pgp key"),
+    *("tls key", "ssl key"),
 )
-"""Listed without a host's own; the words of a name are parted by spaces."""
+"""No other word ends with one of them, so they also match inside a word that is written together."""
+SECRET_NAMES: Final = (
+    *(*_LONG_NAMES, "token", "bearer", "pass", "pw", "auth", "oauth", "dsn", "env", "jwt", "pat"),
+    *("authentication", "authorization"),
+    *("pass key", "db pass", "pg pass", "my pass", "root pass", "ssh pass", "user pass"),
+    *("access token", "api token", "auth token", "bearer token", "bot token", "oauth token", "refresh token"),
+    *("csrf token", "device token", "github token", "id token", "secret token", "session token", "user token"),
+)
+"""Listed without a host's own, and their plurals; the words of a name are separated by spaces."""
+SHOWN_NAMES: Final = (
+    *("bos token", "cls token", "end token", "eos token", "eot token", "image token", "mask token", "next token"),
+    *("pad token", "page token", "sep token", "special token", "start token", "stop token", "unk token"),
+    *("dry pass", "final pass", "first pass", "multi pass", "one pass", "second pass", "single pass", "two pass"),
+    *("cache key", "dedup key", "foreign key", "group key", "hash key", "idempotency key", "index key", "join key"),
+    *("lookup key", "map key", "message key", "object key", "partition key", "primary key", "public key"),
+    *("range key", "routing key", "row key", "sort key", "translation key", "unique key"),
+)
+"""Shown although they end with a listed name, or with "key", which hides each name that it is not alone."""
+_QUALIFIERS: Final = (
+    *("base", "default", "encoded", "hash", "hex", "pem", "plain", "plaintext", "raw", "string", "value", "b"),
+    *("backup", "current", "dev", "live", "new", "old", "previous", "primary", "prod", "production", "secondary"),
+    *("header", "staging", "test"),
+)
+"""Words after a name that do not change what it names: `password_hash`, `SECRET_KEY_BASE`, `API_KEY_PROD`."""
 _MAX_NAME_WORDS: Final = 8
 """Of a name, from its end, that are compared with the list."""
 _MAX_DEPTH: Final = 100
@@ -31,6 +56,9 @@ _VALUES: Final = frozenset({"value", "values", "val", "content", "data", "text",
 """Keys of an object that is itself a name with its value, as `{"name": "Authorization", "value": …}`."""
 
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+")
+_LONG_ENDING: Final = re.compile(
+    rf"(?:token|(?:{'|'.join(_LONG_NAMES).replace(' ', '')})s?)(?:{'|'.join(_QUALIFIERS)})?$"
+)
 _NAME: Final = re.compile(r"[\w.-]+")
 _OPTION: Final = re.compile(r"--?[\w.-]+")
 _LOGIN_OPTIONS: Final = frozenset({"-u", "--user", "--login", "--proxy-user"})
@@ -52,9 +80,20 @@ _SHAPES: Final = re.compile(
 class Redactor:
     """Hides the values of listed names, and what is shaped like a secret."""
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        """Make it; `names` are a host's own, in addition to `SECRET_NAMES`."""
-        self._secret = frozenset("".join(_words(name)) for name in (*SECRET_NAMES, *names))
+    def __init__(self, names: Collection[str] = (), shown: Collection[str] = ()) -> None:
+        """Make it.
+
+        Args:
+            names: a host's own, in addition to `SECRET_NAMES`.
+            shown: names that are not hidden although they end with a listed one, unless they are in `names`.
+
+        Raises:
+            InvalidValueError: one of them cannot match any name.
+        """
+        listed = _joined(names, "redact")
+        plurals = (f"{name}s" for name in SECRET_NAMES if name != "token")  # tokens are also what models count
+        self._secret = listed.union(*(_joined(builtin, "") for builtin in (SECRET_NAMES, [*plurals])))
+        self._shown = (_joined(shown, "redact_except") | _joined(SHOWN_NAMES, "")) - listed
 
     def redact(self, value: Any) -> Any:
         """Return a JSON value without what may be a secret."""
@@ -109,10 +148,31 @@ class Redactor:
         yield text[done:]
 
     def _is_secret(self, name: str) -> bool:
-        """Whether a name, or the last words of it, are listed."""
+        """Whether a name, or its last words, are listed, also before qualifiers; the longest listed ending decides."""
         words = _words(name[-_MAX_NAME_WORDS * 32 :])[-_MAX_NAME_WORDS:]
-        return any("".join(words[start:]) in self._secret for start in range(len(words)))
+        while words:
+            for start in range(len(words)):
+                ending = "".join(words[start:])
+                if ending in self._shown or ending in self._secret:
+                    return ending not in self._shown
+            if _LONG_ENDING.search(words[-1]) or (words[-1] == "key" and len(words) > 1):
+                return True
+            if words.pop() not in _QUALIFIERS:
+                return False
+        return False
 
 
 def _words(name: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(name)]
+
+
+def _joined(names: Collection[str], option: str) -> frozenset[str]:
+    """Return names as they are compared. Raises `InvalidValueError`."""
+    if isinstance(names, (str, bytes)) or not isinstance(names, Collection):
+        raise InvalidValueError(f"{option} must be a list of names, not {names!r:.80}")
+    for name in names:
+        if not isinstance(name, str) or not 0 < len(_words(name)) <= _MAX_NAME_WORDS:
+            raise InvalidValueError(
+                f"{option} must list names of 1 to {_MAX_NAME_WORDS} words with letters, not {name!r:.80}"
+            )
+    return frozenset("".join(_words(name)) for name in names)

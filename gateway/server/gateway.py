@@ -112,7 +112,7 @@ class Gateway:
         self.heartbeat_s = options.heartbeat_s
         self.traffic = Traffic()
         self.tasks = BackgroundTasks()
-        self.redactor = Redactor(options.redact)
+        self.redactor = Redactor(options.redact, options.redact_except)
         self.hub = Hub(redactor=self.redactor)
         self.reader = StoreReader(store, self.traffic)
         self.pump = Pump(self.hub, self.reader, self.tasks, self.traffic, self._drop)

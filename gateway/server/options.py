@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from commitcast.gateway.hub.redaction import Redactor
 from commitcast.gateway.protocol.errors import ListenError
 from commitcast.gateway.server.access.auth import Verifier
 from commitcast.gateway.server.access.limits import MAX_LIMIT, Limits
@@ -40,14 +41,17 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Origins besides the server's own whose pages may connect."""
     redact: Collection[str] = ()
     """Further names in agents' configurations whose values subscribers are not shown."""
+    redact_except: Collection[str] = ()
+    """Names whose values they are shown, although a name is hidden that ends like this; `redact` takes precedence."""
     heartbeat_s: float = HEARTBEAT_S
     """Seconds between heartbeats."""
 
     def __post_init__(self) -> None:
-        """Check the address and the heartbeat; `Limits` checks itself."""
+        """Check the address, the names and the heartbeat; `Limits` checks itself."""
         if self.address is not None and self.verifier is None and not is_loopback(host := self.address[0]):
             why = "other machines can reach it, so a token is needed: give one, or use 127.0.0.1"
             raise ListenError(host, why)
+        Redactor(self.redact, self.redact_except)  # it checks the names
         if not 0 < self.heartbeat_s <= MAX_LIMIT:
             bounds = f"above 0 and at most {MAX_LIMIT:,}"
             raise InvalidValueError(f"heartbeat_s must be {bounds}, not {self.heartbeat_s!r}")

@@ -17,6 +17,7 @@ from typing import Any, Final, Never
 import apsw
 
 from commitcast.persistence import fork
+from commitcast.persistence.deprecation import renamed_attribute
 from commitcast.persistence.errors import (
     ForkedRuntimeError,
     StoreClosedError,
@@ -222,3 +223,5 @@ class SqliteStore(SqliteReader):
         if self._in_memory:
             raise StorePathError(opening.MEMORY, "it is in memory and has no file to verify: verify a backup instead")
         return verify(self._path, deep=deep, progress=progress)
+
+    standing = renamed_attribute("standing", "resolve_cursor")

@@ -208,7 +208,7 @@ def test_the_stop_of_the_runtime_during_the_backoff_ends_it_at_once(tmp_path: Pa
 
     assert source.attempts == [0]
     with AgentRuntime(tmp_path / "a.db") as again:
-        assert again.interrupted == 0
+        assert again.recovered_agents == 0
         assert again.agent(agent.id).record().status is AgentStatus.TERMINATED
     assert verify(tmp_path / "a.db").is_sound
 

@@ -171,17 +171,11 @@ def test_no_transaction_is_larger_than_its_bounds(agents: int, each: int, conten
 @pytest.mark.parametrize("kind", ["creations", "ends"])
 def test_the_bytes_of_creations_and_ends_are_counted_and_not_their_characters(kind: str) -> None:
     large = "\u5b57" * (BATCH_BYTES // 5)  # three bytes each in UTF-8: two of these pass the bound
-    with opened(":memory:") as store:
+    with opened(":memory:") as inner:
         if kind == "ends":
-            store.commit([of(name, new_agent()) for name in KNOWN])
+            inner.commit([of(name, new_agent()) for name in KNOWN])
+        store = FailingStore(inner)
         office = Office(store)
-        commit_, agents = store.commit, []
-
-        def noted(work: Any) -> Any:
-            agents.append([writes.agent for writes in work])
-            return commit_(work)
-
-        store.commit = noted  # type: ignore[method-assign]
         for name in KNOWN:
             if kind == "ends":
                 office.directory.ask(name, Fail("Error", large))
@@ -189,7 +183,7 @@ def test_the_bytes_of_creations_and_ends_are_counted_and_not_their_characters(ki
                 office.writer.ask(CreateAgents(((name, new_agent(prompt=large)),)), block=False)
         office.run()
 
-        assert agents == [["a"], ["b"], ["c"]]
+        assert [[writes.agent for writes in work] for work in store.commits] == [["a"], ["b"], ["c"]]
 
 
 def test_what_a_crashed_writer_had_and_what_waits_for_it_is_answered_at_once() -> None:

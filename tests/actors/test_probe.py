@@ -83,7 +83,7 @@ def test_the_old_name_of_its_timeout_goes_on_working_and_warns() -> None:
             pytest.warns(DeprecationWarning, match="'timeout_s' of expect\\(\\) is now called 'timeout'"),
             pytest.raises(AssertionError, match="nothing for 3 s"),
         ):
-            probe.expect(str, timeout_s=3)  # type: ignore[call-arg]  # its old name
+            probe.expect(str, timeout_s=3)
 
         assert dispatcher.now() == 3
         probe.stop()

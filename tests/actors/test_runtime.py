@@ -45,7 +45,7 @@ class TestStartAndStop:
             next(iter(fed.follow()))
 
         with AgentRuntime(path) as again:
-            assert again.interrupted == 0
+            assert again.recovered_agents == 0
             for agent in (fed.id, driven.id):
                 assert again.agent(agent).record().status is AgentStatus.TERMINATED
         assert verify(path).is_sound
@@ -126,7 +126,7 @@ class TestStartAndStop:
         with AgentRuntime(path) as runtime:
             runtime.launch(lambda context: context.cancelled.wait(SECONDS) and None)
             with pytest.warns(DeprecationWarning, match="'timeout_s' of stop"):
-                runtime.stop(timeout_s=SECONDS)  # type: ignore[call-arg]  # the old name
+                runtime.stop(timeout_s=SECONDS)
 
             assert repr(runtime).endswith("stopped>")
 
@@ -156,7 +156,8 @@ class TestRecovery:
 
         with AgentRuntime(path) as runtime:
             assert runtime.recovered_agents == 2
-            assert runtime.interrupted == 2  # the earlier name
+            with pytest.warns(DeprecationWarning, match="AgentRuntime.interrupted is now called 'recovered_agents'"):
+                assert runtime.interrupted == 2
             for agent in ("running", "initializing"):
                 record = runtime.agent(agent).record()
                 assert (record.status, record.error_name) == (AgentStatus.FAILED, "Interrupted")

@@ -76,7 +76,7 @@ class TestTheGateway:
         with pytest.raises(RuntimeStoppedError, match="more"):
             runtime.launch()
         with AgentRuntime(tmp_path / "a.db") as again:
-            assert again.interrupted == 0
+            assert again.recovered_agents == 0
             record = again.agent(agents[0].id).record()
             assert (record.status, record.error_name) == (AgentStatus.FAILED, "ConnectionResetError")
 
@@ -152,7 +152,7 @@ class TestTheWriter:
         assert "writer" in str(runtime.failure) and repr(error) in str(runtime.failure)
         assert runtime.stats().unacknowledged_messages == 0
         with AgentRuntime(tmp_path / "a.db") as again:
-            assert again.interrupted == 3
+            assert again.recovered_agents == 3
             assert again.agent(agents[0].id).record().head == 0
 
     def test_a_defect_in_what_it_is_sent_stops_the_runtime_too(self, tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ class TestLaunchMany:
                 runtime.agent(id).emit("x").get(TIMEOUT_S)
             assert runtime.agent("agent-3").record().head == 2
         with AgentRuntime(tmp_path / "a.db") as again:
-            assert again.interrupted == 0  # the ordered stop has ended all of them
+            assert again.recovered_agents == 0  # the ordered stop has ended all of them
 
     def test_an_id_that_can_be_none_is_refused_before_anything_is_stored(self, agent_runtime: AgentRuntime) -> None:
         with pytest.raises(InvalidValueError):
@@ -351,4 +351,4 @@ class TestLaunchMany:
 
             assert runtime.stats().agents == len(ids)
         with AgentRuntime(tmp_path / "a.db") as again:
-            assert again.interrupted == 0
+            assert again.recovered_agents == 0

@@ -106,6 +106,29 @@ class TestFiles:
         assert isinstance(source, CommandSource) and source.argv == ("review", "--deep", "{prompt}")
 
 
+def test_a_source_that_is_not_in_a_template_is_refused_at_once() -> None:
+    source: Any = CommandSource(["cat"])
+
+    with pytest.raises(InvalidValueError, match=r"^the template 'a' must be a Template, not .+: wrap its source$"):
+        AgentRuntime(":memory:", templates={"a": source})
+
+
+class TestPlaces:
+    @pytest.mark.parametrize("place", ["Stdin", "bogus", "", None, 1, ["stdin"]])
+    @pytest.mark.parametrize("argv", [["sh", "-c", "{prompt}"], ["cat"]])
+    def test_a_place_of_the_prompt_that_there_is_not_is_refused(self, argv: list[str], place: Any) -> None:
+        with pytest.raises(InvalidValueError, match=r'^prompt must be "stdin" or "argument", not '):
+            Template(CommandSource(argv), prompt=place)
+        with pytest.raises(InvalidValueError, match=r'^prompt must be "stdin" or "argument", not '):
+            Template(lambda context: ["hello"], prompt=place)
+
+    def test_a_source_without_arguments_has_no_place_for_the_prompt_in_them(self) -> None:
+        with pytest.raises(
+            InvalidValueError, match=r'"argument" is only for a CommandSource: leave it out; .*prompt`$'
+        ):
+            Template(lambda context: ["hello"], prompt="argument")
+
+
 @pytest.fixture
 def runtime(tmp_path: Path) -> Iterator[AgentRuntime]:
     def wait(context: AgentContext) -> Iterator[str]:

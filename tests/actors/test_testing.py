@@ -14,7 +14,7 @@ from commitcast.actors import AgentRuntime, testing
 from commitcast.actors.messages import Notice
 from commitcast.actors.testing import FailingStore, HeldStore, MockGateway, Probe, SeededDispatcher
 from commitcast.persistence import Committed
-from commitcast.persistence.errors import NotStoredError, StoreUnknownError
+from commitcast.persistence.errors import InvalidValueError, NotStoredError, StoreUnknownError
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.sqlite.verify import verify
 
@@ -41,6 +41,11 @@ def test_waiting_in_vain_raises_and_shows_what_was_there(mock_gateway: MockGatew
     ):
         with pytest.raises(TimeoutError, match=r"received \[\]"):
             wait()
+
+
+def test_waiting_for_a_status_that_there_is_not_is_refused_at_once(mock_gateway: MockGateway) -> None:
+    with pytest.raises(InvalidValueError, match="'done' is not an agent status: use one of initializing, "):
+        mock_gateway.wait_for_status("a", "done")
 
 
 def test_waiting_in_vain_shows_the_texts_that_were_received(
@@ -189,6 +194,22 @@ class TestHeldStore:
         assert [record.content for record in store.messages("a")] == ["x"]
         runtime.backup(tmp_path / "copy.db")
         assert verify(tmp_path / "copy.db").messages == 1
+
+
+@pytest.mark.parametrize("double", [HeldStore, FailingStore])
+class TestWhatIsWrapped:
+    def test_a_path_stands_for_the_sqlite_store_in_it(self, tmp_path: Path, double: Any) -> None:
+        for database in (":memory:", tmp_path / "a.db", str(tmp_path / "b.db")):
+            with AgentRuntime(double(database)) as runtime:
+                assert runtime.launch(id="a").emit("stored").get(SECONDS).sequence == 1
+
+        assert verify(tmp_path / "a.db").messages == verify(tmp_path / "b.db").messages == 1
+
+    @pytest.mark.parametrize("database", [None, 5, b"a.db", object(), SqliteStore])
+    def test_anything_else_is_refused_at_once_as_it_is_by_the_runtime(self, double: Any, database: Any) -> None:
+        for take in (double, AgentRuntime):
+            with pytest.raises(InvalidValueError, match=r"^a database is given as a path or as a Store, not as .+$"):
+                take(database)
 
 
 class TestFailingStore:

@@ -37,8 +37,8 @@ def _work(order: Report) -> None:
     runtime.stop(STOP_TIMEOUT_S)
     stop_s = time.perf_counter() - began
     with AgentRuntime(path) as again:  # which finds out whether the stop was a whole one
-        if again.interrupted or len(again.agents(AgentStatus.TERMINATED, limit=agents + 1)) != agents + 1:
-            raise BenchmarkError(f"the stop left {again.interrupted:,} of {agents:,} agents without an end")
+        if again.recovered_agents or len(again.agents(AgentStatus.TERMINATED, limit=agents + 1)) != agents + 1:
+            raise BenchmarkError(f"the stop left {again.recovered_agents:,} of {agents:,} agents without an end")
     report(empty=empty, full=full, stop_s=stop_s)
 
 

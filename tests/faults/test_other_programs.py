@@ -428,7 +428,7 @@ class TestHeld:
             assert time.monotonic() - began < connections.BUSY_TIMEOUT_S / 2
             holder.communicate("")
         with AgentRuntime(path) as again:
-            assert again.interrupted == 1
+            assert again.recovered_agents == 1
 
 
 def status_of(runtime: AgentRuntime, path: str) -> int:

@@ -53,7 +53,7 @@ class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
     """Some operations on some agents. Decoding refuses unknown fields, because one may be a restriction.
 
     Raises:
-        InvalidValueError: `agent` is neither an id nor a prefix, or there is no operation.
+        InvalidValueError: `agent` is neither an id nor a prefix, there is no operation, or one of them is unknown.
     """
 
     agent: str
@@ -65,6 +65,9 @@ class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
             check_agent_id(self.agent.removesuffix(_ANY))
         if not self.operations:
             raise InvalidValueError("a capability needs an operation: leave out a capability that allows nothing")
+        if not isinstance(self.operations, frozenset) or not self.operations <= frozenset(Permission):
+            names = ", ".join(Permission)
+            raise InvalidValueError(f"operations must be a frozenset of {names}, not {self.operations!r:.80}")
 
     def covers(self, agent: str) -> bool:
         """Whether the capability includes this agent."""

@@ -11,7 +11,8 @@ import jwt
 import pytest
 
 from certificates import write_certificate
-from commands import running
+from commands import run, running
+from commitcast.actors import AgentRuntime
 from commitcast.gateway import BlockingClient
 from subscribers import raw
 from waiting import wait_until
@@ -60,6 +61,28 @@ def test_uvicorn_streams_events_to_those_who_may_read(tmp_path: Path) -> None:
         assert agent.startswith("org:echo-")
         assert status == 200 and b'"content":"hello"' in events and b'"status":"completed"' in events
         assert get(address, f"/v1/agents/{agent}/events")[0] == 401
+
+
+def test_it_hides_the_names_that_it_is_given_and_shows_those_that_it_is_told_to(tmp_path: Path) -> None:
+    db = tmp_path / "a.db"
+    with AgentRuntime(db) as runtime:
+        runtime.launch(id="a", configuration={"session_id": "hidden", "tenant": "hidden", "x_pass": "2", "plain": "3"})
+    names = ["--redact", "session id", "--redact", "tenant", "--redact-except", "x-pass"]
+
+    with running("serve", "--db", str(db), "--listen", "127.0.0.1:0", *names) as server:
+        status, body = get(server.url.split("/")[2], "/v1/agents/a")
+
+    assert status == 200
+    assert json.loads(body)["configuration"] == {"x_pass": "2", "plain": "3"}
+
+
+def test_a_name_that_cannot_match_is_a_mistake_in_the_command_line(tmp_path: Path) -> None:
+    done = run("serve", "--db", str(tmp_path / "a.db"), "--redact", "42")
+
+    assert (done.returncode, done.stderr) == (
+        2,
+        "commitcast: redact must list names of 1 to 8 words with letters, not '42'\n",
+    )
 
 
 def test_with_a_certificate_it_speaks_tls(tmp_path: Path) -> None:

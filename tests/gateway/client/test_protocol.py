@@ -2,19 +2,20 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from commitcast.gateway import SubscriptionError
+from commitcast.gateway import SubscriptionError, subscribe, subscribe_blocking
 from commitcast.gateway.client import protocol, reconnect
 from commitcast.gateway.client.protocol import SubscriptionProtocol, SubscriptionState
 from commitcast.gateway.client.reconnect import ConnectionLost, ReconnectPolicy, closed
 from commitcast.gateway.client.states import State
 from commitcast.gateway.protocol import frames
+from commitcast.persistence.errors import InvalidValueError
 
 HEARTBEAT_S = 15.0
 WELCOME = frames.Welcome(protocol="p", server="s", session="x", heartbeat_s=HEARTBEAT_S, limits={})
@@ -259,6 +260,23 @@ def test_what_was_wished_for_is_in_every_subscribe() -> None:
     client = Client(raw=True, window=8, slow="skip").hear(WELCOME)
 
     assert client.sent == [frames.Subscribe(id=1, agent="a", after=0, raw=True, window=8, slow="skip")]
+
+
+@pytest.mark.parametrize("make", [subscribe, subscribe_blocking])
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("slow", ["Skip", "", None, 1]),
+        ("after", ["Tail", "5", -1, 2**53, True, 1.5]),
+        ("window", [0, "8", 2**53, True]),
+    ],
+)
+def test_a_choice_that_there_is_not_is_refused_before_anything_connects(
+    make: Callable[..., Any], option: str, values: list[Any]
+) -> None:
+    for value in values:
+        with pytest.raises(InvalidValueError, match=rf"^{option} must be [^\n]*, not "):
+            make("ws://127.0.0.1:1/v1/ws", "a", **{option: value})
 
 
 def test_half_of_the_window_is_acknowledged_at_once_and_less_when_idle() -> None:

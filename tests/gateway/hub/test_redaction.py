@@ -48,6 +48,31 @@ REDACTOR = Redactor()
         {"nested": f"x=token={SECRET}"},
         {"yaml": f"user: x\npassword: {SECRET}\n"},
         {"env": {"ANTHROPIC_API_KEY": SECRET, "githubToken": SECRET, "DB_PASSWORD_2": SECRET}},
+        *(
+            {name: SECRET}
+            for name in ("PGPASSWORD", "dbpassword", "MYSQL_PWD", "DBPWD", "PGPASS", "client_secret_value")
+        ),
+        *(
+            {name: SECRET}
+            for name in ("NGROK_AUTHTOKEN", "authtoken", "accesstoken", "GHTOKEN", "secrets", "passwords")
+        ),
+        *({name: SECRET} for name in ("api_keys", "OPENAI_API_KEYS", "auth_tokens", "apiTokens", "SECRET_KEY_BASE")),
+        *({name: SECRET} for name in ("password_hash", "tls_key", "ssl_key", "OPENAI_KEY", "stripeKey", "GITHUB_PAT")),
+        *(
+            {name: SECRET}
+            for name in (
+                "jwt",
+                "auth_header",
+                "authentication",
+                "passcode",
+                "API_KEY_PROD",
+                "SECRETKEYBASE",
+                "AWSSECRETACCESSKEY",
+                "envs",
+            )
+        ),
+        {"argv": ["docker", "run", "-e", f"PGPASSWORD={SECRET}"]},
+        {"argv": ["ngrok", "--authtoken", SECRET, "--accesstoken", SECRET]},
         {"X-Api-Key": SECRET, "apiKey": SECRET, "APIKEY": SECRET, "api key": SECRET, "clientSecret": SECRET},
     ],
     ids=json.dumps,
@@ -89,6 +114,18 @@ def test_what_looks_like_a_secret_is_hidden_without_a_name(prefix: str, rest: st
         {"times": ["12:30", "a: b", "x=1"], "mail": "bob@example.com"},
         {"max_tokens": 4_096, "maxTokens": 4_096, "token_count": 1, "author": "ann", "environment": "production"},
         {"argv": ["claude", "--max-tokens", "4096", "--author=ann", "--environment", "staging", "--tokenizer", "fast"]},
+        {"pad_token": "<pad>", "eos_token": "</s>", "next_page_token": "p2", "first_pass": 1, "eosToken": "</s>"},
+        {
+            "input_tokens": 7,
+            "tokens": 8,
+            "max_new_tokens": 9,
+            "monkey": "m",
+            "turkey": 1,
+            "passenger": "p",
+            "bypass": True,
+        },
+        {"secretary": "ann", "trespass": 0, "key": "value", "sort_key": "id", "cache-key": "c", "compat": 1},
+        {"argv": ["train", "--pad-token", "<pad>", "--public-key", "k", "PAD_TOKEN=<pad>"], "default": 1, "new": 2},
         {"authors": ["ann"], "keyboard": "qwerty", "primary_key": "id", "passes": 3, "compass": "north", "envelope": 1},
     ],
     ids=json.dumps,
@@ -108,6 +145,15 @@ def test_a_host_adds_its_own_names() -> None:
     assert REDACTOR.redact({"sessionId": SECRET}) == {"sessionId": SECRET}
 
 
+def test_a_host_excepts_names() -> None:
+    redactor = Redactor(["own pass"], ["deploy key", "x pass", "own-pass"])
+    shown = {"deployKey": "d", "argv": ["--old-deploy-key", "d", "DEPLOY_KEY=d"], "x_pass": 1, "deploy_key_hash": "d"}
+
+    assert redactor.redact(shown) == shown
+    assert redactor.redact({"own_pass": SECRET, "pass": SECRET, "api_key": SECRET}) == {}
+    assert REDACTOR.redact({"deployKey": SECRET, "x_pass": SECRET}) == {}
+
+
 def test_the_place_of_what_is_hidden_in_a_list_stays() -> None:
     assert REDACTOR.redact(["--api-key", "x", "--verbose"]) == ["--api-key", HIDDEN, "--verbose"]
     assert REDACTOR.redact(["--no-auth", "--verbose", "x"]) == ["--no-auth", "--verbose", "x"]
@@ -116,7 +162,19 @@ def test_the_place_of_what_is_hidden_in_a_list_stays() -> None:
 
 PARTS = (
     *("a", " ", "=", ":", "'", "-", ".", "@", "/", "://", "\n", "a" * 20, "sk-", "ghp_", "AKIA", "eyJ", "eyJabcdefgh."),
-    *("key=", "key: ", "bearer ", "-----BEGIN ", "PRIVATE KEY", "-----BEGIN PRIVATE KEY-----", "-----END "),
+    *(
+        "key=",
+        "key: ",
+        "token",
+        "password=",
+        "_base",
+        "secretbase=",
+        "bearer ",
+        "-----BEGIN ",
+        "PRIVATE KEY",
+        "-----BEGIN PRIVATE KEY-----",
+        "-----END ",
+    ),
 )
 
 

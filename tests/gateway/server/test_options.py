@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from commitcast.actors import AgentRuntime
 from commitcast.gateway import GatewayServer, ListenError, StaticTokens
 from commitcast.gateway.server.options import ASGI, ServerOptions
 from commitcast.persistence.errors import InvalidValueError
@@ -35,6 +36,17 @@ def test_anything_else_is_not_an_address(listen: str) -> None:
 def test_a_heartbeat_has_bounds(heartbeat_s: float) -> None:
     with pytest.raises(InvalidValueError, match="heartbeat_s must be above 0"):
         ServerOptions(listen=ASGI, heartbeat_s=heartbeat_s)
+
+
+@pytest.mark.parametrize("option", ["redact", "redact_except"])
+@pytest.mark.parametrize(
+    "names", ["session id", b"x", 5, None, [1], [""], ["42"], ["ok", "_-"], [b"x"], ["a b c d e f g h i"]]
+)
+def test_names_that_cannot_match_are_refused_in_one_sentence(option: str, names: Any) -> None:
+    with pytest.raises(InvalidValueError, match=f"^{option} must .*list.*, not [^\n]*$"):
+        ServerOptions(listen=ASGI, **{option: names})
+    with pytest.raises(InvalidValueError, match=f"^{option} must"):
+        AgentRuntime(":memory:", listen=ASGI, **{option: names})
 
 
 @pytest.mark.parametrize("serving", ["127.0.0.1:0", ServerOptions(listen="127.0.0.1:0")])

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -97,6 +98,11 @@ class TestACapability:
     def test_without_operations_is_refused(self) -> None:
         with pytest.raises(InvalidValueError, match="needs an operation"):
             Capability("*", frozenset())
+
+    @pytest.mark.parametrize("operations", [frozenset({"raed"}), frozenset({Operation.READ, ""}), "read", ["read"], 5])
+    def test_on_an_unknown_operation_is_refused(self, operations: Any) -> None:
+        with pytest.raises(InvalidValueError, match=r"^operations must be a frozenset of read, send, .*, not [^\n]+$"):
+            Capability("*", operations)
 
 
 class TestAGrant:
