@@ -17,7 +17,7 @@ from msgspec.structs import astuple
 from commitcast.persistence.clock import now
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite import connections, opening
-from commitcast.persistence.sqlite.rows import INSERT_MESSAGE, SET_HEAD, SET_POSITION, Plan, message_row
+from commitcast.persistence.sqlite.rows import SET_POSITION, Plan, insert_messages, message_row
 from commitcast.persistence.writes import NewStatus
 
 CEILING_ROWS: Final = 4_096
@@ -109,8 +109,8 @@ class BareWriter:
     def _commit(self, rows: list[Row]) -> None:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(INSERT_MESSAGE, rows)
-        connection.executemany(SET_HEAD, {row[0]: row[1] for row in rows}.items())
+        connection.executemany(insert_messages(1), rows)
+        connection.executemany("UPDATE agents SET head = ?2 WHERE key = ?1", {row[0]: row[1] for row in rows}.items())
         connection.execute(SET_POSITION, (rows[-1][2],))
         connection.execute("COMMIT")
 
