@@ -152,7 +152,7 @@ class Directory:
         if actor is None:
             self._dead_letters.add(f"AgentActor-{agent}", command, "the agent has no actor")
             return False
-        actor.actor_inbox.put(Envelope(command))
+        actor.actor_inbox.put(Envelope(command), inline=isinstance(command, messages.Emit) and actor.is_quiet)
         return True
 
     def _deliver(self, agent: str, envelope: Envelope) -> None:

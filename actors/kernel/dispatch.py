@@ -5,6 +5,7 @@ handler ends at most that actor, every ask is answered, and no registry of the p
 are handled one at a time and in order; an actor that waits for messages costs its mailbox and nothing else.
 """
 
+import asyncio
 import logging
 import os
 import queue
@@ -114,9 +115,10 @@ class ThreadDispatcher:
     def try_run_inline(self, actor: Actor) -> None:
         """Let an actor handle one message on this thread, unless this thread is in a turn already.
 
-        Never on the main thread: Ctrl-C could interrupt the turn between any two steps, and the actor would not wake.
+        On the main thread only under an event loop, which takes Ctrl-C as an event: else that could interrupt the turn
+        between any two steps, and the actor would not wake.
         """
-        if this_thread.in_turn or threading.get_ident() == _main_thread:
+        if this_thread.in_turn or (threading.get_ident() == _main_thread and asyncio._get_running_loop() is None):
             self._ready.put(actor)
             return
         this_thread.in_turn = True
