@@ -69,7 +69,10 @@ IdRange = tuple[str, str]
 
 
 def entry_size(entry: Entry) -> int:
-    """Return the bytes of text and raw bytes in an entry, for the bound on pages."""
+    """Return the bytes of text in UTF-8 and of raw bytes in an entry, for bounds on memory such as that on pages.
+
+    Encoded as JSON it may be up to six times as long; what is sent is bounded where it is encoded.
+    """
     if isinstance(entry, MessageRecord):
         # Written out, because each page of a replay asks for it twice: a twentieth of the gateway's time.
         content, metadata, raw = entry.content, entry.metadata_json, entry.raw
