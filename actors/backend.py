@@ -13,7 +13,6 @@ from commitcast.gateway.server.metrics import Collector
 from commitcast.gateway.server.requests import AgentControl
 from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence.records import Committed
-from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import Reader, Report, Store
 from commitcast.persistence.writes import AgentWrites, Outcome
 
@@ -81,7 +80,7 @@ class Backend(Protocol):
         """Refuse new subscribers; those that are connected stay."""
 
     def abandon_waiting(self) -> None:
-        """Make a commit that waits for another program give up instead. Any thread."""
+        """Make a commit that waits for something outside give up. See `Store.abandon_waiting`."""
 
     def stop_serving(self, *, catch_up_s: float) -> None:
         """Close all connections, once subscribers have caught up or `catch_up_s` is over. Blocks. Idempotent."""
@@ -116,6 +115,7 @@ class InProcess:
         self.backup = store.backup
         self.open = store.open
         self.close = store.close
+        self.abandon_waiting = store.abandon_waiting
 
     @property
     def address(self) -> str | None:
@@ -143,11 +143,6 @@ class InProcess:
         """Refuse new subscribers."""
         if self.server is not None:
             self.server.drain()
-
-    def abandon_waiting(self) -> None:
-        """Make a commit that waits for another program give up."""
-        if isinstance(self.store, SqliteStore):
-            self.store.abandon_waiting()
 
     def stop_serving(self, *, catch_up_s: float) -> None:
         """Close all connections. See `Backend.stop_serving`."""

@@ -6,6 +6,7 @@ messages would have been cast, in which order, and after which commit. `Probe` s
 `FailingStore` wrap a store, and hold or fail its commits. The fixtures are in `pytest_plugin`.
 """
 
+import copy
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -256,8 +257,8 @@ class FailingStore(_WrappedStore):
         """Make commits raise an error, before anything of them is written. Replaces what was ordered before.
 
         Args:
-            error: `NotStoredError` for a transaction that was rolled back, `StoreUnknownError` for one that may be on
-                disk, or a defect.
+            error: raised itself at first, then a copy each time: `NotStoredError` for a transaction that was rolled
+                back, `StoreUnknownError` for one that may be on disk, or a defect.
             times: how many commits fail; None for all from now on.
             when: fails only those for whose writes it returns True.
         """
@@ -270,5 +271,14 @@ class FailingStore(_WrappedStore):
             self._commits.append(work)
             if self._error is not None and self._left != 0 and self._when(work):
                 self._left = None if self._left is None else self._left - 1
-                raise self._error
+                error, self._error = self._error, _another(self._error)
+                raise error
         return self._store.commit(work)
+
+
+def _another(error: BaseException) -> BaseException:
+    """Return an equal error to be raised next: one that is raised again would keep the traceback of the last time."""
+    try:
+        return copy.copy(error)
+    except TypeError:  # its constructor takes other arguments than it has given to `BaseException`
+        return error.with_traceback(None)

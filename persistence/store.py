@@ -228,6 +228,16 @@ class Store(Reader, Protocol):
         Threads: one thread only.
         """
 
+    def abandon_waiting(self) -> None:
+        """Make a commit give up that waits for something outside: another program's lock, a server. For the stop.
+
+        The commit under way, and each later one, is still tried once; where it would have to wait it raises
+        `NotStoredError`; so does a read that would have to wait, with a `StoreError`. What need not wait goes on. A
+        store that never waits has nothing to do; one that wraps another store forwards the call. Idempotent.
+
+        Threads: any, also before `open` and after `close`; returns at once.
+        """
+
     def backup(self, path: str | os.PathLike[str], progress: Progress = ...) -> None:
         """Copy everything that is committed into a new file, while the store is in use.
 
