@@ -2,8 +2,16 @@
 
 `MockGateway` is a real actor that takes the gateway's place and keeps what it receives, so that a test can assert which
 messages would have been cast, in which order, and after which commit. `Probe` stands for any other actor.
-`SeededDispatcher` runs a whole runtime on the test's own thread, in an order that a seed decides. `HeldStore` and
-`FailingStore` wrap a store, and hold or fail its commits. The fixtures are in `pytest_plugin`.
+`HeldStore` and `FailingStore` wrap a store, and hold or fail its commits. The fixtures are in `pytest_plugin`.
+
+`SeededDispatcher` runs a whole runtime on the test's own thread, in an order that a seed decides. While
+it is entered, every call that blocks on that thread (`future.get`, `handle.wait`, `emit` at its bound) runs
+actors and sources instead. A source that waits, in `context.receive()` for example, is put aside until the event that it waits
+for. Async sources run on one loop by the virtual clock, unless they are launched on a running loop.
+
+Example:
+    with SeededDispatcher(seed=1) as dispatcher, AgentRuntime(":memory:", dispatcher=dispatcher) as runtime:
+        assert runtime.launch(lambda context: ["Hel", "lo"]).wait(timeout=5).head == 2
 """
 
 import copy

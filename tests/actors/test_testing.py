@@ -89,8 +89,8 @@ def test_the_old_name_of_a_timeout_goes_on_working_and_warns(mock_gateway: MockG
         wait(mock_gateway)
 
 
-@pytest.mark.parametrize("double", [Probe, MockGateway, HeldStore, FailingStore, SeededDispatcher])
-def test_the_example_in_its_docstring_runs(double: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("double", [Probe, MockGateway, HeldStore, FailingStore, SeededDispatcher, testing])
+def test_the_example_in_its_docstring_runs(double: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = {"AgentRuntime": AgentRuntime, "NotStoredError": NotStoredError, "SqliteStore": SqliteStore}
     _, example = (inspect.getdoc(double) or "").split("Example:\n")
