@@ -78,8 +78,12 @@ class AgentBackpressureError(BackpressureError):
 class LoopWouldBlockError(WouldBlockError):
     """A source on an event loop would have blocked it, and with it everything else that runs there."""
 
+    def __init__(self, instead: str = "await context.receive()") -> None:
+        super().__init__(instead)
+        self.instead = instead
+
     def __str__(self) -> str:
-        return "this call would block its event loop: use `await context.receive()`"
+        return f"this call would block its event loop: use `{self.instead}`"
 
 
 class ReceiveTimeoutError(CommitcastError, TimeoutError):

@@ -4,9 +4,9 @@
 messages would have been cast, in which order, and after which commit. `Probe` stands for any other actor.
 `HeldStore` and `FailingStore` wrap a store, and hold or fail its commits. The fixtures are in `pytest_plugin`.
 
-`SeededDispatcher` runs a whole runtime on the test's own thread, in an order that a seed decides. While
-it is entered, every call that blocks on that thread (`future.get`, `handle.wait`, `emit` at its bound) runs
-actors and sources instead. A source that waits, in `context.receive()` for example, is put aside until the event that it waits
+`SeededDispatcher` runs a whole runtime on the test's own thread, in an order that a seed decides. While it is
+entered, every call that blocks on that thread (`future.get`, `handle.wait`, `emit` at its bound) runs actors and
+sources instead. A source that waits, in `context.receive()` for example, is put aside until the event that it waits
 for. Async sources run on one loop by the virtual clock, unless they are launched on a running loop.
 
 Example:

@@ -9,7 +9,7 @@ import queue
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from commitcast.actors.errors import ReceiveTimeoutError, SourceCancelledError
+from commitcast.actors.errors import LoopWouldBlockError, ReceiveTimeoutError, SourceCancelledError
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.loop import running_loop
 from commitcast.actors.sources.draft import Draft
@@ -22,7 +22,10 @@ from commitcast.persistence.records import AgentRecord, MessageRecord
 if TYPE_CHECKING:
 
     class Text(str):
-        """What `receive` returns: text in a blocking source; in an async one it has to be awaited first."""
+        """What `receive` returns: text in a blocking source; in an async one it has to be awaited first.
+
+        No type says which of the two a call is in, so a forgotten `await` is found at run time only.
+        """
 
         def __await__(self) -> Generator[Any, None, str]:
             """Return the text."""
@@ -126,6 +129,8 @@ class AgentContext:
         return self
 
     def __next__(self) -> str:
+        if running_loop() is not None:
+            raise LoopWouldBlockError("async for text in context")
         return self.inbox.get()
 
     def __aiter__(self) -> "AgentContext":

@@ -88,6 +88,29 @@ class TestReceiving:
         assert terminated == [AgentStatus.TERMINATED] * 2
         assert set(threading.enumerate()) <= before
 
+    @pytest.mark.parametrize("is_there", [True, False], ids=["a text waits", "none"])
+    def test_a_forgotten_await_fails_with_what_to_write(self, agent_runtime: AgentRuntime, is_there: bool) -> None:
+        async def yields(context: AgentContext) -> AsyncIterator[str]:
+            await has_text.wait()
+            yield context.receive()
+
+        async def iterates(context: AgentContext) -> AsyncIterator[str]:
+            await has_text.wait()
+            for text in context:
+                yield text
+
+        for source, advice in ((yields, "`await context.receive()`"), (iterates, "`async for text in context`")):
+            has_text = asyncio.Event()
+            agent = agent_runtime.launch(source)
+            if is_there:
+                agent.send("text").get(TIMEOUT_S)
+            agent_runtime._running._loop.get().call_soon_threadsafe(has_text.set)
+            record = agent.wait(TIMEOUT_S)
+
+            assert record.status is AgentStatus.FAILED
+            assert advice in str(record.error_message)
+            assert contents(agent) == []
+
     @pytest.mark.parametrize("source", [echo, iterate, echo_async, iterate_async])
     def test_a_stop_wakes_a_source_that_receives(self, tmp_path: Path, source: Any) -> None:
         runtime = AgentRuntime(tmp_path / "a.db", stop_timeout_s=100 * TIMEOUT_S).start()
@@ -206,7 +229,7 @@ class TestReceiving:
         record = agent_runtime.launch(source).wait(TIMEOUT_S)
 
         assert record.error_name == LoopWouldBlockError.__name__
-        assert "await context.receive()" in (record.error_message or "")
+        assert "async for text in context" in (record.error_message or "")
 
     def test_a_negative_timeout_is_refused(self, agent_runtime: AgentRuntime) -> None:
         record = agent_runtime.launch(lambda context: context.receive(timeout=-1)).wait(TIMEOUT_S)
