@@ -81,9 +81,10 @@ def entry_size(entry: Entry) -> int:
             size += text_size(metadata)
         return size if raw is None else size + len(raw)
     if isinstance(entry, AgentRecord):
-        return texts_size(entry.prompt, entry.configuration_json, entry.result_json, entry.error_message)
+        error = texts_size(entry.error_name, entry.error_message)
+        return error + texts_size(entry.prompt, entry.configuration_json, entry.result_json)
     if isinstance(entry, StatusChange):
-        return texts_size(entry.reason, entry.error_message, entry.result_json)
+        return texts_size(entry.reason, entry.error_name, entry.error_message, entry.result_json)
     return 0
 
 

@@ -109,7 +109,7 @@ def next_frame(
 
 def _messages(subscription: Subscription, entries: Sequence[Entry], start: int) -> tuple[PreparedFrame, int]:
     items: list[Item] = []
-    size = 0  # of the frame if nothing in it has to be escaped: as a rule the encoded size
+    size = 0  # of the frame if nothing but quotes in JSON has to be escaped: as a rule the encoded size
     raw, to_all = subscription.raw, subscription.is_to_all
     item_size = ITEM_BYTES + PLACE_BYTES if to_all else ITEM_BYTES
     for entry in entries[start : start + subscription.credit]:  # not islice, which walks there from the beginning
@@ -118,15 +118,17 @@ def _messages(subscription: Subscription, entries: Sequence[Entry], start: int) 
         items.append(message_item(entry, raw=raw, with_agent=to_all))
         content = entry.content
         size += item_size + (len(content) if content.isascii() else text_size(content))  # inline: a tenth of the work
+        if entry.content_type == "json":
+            size += content.count('"')
         if entry.metadata_json is not None:
             size += text_size(entry.metadata_json)
         if raw and entry.raw is not None:
-            size += len(entry.raw)
+            size += len(entry.raw) + entry.raw.count(b'"')  # a line of JSON as a rule
         if size >= FRAME_BYTES:
             break
     prepared = _prepared(subscription, items)
     excess = len(prepared.json) - FRAME_BYTES - ESCAPE_BYTES
-    if excess > 0 and len(frames.encode(items[-1])) < excess:
+    if excess > 0 and len(items) > 1 and len(frames.encode(items[-1])) < excess:
         prepared = _prepared(subscription, items[: _fitting(items)])
     return prepared, prepared.messages
 

@@ -222,11 +222,11 @@ def test_what_entries_count_for_is_bytes(bench: Bench) -> None:
         "wide", new_agent(prompt=wide, configuration_json=json.dumps({"a": wide}, ensure_ascii=False))
     )
     said = bench.write("wide", text(wide, metadata={"m": wide}), change(INITIALIZING, RUNNING))
-    failed = bench.write("wide", change(RUNNING, FAILED, error_name="Error", error_message=wide, reason=wide))
+    failed = bench.write("wide", change(RUNNING, FAILED, error_name=wide, error_message=wide, reason=wide))
     bench.write("b", change(INITIALIZING, RUNNING))
     ended = bench.write("b", change(RUNNING, COMPLETED, result_json=f'"{wide}"'))
 
-    for committed, texts in ((created, 2), (said, 2), (failed, 2), (ended, 1)):
+    for committed, texts in ((created, 2), (said, 2), (failed, 3), (ended, 1)):
         size = committed_size(committed)
         assert 3_000 * texts <= size - ENTRY_BYTES * len(committed.entries) < 3_000 * texts + 100
         assert size == sum(ENTRY_BYTES + entry_size(entry) for entry in committed.entries)
