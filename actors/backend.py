@@ -95,7 +95,7 @@ class Backend(Protocol):
         """Refuse new subscribers; those that are connected stay."""
 
     def abandon_waiting(self) -> None:
-        """Make a commit that waits for another program give up instead. Any thread."""
+        """Make a commit that waits for something outside give up. See `Store.abandon_waiting`."""
 
     def stop_serving(self, *, catch_up_s: float) -> None:
         """Close all connections, once subscribers have caught up or `catch_up_s` is over. Blocks. Idempotent."""
@@ -130,6 +130,7 @@ class InProcess:
         self.backup = store.backup
         self.open = store.open
         self.close = store.close
+        self.abandon_waiting = store.abandon_waiting
 
     @property
     def address(self) -> str | None:
@@ -157,11 +158,6 @@ class InProcess:
         """Refuse new subscribers."""
         if self.server is not None:
             self.server.drain()
-
-    def abandon_waiting(self) -> None:
-        """Make a commit that waits for another program give up."""
-        if isinstance(self.store, SqliteStore):
-            self.store.abandon_waiting()
 
     def stop_serving(self, *, catch_up_s: float) -> None:
         """Close all connections. See `Backend.stop_serving`."""

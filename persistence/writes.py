@@ -93,7 +93,7 @@ class NewStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def size(self) -> int:
         """Bytes of its text, which count for every bound."""
-        return texts_size(self.reason, self.error_message, self.result_json)
+        return texts_size(self.reason, self.error_name, self.error_message, self.result_json)
 
 
 class AgentPatch(msgspec.Struct, frozen=True, kw_only=True):

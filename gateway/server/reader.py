@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from commitcast.gateway.hub.log import ENTRY_BYTES, FORMS, FrameKey, NextFrame
+from commitcast.gateway.hub.log import ENTRY_BYTES, FrameKey, NextFrame, frame_size
 from commitcast.gateway.hub.subscription import Subscription
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.server.metrics import Traffic
@@ -42,16 +42,26 @@ class SharedPage(msgspec.Struct, eq=False):
 
     page: AgentPage | FeedPage
     frames: dict[FrameKey, NextFrame] = {}
+    entries_size: int = 0
+    """Bytes of the page's entries."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its entries and frames."""
+        return self.entries_size + sum(frame_size(frame) for frame in self.frames.values())
 
 
 class PageCache:
     """The pages that were read lately. Times are of one clock, in seconds."""
 
     def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
-        self._pages: OrderedDict[PageKey, tuple[SharedPage, int, float]] = OrderedDict()
+        self._pages: OrderedDict[PageKey, tuple[SharedPage, float]] = OrderedDict()
         self._max_bytes = max_bytes
-        self.size = 0
-        """Bytes of all pages that are kept."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all pages that are kept. Counted anew, because frames are added to a page after it was put here."""
+        return sum(page.size for page, _ in self._pages.values())
 
     def get(self, key: PageKey, now: float) -> SharedPage | None:
         """Return a page that was read within the last `KEPT_S` seconds."""
@@ -63,21 +73,20 @@ class PageCache:
         """Keep a page if it is history; return it to be shared."""
         shared = SharedPage(page)
         if not page.at_end and key not in self._pages:
-            page_size = sum(ENTRY_BYTES + entry_size(entry) for entry in page.entries)
-            size = (1 + FORMS) * page_size  # with one set of frames
-            self._pages[key] = shared, size, now
-            self.size += size
+            shared.entries_size = sum(ENTRY_BYTES + entry_size(entry) for entry in page.entries)
+            self._pages[key] = shared, now
         self.forget(now)
         return shared
 
     def forget(self, now: float) -> None:
         """Drop the pages that were read too long ago, and the oldest beyond the bound."""
+        size = self.size
         while self._pages:
-            _, size, read_at = next(iter(self._pages.values()))
-            if self.size <= self._max_bytes and now - read_at <= KEPT_S:
+            page, read_at = next(iter(self._pages.values()))
+            if size <= self._max_bytes and now - read_at <= KEPT_S:
                 return
             self._pages.popitem(last=False)
-            self.size -= size
+            size -= page.size
 
 
 class StoreReader:
