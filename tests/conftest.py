@@ -1,5 +1,6 @@
 """What holds for every test: a random order that can be repeated, nothing left behind, and no quiet skip in CI."""
 
+import gc
 import os
 import random
 import signal
@@ -55,6 +56,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
     random.Random(SEED).shuffle(items)
     items.sort(key=lambda item: not _shares_a_browser(item.nodeid))  # first: they take longest
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from going through all that is loaded, in each of the hundreds of tests that collect."""
+    gc.collect()
+    gc.freeze()
 
 
 def _shares_a_browser(nodeid: str) -> bool:
