@@ -20,6 +20,7 @@ from processes import children
 from waiting import wait_until
 
 # Hundreds of Pythons are started. They share what is compiled, also where bytecode is not written otherwise.
+gc.disable()  # until all is loaded
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).parent.parent / "build" / "pycache"))
 sys.dont_write_bytecode = False
@@ -62,6 +63,7 @@ def pytest_collection_finish() -> None:
     """Keep the collector from going through all that is loaded, in each of the hundreds of tests that collect."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def _shares_a_browser(nodeid: str) -> bool:
