@@ -41,9 +41,9 @@ if not TYPE_CHECKING:  # a type checker would believe that every name exists
         "sources.draft",
         "sources.context",
         "kernel.supervision",
-        "sources.command",
-        "templates",
         "metrics",
         "handle",
         "runtime",
+        "sources.command",  # behind the runtime, which does without these two
+        "templates",
     )
