@@ -20,7 +20,7 @@ from processes import children
 from waiting import wait_until
 
 # Hundreds of Pythons are started. They share what is compiled, also where bytecode is not written otherwise.
-gc.disable()  # until all is loaded
+gc.disable()  # until all tests are loaded; for good in a process that only hands them out
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).parent.parent / "build" / "pycache"))
 sys.dont_write_bytecode = False
