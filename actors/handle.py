@@ -162,6 +162,10 @@ class AgentHandle:
             As for `complete`.
         """
         kind, text = ("Error", clean_text(error)) if isinstance(error, str) else error_text(error)
+        try:
+            name = name and encode_text(name, "name").decode()
+        except InvalidValueError as invalid:
+            return Future.failed(invalid)
         return self._ask(lambda: messages.Fail(name or kind, text or name or kind))
 
     def terminate(self, reason: str | None = None) -> Future[AgentRecord]:

@@ -236,8 +236,8 @@ def _place(path: str, step: str) -> str:
 
 
 def text_size(text: str) -> int:
-    """Return the number of bytes of a text in UTF-8. Constant time for ASCII."""
-    return len(text) if text.isascii() else len(text.encode())
+    """Return the number of bytes of a text in UTF-8. Constant time for ASCII. Counts lone surrogates too."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 def texts_size(*texts: str | None) -> int:

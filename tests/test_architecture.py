@@ -17,8 +17,9 @@ MAY_IMPORT = {
     "actors": {"actors", "gateway", "persistence"},
     "api": {"actors", "gateway", "persistence"},
 }
-LAZY = {"api/__init__.py"}
-"""Modules that import others when those are first needed: the front package, so that `import commitcast` is quick."""
+LAZY = {"api/__init__.py", "actors/runtime.py"}
+"""Modules that import others when those are first needed: the front package, so that `import commitcast` is quick, and
+the runtime, so that it loads the gateway's server only to listen (see tests/actors/test_loading.py)."""
 ROOMS = {
     "actors/kernel": {"actors/kernel", "persistence/errors.py"},
     "gateway/protocol": {"gateway/protocol", "persistence"},

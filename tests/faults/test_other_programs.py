@@ -219,7 +219,7 @@ class TestChangesInPlace:
 
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
-            monkeypatch.setattr(FileWatch, "committed", harmed)
+            monkeypatch.setattr(FileWatch, "note_commit", harmed)
 
             with pytest.raises(StoreUnknownError, match="its header counts 2 commits since") as raised:
                 commit(store, "a", text("second"))
