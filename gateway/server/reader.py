@@ -42,13 +42,11 @@ class SharedPage(msgspec.Struct, eq=False):
 
     page: AgentPage | FeedPage
     frames: dict[FrameKey, NextFrame] = {}
+    is_kept: bool = False
     entries_size: int = 0
-    """Bytes of the page's entries."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of its entries and frames."""
-        return self.entries_size + sum(frame_size(frame) for frame in self.frames.values())
+    """Bytes of its entries, if it is kept."""
+    size: int = 0
+    """And of its frames, when they were last counted."""
 
 
 class PageCache:
@@ -57,11 +55,8 @@ class PageCache:
     def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
         self._pages: OrderedDict[PageKey, tuple[SharedPage, float]] = OrderedDict()
         self._max_bytes = max_bytes
-
-    @property
-    def size(self) -> int:
-        """Bytes of all pages that are kept. Counted anew, because frames are added to a page after it was put here."""
-        return sum(page.size for page, _ in self._pages.values())
+        self.size = 0
+        """Bytes of all pages that are kept."""
 
     def get(self, key: PageKey, now: float) -> SharedPage | None:
         """Return a page that was read within the last `KEPT_S` seconds."""
@@ -74,19 +69,28 @@ class PageCache:
         shared = SharedPage(page)
         if not page.at_end and key not in self._pages:
             shared.entries_size = sum(ENTRY_BYTES + entry_size(entry) for entry in page.entries)
+            shared.is_kept = True
             self._pages[key] = shared, now
-        self.forget(now)
+        self.recount(shared, now)
         return shared
+
+    def recount(self, page: SharedPage, now: float) -> None:
+        """Count the frames that were made of a page since it was put."""
+        if page.is_kept:
+            size = page.entries_size + sum(map(frame_size, page.frames.values()))
+            self.size += size - page.size
+            page.size = size
+        self.forget(now)
 
     def forget(self, now: float) -> None:
         """Drop the pages that were read too long ago, and the oldest beyond the bound."""
-        size = self.size
         while self._pages:
             page, read_at = next(iter(self._pages.values()))
-            if size <= self._max_bytes and now - read_at <= KEPT_S:
+            if self.size <= self._max_bytes and now - read_at <= KEPT_S:
                 return
             self._pages.popitem(last=False)
-            size -= page.size
+            page.is_kept = False
+            self.size -= page.size
 
 
 class StoreReader:
