@@ -46,10 +46,10 @@ if not TYPE_CHECKING:  # a type checker would believe that every name exists
         "sources.context",
         "messages",
         "kernel.supervision",
-        "sources.command",
-        "templates",
         "metrics",
         "handle",
         "runtime",
+        "sources.command",  # behind the runtime, which does without these two
+        "templates",
         "agent",
     )

@@ -147,6 +147,24 @@ class AgentApi(ABC):
         handle = self._handle(agent_id)
         return handle.emit(content, type=type, role=role, metadata=metadata, raw=raw, key=key)
 
+    async def aemit(
+        self,
+        agent_id: str,
+        content: Content,
+        *,
+        type: str = "assistant",
+        role: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        raw: bytes | str | None = None,
+        key: str | None = None,
+    ) -> MessageRecord:
+        """Store a message of an agent, and return its record once it is on disk. See `AgentHandle.aemit`.
+
+        Raises `AgentNotFoundError` for an unknown agent, and the gateway gets a `Notice`.
+        """
+        handle = self._handle(agent_id)
+        return await handle.aemit(content, type=type, role=role, metadata=metadata, raw=raw, key=key)
+
     def complete(self, agent_id: str, result: Any = None) -> Future[AgentRecord | None]:
         """Make an agent completed. See `AgentHandle.complete`."""
         return self._handle(agent_id).complete(result)

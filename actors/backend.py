@@ -7,16 +7,18 @@ terminate) are its `AgentControl`, which `serve` is given. Must never cast what 
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from commitcast.gateway.server.metrics import Collector
-from commitcast.gateway.server.requests import AgentControl
-from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import Committed
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import Reader, Report, Store
 from commitcast.persistence.writes import AgentWrites, Outcome
+
+if TYPE_CHECKING:  # a runtime without subscribers loads none of it
+    from commitcast.gateway.server.metrics import Collector
+    from commitcast.gateway.server.requests import AgentControl
+    from commitcast.gateway.server.server import GatewayServer
 
 Progress = Callable[[int, int], object]
 """Called with what is done and what there is in all."""
@@ -80,7 +82,7 @@ class Backend(Protocol):
     def open(self) -> None:
         """Open the store for writing. Raises `StoreOpenError`."""
 
-    def serve(self, control: AgentControl, numbers: Collector) -> None:
+    def serve(self, control: "AgentControl", numbers: "Collector") -> None:
         """Bind the address; subscribers cannot connect before `accept`. Raises `ListenError`.
 
         Args:
@@ -95,7 +97,7 @@ class Backend(Protocol):
         """Refuse new subscribers; those that are connected stay."""
 
     def abandon_waiting(self) -> None:
-        """Make a commit that waits for another program give up instead. Any thread."""
+        """Make a commit that waits for something outside give up. See `Store.abandon_waiting`."""
 
     def stop_serving(self, *, catch_up_s: float) -> None:
         """Close all connections, once subscribers have caught up or `catch_up_s` is over. Blocks. Idempotent."""
@@ -113,7 +115,7 @@ class Backend(Protocol):
 class InProcess:
     """A store and a gateway server in the host's own process. Implements `Backend`."""
 
-    def __init__(self, store: Store, server: GatewayServer | None) -> None:
+    def __init__(self, store: Store, server: "GatewayServer | None") -> None:
         """Put them together.
 
         Args:
@@ -130,6 +132,7 @@ class InProcess:
         self.backup = store.backup
         self.open = store.open
         self.close = store.close
+        self.abandon_waiting = store.abandon_waiting
 
     @property
     def address(self) -> str | None:
@@ -141,7 +144,7 @@ class InProcess:
         """The WebSocket URL for subscribers."""
         return None if self.server is None else self.server.url
 
-    def serve(self, control: AgentControl, numbers: Collector) -> None:
+    def serve(self, control: "AgentControl", numbers: "Collector") -> None:
         """Bind the address. See `Backend.serve`."""
         if self.server is not None:
             self.server.core.requests.control = control
@@ -157,11 +160,6 @@ class InProcess:
         """Refuse new subscribers."""
         if self.server is not None:
             self.server.drain()
-
-    def abandon_waiting(self) -> None:
-        """Make a commit that waits for another program give up."""
-        if isinstance(self.store, SqliteStore):
-            self.store.abandon_waiting()
 
     def stop_serving(self, *, catch_up_s: float) -> None:
         """Close all connections. See `Backend.stop_serving`."""

@@ -9,13 +9,14 @@ switch threads for every message. Any thread; on an event loop only the calls th
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
-from commitcast.actors.errors import BackpressureError
+from commitcast.actors.errors import AgentBackpressureError
 from commitcast.actors.kernel.future import remaining
 from commitcast.actors.kernel.loopcalls import call_on_loop
 from commitcast.actors.kernel.waiting import Signal
@@ -29,6 +30,19 @@ RUNTIME_BYTES: Final = 64 * 1024 * 1024
 """For all agents together: sixteen full batches, about 30 MB. This much a runtime holds while the disk stalls."""
 
 Call = Callable[[], object]
+
+
+class GivenUp(Protocol):
+    """A flag that is set once, on any thread, when a sender is not to wait any longer."""
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+
+    def on_set(self, callback: Call) -> None:
+        """Call `callback` once when it is set; at once if it is."""
+
+    def forget(self, callback: Call) -> None:
+        """Do not call `callback` any more."""
 
 
 class _Count(msgspec.Struct, gc=False):
@@ -120,44 +134,71 @@ class CreditLimiter:
             self._messages += 1
             self._size += size
 
-    def acquire(self, agent: str, size: int, timeout_s: float | None) -> None:
+    def acquire(
+        self,
+        agent: str,
+        size: int,
+        timeout_s: float | None,
+        *,
+        instead: str = "aemit",
+        given_up: GivenUp | None = None,
+    ) -> bool:
         """Count one message, waiting until the bounds allow it. Blocks.
 
-        Raises:
-            BackpressureError: the bounds did not allow it within `timeout_s`; nothing was counted.
-        """
-        if timeout_s == 0:
-            if not self.try_acquire(agent, size):
-                raise BackpressureError(agent)
-            return
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            freed = Signal()
-            call = freed.set
-            if self.try_acquire(agent, size, call):
-                return
-            try:
-                is_freed = freed.wait(remaining(deadline))
-            except BaseException:  # cancelled or interrupted while it waits
-                self._forget(agent, call)
-                raise
-            if not is_freed:
-                self._forget(agent, call)
-                raise BackpressureError(agent)
+        Args:
+            agent: that it is for.
+            size: its bytes.
+            timeout_s: how long to wait; 0 does not block; None waits for ever.
+            instead: the asynchronous method that the error names.
+            given_up: ends the waiting when it is set.
 
-    async def acquire_async(self, agent: str, size: int) -> None:
-        """Count one message, awaiting until the bounds allow it. Cancelling is safe: nothing was counted."""
+        Returns:
+            Whether it was counted; False if `given_up` is set.
+
+        Raises:
+            AgentBackpressureError: the bounds did not allow it within `timeout_s`; nothing was counted.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while given_up is None or not given_up.is_set():
+            freed = Signal()
+            call = partial(_set, freed)
+            if self.try_acquire(agent, size, None if timeout_s == 0 else call):
+                return True
+            if timeout_s == 0:
+                raise AgentBackpressureError(agent, instead)
+            with self._waiting_with(agent, call, given_up):
+                is_freed = freed.wait(remaining(deadline))
+            if not is_freed:
+                raise AgentBackpressureError(agent, instead)
+        return False
+
+    async def acquire_async(self, agent: str, size: int, given_up: GivenUp | None = None) -> bool:
+        """Count one message, awaiting until the bounds allow it. Cancelling is safe: nothing was counted.
+
+        Returns:
+            Whether it was counted; False if `given_up` is set, which ends the waiting.
+        """
         loop = asyncio.get_running_loop()
-        while True:
+        while given_up is None or not given_up.is_set():
             freed = asyncio.Event()
             call = partial(call_on_loop, loop, freed.set)
             if self.try_acquire(agent, size, call):
-                return
-            try:
+                return True
+            with self._waiting_with(agent, call, given_up):
                 await freed.wait()
-            except BaseException:  # cancelled or interrupted while it waits
-                self._forget(agent, call)
-                raise
+        return False
+
+    @contextmanager
+    def _waiting_with(self, agent: str, call: Call, given_up: GivenUp | None) -> Iterator[None]:
+        """Have `call` called by `given_up` too; afterwards by neither, however the waiting ended."""
+        try:
+            if given_up is not None:
+                given_up.on_set(call)
+            yield
+        finally:
+            if given_up is not None:
+                given_up.forget(call)
+            self._forget(agent, call)
 
     def release(self, agent: str, messages: int, size: int) -> None:
         """Give back what was counted."""
@@ -192,3 +233,8 @@ class CreditLimiter:
                 count.waiting.remove(call)
             if call in self._waiting:
                 self._waiting.remove(call)
+
+
+def _set(freed: Signal) -> None:
+    with suppress(RuntimeError):  # it is set already: there was room, and the sender is to give up
+        freed.set()

@@ -3,7 +3,8 @@
 Those of the actor library (`kernel/errors.py`) are exported here too.
 
 CommitcastError
-├── BackpressureError (TimeoutError)      the agent has reached its limit; try again
+├── BackpressureError (TimeoutError)      the receiver has reached its limit; try again
+│   ├── AgentBackpressureError            it is an agent, with too many unacknowledged messages
 │   └── MailboxFullError                  an actor's mailbox is full; try again
 ├── WouldBlockError (RuntimeError)        a callback would have waited on a thread that runs actors
 │   └── LoopWouldBlockError               a source would have blocked its event loop
@@ -34,6 +35,7 @@ from commitcast.actors.kernel.errors import (
 from commitcast.persistence.errors import CommitcastError
 
 __all__ = [
+    "AgentBackpressureError",
     "AgentEndedError",
     "BackpressureError",
     "CommandFailedError",
@@ -56,11 +58,31 @@ __all__ = [
 ]
 
 
+class AgentBackpressureError(BackpressureError):
+    """An agent has reached its limit of unacknowledged messages."""
+
+    def __init__(self, agent: str, instead: str = "aemit") -> None:
+        """Say so of an agent; `instead` is the method that waits on an event loop in place of the one called."""
+        super().__init__(agent)
+        self.agent = agent
+        self.instead = instead
+
+    def __str__(self) -> str:
+        return (
+            f"agent {self.agent!r} has reached its limit of unacknowledged messages: "
+            f"wait for the futures of earlier ones, or use `await ….{self.instead}(...)`, which waits for room"
+        )
+
+
 class LoopWouldBlockError(WouldBlockError):
     """A source on an event loop would have blocked it, and with it everything else that runs there."""
 
+    def __init__(self, instead: str = "await context.receive()") -> None:
+        super().__init__(instead)
+        self.instead = instead
+
     def __str__(self) -> str:
-        return "this call would block its event loop: use `await context.receive()`"
+        return f"this call would block its event loop: use `{self.instead}`"
 
 
 class ReceiveTimeoutError(CommitcastError, TimeoutError):

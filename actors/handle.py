@@ -86,7 +86,7 @@ class AgentHandle:
             return Future.failed(error)
         system = self._system
         if not system.credit.try_acquire(self.id, message.size):
-            self._acquire_credit(message)
+            self._acquire_credit(message, "aemit")
         return system.directory.emit(self.id, messages.Emit(message))
 
     async def aemit(
@@ -119,7 +119,7 @@ class AgentHandle:
             message = _user_message(content, key)
         except InvalidValueError as error:
             return Future.failed(error)
-        self._acquire_credit(message)
+        self._acquire_credit(message, "asend")
         return self._system.directory.ask(self.id, messages.Emit(message, for_source=True))
 
     async def asend(self, content: str, *, key: str | None = None) -> MessageRecord:
@@ -129,9 +129,9 @@ class AgentHandle:
         record: MessageRecord = await self._system.directory.ask(self.id, messages.Emit(message, for_source=True))
         return record
 
-    def _acquire_credit(self, message: NewMessage) -> None:
+    def _acquire_credit(self, message: NewMessage, instead: str) -> None:
         timeout_s = 0 if running_loop() is not None or this_thread.in_turn else self._system.emit_timeout_s
-        self._system.credit.acquire(self.id, message.size, timeout_s)
+        self._system.credit.acquire(self.id, message.size, timeout_s, instead=instead)
 
     # Its life cycle.
 
@@ -162,6 +162,10 @@ class AgentHandle:
             As for `complete`.
         """
         kind, text = ("Error", clean_text(error)) if isinstance(error, str) else error_text(error)
+        try:
+            name = name and encode_text(name, "name").decode()
+        except InvalidValueError as invalid:
+            return Future.failed(invalid)
         return self._ask(lambda: messages.Fail(name or kind, text or name or kind))
 
     def terminate(self, reason: str | None = None) -> Future[AgentRecord]:

@@ -8,20 +8,18 @@ import asyncio
 import atexit
 import logging
 import os
-import ssl
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import pykka
 
 from commitcast.actors.agent_api import AgentApi
 from commitcast.actors.backend import InProcess, Progress, store_of
 from commitcast.actors.backpressure import AGENT_BYTES, AGENT_MESSAGES, CreditLimiter
-from commitcast.actors.control import RuntimeControl
 from commitcast.actors.errors import RuntimeStoppedError, WouldBlockError
 from commitcast.actors.given_gateway import GivenGateway, HasRef
 from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle
@@ -31,20 +29,25 @@ from commitcast.actors.metrics import RuntimeCollector, RuntimeStats
 from commitcast.actors.recovery import recover
 from commitcast.actors.sources.threads import MAX_RUNNING_SOURCES
 from commitcast.actors.system import ActorSystem
-from commitcast.actors.templates import Template, checked_templates
 from commitcast.gateway.protocol.errors import ListenError
-from commitcast.gateway.server.access.auth import StaticTokens, Verifier
-from commitcast.gateway.server.access.limits import Limits
-from commitcast.gateway.server.options import HEARTBEAT_S, ServerOptions
-from commitcast.gateway.server.server import GatewayServer
 from commitcast.persistence import fork
 from commitcast.persistence.deprecation import renamed_argument, renamed_attribute
 from commitcast.persistence.errors import ForkedRuntimeError
 from commitcast.persistence.store import Reader, Report, Store
 
+if TYPE_CHECKING:  # a runtime without subscribers loads none of it
+    import ssl
+
+    from commitcast.actors.templates import Template
+    from commitcast.gateway.server.access.auth import Verifier
+    from commitcast.gateway.server.access.limits import Limits
+    from commitcast.gateway.server.server import GatewayServer
+
 logger: Final = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S: Final = 10.0
+HEARTBEAT_S: Final = 15.0
+"""As `gateway.server.options` has it, which is loaded by a runtime that listens."""
 
 
 class AgentRuntime(AgentApi):
@@ -59,10 +62,10 @@ class AgentRuntime(AgentApi):
         *,
         listen: str | None = None,
         gateway: pykka.ActorRef[Any] | HasRef | None = None,
-        token: str | Verifier | None = None,
-        templates: Mapping[str, Template] | None = None,
-        limits: Limits | None = None,
-        tls: ssl.SSLContext | None = None,
+        token: "str | Verifier | None" = None,
+        templates: "Mapping[str, Template] | None" = None,
+        limits: "Limits | None" = None,
+        tls: "ssl.SSLContext | None" = None,
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
         redact: Collection[str] = (),
@@ -111,6 +114,10 @@ class AgentRuntime(AgentApi):
         store = store_of(database)
         server = None
         if listen is not None:
+            from commitcast.gateway.server.access.auth import StaticTokens
+            from commitcast.gateway.server.options import ServerOptions
+            from commitcast.gateway.server.server import GatewayServer
+
             server = GatewayServer(
                 store,
                 ServerOptions(
@@ -126,7 +133,7 @@ class AgentRuntime(AgentApi):
                 ),
             )
         self._backend = InProcess(store, server)
-        self._templates = checked_templates(templates or {})
+        self._templates = _checked_templates(templates) if templates else {}
         self._given_gateway = None if gateway is None else GivenGateway(gateway)
         self._stop_timeout_s = stop_timeout_s
         self._catch_up_s = catch_up_s
@@ -192,12 +199,18 @@ class AgentRuntime(AgentApi):
     def _start_system(self) -> ActorSystem:
         system = self._make_system()
         try:
-            control = RuntimeControl(self._templates, system)
-            self._backend.serve(control, RuntimeCollector(system.stats, system.commits))
+            if self._backend.server is not None:
+                self._serve(system)
         except BaseException:  # Ctrl-C too: nothing stays open
             system.stop(time.monotonic())
             raise
         return system
+
+    def _serve(self, system: ActorSystem) -> None:
+        from commitcast.actors.control import RuntimeControl
+
+        control = RuntimeControl(self._templates, system)
+        self._backend.serve(control, RuntimeCollector(system.stats, system.commits))
 
     def accept(self) -> None:
         """Let subscribers connect, if `start` did not; stops with `ListenError` if another has the address now."""
@@ -278,7 +291,7 @@ class AgentRuntime(AgentApi):
         return self._backend.url
 
     @property
-    def gateway(self) -> GatewayServer | None:
+    def gateway(self) -> "GatewayServer | None":
         """The server for subscribers, for `gateway.asgi`; None without `listen`."""
         return self._backend.server
 
@@ -352,6 +365,12 @@ class AgentRuntime(AgentApi):
 
     def _handle(self, agent: str) -> AgentHandle:
         return AgentHandle(agent, self._running if self._system is None else self._system)
+
+
+def _checked_templates(templates: "Mapping[str, Template]") -> "dict[str, Template]":
+    from commitcast.actors.templates import checked_templates
+
+    return checked_templates(templates)
 
 
 def _check_may_block() -> None:

@@ -2,10 +2,19 @@
 
 `MockGateway` is a real actor that takes the gateway's place and keeps what it receives, so that a test can assert which
 messages would have been cast, in which order, and after which commit. `Probe` stands for any other actor.
-`SeededDispatcher` runs a whole runtime on the test's own thread, in an order that a seed decides. `HeldStore` and
-`FailingStore` wrap a store, and hold or fail its commits. The fixtures are in `pytest_plugin`.
+`HeldStore` and `FailingStore` wrap a store, and hold or fail its commits. The fixtures are in `pytest_plugin`.
+
+`SeededDispatcher` runs a whole runtime on the test's own thread, in an order that a seed decides. While it is
+entered, every call that blocks on that thread (`future.get`, `handle.wait`, `emit` at its bound) runs actors and
+sources instead. A source that waits, in `context.receive()` for example, is put aside until the event that it waits
+for. Async sources run on one loop by the virtual clock, unless they are launched on a running loop.
+
+Example:
+    with SeededDispatcher(seed=1) as dispatcher, AgentRuntime(":memory:", dispatcher=dispatcher) as runtime:
+        assert runtime.launch(lambda context: ["Hel", "lo"]).wait(timeout=5).head == 2
 """
 
+import copy
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -270,8 +279,8 @@ class FailingStore(_WrappedStore):
         """Make commits raise an error, before anything of them is written. Replaces what was ordered before.
 
         Args:
-            error: `NotStoredError` for a transaction that was rolled back, `StoreUnknownError` for one that may be on
-                disk, or a defect.
+            error: raised itself at first, then a copy each time: `NotStoredError` for a transaction that was rolled
+                back, `StoreUnknownError` for one that may be on disk, or a defect.
             times: how many commits fail; None for all from now on.
             when: fails only those for whose writes it returns True.
         """
@@ -284,5 +293,14 @@ class FailingStore(_WrappedStore):
             self._commits.append(work)
             if self._error is not None and self._left != 0 and self._when(work):
                 self._left = None if self._left is None else self._left - 1
-                raise self._error
+                error, self._error = self._error, _another(self._error)
+                raise error
         return self._store.commit(work)
+
+
+def _another(error: BaseException) -> BaseException:
+    """Return an equal error to be raised next: one that is raised again would keep the traceback of the last time."""
+    try:
+        return copy.copy(error)
+    except TypeError:  # its constructor takes other arguments than it has given to `BaseException`
+        return error.with_traceback(None)

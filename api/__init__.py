@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Template,
     )
     from commitcast.actors.errors import (
+        AgentBackpressureError,
         AgentEndedError,
         BackpressureError,
         CommandFailedError,
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AgentBackpressureError",
     "AgentContext",
     "AgentEndedError",
     "AgentExistsError",

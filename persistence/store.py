@@ -70,7 +70,10 @@ IdRange = tuple[str, str]
 
 
 def entry_size(entry: Entry) -> int:
-    """Return the bytes of text and raw bytes in an entry, for the bound on pages."""
+    """Return the bytes of text in UTF-8 and of raw bytes in an entry, for bounds on memory such as that on pages.
+
+    Encoded as JSON it may be up to six times as long; what is sent is bounded where it is encoded.
+    """
     if isinstance(entry, MessageRecord):
         # Written out, because each page of a replay asks for it twice: a twentieth of the gateway's time.
         content, metadata, raw = entry.content, entry.metadata_json, entry.raw
@@ -79,9 +82,10 @@ def entry_size(entry: Entry) -> int:
             size += text_size(metadata)
         return size if raw is None else size + len(raw)
     if isinstance(entry, AgentRecord):
-        return texts_size(entry.prompt, entry.configuration_json, entry.result_json, entry.error_message)
+        error = texts_size(entry.error_name, entry.error_message)
+        return error + texts_size(entry.prompt, entry.configuration_json, entry.result_json)
     if isinstance(entry, StatusChange):
-        return texts_size(entry.reason, entry.error_message, entry.result_json)
+        return texts_size(entry.reason, entry.error_name, entry.error_message, entry.result_json)
     return 0
 
 
@@ -224,6 +228,16 @@ class Store(Reader, Protocol):
 
         Durability: what the outcomes call committed survives a power cut.
         Threads: one thread only.
+        """
+
+    def abandon_waiting(self) -> None:
+        """Make a commit give up that waits for something outside: another program's lock, a server. For the stop.
+
+        The commit under way, and each later one, is still tried once; where it would have to wait it raises
+        `NotStoredError`; so does a read that would have to wait, with a `StoreError`. What need not wait goes on. A
+        store that never waits has nothing to do; one that wraps another store forwards the call. Idempotent.
+
+        Threads: any, also before `open` and after `close`; returns at once.
         """
 
     def backup(self, path: str | os.PathLike[str], progress: Progress = ...) -> None:

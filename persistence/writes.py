@@ -93,7 +93,7 @@ class NewStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def size(self) -> int:
         """Bytes of its text, which count for every bound."""
-        return texts_size(self.reason, self.error_message, self.result_json)
+        return texts_size(self.reason, self.error_name, self.error_message, self.result_json)
 
 
 class AgentPatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,8 +236,8 @@ def _place(path: str, step: str) -> str:
 
 
 def text_size(text: str) -> int:
-    """Return the number of bytes of a text in UTF-8. Constant time for ASCII."""
-    return len(text) if text.isascii() else len(text.encode())
+    """Return the number of bytes of a text in UTF-8. Constant time for ASCII. Counts lone surrogates too."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 def texts_size(*texts: str | None) -> int:

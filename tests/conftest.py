@@ -1,5 +1,6 @@
 """What holds for every test: a random order that can be repeated, nothing left behind, and no quiet skip in CI."""
 
+import gc
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from processes import children
 from waiting import wait_until
 
 # Hundreds of Pythons are started. They share what is compiled, also where bytecode is not written otherwise.
+gc.disable()  # until all tests are loaded; for good in a process that only hands them out
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).parent.parent / "build" / "pycache"))
 sys.dont_write_bytecode = False
@@ -31,6 +33,14 @@ SEED = int(os.environ.get("COMMITCAST_SEED") or random.SystemRandom().randrange(
 os.environ["COMMITCAST_SEED"] = str(SEED)  # for those who run a part of the tests each: the order is theirs too
 
 
+BROWSER = "tests/web/test_page.py"
+TOGETHER = {
+    BROWSER,
+    "tests/test_architecture.py",  # the syntax trees of all modules
+    "tests/tools/test_protocol_documents.py",  # schemas
+    "tests/web/test_conformance_js.py",  # a Node
+}
+"""Files whose tests share something that takes long to start or to make."""
 TESTS_PER_DOT = 25
 _passed = 0
 
@@ -54,20 +64,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
     random.Random(SEED).shuffle(items)
-    items.sort(key=lambda item: not _shares_a_browser(item.nodeid))  # first: they take longest
+    items.sort(key=lambda item: not item.nodeid.startswith(BROWSER))  # first: they take longest
 
 
-def _shares_a_browser(nodeid: str) -> bool:
-    return nodeid.startswith("tests/web/test_page.py")
+def pytest_collection_finish() -> None:
+    """Keep the collector from going through all that is loaded, in each of the hundreds of tests that collect."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Give the tests that share a browser to one process, so that one is started, and all others to any."""
+    """Give the tests of a file that share something costly to one process, and all others to any."""
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # as above
         def _split_scope(self, nodeid: str) -> str:
-            return "browser" if _shares_a_browser(nodeid) else nodeid
+            file = nodeid.partition("::")[0]
+            return file if file in TOGETHER else nodeid
 
     return Scheduling(config, log)
 
@@ -111,9 +125,9 @@ def _threads() -> set[str]:
 def _files() -> set[str]:
     """The sockets, pipes and files that are open, by what they are."""
     found = set()
-    for link in Path("/proc/self/fd").iterdir():
+    for descriptor in os.listdir("/proc/self/fd"):  # not by `Path`, which takes twice as long: it is done for each test
         try:
-            found.add(os.readlink(link))
+            found.add(os.readlink(f"/proc/self/fd/{descriptor}"))
         except OSError:
             continue
     return {name for name in found if not name.startswith(("/dev/", "/proc/"))}

@@ -11,7 +11,7 @@ TOOL = Path(__file__).parent / "tools" / "trip.py"
 
 
 def test_the_trip_begins_at_the_handle_and_ends_at_the_socket() -> None:
-    command = [sys.executable, str(TOOL), "--trips", "1", "--list"]
+    command = [sys.executable, str(TOOL), "--list"]
 
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=6 * TIMEOUT_S).stdout
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from commitcast.actors.commands.output import note
+from commitcast.actors.sources.processes.file_limit import raise_soft_limit
 from commitcast.gateway.protocol.errors import ListenError
 from commitcast.gateway.server.access.auth import StaticTokens, Verifier
 from commitcast.gateway.server.access.limits import Limits
@@ -77,7 +78,7 @@ def raise_file_limit(*, listens: bool) -> None:
     Args:
         listens: whether there will be connections.
     """
-    descriptors.raise_soft_limit()
+    raise_soft_limit()
     limit, wanted = descriptors.soft_limit(), Limits().connections
     places = descriptors.room_for_websockets(limit)
     if listens and places < wanted:

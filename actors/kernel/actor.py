@@ -83,6 +83,7 @@ class Actor(pykka.Actor):
     _asker: Future[Any] | None = None
     _watching: "list[Callable[[ActorStopped], object]] | None" = None
     _ref: "ActorRef[Any] | None" = None
+    _has_begun: bool = False
 
     def __init__(self, name: str, dispatcher: "Dispatcher") -> None:
         """Make the actor.
@@ -161,10 +162,16 @@ class Actor(pykka.Actor):
         return actor.actor_ref
 
     def begin(self) -> None:
-        """Start an actor that was made already; raises what its `on_start` raises. Once.
+        """Start an actor that was made already; raises what its `on_start` raises.
 
         For those that make actors for others: a supervisor, a directory. `start` does both.
+
+        Raises:
+            RuntimeError: it was begun before. An actor begins once, also if its `on_start` failed.
         """
+        if self._has_begun:
+            raise RuntimeError(f"{self} was begun before, and an actor begins once: make another one")
+        self._has_begun = True
         self.on_start()
         if self.actor_inbox.state is DETACHED:  # else it has stopped itself
             self.actor_inbox.attach(self)

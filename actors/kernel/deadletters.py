@@ -1,6 +1,6 @@
 """Dead letters: messages that reached no actor. Counted, and the latest kept by name, so that a silent loss shows.
 
-One for each runtime. Any thread. Only what was sent by `tell` is counted: an `ask` has its future failed.
+One for each dispatcher. Any thread. Only what was sent by `tell` is counted: an `ask` has its future failed.
 """
 
 import threading
@@ -23,7 +23,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class DeadLetters:
-    """The dead letters of one runtime."""
+    """The dead letters of one dispatcher."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

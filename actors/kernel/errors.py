@@ -19,20 +19,17 @@ from commitcast.persistence.errors import CommitcastError
 
 
 class BackpressureError(CommitcastError, TimeoutError):
-    """The receiver has reached its limit of unacknowledged messages."""
+    """The receiver has reached its limit, so what was sent to it was refused."""
 
     code = "unavailable"
     retryable = True
 
-    def __init__(self, agent: str) -> None:
-        super().__init__(agent)
-        self.agent = agent
+    def __init__(self, receiver: str) -> None:
+        super().__init__(receiver)
+        self.receiver = receiver
 
     def __str__(self) -> str:
-        return (
-            f"agent {self.agent!r} has reached its limit of unacknowledged messages: "
-            "wait for the futures of earlier ones, or use `await ….aemit(...)`, which waits for room"
-        )
+        return f"{self.receiver} has reached its limit: wait, then send it again"
 
 
 class MailboxFullError(BackpressureError):
@@ -43,7 +40,7 @@ class MailboxFullError(BackpressureError):
         self.limit_messages = limit_messages
 
     def __str__(self) -> str:
-        return f"the mailbox of {self.agent} is full ({self.limit_messages} messages): wait, then send it again"
+        return f"the mailbox of {self.receiver} is full ({self.limit_messages} messages): wait, then send it again"
 
 
 class WouldBlockError(CommitcastError, RuntimeError):

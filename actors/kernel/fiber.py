@@ -1,7 +1,7 @@
 """A call on its own thread that runs only while another thread lets it, so that it can be suspended where it blocks.
 
-For `SeededDispatcher`: a source that waits for what its test does next must give the test its thread back. One thread
-runs at a time, so nothing here needs a lock.
+For `SeededDispatcher`: work that waits for what its test does next must give the test its thread back. One thread runs
+at a time, so nothing here needs a lock.
 """
 
 import threading

@@ -20,21 +20,23 @@ from commitcast.actors.kernel.timers import Timer
 from commitcast.actors.kernel.waiting import Signal, scheduled_by, this_thread
 
 MAX_STEPS: Final = 1_000_000
-"""A runtime that is not at rest after that many steps never will be."""
+"""Actors that are not at rest after that many steps never will be."""
 
 
 class SeededDispatcher:
     """Gives turns in an order that a seed decides. Used by one thread, inside `with`.
 
-    While it is entered, every call that blocks on this thread (`future.get`, `handle.wait`, `emit` at its bound) runs
-    actors and sources instead; time passes only when none of them has work. A source that waits, in `context.receive()`
-    for example, is put aside until the event that it waits for. Async sources run on one loop by the same clock, unless
-    they are launched on a running one; that clock goes on slowly while the loop has sockets, and does not wait for
-    other threads (`asyncio.to_thread`).
+    While it is entered, every call that blocks on this thread (`future.get`, `Signal.wait`) runs actors and fibers
+    instead; time passes only when none of them has work. A fiber that waits is put aside until the event that it waits
+    for. An event loop that a fiber runs by this clock is run like any other work; the clock goes on slowly while the
+    loop has sockets, and does not wait for other threads (`asyncio.to_thread`).
 
     Example:
-        with SeededDispatcher(seed=1) as dispatcher, AgentRuntime(":memory:", dispatcher=dispatcher) as runtime:
-            assert runtime.launch(lambda context: ["Hel", "lo"]).wait(timeout=5).head == 2
+        with SeededDispatcher(seed=1) as dispatcher:
+            fired = []
+            dispatcher.call_later(3_600, lambda: fired.append(dispatcher.now()))
+            dispatcher.run()  # at once: the clock is virtual
+            assert fired == [3_600]
     """
 
     def __init__(self, seed: int) -> None:
@@ -130,10 +132,10 @@ class SeededDispatcher:
         for _ in range(MAX_STEPS):
             if not self.step():
                 return
-        raise DeadlockError(f"the runtime is not idle after {MAX_STEPS} steps; the last were {self.trace[-5:]}")
+        raise DeadlockError(f"the actors are not idle after {MAX_STEPS} steps; the last were {self.trace[-5:]}")
 
     def pause(self) -> None:
-        """Let other actors run for up to three steps, as the seed says. For sources, between two messages."""
+        """Let other actors run for up to three steps, as the seed says. For a fiber, between two steps of its work."""
         for _ in range(self._random.randrange(4)):
             self.step(until=self._now)
 

@@ -1,8 +1,8 @@
 """Supervision as data: which failures are answered by a restart, how often, and what happens when that does not help.
 
 The policy is a value and the decision is pure. `Supervisor` acts on it for actors: a failed one is replaced by a new
-object behind the same ref, with the same mailbox and what waits in it. Sources of agents are restarted by their agent,
-by the same policy.
+object behind the same ref, with the same mailbox and what waits in it. Others may restart
+what is not an actor by the same policy.
 """
 
 import logging
@@ -32,7 +32,7 @@ MAX_DOUBLINGS: Final = 30
 
 
 class RestartPolicy(msgspec.Struct, frozen=True):
-    """When and how often a failed actor or source is restarted."""
+    """When and how often what has failed is restarted: an actor, or other work."""
 
     kind: Literal["never", "on_failure"] = "on_failure"
     intensity: int = INTENSITY

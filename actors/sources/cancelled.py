@@ -30,9 +30,7 @@ class Cancelled:
                 self._callbacks.append(signal.set)
         if not self._is_set:
             signal.wait(timeout)
-            with self._lock:
-                if signal.set in self._callbacks:
-                    self._callbacks.remove(signal.set)
+            self.forget(signal.set)
         return self._is_set
 
     def on_set(self, callback: Callable[[], object]) -> None:
@@ -42,6 +40,12 @@ class Cancelled:
                 self._callbacks.append(callback)
                 return
         callback()
+
+    def forget(self, callback: Callable[[], object]) -> None:
+        """Do not call `callback` any more, if it has not been called yet."""
+        with self._lock:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
 
     def set(self) -> None:
         """Set it. Idempotent."""

@@ -9,7 +9,7 @@ import queue
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from commitcast.actors.errors import ReceiveTimeoutError, SourceCancelledError
+from commitcast.actors.errors import LoopWouldBlockError, ReceiveTimeoutError, SourceCancelledError
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.loop import running_loop
 from commitcast.actors.sources.draft import Draft
@@ -22,7 +22,10 @@ from commitcast.persistence.records import AgentRecord, MessageRecord
 if TYPE_CHECKING:
 
     class Text(str):
-        """What `receive` returns: text in a blocking source; in an async one it has to be awaited first."""
+        """What `receive` returns: text in a blocking source; in an async one it has to be awaited first.
+
+        No type says which of the two a call is in, so a forgotten `await` is found at run time only.
+        """
 
         def __await__(self) -> Generator[Any, None, str]:
             """Return the text."""
@@ -126,6 +129,8 @@ class AgentContext:
         return self
 
     def __next__(self) -> str:
+        if running_loop() is not None:
+            raise LoopWouldBlockError("async for text in context")
         return self.inbox.get()
 
     def __aiter__(self) -> "AgentContext":
@@ -191,12 +196,55 @@ class AgentContext:
         return await self._emitter.emit_async(Draft(content, type, role, metadata, raw, key))
 
     def put(self, draft: Draft) -> None:
-        """Emit a draft without asking for its record. Blocks while the agent is at its bound. See `emit`."""
+        """Emit a draft without asking for its record. Blocks while the agent is at its bound, and refuses it on an
+        event loop: use `await context.aput(draft)` there. Raises as `emit`.
+        """
         self._emitter.put(draft)
 
+    async def aput(self, draft: Draft) -> None:
+        """Emit a draft without asking for its record, awaiting room at the agent's bound. See `put`.
+
+        Raises:
+            SourceCancelledError: the agent has ended.
+
+        Durability: none on return; use `aemit` to wait for the disk.
+        Threads: any with a running loop. Cancelling is safe: the draft is either not sent at all, or stored.
+        """
+        await self._emitter.put_async(draft)
+
     def send(self, agent: str, content: str, *, key: str | None = None) -> Future[MessageRecord]:
-        """Send a durable user message to another agent, which receives it. `key` as for `emit`."""
+        """Send a durable user message to another agent, which receives it; the future is complete once it is on disk.
+
+        Blocks while that agent is at its bound, and refuses the message on an event loop: use
+        `await context.asend(...)` there.
+
+        Args:
+            agent: its id.
+            content: the text.
+            key: as for `emit`.
+
+        Raises:
+            SourceCancelledError: the source's own agent has ended.
+            BackpressureError: as for `emit`.
+        """
         return self._emitter.send(agent, content, key)
+
+    async def asend(self, agent: str, content: str, *, key: str | None = None) -> MessageRecord:
+        """Send a durable user message to another agent from an event loop, awaiting room at that agent's bound.
+
+        See `send`.
+
+        Returns:
+            Its record, once it is on disk.
+
+        Raises:
+            SourceCancelledError: the source's own agent has ended.
+            InputRefusedError: the other agent has ended, or runs a program that does not accept further input.
+            InboxFullError: the other agent has not received earlier texts yet.
+
+        Threads: any with a running loop. Cancelling is safe: the message is either not sent at all, or stored.
+        """
+        return await self._emitter.send_async(agent, content, key)
 
     def patch(
         self, configuration: dict[str, Any] | None = None, *, pid: int | None = None, pid_started: str | None = None

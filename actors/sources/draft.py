@@ -1,6 +1,7 @@
 """The values that a source yields, and how it ends. Pure."""
 
 import re
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Final
 
 import msgspec
@@ -32,7 +33,13 @@ class Draft(msgspec.Struct, frozen=True):
             return value
         if isinstance(value, str):
             return cls(value)
-        advice = ": wrap it as Draft(value)" if isinstance(value, (dict, list)) else ""
+        advice = ""
+        if isinstance(value, (dict, list)):
+            advice = ": wrap it as Draft(value)"
+        elif isinstance(value, Awaitable):
+            advice = ": in an async source write `await context.receive()`, and await any other call like it"
+        if isinstance(value, Coroutine):
+            value.close()  # it will never be awaited, of which Python would warn
         raise TypeError(f"a source must yield str or Draft, not {type(value).__name__}{advice}")
 
     def repaired(self) -> "Draft":

@@ -4,13 +4,14 @@ Must never block an event loop or an actor, and never drop a message in silence:
 from the source's own thread or loop, and from any thread that the source starts.
 """
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
 from typing import Any, Final, Never
 
 from commitcast.actors.backpressure import CreditLimiter
-from commitcast.actors.errors import BackpressureError, SourceCancelledError
+from commitcast.actors.errors import AgentEndedError, BackpressureError, SourceCancelledError
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.waiting import this_thread
 from commitcast.actors.loop import running_loop
@@ -23,9 +24,6 @@ from commitcast.persistence.records import AgentRecord, MessageRecord
 from commitcast.persistence.writes import AgentPatch, NewMessage, encode_json, new_message
 
 logger: Final = logging.getLogger(__name__)
-
-CANCEL_CHECK_S: Final = 0.25
-"""How often a source that waits at its bound checks whether it was cancelled."""
 
 Ask = Callable[[str, AgentCommand], Future[Any]]
 Tell = Callable[[str, AgentCommand], bool]
@@ -64,7 +62,7 @@ class Emitter:
     def put(self, draft: Draft) -> None:
         """Queue a draft. Blocks while the agent is at its bound. Raises `SourceCancelledError`."""
         message = self.storable(draft)
-        self._acquire(self._agent, message.size)
+        self._acquire(self._agent, message.size, "aput")
         self._queue(message)
 
     async def put_async(self, draft: Draft) -> None:
@@ -76,20 +74,47 @@ class Emitter:
     def emit(self, draft: Draft) -> Future[MessageRecord]:
         """Queue a draft and return the future of its record. Blocks like `put`, but never an event loop."""
         message = self.storable(draft)
-        self._acquire(self._agent, message.size)
+        self._acquire(self._agent, message.size, "aemit")
         return self._ask(self._agent, Emit(message, from_source=True))
 
     async def emit_async(self, draft: Draft) -> MessageRecord:
-        """Queue a draft, awaiting at the bound, and return its record once it is on disk."""
+        """Queue a draft, awaiting at the bound, and return its record once it is on disk.
+
+        Raises:
+            SourceCancelledError: the agent has ended, before the call or while it waited.
+        """
         message = self.storable(draft)
-        await self._acquire_async(self._agent, message.size)
-        return await self._ask(self._agent, Emit(message, from_source=True))  # type: ignore[no-any-return]  # by Emit
+        try:
+            await self._acquire_async(self._agent, message.size)
+            record: MessageRecord = await self._ask(self._agent, Emit(message, from_source=True))
+        except asyncio.CancelledError:
+            self.raise_if_cancelled()
+            raise
+        except SourceCancelledError:
+            raise
+        except AgentEndedError:  # it ended when the message was on its way
+            self.raise_cancelled()
+        return record
 
     def send(self, agent: str, content: str, key: str | None) -> Future[MessageRecord]:
-        """Send a durable user message to another agent."""
-        message = new_message(content, created_at=self._now(), type="user", role="user", key=key)
-        self._acquire(agent, message.size)
+        """Send a durable user message to another agent. Blocks at that agent's bound like `put`."""
+        message = self._user_message(content, key)
+        self._acquire(agent, message.size, "asend")
         return self._ask(agent, Emit(message, for_source=True))
+
+    async def send_async(self, agent: str, content: str, key: str | None) -> MessageRecord:
+        """Send a durable user message to another agent, awaiting at that agent's bound; return its record."""
+        message = self._user_message(content, key)
+        try:
+            await self._acquire_async(agent, message.size)
+            record: MessageRecord = await self._ask(agent, Emit(message, for_source=True))
+        except asyncio.CancelledError:
+            self.raise_if_cancelled()
+            raise
+        return record
+
+    def _user_message(self, content: str, key: str | None) -> NewMessage:
+        return new_message(content, created_at=self._now(), type="user", role="user", key=key)
 
     def patch(self, configuration: dict[str, Any], pid: int | None, pid_started: str | None) -> Future[AgentRecord]:
         """Merge facts into the agent's record."""
@@ -147,32 +172,34 @@ class Emitter:
             self._credit.release(self._agent, 1, message.size)
             self.raise_cancelled()
 
-    def _acquire(self, agent: str, size: int) -> None:
+    def _acquire(self, agent: str, size: int, instead: str) -> None:
         if not self.cancelled.is_set() and self._credit.try_acquire(agent, size):
             return
         may_block = running_loop() is None and not this_thread.in_turn
-        while not self.cancelled.is_set():
-            try:
-                return self._credit.acquire(agent, size, CANCEL_CHECK_S if may_block else 0)
-            except BackpressureError:
-                if not may_block:
-                    self._warn_of_refusal()
-                    raise
-        self.raise_cancelled()
+        try:
+            is_counted = self._credit.acquire(
+                agent, size, None if may_block else 0, instead=instead, given_up=self.cancelled
+            )
+        except BackpressureError:
+            self._warn_of_refusal(agent, instead)
+            raise
+        if not is_counted:
+            self.raise_cancelled()
 
     async def _acquire_async(self, agent: str, size: int) -> None:
-        if self.cancelled.is_set():
+        if not await self._credit.acquire_async(agent, size, self.cancelled):
             self.raise_cancelled()
-        await self._credit.acquire_async(agent, size)
 
-    def _warn_of_refusal(self) -> None:
+    def _warn_of_refusal(self, agent: str, instead: str) -> None:
         """Log the first refusal of a run: a library that calls the source back may swallow the error."""
         if not self._has_warned:
             self._has_warned = True
             where = "an event loop" if running_loop() is not None else "a thread that runs actors"
             logger.warning(
-                "agent %s is at its limit, so what its source emits on %s, which must not block, is refused: "
-                "use `await context.aemit(...)`, or emit from another thread",
+                "agent %s is at its limit, so what the source of %s gives it on %s, which must not block, is refused: "
+                "use `await context.%s(...)`, or another thread",
+                agent,
                 self._agent,
                 where,
+                instead,
             )

@@ -8,7 +8,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Union
 
 import msgspec
 
@@ -16,7 +16,6 @@ from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.errors import SourceCancelledError
 from commitcast.actors.messages import SourceEnded, Start
 from commitcast.actors.sources.closing import aclosed, close_unfinished_by, closed
-from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.sources.draft import Draft, Ending, clean_text
 from commitcast.actors.sources.emitter import Ask, Emitter, Tell
@@ -26,10 +25,13 @@ from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 from commitcast.persistence.writes import NewMessage, encode_json
 
+if TYPE_CHECKING:  # its module, with the parsers, is loaded by hosts that make a command
+    from commitcast.actors.sources.command import CommandSource
+
 logger: Final = logging.getLogger(__name__)
 
 
-Source = Callable[[AgentContext], Any] | CommandSource
+Source = Union[Callable[[AgentContext], Any], "CommandSource"]  # `|` needs the class
 
 
 class RunServices(msgspec.Struct, frozen=True):
@@ -130,7 +132,7 @@ class SourceRunner:
     def _run_blocking(self) -> Ending | None:
         """Run a source on this thread; return how it ended, or None if it goes on as a task."""
         self._begin()
-        if isinstance(self._source, CommandSource):
+        if not callable(self._source):
             return self._source.run(self.context)
         output = self._source(self.context)
         if isinstance(output, (AsyncIterable, Awaitable)):
@@ -201,7 +203,7 @@ def check_source(source: Any) -> Source:
     Raises:
         InvalidValueError: it cannot be called.
     """
-    if isinstance(source, CommandSource) or callable(source):
+    if callable(source) or getattr(source, "owns_processes", False):
         checked: Source = source
         return checked
     raise InvalidValueError(

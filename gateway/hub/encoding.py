@@ -31,6 +31,13 @@ WINDOW_BITS: Final = 12
 COMPRESSION_LEVEL: Final = 1
 """The fastest: the repeated keys are most of what can be saved, and every level finds them."""
 
+ITEM_BYTES: Final = 145
+"""Of an item beside its texts: keys, type, times, numbers. Of short messages that is most of a frame."""
+PLACE_BYTES: Final = 68
+"""And of its agent and position, in a frame of all agents."""
+ESCAPE_BYTES: Final = FRAME_BYTES // 8
+"""By which escaped newlines and quotes may make a frame longer than expected; for those it is not encoded again."""
+
 _TEXT: Final = 0x81
 """FIN and opcode 1 (RFC 6455 section 5.2)."""
 _TEXT_COMPRESSED: Final = 0xC1
@@ -102,24 +109,49 @@ def next_frame(
 
 def _messages(subscription: Subscription, entries: Sequence[Entry], start: int) -> tuple[PreparedFrame, int]:
     items: list[Item] = []
-    size = 0
+    size = 0  # of the frame if nothing but quotes in JSON has to be escaped: as a rule the encoded size
     raw, to_all = subscription.raw, subscription.is_to_all
+    item_size = ITEM_BYTES + PLACE_BYTES if to_all else ITEM_BYTES
     for entry in entries[start : start + subscription.credit]:  # not islice, which walks there from the beginning
         if not isinstance(entry, MessageRecord):
             break
         items.append(message_item(entry, raw=raw, with_agent=to_all))
         content = entry.content
-        size += len(content) if content.isascii() else text_size(content)  # a call less: a tenth of the work
+        size += item_size + (len(content) if content.isascii() else text_size(content))  # inline: a tenth of the work
+        if entry.content_type == "json":
+            size += content.count('"')
         if entry.metadata_json is not None:
             size += text_size(entry.metadata_json)
         if raw and entry.raw is not None:
-            size += len(entry.raw)
+            size += len(entry.raw) + entry.raw.count(b'"')  # a line of JSON as a rule
         if size >= FRAME_BYTES:
             break
-    last = items[-1].position if to_all else items[-1].sequence
+    prepared = _prepared(subscription, items)
+    excess = len(prepared.json) - FRAME_BYTES - ESCAPE_BYTES
+    if excess > 0 and len(items) > 1 and len(frames.encode(items[-1])) < excess:
+        prepared = _prepared(subscription, items[: _fitting(items)])
+    return prepared, prepared.messages
+
+
+def _prepared(subscription: Subscription, items: list[Item]) -> PreparedFrame:
+    last = items[-1].position if subscription.is_to_all else items[-1].sequence
     assert last is not None
     frame = frames.Messages(agent=subscription.agent, prev=subscription.cursor, last=last, items=items)
-    return PreparedFrame(frame, len(items)), len(items)
+    return PreparedFrame(frame, len(items))
+
+
+def _fitting(items: list[Item]) -> int:
+    """Return how many items a frame has that ends with the item whose encoding passes `FRAME_BYTES`.
+
+    JSON writes a control character as six bytes, and base64 three as four, so a frame may be several times as long as
+    its texts. That is rare: encoding every item by itself, to know it before, would make each frame a third dearer.
+    """
+    size = 0
+    for count, item in enumerate(items, 1):
+        size += len(frames.encode(item))
+        if size >= FRAME_BYTES:
+            return count
+    return len(items)
 
 
 def message_item(record: MessageRecord, *, raw: bool, with_agent: bool) -> Item:

@@ -75,8 +75,7 @@ class Ring:
 
     def keep(self, key: FrameKey, frame: NextFrame) -> None:
         """Keep a frame for subscriptions at the same cursor, until something is appended or too many are kept."""
-        prepared, _ = frame
-        size = ENTRY_BYTES + (0 if prepared is None else FORMS * len(prepared.json))
+        size = frame_size(frame)
         if self.frames_size + size > self._max_bytes:
             self.forget_frames()
         self.frames[key] = frame
@@ -96,6 +95,12 @@ class Ring:
         self.start = self.positions[drop - 1]
         del self.entries[:drop]
         del self.positions[:drop]
+
+
+def frame_size(frame: NextFrame) -> int:
+    """Return the bytes of memory that a frame takes in all forms."""
+    prepared, _ = frame
+    return ENTRY_BYTES + (0 if prepared is None else FORMS * len(prepared.json))
 
 
 def committed_size(committed: Committed) -> int:

@@ -11,7 +11,7 @@ and each has a table below; nothing else may change a state.
 * AT_HEAD: nothing, as far as is known. What is committed from now on comes from memory.
 * DROPPED: its connection is about to be closed because it is slow. Final.
 
-`DeliveryState`: who kept the subscription from having everything?
+`DeliveryState`: what kept the subscription from having everything?
 
 * CATCHING_UP: it has never had everything; that is nobody's fault.
 * LIVE: it had everything, and its subscriber has taken everything since.
@@ -30,7 +30,9 @@ from commitcast.gateway.protocol import frames
 
 FRAME_ITEMS = 512
 FRAME_BYTES = 64 * 1024
-"""A `messages` frame ends with the item that passes either, so that other subscribers get their turn."""
+"""A `messages` frame ends with the item that passes either, so that other subscribers get their turn.
+
+Bytes as they are encoded; see `encoding.ESCAPE_BYTES` for what may come on top."""
 
 
 class ReadState(StrEnum):
@@ -84,7 +86,7 @@ _READ_TRANSITIONS: Final[dict[ReadState, dict[ReadEvent, ReadState]]] = {
 
 
 class DeliveryState(StrEnum):
-    """Who kept a subscription from having everything."""
+    """What kept a subscription from having everything."""
 
     CATCHING_UP = "catching up"
     LIVE = "live"

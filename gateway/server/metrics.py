@@ -12,11 +12,13 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 
-from commitcast.gateway.hub.subscription import Subscriber
+if TYPE_CHECKING:  # a runtime without subscribers has metrics, and no hub
+    from commitcast.gateway.hub.subscription import Subscriber
+
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Of Prometheus' text format."""
@@ -104,7 +106,7 @@ LAG_BOUNDS: Final = (0.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 
 
 def gateway_metrics(
-    traffic: Traffic, subscribers: Collection[Subscriber], lags: Iterable[int], refused_tokens: Mapping[str, int]
+    traffic: Traffic, subscribers: "Collection[Subscriber]", lags: Iterable[int], refused_tokens: Mapping[str, int]
 ) -> Iterable[Metric]:
     """Yield the metrics of a gateway. On its loop.
 

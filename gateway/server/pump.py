@@ -144,6 +144,7 @@ class Pump:
                 continue
             for effect in self._hub.page(subscription, shared.page, shared.frames):
                 self._perform(effect)
+        self._reader.pages.recount(shared, time.monotonic())
         self.schedule()
 
     async def _skip(self, subscription: Subscription) -> None:

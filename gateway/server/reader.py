@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from commitcast.gateway.hub.log import ENTRY_BYTES, FORMS, FrameKey, NextFrame
+from commitcast.gateway.hub.log import ENTRY_BYTES, FrameKey, NextFrame, frame_size
 from commitcast.gateway.hub.subscription import Subscription
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.server.metrics import Traffic
@@ -42,13 +42,18 @@ class SharedPage(msgspec.Struct, eq=False):
 
     page: AgentPage | FeedPage
     frames: dict[FrameKey, NextFrame] = {}
+    is_kept: bool = False
+    entries_size: int = 0
+    """Bytes of its entries, if it is kept."""
+    size: int = 0
+    """And of its frames, when they were last counted."""
 
 
 class PageCache:
     """The pages that were read lately. Times are of one clock, in seconds."""
 
     def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
-        self._pages: OrderedDict[PageKey, tuple[SharedPage, int, float]] = OrderedDict()
+        self._pages: OrderedDict[PageKey, tuple[SharedPage, float]] = OrderedDict()
         self._max_bytes = max_bytes
         self.size = 0
         """Bytes of all pages that are kept."""
@@ -63,21 +68,29 @@ class PageCache:
         """Keep a page if it is history; return it to be shared."""
         shared = SharedPage(page)
         if not page.at_end and key not in self._pages:
-            page_size = sum(ENTRY_BYTES + entry_size(entry) for entry in page.entries)
-            size = (1 + FORMS) * page_size  # with one set of frames
-            self._pages[key] = shared, size, now
-            self.size += size
-        self.forget(now)
+            shared.entries_size = sum(ENTRY_BYTES + entry_size(entry) for entry in page.entries)
+            shared.is_kept = True
+            self._pages[key] = shared, now
+        self.recount(shared, now)
         return shared
+
+    def recount(self, page: SharedPage, now: float) -> None:
+        """Count the frames that were made of a page since it was put."""
+        if page.is_kept:
+            size = page.entries_size + sum(map(frame_size, page.frames.values()))
+            self.size += size - page.size
+            page.size = size
+        self.forget(now)
 
     def forget(self, now: float) -> None:
         """Drop the pages that were read too long ago, and the oldest beyond the bound."""
         while self._pages:
-            _, size, read_at = next(iter(self._pages.values()))
+            page, read_at = next(iter(self._pages.values()))
             if self.size <= self._max_bytes and now - read_at <= KEPT_S:
                 return
             self._pages.popitem(last=False)
-            self.size -= size
+            page.is_kept = False
+            self.size -= page.size
 
 
 class StoreReader:

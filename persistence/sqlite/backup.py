@@ -24,8 +24,6 @@ STEP_PAGES: Final = 256
 """Pages of 4 KiB that are copied at once, in one to three milliseconds, while a commit waits."""
 REST_S: Final = 0.001
 """Pause between two steps, so that a waiting commit comes first."""
-KEPT_NAME_BYTES: Final = 200
-"""Bytes of the copy's name that the name of the partial file keeps: it is longer, and its journal's longer still."""
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
@@ -57,9 +55,7 @@ def back_up(
         between_commits: gives the connection that writes to it; while it is entered, nothing is committed.
         progress: called with pages done and pages in all.
     """
-    file, name = tempfile.mkstemp(
-        ".partial", f"{target.name.encode()[:KEPT_NAME_BYTES].decode(errors='ignore')}.", target.parent
-    )
+    file, name = tempfile.mkstemp(".partial", f"{opening.kept_name(target)}.", target.parent)
     os.close(file)
     partial = Path(name)
     try:

@@ -13,6 +13,7 @@ from typing import Final
 import apsw
 
 from commitcast.persistence.errors import NotStoredError, StoreBusyError, StoreFullError, StoreUnavailableError
+from commitcast.persistence.sqlite import opening
 
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Of disk blocks, inodes, a quota or `ulimit -f`. SQLite says FULL for the first alone, else IOERR."""
@@ -65,7 +66,7 @@ def _creation_errno(path: Path) -> int:
 
     SQLite's own is lost: when it cannot create the journal it tries to open it for reading, and reports that errno.
     """
-    probe = path.with_name(f"{path.name[:200]}-probe-{secrets.token_hex(4)}")
+    probe = path.with_name(f"{opening.kept_name(path)}-probe-{secrets.token_hex(4)}")
     try:
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         os.unlink(probe)

@@ -34,6 +34,8 @@ MEMORY: Final = ":memory:"
 """In place of a path: the database is kept in memory."""
 MAX_NAME_BYTES: Final = 255 - len("-journal")
 """NAME_MAX of Linux's file systems, less what SQLite appends."""
+KEPT_NAME_BYTES: Final = 200
+"""Bytes of a file's name that a longer name, which is made of it, keeps; the journal of that is longer still."""
 _MAGIC: Final = b"SQLite format 3\x00"
 _JOURNAL_MAGIC: Final = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 _WITH_LOG: Final = 2
@@ -54,6 +56,11 @@ def check_name(path: Path) -> None:
         raise StorePathError(
             name, f"its name has more than {MAX_NAME_BYTES} bytes, leaving no room for the journal's suffix: shorten it"
         )
+
+
+def kept_name(path: Path) -> str:
+    """Return the name of a file, which `check_name` has accepted, cut to `KEPT_NAME_BYTES`."""
+    return path.name.encode()[:KEPT_NAME_BYTES].decode(errors="ignore")
 
 
 def check_folder(path: Path) -> None:

@@ -184,7 +184,7 @@ class SqliteStore(SqliteReader):
         self._pool.refuse(ForkedRuntimeError())
 
     def abandon_waiting(self) -> None:
-        """Make a commit that waits for another program give up instead. Any thread."""
+        """Make a commit that waits for another program give up instead. See `Store.abandon_waiting`."""
         self._closing.set()
 
     def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:

@@ -128,7 +128,9 @@ class FileWatch:
         before = self._changes
         self._changes, size = self._counters()
         different = None
-        if (self._changes - before) % 2**32 > 1 or size != self._state[0]:
+        if (commits := (self._changes - before) % 2**32) > 1:
+            different = f"its header counts {commits:,} commits since the last one of this program, which has made one"
+        elif size != self._state[0]:
             different = f"it has {self._state[0]:,} bytes, but its header says {size:,}"
         elif self._is_touched and self._is_due():
             different = min(self._find_damage(), default=None)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from commitcast.actors import AgentContext, AgentRuntime, AgentStatus, BackpressureError, RestartPolicy
+from commitcast.actors import AgentContext, AgentRuntime, AgentStatus, RestartPolicy
 from commitcast.actors.agent import MAILBOX_LIMIT_MESSAGES
-from commitcast.actors.errors import MailboxFullError, WouldBlockError
+from commitcast.actors.errors import AgentBackpressureError, MailboxFullError, WouldBlockError
 from commitcast.actors.testing import MockGateway
 from commitcast.persistence import IllegalTransitionError, SqliteStore
 from waiting import TIMEOUT_S, wait_until
@@ -155,7 +155,7 @@ class TestCallbacks:
             two.emit("x").add_done_callback(callback)
             done.wait(TIMEOUT_S)
 
-            assert [type(error) for error in found] == [BackpressureError, WouldBlockError, WouldBlockError]
+            assert [type(error) for error in found] == [AgentBackpressureError, WouldBlockError, WouldBlockError]
             assert two.emit("the runtime goes on").get(TIMEOUT_S).sequence == 2
 
 

@@ -4,7 +4,10 @@ import inspect
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,18 @@ from commitcast.actors import AgentRuntime, testing
 from commitcast.actors.messages import Notice
 from commitcast.actors.testing import FailingStore, HeldStore, MockGateway, Probe, SeededDispatcher
 from commitcast.persistence import Committed
-from commitcast.persistence.errors import InvalidValueError, NotStoredError, StoreUnknownError
+from commitcast.persistence.errors import (
+    CommitcastError,
+    InvalidValueError,
+    NotStoredError,
+    StoreBusyError,
+    StoreUnknownError,
+)
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.sqlite.verify import verify
+from commitcast.persistence.store import Store
+from stores import by_hand
+from waiting import SLOWNESS
 
 SECONDS = 10.0
 
@@ -88,8 +100,8 @@ def test_the_old_name_of_a_timeout_goes_on_working_and_warns(mock_gateway: MockG
         wait(mock_gateway)
 
 
-@pytest.mark.parametrize("double", [Probe, MockGateway, HeldStore, FailingStore, SeededDispatcher])
-def test_the_example_in_its_docstring_runs(double: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("double", [Probe, MockGateway, HeldStore, FailingStore, SeededDispatcher, testing])
+def test_the_example_in_its_docstring_runs(double: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = {"AgentRuntime": AgentRuntime, "NotStoredError": NotStoredError, "SqliteStore": SqliteStore}
     _, example = (inspect.getdoc(double) or "").split("Example:\n")
@@ -250,6 +262,18 @@ class TestFailingStore:
             assert failing.emit("lost").exception(SECONDS) is not None
             assert free.emit("kept").exception(SECONDS) is None
 
+    def test_each_failure_is_an_error_of_its_own(self, store: FailingStore) -> None:
+        with closing(store):
+            store.fail(StoreBusyError("busy"), times=None)
+            raised: list[StoreBusyError] = []
+            for _ in range(3):
+                with pytest.raises(StoreBusyError, match="busy") as info:
+                    store.commit([])
+                raised.append(info.value)
+
+        assert len(set(map(id, raised))) == 3
+        assert len({len(traceback.extract_tb(error.__traceback__)) for error in raised}) == 1
+
     def test_an_unknown_outcome_stops_the_runtime(self, store: FailingStore, runtime: AgentRuntime) -> None:
         agent = runtime.launch()
         store.fail(StoreUnknownError("the fsync failed"))
@@ -269,3 +293,24 @@ class TestFailingStore:
             held.release()
 
             assert isinstance(future.exception(SECONDS), NotStoredError)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [lambda store: store, FailingStore, HeldStore, lambda store: HeldStore(FailingStore(store))],
+    ids=["none", "FailingStore", "HeldStore", "both"],
+)
+def test_a_stop_does_not_wait_for_another_program_s_lock_with_any_double(
+    tmp_path: Path, wrapped: Callable[[SqliteStore], Store]
+) -> None:
+    runtime = AgentRuntime(wrapped(SqliteStore(tmp_path / "a.db")))
+    threads = set(threading.enumerate())
+    runtime.start()
+    agent = runtime.launch()
+    with by_hand(tmp_path / "a.db") as intruder:
+        intruder.execute("BEGIN IMMEDIATE")
+        future = agent.emit("waits")
+        runtime.stop(timeout=SLOWNESS)
+
+        assert {thread.name for thread in set(threading.enumerate()) - threads} == set()
+        assert isinstance(future.exception(SECONDS), CommitcastError)

@@ -4,6 +4,7 @@ A child gets its first order in its arguments and later ones as lines on standar
 standard output. It ends when its standard input does, so it does not outlive its parent.
 """
 
+import argparse
 import contextlib
 import os
 import queue
@@ -130,9 +131,12 @@ def report(**values: Any) -> None:
 
 def run_child(work: Callable[[Report], None]) -> None:
     """Do the work of a child with its first order; what goes wrong is reported in one sentence."""
+    parser = argparse.ArgumentParser(description="A program of the benchmarks. run.py starts it.")
+    parser.add_argument("order", help="what it does, as JSON")
+    order = parser.parse_args().order
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends it
     try:
-        work(msgspec.json.decode(sys.argv[1]))
+        work(msgspec.json.decode(order))
     except CommitcastError as error:
         report(error=str(error))
         sys.exit(1)

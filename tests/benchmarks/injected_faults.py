@@ -20,7 +20,7 @@ from results import Sample
 from stream_check import agent_name
 
 STALLED_SHARE: Final = 10
-"""One subscriber in so many stalls."""
+"""One of this many subscribers stalls."""
 STALLED_PER_S: Final = 10.0
 """Messages: each is sent to a thousand, with the rest that the gateway takes after it, before the next one comes."""
 STALLED_BYTES: Final = 4_096
@@ -90,7 +90,7 @@ def _server(path: Path, listen: str, agents: int, subscribers: int) -> Child:
 
 
 def _speak(server: Child, pool: Child, messages: int, turn: int) -> Report:
-    """Have so many messages said; return what the server reports once the live ones have them all."""
+    """Have that many messages emitted; return what the server reports once the live ones have them all."""
     server.order(messages=messages, per_s=STALLED_PER_S, content_bytes=STALLED_BYTES, label=str(turn))
     spoken = server.hear()
     pool.hear()

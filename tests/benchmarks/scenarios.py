@@ -68,7 +68,7 @@ class Plan(msgspec.Struct, frozen=True):
     main_agents: int
 
     def steps(self, rounds: int) -> int:
-        """Return how many measurements there are in so many rounds."""
+        """Return how many measurements there are in that many rounds."""
         long = sum(case.scenario.is_long for case in self.cases)
         return rounds * (len(self.cases) - long + len(self.yardstick_sizes)) + long
 

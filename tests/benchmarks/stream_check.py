@@ -16,7 +16,7 @@ def agent_name(index: int) -> str:
 
 
 def content_of(agent: str, sequence: int, size: int = 0) -> str:
-    """Return what an agent says as its nth message: about as long as a few tokens of a model, or of so many bytes."""
+    """Return what an agent says as its nth message: about as long as a few tokens of a model, or of that many bytes."""
     return f"token {sequence} of {agent}".ljust(size, ".")
 
 

@@ -116,7 +116,7 @@ class Link:
         return self._lanes.streams[agent].heard
 
     async def until_given(self, messages: int) -> None:
-        """Wait until so many messages came, over all subscriptions."""
+        """Wait until that many messages came, over all subscriptions."""
         await self._wait(
             lambda: sum(stream.items for stream in self.streams.values()) >= messages, f"{messages} messages"
         )

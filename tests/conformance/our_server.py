@@ -6,6 +6,7 @@ plays the suite against it from outside, as against a foreign server: the progra
 such a server needs.
 """
 
+import argparse
 import asyncio
 import base64
 import itertools
@@ -187,6 +188,7 @@ class Program:
 
 def main() -> None:
     """Answer each line with one, until there are no more."""
+    argparse.ArgumentParser(description="Serve the conformance suite: commands in, answers out.").parse_args()
     program = Program()
     with asyncio.Runner() as runner:
         for line in sys.stdin:

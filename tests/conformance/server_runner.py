@@ -161,7 +161,7 @@ class _Playing:
                 raise ValueError(f"a case says {action}, and nobody knows what that is")
 
     async def _kill(self, on: str, of_it: Fields) -> None:
-        """Kill the server, maybe while agents are speaking: as soon as so many messages came."""
+        """Kill the server, perhaps while agents emit: as soon as that many messages came."""
         server = self._server
         if not isinstance(server, KillableServer):
             raise TypeError("this case kills the server, which its adapter cannot: leave out what needs `kill`")

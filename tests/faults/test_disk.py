@@ -10,9 +10,11 @@ import apsw
 import pytest
 
 from commitcast.actors import AgentRuntime, database
+from commitcast.actors.messages import Fail
 from commitcast.actors.testing import MockGateway
 from commitcast.persistence.errors import (
     CommitcastError,
+    InvalidValueError,
     NotStoredError,
     RowRefusedError,
     StoreBusyError,
@@ -444,8 +446,10 @@ class TestRuntime:
     def test_a_value_that_the_database_cannot_hold_is_refused_alone(self, runtime: AgentRuntime) -> None:
         agent, other = runtime.launch(id="a"), runtime.launch(id="b")
 
-        error = agent.fail("text", name="lone \ud800").exception(TIMEOUT_S)
+        refused = agent.fail("text", name="lone \ud800").exception(TIMEOUT_S)
+        unchecked = agent._system.directory.ask("a", Fail("lone \ud800", "text")).exception(TIMEOUT_S)
 
-        assert isinstance(error, RowRefusedError | ValueError)
+        assert isinstance(refused, InvalidValueError)
+        assert isinstance(unchecked, RowRefusedError)
         assert other.emit("goes on").get(TIMEOUT_S).sequence == 1
         assert runtime.failure is None

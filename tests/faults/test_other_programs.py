@@ -203,6 +203,29 @@ class TestChangesInPlace:
             with pytest.raises(StoreUnknownError, match=r"has changed|is damaged"):
                 commit(store, "a", text("third"))
 
+    def test_a_commit_of_another_program_after_this_one_s_is_told_by_its_number(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        committed = FileWatch.note_commit
+
+        def write(path: Path) -> None:
+            with by_hand(path) as connection:
+                connection.execute("UPDATE agents SET type = 'tampered'")
+
+        def harmed(file: FileWatch) -> None:
+            monkeypatch.undo()
+            in_another_process(write, path)
+            committed(file)
+
+        with opened(path) as store:
+            commit(store, "a", new_agent("first"))
+            monkeypatch.setattr(FileWatch, "note_commit", harmed)
+
+            with pytest.raises(StoreUnknownError, match="its header counts 2 commits since") as raised:
+                commit(store, "a", text("second"))
+
+        assert "bytes" not in str(raised.value)
+
     def test_programs_that_only_look_stop_nothing(self, path: Path) -> None:
         with opened(path) as store:
             commit(store, "a", new_agent("first"))

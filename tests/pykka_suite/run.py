@@ -4,6 +4,7 @@ Every test must pass but those of `differences.toml`, and those must fail. The s
 repository: `make pykka-suite` downloads it.
 """
 
+import argparse
 import re
 import subprocess
 import sys
@@ -65,4 +66,6 @@ def _results(output: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    parser = argparse.ArgumentParser(description="Run Pykka's own tests against the actor library.")
+    parser.add_argument("archive", help="Pykka's source distribution, .tar.gz")
+    sys.exit(main(parser.parse_args().archive))

@@ -3,9 +3,9 @@
 python tests/tools/lowest_versions.py setup.cfg [EXTRA ...] > constraints.txt
 """
 
+import argparse
 import configparser
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,4 +32,8 @@ def lowest_versions(configuration: str, *extras: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(*lowest_versions(Path(sys.argv[1]).read_text("utf-8"), *sys.argv[2:]), sep="\n")
+    parser = argparse.ArgumentParser(description="Print the lowest version of each library, as constraints for pip.")
+    parser.add_argument("configuration", type=Path, help="setup.cfg")
+    parser.add_argument("extras", nargs="*", metavar="EXTRA", help="whose libraries are included")
+    options = parser.parse_args()
+    print(*lowest_versions(options.configuration.read_text("utf-8"), *options.extras), sep="\n")

@@ -4,6 +4,7 @@
 types.
 """
 
+import argparse
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -171,4 +172,8 @@ def main(folder: Path, shipped: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(ROOT / "docs", SERVED)
+    parser = argparse.ArgumentParser(description=f"Write the protocol's documents into docs/, and {SERVED.name}.")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder of protocol.md and the schemas")
+    parser.add_argument("--served", type=Path, default=SERVED, help="the copy of asyncapi.json that the server serves")
+    options = parser.parse_args()
+    main(options.docs, options.served)

@@ -170,7 +170,7 @@ _SECURITY: Final[Json] = {
 
 
 def _server() -> Json:
-    address = {"default": "127.0.0.1:8765", "description": "HOST:PORT; whoever runs the server chooses it."}
+    address = {"default": "127.0.0.1:8765", "description": "HOST:PORT, as it is configured on the server."}
     return {
         "host": "{address}",
         "protocol": "ws",

@@ -167,6 +167,7 @@ def test_it_comes_back_after_a_goodbye_when_it_was_told_to(node: Start, code: in
     assert server.connections == 2
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("code", "thrown"),
     [(4500, "bad_request"), (4501, "unauthenticated"), (4503, "forbidden"), (4504, "limit"), (4999, "4999")],

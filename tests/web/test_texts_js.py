@@ -19,6 +19,7 @@ console.log(JSON.stringify(items.map(read).join("")));
 """
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", [case for case in CASES if case.is_for_example], ids=lambda case: case.name)
 def test_the_reader_of_the_protocol_reads(case: Case) -> None:
     if shutil.which("node") is None:

@@ -19,7 +19,7 @@ from commitcast.actors.sources.processes.census import (
     outer_agents,
     read_process,
 )
-from commitcast.gateway.server.sockets.descriptors import give_limit, given_limit
+from commitcast.actors.sources.processes.file_limit import give_limit, given_limit
 
 KILL_WAIT_S: Final = 10.0
 """After SIGKILL only a process in a hanging system call (a dead NFS mount) is left: give up on it."""

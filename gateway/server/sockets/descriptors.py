@@ -3,8 +3,7 @@
 A connection is a descriptor, and so is the journal that each commit needs: clients that take the last one make agents
 fail. So connections leave a reserve. It is kept by number, not by a count: the kernel gives the lowest free number to
 a new descriptor (POSIX, "File Descriptor Allocation"), so a socket whose number lies in the reserve shows that all
-below are in use, by connections, agents, or the host. Only our commands raise the limit: a host's process is its own,
-and the programs that agents run get the limit that the command was started with. Any thread.
+below are in use, by connections, agents, or the host. Any thread.
 
 In a child that was forked from the server's process its sockets are found by their own address, because neither the
 event loop nor the server has a public list of all: some are in a TLS handshake, just accepted, or paused.
@@ -15,9 +14,8 @@ import resource
 import socket
 import stat
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Final
 
 from commitcast.persistence.fork import silence
@@ -33,10 +31,6 @@ MOST_DESCRIPTORS: Final = 65_536
 """Descriptors that are tried where the list of the open ones cannot be read."""
 
 _WILDCARDS: Final = ("0.0.0.0", "::")
-
-_lowering: Final = threading.Lock()
-_given: list[int] = []
-"""The soft limit that this process was started with, after it was raised."""
 
 
 def soft_limit() -> int:
@@ -82,47 +76,6 @@ def _lowest_free() -> int:
         return soft_limit()
     os.close(number)
     return number
-
-
-def raise_soft_limit() -> None:
-    """Raise the soft limit to the hard one, which needs no privilege. Does nothing where the system refuses it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS reports no hard limit, but has one
-        return
-    if soft != hard and not _given:
-        _given.append(soft)
-
-
-@contextmanager
-def given_limit() -> Iterator[bool]:
-    """Give a program that is started inside the soft limit that this process was given; yields whether it gets it.
-
-    Programs that use `select`, or close every possible descriptor, suffer from a high limit. A child inherits its
-    parent's limit, and code that runs in the child first is not safe beside threads. So this process lowers its own
-    limit for that moment, unless it has so many descriptors open that another thread could need the raised one.
-    """
-    if not _given:
-        yield True
-        return
-    with _lowering:
-        is_enough = _lowest_free() < room_for_websockets(_given[0]) and soft_limit() >= _given[0]
-        raised = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if is_enough:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (_given[0], raised[1]))
-        try:
-            yield is_enough
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, raised)
-
-
-def give_limit(pid: int) -> None:
-    """Give a running program the soft limit that this process was given, where the system can do that."""
-    if hasattr(resource, "prlimit"):
-        with suppress(OSError, ValueError):  # it has exited, runs as another user, or has a lower hard limit
-            hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (_given[0], hard))
 
 
 # In a forked child.

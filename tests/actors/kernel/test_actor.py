@@ -33,6 +33,39 @@ def started(actor: Any) -> Any:
     return actor
 
 
+class TestBegin:
+    def test_an_actor_begins_once(self, dispatcher: HandDispatcher) -> None:
+        starts: list[Actor] = []
+
+        class Counted(Bounded):
+            def on_start(self) -> None:
+                starts.append(self)
+
+        actor = started(Counted("b", dispatcher))
+
+        with pytest.raises(RuntimeError, match=r"Counted-b .* begins once"):
+            actor.begin()
+        actor.stop()
+        dispatcher.run()
+        with pytest.raises(RuntimeError, match="make another one"):
+            actor.begin()
+
+        assert starts == [actor]
+        assert actor.ended == ["stop"]
+
+    def test_one_that_could_not_start_is_not_begun_again(self, dispatcher: HandDispatcher) -> None:
+        class Failing(Actor):
+            def on_start(self) -> None:
+                raise OSError("no disk")
+
+        actor = Failing("f", dispatcher)
+        with pytest.raises(OSError, match="no disk"):
+            actor.begin()
+
+        with pytest.raises(RuntimeError, match="begins once"):
+            actor.begin()
+
+
 class TestTheBound:
     def test_at_the_limit_a_tell_is_refused_in_words_and_nothing_is_lost_or_reordered(
         self, dispatcher: HandDispatcher

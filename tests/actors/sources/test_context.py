@@ -1,10 +1,11 @@
 """What a source does with its context: it receives what is sent, and emits with room, keys and records."""
 
 import asyncio
+import pickle
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus, BackpressureError, Draft, RestartPolicy
 from commitcast.actors.errors import LoopWouldBlockError, ReceiveTimeoutError, SourceCancelledError
 from commitcast.actors.kernel.waiting import Signal
-from commitcast.actors.testing import MockGateway, SeededDispatcher
-from commitcast.persistence import IdempotencyConflictError
+from commitcast.actors.testing import HeldStore, MockGateway, SeededDispatcher
+from commitcast.persistence import AgentNotFoundError, IdempotencyConflictError
+from commitcast.persistence.sqlite.store import SqliteStore
+from commitcast.persistence.writes import AgentWrites, NewMessage
 from waiting import TIMEOUT_S, wait_until
 
 AT_ONCE = RestartPolicy(intensity=2, period_s=TIMEOUT_S, backoff_s=0.01)
@@ -84,6 +87,29 @@ class TestReceiving:
         assert completed is AgentStatus.COMPLETED
         assert terminated == [AgentStatus.TERMINATED] * 2
         assert set(threading.enumerate()) <= before
+
+    @pytest.mark.parametrize("is_there", [True, False], ids=["a text waits", "none"])
+    def test_a_forgotten_await_fails_with_what_to_write(self, agent_runtime: AgentRuntime, is_there: bool) -> None:
+        async def yields(context: AgentContext) -> AsyncIterator[str]:
+            await has_text.wait()
+            yield context.receive()
+
+        async def iterates(context: AgentContext) -> AsyncIterator[str]:
+            await has_text.wait()
+            for text in context:
+                yield text
+
+        for source, advice in ((yields, "`await context.receive()`"), (iterates, "`async for text in context`")):
+            has_text = asyncio.Event()
+            agent = agent_runtime.launch(source)
+            if is_there:
+                agent.send("text").get(TIMEOUT_S)
+            agent_runtime._running._loop.get().call_soon_threadsafe(has_text.set)
+            record = agent.wait(TIMEOUT_S)
+
+            assert record.status is AgentStatus.FAILED
+            assert advice in str(record.error_message)
+            assert contents(agent) == []
 
     @pytest.mark.parametrize("source", [echo, iterate, echo_async, iterate_async])
     def test_a_stop_wakes_a_source_that_receives(self, tmp_path: Path, source: Any) -> None:
@@ -203,7 +229,7 @@ class TestReceiving:
         record = agent_runtime.launch(source).wait(TIMEOUT_S)
 
         assert record.error_name == LoopWouldBlockError.__name__
-        assert "await context.receive()" in (record.error_message or "")
+        assert "async for text in context" in (record.error_message or "")
 
     def test_a_negative_timeout_is_refused(self, agent_runtime: AgentRuntime) -> None:
         record = agent_runtime.launch(lambda context: context.receive(timeout=-1)).wait(TIMEOUT_S)
@@ -353,6 +379,177 @@ class TestEmitting:
         wait_until(lambda: errors, "the refusal")
 
         assert contents(agent) == ["ready"]
+
+
+def has_messages(work: Sequence[AgentWrites]) -> bool:
+    return any(isinstance(write, NewMessage) for writes in work for write in writes.writes)
+
+
+class TestAtTheBound:
+    """An agent may have 4 unacknowledged messages, and its source emits or sends more."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> HeldStore:
+        return HeldStore(SqliteStore(tmp_path / "a.db"))
+
+    @pytest.fixture
+    def runtime(self, store: HeldStore) -> Iterator[AgentRuntime]:
+        with AgentRuntime(store, max_unacknowledged=4) as runtime:
+            yield runtime
+
+    def test_asend_and_aput_wait_for_room_and_lose_nothing(self, runtime: AgentRuntime) -> None:
+        async def source(context: AgentContext) -> None:
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(100):
+                    tasks.create_task(context.asend("other", str(number)))
+                    tasks.create_task(context.aput(Draft(str(number))))
+
+        other = runtime.launch(id="other")
+        agent = runtime.launch(source)
+
+        assert agent.wait(TIMEOUT_S).status is AgentStatus.COMPLETED
+        numbers = sorted(map(str, range(100)))
+        assert sorted(contents(agent)) == numbers
+        assert sorted(message.content for message in other.messages(limit=1_000)) == numbers
+
+    def test_asend_returns_the_record_and_is_delivered_once_under_its_key(self, runtime: AgentRuntime) -> None:
+        records: list[Any] = []
+
+        async def source(context: AgentContext) -> None:
+            for text in ("hello", "hello"):
+                records.append(await context.asend("other", text, key="k"))
+            with pytest.raises(AgentNotFoundError):
+                await context.asend("nobody", "x")
+            await context.asend("other", "end")
+
+        other = runtime.launch(echo, id="other")
+        assert runtime.launch(source).wait(TIMEOUT_S).status is AgentStatus.COMPLETED
+        other.wait(TIMEOUT_S)
+
+        assert records[0] == records[1]
+        assert contents(other) == ["ready", "echo hello"]
+
+    @pytest.mark.parametrize(
+        ("call", "instead"),
+        [
+            (lambda context, text: context.emit(text), "aemit"),
+            (lambda context, text: context.put(Draft(text)), "aput"),
+            (lambda context, text: context.send("other", text), "asend"),
+        ],
+        ids=["emit", "put", "send"],
+    )
+    def test_a_refusal_on_a_loop_names_the_call_that_waits(
+        self, runtime: AgentRuntime, caplog: pytest.LogCaptureFixture, call: Any, instead: str
+    ) -> None:
+        refused: list[BackpressureError] = []
+
+        async def source(context: AgentContext) -> None:
+            for number in range(50):
+                try:
+                    call(context, str(number))
+                except BackpressureError as error:
+                    refused.append(error)
+
+        runtime.launch(id="other")
+        assert runtime.launch(source).wait(TIMEOUT_S).status is AgentStatus.COMPLETED
+
+        assert f"await ….{instead}(...)" in str(refused[0])
+        assert str(pickle.loads(pickle.dumps(refused[0]))) == str(refused[0])
+        assert [record.getMessage().count(f"`await context.{instead}(...)`") for record in caplog.records] == [1]
+
+    def test_a_refusal_to_the_host_names_the_call_that_waits(self, store: HeldStore, tmp_path: Path) -> None:
+        async def host(runtime: AgentRuntime) -> None:
+            agent = runtime.launch(id="a")
+            store.hold()
+            futures = [agent.emit("x") for _ in range(4)]
+            with pytest.raises(BackpressureError, match="asend"):
+                agent.send("x")
+            with pytest.raises(BackpressureError, match="aemit"):
+                runtime.emit("a", "x")
+            waiting = asyncio.create_task(runtime.aemit("a", "waits", key="k"))
+            await asyncio.sleep(0)
+            store.release()
+            assert (await waiting).sequence == len(futures) + 1
+
+        with AgentRuntime(store, max_unacknowledged=4) as runtime:
+            asyncio.run(host(runtime))
+
+    @pytest.mark.parametrize("call", ["aemit", "aput", "asend"])
+    @pytest.mark.parametrize("is_held", [True, False], ids=["while the commit is held", "after it"])
+    def test_tasks_that_wait_learn_of_the_end(
+        self, store: HeldStore, runtime: AgentRuntime, call: str, is_held: bool
+    ) -> None:
+        outcomes: list[object] = []
+        is_waiting = threading.Event()
+
+        async def one(context: AgentContext) -> None:
+            try:
+                if call == "aput":
+                    await context.aput(Draft("x"))
+                elif call == "asend":
+                    await context.asend("other", "x")
+                else:
+                    outcomes.append(await context.aemit("x"))
+            except BaseException as error:
+                outcomes.append(type(error))
+
+        async def source(context: AgentContext) -> None:
+            store.hold(has_messages)
+            tasks = [asyncio.create_task(one(context)) for _ in range(20)]
+            await asyncio.sleep(0)
+            is_waiting.set()
+            try:
+                await context.receive()
+            finally:
+                await asyncio.wait(tasks)
+
+        runtime.launch(id="other")
+        agent = runtime.launch(source)
+        assert is_waiting.wait(TIMEOUT_S)
+        store.wait_until_held()
+        wait_until(lambda: runtime._running.credit.has_waiters, "tasks to wait for room")
+        ending = agent.terminate()
+        if is_held:
+            wait_until(lambda: not runtime._running.credit.has_waiters, "the tasks to be woken")
+            wait_until(lambda: outcomes.count(SourceCancelledError) == 16, "the tasks to learn of it")
+        store.release()
+
+        assert ending.get(TIMEOUT_S).status is AgentStatus.TERMINATED
+        wait_until(lambda: runtime.stats().unacknowledged_messages == 0, "every place to be given back")
+        assert {outcome for outcome in outcomes if isinstance(outcome, type)} <= {SourceCancelledError}
+
+    @pytest.mark.parametrize("call", ["emit", "put", "send"])
+    def test_a_thread_that_waits_learns_of_the_end_at_once(
+        self, store: HeldStore, runtime: AgentRuntime, call: str
+    ) -> None:
+        errors: list[BaseException] = []
+
+        def source(context: AgentContext) -> None:
+            store.hold(has_messages)
+            try:
+                for _ in range(20):
+                    if call == "put":
+                        context.put(Draft("x"))
+                    elif call == "send":
+                        context.send("other", "x")
+                    else:
+                        context.emit("x")
+            except BaseException as error:
+                errors.append(error)
+                raise
+
+        runtime.launch(id="other")
+        agent = runtime.launch(source)
+        store.wait_until_held()
+        wait_until(lambda: runtime._running.credit.has_waiters, "the source to wait for room")
+
+        ending = agent.terminate()
+        wait_until(lambda: errors, "the source to learn of the end")
+        store.release()
+
+        assert type(errors[0]) is SourceCancelledError
+        assert ending.get(TIMEOUT_S).status is AgentStatus.TERMINATED
+        wait_until(lambda: runtime.stats().unacknowledged_messages == 0, "every place to be given back")
 
 
 class TestKeys:

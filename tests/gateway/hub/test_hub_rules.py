@@ -171,6 +171,50 @@ class TestSharing:
         assert sum(sizes) > 60 * 4_500
         assert max(sizes) < FRAME_BYTES + 6_000 + ENTRY_BYTES * 16
 
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"content": "\x01" * 500},
+            {"content": '"\\' * 250},
+            {"content": "x", "raw": b"\x1b[1m" * 125},
+            {"content": "x", "raw": b"\xff" * 500},
+            {"content": "x", "metadata": {"m": "\x01" * 500}},
+            {"content": "字" * 160},
+            {"content": "😀" * 125},
+            {"content": "\n" * 250},
+            {"content": ""},
+            {"content": "x", "role": "r" * 128},
+        ],
+        ids=["control", "quotes", "escape codes", "base64", "metadata", "CJK", "emoji", "newlines", "empty", "role"],
+    )
+    @pytest.mark.parametrize("log", ["a", frames.ALL])
+    @pytest.mark.parametrize("is_live", [True, False], ids=["memory", "store"])
+    def test_a_frame_is_bounded_as_it_is_encoded(
+        self, bench: Bench, options: dict[str, Any], log: str, is_live: bool
+    ) -> None:
+        peer = bench.peer(log, raw=True)
+        bench.pump()
+        for _ in range(2):
+            committed = bench.write("a", *[text(**options)] * 300)
+            if is_live:
+                bench.hub.publish(committed)
+        if not is_live:
+            peer = bench.peer(log, raw=True)
+        bench.pump()
+
+        sizes = [len(data) for data in peer.written]
+        items = [item for frame in peer.of_type("messages") for item in frame["items"]]
+        assert len([item for item in items if item["type"] == "assistant"]) == 600
+        assert max(sizes) < FRAME_BYTES + encoding.ESCAPE_BYTES + 6_000
+
+    def test_an_item_that_is_larger_than_a_frame_when_it_is_encoded_is_sent_alone(self, bench: Bench) -> None:
+        bench.write("a", text("x"), text("\x01" * 20_000), text("\x01" * 20_000), text("x"))
+        peer = bench.peer("a")
+
+        bench.pump()
+
+        assert [len(frame["items"]) for frame in peer.of_type("messages")] == [2, 1, 1]
+
 
 def test_what_entries_count_for_is_bytes(bench: Bench) -> None:
     wide = "字" * 1_000
@@ -178,11 +222,11 @@ def test_what_entries_count_for_is_bytes(bench: Bench) -> None:
         "wide", new_agent(prompt=wide, configuration_json=json.dumps({"a": wide}, ensure_ascii=False))
     )
     said = bench.write("wide", text(wide, metadata={"m": wide}), change(INITIALIZING, RUNNING))
-    failed = bench.write("wide", change(RUNNING, FAILED, error_name="Error", error_message=wide, reason=wide))
+    failed = bench.write("wide", change(RUNNING, FAILED, error_name=wide, error_message=wide, reason=wide))
     bench.write("b", change(INITIALIZING, RUNNING))
     ended = bench.write("b", change(RUNNING, COMPLETED, result_json=f'"{wide}"'))
 
-    for committed, texts in ((created, 2), (said, 2), (failed, 2), (ended, 1)):
+    for committed, texts in ((created, 2), (said, 2), (failed, 3), (ended, 1)):
         size = committed_size(committed)
         assert 3_000 * texts <= size - ENTRY_BYTES * len(committed.entries) < 3_000 * texts + 100
         assert size == sum(ENTRY_BYTES + entry_size(entry) for entry in committed.entries)

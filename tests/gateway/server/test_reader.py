@@ -1,8 +1,13 @@
 """Pages that are kept for a moment: only history, not for long, and not too much."""
 
+from typing import Any
+
 import pytest
 
-from commitcast.gateway.hub.log import ENTRY_BYTES, FORMS
+from commitcast.gateway.hub.encoding import next_frame
+from commitcast.gateway.hub.log import ENTRY_BYTES, FORMS, frame_size
+from commitcast.gateway.hub.redaction import Redactor
+from commitcast.gateway.hub.subscription import Subscriber, Subscription
 from commitcast.gateway.server.reader import KEPT_S, PageCache
 from commitcast.persistence.store import AgentPage
 from stores import commit, new_agent, opened, proof, text
@@ -37,7 +42,7 @@ def test_a_page_with_which_the_log_ended_is_not_kept(page: AgentPage) -> None:
 
 
 def test_the_oldest_go_when_there_are_too_many(page: AgentPage) -> None:
-    size = (1 + FORMS) * (ENTRY_BYTES + 1_000)
+    size = ENTRY_BYTES + 1_000
     pages = PageCache(max_bytes=3 * size)
 
     for cursor in range(5):
@@ -45,3 +50,26 @@ def test_the_oldest_go_when_there_are_too_many(page: AgentPage) -> None:
 
     assert [pages.get(("a", cursor, cursor), now=0.0) is not None for cursor in range(5)] == [False] * 2 + [True] * 3
     assert pages.size == 3 * size
+
+
+@pytest.mark.parametrize("content", ["\x01" * 1_000, '"' * 1_000, "y" * 1_000, "字" * 300])
+def test_the_frames_of_a_page_count_as_they_are_encoded(content: str) -> None:
+    with opened(":memory:") as store:
+        proof(commit(store, "a", new_agent("x")))
+        entries: Any = proof(commit(store, "a", text(content))).entries
+    pages = PageCache(max_bytes=2 * FORMS * 1_000)
+    shared = pages.put(KEY, AgentPage(entries, at_end=False, epoch="e"), now=0.0)
+    subscription = Subscription(Subscriber(None), "a", 0, 0, "e")
+
+    frame = next_frame(subscription, entries, 0, Redactor())
+    shared.frames[subscription.frame_key] = frame
+
+    pages.recount(shared, now=0.0)
+
+    assert frame[0] is not None
+    size = frame_size(frame) + shared.entries_size
+    assert size > FORMS * len(frame[0].json) + 1_000
+    is_larger = size > 2 * FORMS * 1_000
+    assert is_larger == (content[0] in '\x01"')
+    assert (pages.get(KEY, now=0.0) is None) == is_larger
+    assert pages.size == (0 if is_larger else size)

@@ -1,5 +1,6 @@
 """One write transaction: numbers without holes, refusals that stay alone, and a proof that says what is there."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -280,3 +281,18 @@ class TestKeys:
 
         assert errors(outcome) == [IdempotencyConflictError]
         assert [record.id for record in store.agents()] == ["a"]
+
+
+class TestAbandonWaiting:
+    def test_what_need_not_wait_goes_on(self, running: Store) -> None:
+        running.abandon_waiting()
+        running.abandon_waiting()
+
+        assert proof(commit(running, "a", text("stored"))).last == 2
+        assert [sequence for sequence, _ in contents(running, "a")] == [1, 2]
+
+    def test_it_may_be_called_at_any_time_and_from_any_thread(self, database: Database) -> None:
+        with database.opened() as store, ThreadPoolExecutor() as threads:
+            threads.submit(store.abandon_waiting).result()
+        store.abandon_waiting()
+        assert database.problems() == []

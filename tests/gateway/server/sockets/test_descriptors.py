@@ -56,18 +56,18 @@ with serving(Path(sys.argv[1]), sys.argv[2], token=None) as server:
 
 STARTER: Final = """
 import os, resource, sys
-from commitcast.gateway.server.sockets import descriptors
+from commitcast.actors.sources.processes import file_limit
 from commitcast.actors.sources.processes.process import Program, start_process
 
 hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65_536)
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-descriptors.raise_soft_limit()
+file_limit.raise_soft_limit()
 held = [os.open(os.devnull, os.O_RDONLY) for _ in range(int(sys.argv[1]))]
-with descriptors.given_limit() as has_it:
+with file_limit.given_limit() as has_it:
     print(has_it)
 process = start_process(Program(["sh", "-c", "read go; ulimit -Sn"], "a", "e"), stdin=True)
 print(process.communicate(b"go")[0].decode().strip())
-print(descriptors.soft_limit() == hard)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard)
 """
 
 
