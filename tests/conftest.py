@@ -14,7 +14,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
+from commitcast.persistence.sqlite.journal import DELETE
 from examples import EVERYTHING
+from modes import MODES, used_mode
 from processes import children
 from waiting import wait_until
 
@@ -33,6 +35,22 @@ os.environ["COMMITCAST_SEED"] = str(SEED)  # for those who run a part of the tes
 
 TESTS_PER_DOT = 25
 _passed = 0
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests of files in both journal modes, except those of what only one of them has."""
+    marked = metafunc.definition.get_closest_marker
+    has_modes = any("journal_mode" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize"))
+    if marked("both_modes") and not marked("delete_mode") and not has_modes:
+        metafunc.parametrize("journal_mode", MODES, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def journal_mode(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The journal mode in which this test's stores and runtimes open files."""
+    mode: str = getattr(request, "param", DELETE)
+    with used_mode(mode):
+        yield mode
 
 
 def pytest_configure() -> None:

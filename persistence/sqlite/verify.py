@@ -86,7 +86,8 @@ def verify(path: str | Path, *, deep: bool = False, progress: Progress = lambda 
     try:
         opening.inspect(target, write=False)
         is_live = is_locked(target)
-        with fork.using(), closing(connections.connect(str(target), read_only=is_live)) as connection:
+        source = opening.source_for_reading(target)
+        with fork.using(), closing(connections.connect(source, read_only=is_live)) as connection:
             connection.pragma("query_only", "on")
             is_taken = (lambda: False) if deep else partial(is_locked, target)
             _Verification(connection, report, progress, is_taken).run(structure=deep or not is_live, is_live=is_live)

@@ -31,6 +31,8 @@ from commitcast.persistence.sqlite import lock, opening
 from commitcast.persistence.sqlite.store import SqliteStore
 from stores import by_hand, commit, contents, new_agent, opened, text
 
+pytestmark = pytest.mark.both_modes
+
 PAGE = 4096
 NOBODY = 65534
 
