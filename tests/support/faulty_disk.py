@@ -39,6 +39,8 @@ class FaultyDisk(apsw.VFS):
         self.name = f"faulty-{secrets.token_hex(4)}"
         self.operations: list[tuple[str, str]] = []
         """What was done, in order: ("write", "journal") and so on."""
+        self.kept: dict[str, bytes] | None = None
+        """By path, what a power cut leaves: each file as it was last synced. None until it is asked for."""
         self._actions: dict[tuple[str, str], tuple[Callable[[], object], int, int]] = {}
         super().__init__(self.name, "")
 
@@ -107,6 +109,8 @@ class _File(apsw.VFSFile):
     def xSync(self, flags: int) -> None:
         self._disk.meet("sync", self._path)
         super().xSync(flags)
+        if self._disk.kept is not None:
+            self._disk.kept[self._path] = self.xRead(self.xFileSize(), 0)
 
 
 @contextmanager
