@@ -91,7 +91,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def _not_drawn(items: list[pytest.Item]) -> set[pytest.Item]:
-    """Return the shapes of tests marked `sampled(n)` that are not among the `n` that the seed draws."""
+    """Return the shapes of tests marked `sampled(n)` that are not among the `n` that the seed draws.
+
+    Below 1, `n` is the probability that one is drawn.
+    """
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("sampled"):
@@ -100,8 +103,10 @@ def _not_drawn(items: list[pytest.Item]) -> set[pytest.Item]:
     for name, shapes in families.items():
         marker = shapes[0].get_closest_marker("sampled")
         assert marker is not None
-        random.Random(f"{SEED} {name}").shuffle(shapes)
-        left_out.update(shapes[marker.args[0] if marker.args else len(shapes) :])
+        draw = random.Random(f"{SEED} {name}")
+        draw.shuffle(shapes)
+        count = marker.args[0] if marker.args else len(shapes)
+        left_out.update(shapes[count if count >= 1 else int(draw.random() < count) :])
     return left_out
 
 

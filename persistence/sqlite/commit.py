@@ -101,7 +101,7 @@ class Committer:
 
     def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         """Write everything in one transaction and return once it is on disk. See `Store.commit`."""
-        if len(self._reserved) < RESERVED_DESCRIPTORS:
+        if self._log is None and len(self._reserved) < RESERVED_DESCRIPTORS:  # a log is open already
             self._reserve_descriptors()
         while True:
             try:

@@ -17,7 +17,7 @@ from commitcast.persistence.errors import StoreBusyError
 logger: Final = logging.getLogger(__name__)
 
 CHECKPOINT_FRAMES: Final = 1_000
-"""Pages in the log after which it is copied: 4 MiB, which takes about five milliseconds. SQLite's own default."""
+"""Pages in the log after which it is copied: 4 MiB, which takes one to five milliseconds. SQLite's own default."""
 KEPT_BYTES: Final = 8 * 1024 * 1024
 """To which the log file is cut when it begins again after a large transaction."""
 MAX_BYTES: Final = 256 * 1024 * 1024
@@ -50,7 +50,7 @@ class Log:
         """Whether the writer is copying it: then it waits for no other program's lock."""
         writer.pragma("journal_size_limit", KEPT_BYTES)
         writer.set_wal_hook(self._note_commit)  # in place of SQLite's own checkpoints, which run inside COMMIT
-        with contextlib.suppress(apsw.BusyError):  # a reader in another process: it is copied later
+        with contextlib.suppress(apsw.BusyError, apsw.FullError):  # a reader in another process: it is copied later
             writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     @property

@@ -186,6 +186,23 @@ class TestPowerCut:
 
 
 class TestCheckpoint:
+    def test_a_full_disk_at_the_start_leaves_the_log_for_later(self, path: Path, short: None) -> None:
+        def die() -> None:
+            store = SqliteStore(path, journal_mode=WAL)
+            store.open()
+            commit(store, "a", new_agent("first"))
+            os._exit(0)
+
+        in_another_process(die)
+        with faulty_disk() as disk:
+            disk.arm(Fault.DISK_FULL, DATABASE, times=EVER)
+            with opened(path, journal_mode=WAL, vfs=disk.name) as store:
+                assert contents(store, "a") == [(1, "first")]
+                assert proof(commit(store, "a", text("second"))).last == 2
+                disk.disarm()
+                fill(store, 30)
+            assert len(found(path)) == 32
+
     def test_a_full_disk_keeps_commits_waiting_and_loses_nothing(self, path: Path, short: None) -> None:
         with faulty_disk() as disk:
             with opened(path, journal_mode=WAL, vfs=disk.name) as store:
@@ -299,6 +316,21 @@ class TestOthers:
                 other.execute("UPDATE positions SET last = 2")
             with pytest.raises(StoreUnknownError, match="has changed"):
                 commit(store, "a", text("third"))
+
+    def test_commands_read_it_while_it_is_written(self, path: Path) -> None:
+        with opened(path, journal_mode=WAL) as store:
+            commit(store, "a", new_agent("first"))
+            for command in (["messages", "a"], ["agents"], ["verify", "--deep"]):
+                done = subprocess.run(
+                    [sys.executable, "-m", "commitcast", *command, "--db", str(path)], capture_output=True, text=True
+                )
+                assert done.returncode == 0, done.stderr
+                assert commit(store, "a", text("next")).refused is False
+
+            with opened(path, read_only=True) as reader:
+                assert len(contents(reader, "a")) == 4
+            assert store.verify(deep=True).is_sound
+            assert len(contents(store, "a")) == 4
 
     def test_a_copy_that_another_program_makes_with_sqlite_is_whole(self, path: Path) -> None:
         copy = path.with_name("copy.db")

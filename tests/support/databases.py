@@ -118,9 +118,10 @@ class SqliteInMemory:
         return []
 
 
+WITH_LOG: Final = "sqlite with a log"
 DATABASES: Final[dict[str, type[Database]]] = {
     "sqlite": SqliteFile,
-    "sqlite with a log": SqliteFileInWal,
+    WITH_LOG: SqliteFileInWal,
     "sqlite in memory": SqliteInMemory,
 }
 DURABLE: Final = {name: kind for name, kind in DATABASES.items() if kind.is_durable}

@@ -10,14 +10,17 @@ from commitcast.actors import AgentRuntime
 from commitcast.persistence.sqlite.journal import DELETE, WAL
 from commitcast.persistence.sqlite.store import SqliteStore
 
+DRAWN: Final = [pytest.mark.sampled(1 / 3)]
+"""Of what runs in WAL mode: CI runs all of it, the ordinary suite one shape of every third test."""
+
 
 def in_mode(mode: str, *values: object) -> Any:
     """The shape of a test in one journal mode, for `parametrize(("journal_mode", ...), indirect=["journal_mode"])`."""
-    return pytest.param(mode, *values, marks=[pytest.mark.sampled] if mode == WAL else [])
+    return pytest.param(mode, *values, marks=DRAWN if mode == WAL else [])
 
 
 MODES: Final = (in_mode(DELETE), in_mode(WAL))
-"""Of each test marked `both_modes`; CI runs all shapes in both, the ordinary suite one shape in WAL mode."""
+"""Of each test marked `both_modes`."""
 
 
 @contextmanager
