@@ -69,6 +69,7 @@ def connect(
         if create and connection.pragma("page_count") == 0:
             connection.pragma("auto_vacuum", 2)  # takes effect only before the first table; `migrate` reads it back
     except BaseException:  # Ctrl-C too: no connection stays open
+        journal.leave_log(connection)
         connection.close()
         raise
     return connection

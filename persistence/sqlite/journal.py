@@ -50,6 +50,11 @@ def log_size(path: Path) -> int:
         return 0
 
 
+def leave_log(connection: apsw.Connection) -> None:
+    """Let a connection, when it is closed, neither write a log into the file nor remove it."""
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+
 def set_setting(connection: apsw.Connection, name: str, pragma: str, value: str, wanted: object) -> None:
     """Set a pragma and read it back. Raises `StoreSettingError` if it did not take."""
     connection.pragma(pragma, value)

@@ -13,6 +13,7 @@ from typing import Final
 import apsw
 
 from commitcast.persistence.errors import StoreBusyError
+from commitcast.persistence.sqlite import journal
 
 logger: Final = logging.getLogger(__name__)
 
@@ -110,4 +111,4 @@ class Log:
                 return
             except apsw.Error as error:
                 logger.warning(_NOT_COPIED, self._path, error)
-        self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        journal.leave_log(self._writer)

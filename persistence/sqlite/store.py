@@ -184,7 +184,9 @@ class SqliteStore(SqliteReader):
                 is_sound = self._pool.refusal is None
                 self._pool.close()
                 if self._writer is not None:
-                    if self._log is not None:
+                    if self._log is None:  # DELETE mode, or a file that was refused
+                        journal.leave_log(self._writer)
+                    else:
                         self._log.close(is_sound=is_sound)
                     self._writer.close()
             finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from commitcast.persistence.errors import InvalidValueError, StoreLockedError, StorePathError
+from commitcast.persistence.errors import InvalidValueError, StoreCorruptError, StoreLockedError, StorePathError
 from commitcast.persistence.sqlite import journal
 from commitcast.persistence.sqlite.journal import DELETE, WAL, index_of, log_of
 from commitcast.persistence.sqlite.store import SqliteStore
@@ -102,6 +102,22 @@ class TestSwitching:
         assert verify(path).messages == 2
         with opened(path, read_only=True) as store:
             assert contents(store, "a") == [(1, "first"), (2, "second")]
+
+    def test_a_log_that_a_crash_left_is_neither_changed_by_a_verification_nor_by_a_refused_start(
+        self, path: Path
+    ) -> None:
+        leave_a_log(path)
+        before = log_of(path).read_bytes()
+
+        assert verify(path).is_sound
+        assert log_of(path).read_bytes() == before
+
+        content = path.read_bytes()
+        path.write_bytes(content[:100] + b"\xff" * 8 + content[108:])
+        for mode in (DELETE, WAL):
+            with pytest.raises(StoreCorruptError, match="it is damaged"):
+                SqliteStore(path, journal_mode=mode).open()
+        assert log_of(path).read_bytes() == before
 
     def test_it_is_refused_while_another_connection_reads_and_nothing_changes(
         self, other: Path, mode: str, monkeypatch: pytest.MonkeyPatch
