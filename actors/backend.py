@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import Committed
+from commitcast.persistence.sqlite.journal import DELETE, checked_mode
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import Reader, Report, Store
 from commitcast.persistence.writes import AgentWrites, Outcome
@@ -28,16 +29,18 @@ Notify = Callable[[str, str, str, bool], object]
 """Takes agent, error code, message and whether to retry, of what could not be done. Returns at once; any thread."""
 
 
-def store_of(database: str | os.PathLike[str] | Store) -> Store:
+def store_of(database: str | os.PathLike[str] | Store, journal_mode: str = DELETE) -> Store:
     """Return a store of one's own as it is, and a SQLite store, which is not open yet, for a path.
 
     Raises:
-        InvalidValueError: it is neither.
+        InvalidValueError: it is neither, or the journal mode is not one.
     """
     if isinstance(database, (str, os.PathLike)):
-        return SqliteStore(database)
+        return SqliteStore(database, journal_mode=journal_mode)
     if isinstance(database, type) or not callable(getattr(database, "commit", None)):
         raise InvalidValueError(f"a database is given as a path or as a Store, not as {database!r:.80}")
+    if checked_mode(journal_mode) not in (DELETE, getattr(database, "journal_mode", None)):
+        raise InvalidValueError("journal_mode goes with the path of a file: give it to the SqliteStore instead")
     return database
 
 

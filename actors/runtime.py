@@ -33,6 +33,7 @@ from commitcast.gateway.protocol.errors import ListenError
 from commitcast.persistence import fork
 from commitcast.persistence.deprecation import renamed_argument, renamed_attribute
 from commitcast.persistence.errors import ForkedRuntimeError
+from commitcast.persistence.sqlite.journal import DELETE
 from commitcast.persistence.store import Reader, Report, Store
 
 if TYPE_CHECKING:  # a runtime without subscribers loads none of it
@@ -60,6 +61,7 @@ class AgentRuntime(AgentApi):
         self,
         database: str | os.PathLike[str] | Store,
         *,
+        journal_mode: str = DELETE,
         listen: str | None = None,
         gateway: pykka.ActorRef[Any] | HasRef | None = None,
         token: "str | Verifier | None" = None,
@@ -84,6 +86,7 @@ class AgentRuntime(AgentApi):
         Args:
             database: path of the SQLite file, created if missing; `:memory:` for one that ends with the runtime; or
                 a store of your own.
+            journal_mode: of the SQLite file: `delete`, or `wal` for a write-ahead log, where a commit takes one sync.
             listen: `HOST:PORT` to serve WebSocket subscribers on; port 0 takes a free one. `asgi` serves through an app
                 that is mounted in another (see `gateway.asgi`). None serves no subscribers.
             gateway: the ref of an actor that gets every `Committed` and `Notice` in place of the gateway, or a
@@ -108,10 +111,11 @@ class AgentRuntime(AgentApi):
 
         Raises:
             ListenError: `listen` is not an address, or needs a token.
-            InvalidValueError: `database` is not a store, `gateway` is not a ref, or a name in `redact` cannot match.
+            InvalidValueError: `database` is not a store, `journal_mode` is neither, `gateway` is not a ref, or a name
+                in `redact` cannot match.
             GatewayStoppedError: its actor is not alive.
         """
-        store = store_of(database)
+        store = store_of(database, journal_mode)
         server = None
         if listen is not None:
             from commitcast.gateway.server.access.auth import StaticTokens

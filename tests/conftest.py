@@ -15,7 +15,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
+from commitcast.persistence.sqlite.journal import DELETE
 from examples import EVERYTHING
+from modes import MODES, used_mode
 from processes import children
 from waiting import wait_until
 
@@ -43,6 +45,22 @@ TOGETHER = {
 """Files whose tests share something that takes long to start or to make."""
 TESTS_PER_DOT = 25
 _passed = 0
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests of files in both journal modes, except those of what only one of them has."""
+    marked = metafunc.definition.get_closest_marker
+    has_modes = any("journal_mode" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize"))
+    if marked("both_modes") and not marked("delete_mode") and not has_modes:
+        metafunc.parametrize("journal_mode", MODES, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def journal_mode(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The journal mode in which this test's stores and runtimes open files."""
+    mode: str = getattr(request, "param", DELETE)
+    with used_mode(mode):
+        yield mode
 
 
 def pytest_configure() -> None:
@@ -87,7 +105,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def _not_drawn(items: list[pytest.Item]) -> set[pytest.Item]:
-    """Return the shapes of tests marked `sampled(n)` that are not among the `n` that the seed draws."""
+    """Return the shapes of tests marked `sampled(n)` that are not among the `n` that the seed draws.
+
+    Below 1, `n` is the probability that one is drawn.
+    """
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("sampled"):
@@ -96,8 +117,10 @@ def _not_drawn(items: list[pytest.Item]) -> set[pytest.Item]:
     for name, shapes in families.items():
         marker = shapes[0].get_closest_marker("sampled")
         assert marker is not None
-        random.Random(f"{SEED} {name}").shuffle(shapes)
-        left_out.update(shapes[marker.args[0] if marker.args else len(shapes) :])
+        draw = random.Random(f"{SEED} {name}")
+        draw.shuffle(shapes)
+        count = marker.args[0] if marker.args else len(shapes)
+        left_out.update(shapes[count if count >= 1 else int(draw.random() < count) :])
     return left_out
 
 

@@ -24,6 +24,13 @@ def in_folder(db: Path | None) -> Path | None:
 Database = Annotated[
     Path, typer.Option("--db", help="Database file.", show_default=str(DEFAULT_DATABASE), callback=in_folder)
 ]
+JournalMode = Annotated[
+    str,
+    typer.Option(
+        metavar="MODE",
+        help="`delete`, or `wal` for a write-ahead log: faster commits, and two more files beside the database.",
+    ),
+]
 All = Annotated[
     bool,
     typer.Option(

@@ -24,6 +24,7 @@ from commitcast.actors.sources.parsers import PARSERS
 from commitcast.gateway.server.access.auth import StaticTokens
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentRecord, AgentStatus
+from commitcast.persistence.sqlite.journal import DELETE
 
 TERMINATE_S: Final = 8.0
 """How long the end of the agent after a signal may take to be stored: longer than its program has to end."""
@@ -36,6 +37,7 @@ def run(
         list[str] | None, typer.Argument(help="The program and its arguments, after `--`.", show_default=False)
     ] = None,
     db: options.Database = options.DEFAULT_DATABASE,
+    journal_mode: options.JournalMode = DELETE,
     id: Annotated[str | None, typer.Option(help="The agent's id. Without it: a new UUID.")] = None,
     type: Annotated[
         str | None,
@@ -89,7 +91,7 @@ def run(
     address = None if listen == "off" else listening.address(listen, tokens)
     listening.raise_file_limit(listens=address is not None)
     printer = Printer(as_json=json, all=all)
-    runtime = AgentRuntime(db, listen=address, token=tokens, catch_up_s=CATCH_UP_S)
+    runtime = AgentRuntime(db, journal_mode=journal_mode, listen=address, token=tokens, catch_up_s=CATCH_UP_S)
     agents: list[AgentHandle] = []
     launched = threading.Lock()
 

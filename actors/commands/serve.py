@@ -18,10 +18,12 @@ from commitcast.gateway.server.access.origins import parse_address
 from commitcast.gateway.server.errors import MissingExtraError
 from commitcast.gateway.server.options import ASGI
 from commitcast.gateway.tls import server_context
+from commitcast.persistence.sqlite.journal import DELETE
 
 
 def serve(
     db: options.Database = options.DEFAULT_DATABASE,
+    journal_mode: options.JournalMode = DELETE,
     listen: Annotated[
         str, typer.Option(help="HOST:PORT for subscribers. Port 0 selects a free port.")
     ] = "127.0.0.1:8765",
@@ -80,6 +82,7 @@ def serve(
     tls = None if certificate is None else server_context(certificate, key)
     runtime = AgentRuntime(
         db,
+        journal_mode=journal_mode,
         listen=ASGI if asgi else listen,
         token=verifier,
         templates=None if templates is None else load_templates(templates),

@@ -72,6 +72,7 @@ def back_up(
             finally:
                 with between_commits():
                     backup.close()
+            copy.pragma("journal_mode", "delete")  # a copy of a file in WAL mode is one file that can be read anywhere
         _sync(partial)
         try:
             os.link(partial, target)  # unlike a rename, it replaces nothing

@@ -19,6 +19,7 @@ from commitcast.persistence.errors import StoreUnavailableError, StoreUnknownErr
 from commitcast.persistence.sqlite import commit_errors, epochs
 from commitcast.persistence.sqlite.batch import AgentPlan, Batch
 from commitcast.persistence.sqlite.folder import Folder
+from commitcast.persistence.sqlite.log import Log
 from commitcast.persistence.sqlite.pool import ReaderPool
 from commitcast.persistence.sqlite.watch import FileWatch
 from commitcast.persistence.writes import AgentWrites, Outcome
@@ -42,6 +43,7 @@ class Committer:
         pool: ReaderPool,
         path: Path,
         folder: Folder | None,
+        log: Log | None,
         is_closing: Callable[[], bool],
     ) -> None:
         """Begin a run of a database that was opened and migrated.
@@ -51,6 +53,7 @@ class Committer:
             pool: its readers, which a commit excludes.
             path: of the file.
             folder: of the file; None for a database in memory.
+            log: of a file in WAL mode; None in DELETE mode and in memory.
             is_closing: whether to give up waiting for other programs.
 
         Raises:
@@ -65,6 +68,7 @@ class Committer:
         self._pool = pool
         self._path = path
         self._folder = folder
+        self._log = log
         self._is_closing = is_closing
         self._reserved: list[int] = []
         self._has_run = False
@@ -74,7 +78,7 @@ class Committer:
             if folder.failure is not None:
                 raise folder.failure
         self._batch = Batch(writer)
-        self._watch = None if folder is None else FileWatch(path, writer, pool)
+        self._watch = None if folder is None else FileWatch(path, writer, pool, log)
 
     def _begin_run(self) -> None:
         """Begin a run; without room for it, begin it with the first commit.
@@ -97,7 +101,7 @@ class Committer:
 
     def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         """Write everything in one transaction and return once it is on disk. See `Store.commit`."""
-        if len(self._reserved) < RESERVED_DESCRIPTORS:
+        if self._log is None and len(self._reserved) < RESERVED_DESCRIPTORS:  # a log is open already
             self._reserve_descriptors()
         while True:
             try:
@@ -124,11 +128,13 @@ class Committer:
     def _transaction(self, work: Sequence[AgentWrites]) -> list[Outcome]:
         writing = self._pool.gate.writing
         in_memory = self._folder is None
+        if self._log is not None and self._log.is_due:
+            self._checkpoint(self._log)
         # In memory readers and an open transaction exclude each other, so the gate is held for all of it.
         with writing() if in_memory else nullcontext():
             try:
                 plans = self._begin_and_write(work)
-                with nullcontext() if in_memory else writing():
+                with writing() if self._commit_excludes_readers() else nullcontext():
                     self._end()
             except StoreUnknownError:  # the file is not touched any more; closing the connection rolls back
                 raise
@@ -146,6 +152,34 @@ class Committer:
         self._has_run = True
         self.waits_for = None
         return self._batch.outcomes(plans, time.monotonic_ns())
+
+    def _commit_excludes_readers(self) -> bool:
+        """Whether readers must be out of the file during COMMIT.
+
+        In WAL mode they keep to the snapshot that they have, and see a commit once it is synced. There they are kept
+        out only of the first, which creates the log: SQLite does not learn whether the sync of the folder failed.
+        """
+        if self._log is None:
+            return self._folder is not None  # in memory they are out already
+        return not self._has_run
+
+    def _checkpoint(self, log: Log) -> None:
+        """Copy the log into the file. What it holds was acknowledged, and is durable whether or not this succeeds."""
+        assert self._watch is not None
+        with self._pool.gate.writing():
+            self._watch.before_checkpoint()
+            try:
+                log.checkpoint()
+            except (apsw.Error, MemoryError) as error:
+                refusal = commit_errors.explain(error, self._writer.system_errno, self._path)
+                if isinstance(refusal, StoreUnavailableError):
+                    raise refusal from error
+                raise self._unknown(
+                    f"the log of {self._path} could not be copied into it ({error}): check the disk, and restart the"
+                    " runtime; everything that was acknowledged is in the log"
+                ) from error
+            finally:
+                self._watch.after_checkpoint()
 
     def _begin_and_write(self, work: Sequence[AgentWrites]) -> list[AgentPlan]:
         while True:

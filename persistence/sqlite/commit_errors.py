@@ -45,8 +45,9 @@ def explain(error: BaseException, code: int, path: Path) -> NotStoredError:
 def was_rolled_back(error: BaseException, writer: apsw.Connection) -> bool:
     """Whether a COMMIT that failed has certainly stored nothing.
 
-    That holds when there was no space for a write: it comes before any sync or the unlink of the journal, and SQLite
-    has rolled the transaction back, or it is still whole.
+    That holds when there was no space for a write: it comes before any sync of the pages or the unlink of the journal,
+    and of a log the last page, which completes a transaction, is missing. SQLite has rolled the transaction back, or it
+    is still whole.
     """
     if isinstance(error, apsw.FullError):
         return True

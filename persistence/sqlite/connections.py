@@ -6,15 +6,15 @@ Must never hand out a connection on which a setting did not take. Any thread.
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import apsw
 
 from commitcast.persistence import fork
-from commitcast.persistence.errors import StoreReadTimeoutError, StoreSettingError
+from commitcast.persistence.errors import StoreReadTimeoutError
 from commitcast.persistence.read_timeout import remaining_s
+from commitcast.persistence.sqlite import journal
 
-JOURNAL_MODE: Final = "delete"
 BUSY_TIMEOUT_S: Final = 5.0
 """How long SQLite waits for another program that has the file before it says BUSY."""
 BUSY_POLL_S: Final = 0.001
@@ -27,6 +27,7 @@ def connect(
     *,
     create: bool = False,
     read_only: bool = False,
+    mode: str | None = None,
     vfs: str | None = None,
     give_up: Callable[[], bool] = lambda: False,
     busy_timeout_s: float | None = BUSY_TIMEOUT_S,
@@ -35,8 +36,9 @@ def connect(
 
     Args:
         source: a path, or a URI of a database in memory.
-        create: whether it is the writer's: it makes the file and decides on the journal mode.
+        create: whether it is the writer's: it makes the file.
         read_only: whether the file cannot be written.
+        mode: the journal mode that the file must be in; None: any, and the writer sets it later.
         vfs: name of a registered SQLite VFS.
         give_up: asked while another program's lock is waited for; True ends the waiting.
         busy_timeout_s: seconds after which that waiting ends by itself; None: never.
@@ -52,21 +54,22 @@ def connect(
     connection = apsw.Connection(source, flags=flags, vfs=vfs)
     try:
         connection.set_busy_handler(_BusyHandler(give_up, busy_timeout_s))
-        in_memory = "vfs=memdb" in source
-        mode = "memory" if in_memory else JOURNAL_MODE
-        if create:  # a reader must not set it: that would take the writer's lock
-            _set(connection, source, "journal_mode", mode, mode)
+        if create and "vfs=memdb" in source:
+            journal.set_setting(connection, source, "journal_mode", "memory", "memory")
+        if mode == journal.WAL:  # a reader must not set it: that would take the writer's lock
+            journal.check_setting(connection, source, "journal_mode", mode, mode)
         for pragma, value, wanted in (
-            ("synchronous", "extra", 3),
+            ("synchronous", *journal.SYNCHRONOUS[mode or journal.DELETE]),
             ("foreign_keys", "on", 1),
             # Pages reach the file only inside COMMIT, so page reads exclude nothing else of a transaction.
             ("cache_spill", "off", 0),
             ("temp_store", "memory", 2),
         ):
-            _set(connection, source, pragma, value, wanted)
+            journal.set_setting(connection, source, pragma, value, wanted)
         if create and connection.pragma("page_count") == 0:
             connection.pragma("auto_vacuum", 2)  # takes effect only before the first table; `migrate` reads it back
     except BaseException:  # Ctrl-C too: no connection stays open
+        journal.leave_log(connection)
         connection.close()
         raise
     return connection
@@ -91,12 +94,3 @@ class _BusyHandler:
             return False
         time.sleep(BUSY_POLL_S)
         return True
-
-
-def _set(connection: apsw.Connection, source: str, pragma: str, value: str, wanted: Any) -> None:
-    connection.pragma(pragma, value)
-    actual = connection.pragma(pragma)
-    if actual != wanted:
-        raise StoreSettingError(
-            source, f"PRAGMA {pragma} is {actual!r} after it was set to {value!r}, so durability cannot be promised"
-        )

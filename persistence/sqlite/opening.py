@@ -12,6 +12,7 @@ import stat
 from importlib import resources
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import apsw
 
@@ -25,6 +26,7 @@ from commitcast.persistence.errors import (
     StoreReadOnlyError,
     StoreSettingError,
 )
+from commitcast.persistence.sqlite import journal
 
 APPLICATION_ID: Final = 0x434D5443  # "CMTC"
 SCHEMA_VERSION: Final = 2
@@ -33,13 +35,11 @@ CHECK_WHOLE_FILE_BYTES: Final = 64 * 1024 * 1024
 MEMORY: Final = ":memory:"
 """In place of a path: the database is kept in memory."""
 MAX_NAME_BYTES: Final = 255 - len("-journal")
-"""NAME_MAX of Linux's file systems, less what SQLite appends."""
+"""NAME_MAX of Linux's file systems, less the longest suffix that SQLite appends (others: `-wal`, `-shm`)."""
 KEPT_NAME_BYTES: Final = 200
 """Bytes of a file's name that a longer name, which is made of it, keeps; the journal of that is longer still."""
 _MAGIC: Final = b"SQLite format 3\x00"
 _JOURNAL_MAGIC: Final = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
-_WITH_LOG: Final = 2
-"""The file format of a database whose tables may be in a write-ahead log beside it."""
 
 
 def check_name(path: Path) -> None:
@@ -105,7 +105,17 @@ def inspect(path: Path, *, write: bool) -> None:
         raise StoreReadOnlyError(name, "the file is read-only: change its mode, or use another file")
     if not os.access(path, os.R_OK):
         raise StoreReadOnlyError(name, "it cannot be read (Permission denied): change its mode, or use another file")
+    if write:
+        _check_beside(path)
+    log_size = journal.log_size(path)  # before the header: a runtime may be switching the journal mode right now
     header = _head_of(path, 100)
+    is_wal = journal.is_wal(header)
+    if log_size and not is_wal and journal.log_size(path):
+        raise StorePathError(
+            name,
+            f"a log of another database lies beside it ({journal.log_of(path).name}), which SQLite would write into it:"
+            " move that file away, or put the database back to which it belongs",
+        )
     is_blank = not header.strip(b"\0") and (not header or _is_half_created(path))
     if is_blank and write:
         return  # a new file, or one whose creation was cut off before anything was committed
@@ -116,7 +126,7 @@ def inspect(path: Path, *, write: bool) -> None:
         for start, end in ((16, 18), (24, 28), (28, 32), (60, 64), (92, 96))
     )
     application_id = int.from_bytes(header[68:72], "big")
-    is_blank = is_blank or not (application_id or user_version or pages != 1 or header[18] == _WITH_LOG)
+    is_blank = is_blank or not (application_id or user_version or pages != 1 or is_wal)
     if application_id != APPLICATION_ID and not is_blank:
         raise NotADatabaseError(name, "it is another program's database: use another path")
     if user_version == 0 and not write:
@@ -127,10 +137,21 @@ def inspect(path: Path, *, write: bool) -> None:
             f"its schema has version {user_version}, but this program supports {SCHEMA_VERSION}: upgrade commitcast",
         )
     length = pages * (65_536 if page_size == 1 else page_size)
-    # The journal is looked for before the size: a runtime may be finishing a commit right now.
-    is_at_rest = valid_for == change_counter and not _journal(path).exists()
+    # Journal and log are looked for before the size: a runtime may be finishing a commit right now.
+    is_at_rest = valid_for == change_counter and not _journal(path).exists() and not journal.log_size(path)
     if is_at_rest and (size := path.stat().st_size) < length:
         raise StoreCorruptError(name, f"it is truncated ({size:,} of {length:,} bytes): restore a backup")
+
+
+def _check_beside(path: Path) -> None:
+    """Check that a log and its index are not links: they would be those of two databases."""
+    for beside in (journal.log_of(path), journal.index_of(path)):
+        try:
+            status = beside.lstat()
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise StorePathError(str(path), f"{beside} is not a regular file, or has hard links: remove it")
 
 
 def _head_of(path: Path, count: int) -> bytes:
@@ -144,6 +165,16 @@ def _head_of(path: Path, count: int) -> bytes:
         return file.xRead(count, 0)
     finally:
         file.xClose()
+
+
+def source_for_reading(path: Path) -> str:
+    """Return what a reader opens: the path, or a URI if the file is in WAL mode where no index can be made.
+
+    SQLite needs the index also to read. On read-only media a file without a log has no writer and is read as it is.
+    """
+    if os.access(path.parent, os.W_OK) or journal.log_size(path) or not journal.is_wal(_head_of(path, 100)):
+        return str(path)
+    return f"file:{quote(str(path))}?immutable=1"
 
 
 def _journal(path: Path) -> Path:

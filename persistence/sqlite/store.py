@@ -25,11 +25,12 @@ from commitcast.persistence.errors import (
     StoreOpenError,
     StorePathError,
 )
-from commitcast.persistence.sqlite import connections, opening
+from commitcast.persistence.sqlite import connections, journal, opening
 from commitcast.persistence.sqlite.backup import back_up, target_of
 from commitcast.persistence.sqlite.commit import Committer
 from commitcast.persistence.sqlite.folder import Folder
 from commitcast.persistence.sqlite.lock import FileLock, refuse_if_locked
+from commitcast.persistence.sqlite.log import Log
 from commitcast.persistence.sqlite.pool import ReaderPool
 from commitcast.persistence.sqlite.reader import SqliteReader
 from commitcast.persistence.sqlite.verify import verify
@@ -40,25 +41,39 @@ logger: Final = logging.getLogger(__name__)
 
 
 class SqliteStore(SqliteReader):
-    """Agents and messages in one SQLite file in DELETE mode."""
+    """Agents and messages in one SQLite file."""
 
-    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, vfs: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        journal_mode: str = journal.DELETE,
+        vfs: str | None = None,
+    ) -> None:
         """Make a store; nothing is opened yet.
 
         Args:
             path: of the file, created with mode 0600 if missing; `:memory:` for one that ends with the process.
             read_only: open an existing file for reading, without the lock, even while a runtime has it open.
+            journal_mode: `delete`, or `wal` for a write-ahead log, where a commit takes one sync. A file that is in the
+                other mode is switched when it is opened for writing; in memory there is no journal.
             vfs: name of a registered SQLite VFS, for fault tests.
+
+        Raises:
+            InvalidValueError: `journal_mode` is neither.
         """
         super().__init__(ReaderPool(self._connect_reader))
         self._in_memory = str(path) == opening.MEMORY
         self._path = Path(path).absolute()
         self._read_only = read_only
+        self._journal_mode = journal.checked_mode(journal_mode)
         self._vfs = vfs
         self._source = f"file:/commitcast-{secrets.token_hex(8)}?vfs=memdb" if self._in_memory else str(self._path)
         self._lock: FileLock | None = None
         self._folder: Folder | None = None
         self._writer: apsw.Connection | None = None
+        self._log: Log | None = None
         self._committer: Committer | None = None
         self._committing = threading.Lock()
         self._closing = threading.Event()
@@ -68,6 +83,11 @@ class SqliteStore(SqliteReader):
     def name(self) -> str:
         """Display name for logs and errors: the path of the file."""
         return opening.MEMORY if self._in_memory else str(self._path)
+
+    @property
+    def journal_mode(self) -> str:
+        """The journal mode of the file: `delete` or `wal`."""
+        return self._journal_mode
 
     @property
     def waits_for(self) -> str | None:
@@ -111,9 +131,12 @@ class SqliteStore(SqliteReader):
         if not self._in_memory:
             writer.pragma("user_version")  # the first read rolls a hot journal back
             opening.check_pages(writer, self._path)
-        opening.migrate(writer, self.name)
+        opening.migrate(writer, self.name)  # before a switch: a header in the file that is ours lets it be recognized
+        if not self._in_memory:
+            journal.switch(writer, self.name, self._journal_mode)
+            self._log = Log(self._path, writer) if self._journal_mode == journal.WAL else None
         path = Path(opening.MEMORY) if self._in_memory else self._path
-        self._committer = Committer(writer, self._pool, path, self._folder, self._closing.is_set)
+        self._committer = Committer(writer, self._pool, path, self._folder, self._log, self._closing.is_set)
         if not self._in_memory:
             self._pool.open()
 
@@ -140,24 +163,35 @@ class SqliteStore(SqliteReader):
     def _connect_reader(self) -> apsw.Connection:
         read_only = self._read_only and not os.access(self._path, os.W_OK)
         timeout_s = connections.BUSY_TIMEOUT_S if self._read_only else None  # a runtime waits, a command says why
-        connection = self._connect(read_only=read_only, busy_timeout_s=timeout_s)
+        mode = None if self._read_only or self._in_memory else self._journal_mode
+        connection = self._connect(read_only=read_only, mode=mode, busy_timeout_s=timeout_s)
         connection.pragma("query_only", "on")
         return connection
 
     def _connect(self, **options: Any) -> apsw.Connection:
-        return connections.connect(self._source, vfs=self._vfs, give_up=self._closing.is_set, **options)
+        source = opening.source_for_reading(self._path) if self._read_only else self._source
+        return connections.connect(source, vfs=self._vfs, give_up=self._gives_up, **options)
+
+    def _gives_up(self) -> bool:
+        """Whether a connection stops waiting for the lock of another program."""
+        return self._closing.is_set() or (self._log is not None and self._log.is_in_checkpoint)
 
     def close(self) -> None:
         """Close every connection and release the lock. Idempotent. Waits for a commit under way."""
         self._closing.set()
         with self._committing:
             try:
+                is_sound = self._pool.refusal is None
                 self._pool.close()
                 if self._writer is not None:
+                    if self._log is None:  # DELETE mode, or a file that was refused
+                        journal.leave_log(self._writer)
+                    else:
+                        self._log.close(is_sound=is_sound)
                     self._writer.close()
             finally:
                 fork.forget(self)
-                self._writer = None
+                self._writer = self._log = None
                 committer, self._committer = self._committer, None
                 for resource in (self._folder, self._lock, committer):  # the last takes longest: the end of its inotify
                     if resource is not None:
@@ -178,7 +212,7 @@ class SqliteStore(SqliteReader):
     def _drop_in_child(self) -> None:
         """Refuse every call in a child. Its connections stay open: closing them would roll back the parent's."""
         self._was_forked = True
-        self._writer = self._committer = self._lock = None
+        self._writer = self._committer = self._lock = self._log = None
         self._committing = threading.Lock()
         self._pool = ReaderPool(self._connect_reader)
         self._pool.refuse(ForkedRuntimeError())

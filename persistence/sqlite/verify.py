@@ -18,7 +18,7 @@ import apsw
 from commitcast.persistence import fork
 from commitcast.persistence.errors import StoreOpenError
 from commitcast.persistence.records import AgentStatus
-from commitcast.persistence.sqlite import connections, opening
+from commitcast.persistence.sqlite import connections, journal, opening
 from commitcast.persistence.sqlite.lock import is_locked
 from commitcast.persistence.sqlite.rows import CHECKED_COLUMNS, Row, checked_message
 from commitcast.persistence.store import Progress, Report
@@ -86,8 +86,11 @@ def verify(path: str | Path, *, deep: bool = False, progress: Progress = lambda 
     try:
         opening.inspect(target, write=False)
         is_live = is_locked(target)
-        with fork.using(), closing(connections.connect(str(target), read_only=is_live)) as connection:
+        source = opening.source_for_reading(target)
+        with fork.using(), closing(connections.connect(source, read_only=is_live)) as connection:
             connection.pragma("query_only", "on")
+            if not is_live and journal.log_size(target):
+                journal.leave_log(connection)
             is_taken = (lambda: False) if deep else partial(is_locked, target)
             _Verification(connection, report, progress, is_taken).run(structure=deep or not is_live, is_live=is_live)
     except (apsw.Error, OSError) as error:

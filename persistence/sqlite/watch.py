@@ -1,8 +1,9 @@
-"""Detects what other programs do to a store's file: delete, replace or change it, or switch its journal mode.
+"""Detects what other programs do to a store's files: delete, replace or change them, or switch the journal mode.
 
 The numbers that a store gives out rest on what it keeps in memory, so a change of the file by another program must be
-detected before anything is acknowledged. Must never repair: it restores the journal mode, and makes the store fail for
-all else. The writer's thread only.
+detected before anything is acknowledged. In WAL mode that holds for the log too, and its index must stay in its place;
+another program may copy the log into the file, which changes no number. Must never repair: it restores the journal
+mode, and makes the store fail for all else. The writer's thread only.
 """
 
 import ctypes
@@ -10,14 +11,17 @@ import logging
 import os
 import struct
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import apsw
+import msgspec
 
 from commitcast.persistence.errors import StoreBusyError, StoreError, StoreUnknownError
-from commitcast.persistence.sqlite import connections, opening
+from commitcast.persistence.sqlite import journal, opening
 from commitcast.persistence.sqlite.batch import Batch
+from commitcast.persistence.sqlite.log import Log
 from commitcast.persistence.sqlite.pool import ReaderPool
 from commitcast.persistence.sqlite.verify import verify
 
@@ -29,6 +33,10 @@ CHECK_CREDIT_S: Final = 20.0
 """How much unused time is credited: it lets several reads follow one another."""
 CHECK_OPENED_BYTES: Final = 4 * 1024 * 1024
 """Up to this size a file is read whenever another program had it open for writing; it may only have read it."""
+_FOREIGN: Final = {
+    journal.DELETE: "another program has written to %s while it was open: stop that program",
+    journal.WAL: "another program has written to %s while it was open, or has begun its log again: stop that program",
+}
 _VERSION: Final = "PRAGMA data_version"
 """A number that changes when another connection has committed to the file."""
 _COUNTERS: Final = struct.Struct(">II")
@@ -44,27 +52,64 @@ _EVENTS_BYTES: Final = 4_096
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-class FileWatch:
-    """The state of the file after the last commit, compared with its state now."""
+class _Watched(msgspec.Struct, gc=False):
+    """A file as it was when it was last looked at."""
 
-    def __init__(self, path: Path, writer: apsw.Connection, pool: ReaderPool) -> None:
+    path: Path
+    identity: tuple[int, int]
+    size: int
+    time_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "_Watched":
+        """Look at a file for the first time. Raises `OSError` if it was deleted."""
+        status = os.stat(path)
+        return cls(path, (status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns)
+
+    def is_changed(self) -> bool | None:
+        """Whether size or time differ from the last call; None if the file was deleted or replaced."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        if (status.st_dev, status.st_ino) != self.identity:
+            return None
+        before = self.size, self.time_ns
+        self.size, self.time_ns = status.st_size, status.st_mtime_ns
+        return before != (self.size, self.time_ns)
+
+
+class FileWatch:
+    """The state of the files after the last commit, compared with their state now."""
+
+    def __init__(self, path: Path, writer: apsw.Connection, pool: ReaderPool, log: Log | None) -> None:
         """Begin to watch a file that was just opened. Raises `OSError` if it was deleted.
 
         Args:
             path: of the file.
             writer: its one writer.
             pool: the other connections of the store, which refuse every read once another program has interfered.
+            log: of a file in WAL mode.
         """
         self._path = path
         self._writer = writer
         self._pool = pool
+        self._log = log
+        self._mode = journal.DELETE if log is None else journal.WAL
         self._page_bytes: int = writer.pragma("page_size")
         self._version: int | None = writer.execute(_VERSION).get
         self._changes, _ = self._counters()
-        status = os.stat(path)
-        self._identity = status.st_dev, status.st_ino
-        self._state = status.st_size, status.st_mtime_ns
-        self._events = _listen(path)
+        self._file = _Watched.of(path)
+        self._files = [self._file]
+        """Those whose changes are looked for."""
+        self._log_file = self._index_file = None
+        if log is not None:
+            self._log_file = _Watched.of(journal.log_of(path))
+            self._files.append(self._log_file)
+            self._index_file = _Watched.of(journal.index_of(path))  # SQLite writes to it as memory
+        self._least = self._file.size
+        """In WAL mode: bytes of the file, which only a commit of another program can make shorter."""
+        self._events = _listen([file.path for file in self._files])
         self._is_touched = False
         """Whether it may have been written to without SQLite, and was not read since."""
         self._accepted: set[str] = set()
@@ -87,9 +132,11 @@ class FileWatch:
         while True:
             self._writer.execute("BEGIN IMMEDIATE")
             version = self._writer.execute(_VERSION).get
-            if version == self._version and not is_due:
-                return
-            if self._writer.pragma("journal_mode") == connections.JOURNAL_MODE:
+            if version == self._version:
+                self._check_length()
+                if not is_due:
+                    return
+            if self._writer.pragma("journal_mode") == self._mode:
                 break
             self._writer.execute("ROLLBACK")
             self._restore_journal_mode()
@@ -107,7 +154,10 @@ class FileWatch:
         if different is not None:
             raise self._changed(different)
         if is_foreign:
-            logger.warning("another program has written to %s while it was open: stop that program", self._path)
+            if self._log is not None:
+                self._log.forget()
+                self._least = 0
+            logger.warning(_FOREIGN[self._mode], self._path)
         batch.forget_heads()
         self._version = version
         self._changes, _ = self._counters()
@@ -125,17 +175,42 @@ class FileWatch:
         """
         self._has_new_state()  # the commit's own
         self._is_touched |= self._was_opened()
+        if self._log is None:
+            self._check_header()
+        else:
+            self._check_length()
+        if self._is_touched and self._is_due() and (damage := self._find_damage()):
+            raise self._changed(min(damage))
+
+    def before_checkpoint(self) -> None:
+        """Look at the files before the log is copied into one of them. Raises `StoreUnknownError` if one is gone."""
+        self._is_touched |= self._has_new_state()
+
+    def after_checkpoint(self) -> None:
+        """Take the state of the files now as the committed one. Raises `StoreUnknownError` if one is gone."""
+        self._has_new_state()
+        self._least = self._file.size
+
+    def _check_header(self) -> None:
+        """Check that the commit alone has changed the header, and that the file is as long as it says."""
         before = self._changes
         self._changes, size = self._counters()
-        different = None
         if (commits := (self._changes - before) % 2**32) > 1:
-            different = f"its header counts {commits:,} commits since the last one of this program, which has made one"
-        elif size != self._state[0]:
-            different = f"it has {self._state[0]:,} bytes, but its header says {size:,}"
-        elif self._is_touched and self._is_due():
-            different = min(self._find_damage(), default=None)
-        if different is not None:
-            raise self._changed(different)
+            made = "its header counts {:,} commits since the last one of this program, which has made one"
+            raise self._changed(made.format(commits))
+        if size != self._file.size:
+            raise self._changed(f"it has {self._file.size:,} bytes, but its header says {size:,}")
+
+    def _check_length(self) -> None:
+        """In WAL mode, check that file and log are as long as their writer has made them. Inside a transaction."""
+        if self._log is not None and self._log_file is not None:
+            self._is_touched |= self._has_new_state()
+            for what, size, least in (
+                ("it", self._file.size, self._least),
+                ("its log", self._log_file.size, self._log.size),
+            ):
+                if size < least:
+                    raise self._changed(f"{what} has {size:,} bytes instead of {least:,}")
 
     def rolled_back(self) -> None:
         """Forget the state of the file: a rollback writes too."""
@@ -159,15 +234,13 @@ class FileWatch:
         Raises:
             StoreUnknownError: it was deleted or replaced. SQLite would go on writing into the file that has no name.
         """
-        try:
-            status = os.stat(self._path)
-        except OSError:
-            status = None
-        if status is None or (status.st_dev, status.st_ino) != self._identity:
-            why = f"{self._path} was deleted or replaced while it was open"
+        changes = [file.is_changed() for file in self._files]
+        is_in_place = self._index_file is None or self._index_file.is_changed() is not None
+        if None in changes or not is_in_place:
+            which = "" if self._log is None else ", or its log or the log's index,"
+            why = f"{self._path}{which} was deleted or replaced while it was open"
             raise self._pool.refuse(StoreUnknownError(f"{why}: put it back, or start again with another file"))
-        before, self._state = self._state, (status.st_size, status.st_mtime_ns)
-        return self._state != before
+        return True in changes
 
     def _was_opened(self) -> bool:
         """Whether another program had a small file open for writing since the last call, perhaps only to read it."""
@@ -175,7 +248,7 @@ class FileWatch:
             had_event = self._events >= 0 and bool(os.read(self._events, _EVENTS_BYTES))
         except BlockingIOError:
             return False
-        return had_event and self._state[0] <= CHECK_OPENED_BYTES
+        return had_event and self._file.size <= CHECK_OPENED_BYTES
 
     def _is_due(self) -> bool:
         """Whether the file may be read now, so that reading it takes `CHECK_SHARE` of the time."""
@@ -190,7 +263,7 @@ class FileWatch:
     def _find_damage(self) -> set[str]:
         """Verify a small file as a whole, and return its problems, which another program has caused."""
         self._is_touched = False
-        if self._state[0] > opening.CHECK_WHOLE_FILE_BYTES:
+        if self._file.size > opening.CHECK_WHOLE_FILE_BYTES:
             return set()
         began = time.monotonic()
         try:
@@ -198,6 +271,8 @@ class FileWatch:
         except StoreError as error:
             problems = [str(error)]
         ended = time.monotonic()
+        if self._log is not None:
+            self._was_opened()  # the verification's own event: SQLite opens a log for writing also to read it
         self._check_at = max(self._check_at, began - CHECK_CREDIT_S) + (ended - began) / CHECK_SHARE
         return set(problems) - self._accepted
 
@@ -209,18 +284,18 @@ class FileWatch:
         """
         with self._pool.exclusive():  # an open connection would keep the mode from being changed
             try:
-                mode = self._writer.pragma("journal_mode", connections.JOURNAL_MODE)
+                mode = self._writer.pragma("journal_mode", self._mode)
             except apsw.BusyError:
                 mode = "locked"
-        if mode != connections.JOURNAL_MODE:
+        if mode != self._mode:
             raise StoreBusyError(
                 f"another program has switched {self._path} to another journal mode and has it open: close that program"
             )
         logger.warning("another program had switched %s to another journal mode: it was switched back", self._path)
 
 
-def _listen(path: Path) -> int:
-    """Return the descriptor of an inotify(7) queue: an event for each program that had the file open for writing.
+def _listen(paths: Iterable[Path]) -> int:
+    """Return the descriptor of an inotify(7) queue: an event for each program that had one of the files open to write.
 
     The times of a file show a change by another program only while its owner is not writing to it itself. That a
     writable descriptor was closed is reported at any time, and a store closes none of its own while it commits. Must
@@ -229,9 +304,10 @@ def _listen(path: Path) -> int:
     queue = -1
     try:
         queue = _checked(_libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
-        _checked(_libc.inotify_add_watch(queue, os.fsencode(path), ctypes.c_uint32(_IN_CLOSE_WRITE)))
+        for path in paths:
+            _checked(_libc.inotify_add_watch(queue, os.fsencode(path), ctypes.c_uint32(_IN_CLOSE_WRITE)))
     except (OSError, AttributeError) as error:
-        logger.debug("no inotify events for %s: %s", path, error)
+        logger.debug("no inotify events: %s", error)
         if queue >= 0:
             os.close(queue)
         return -1

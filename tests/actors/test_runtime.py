@@ -371,3 +371,18 @@ def _is_stopped(runtime: AgentRuntime) -> bool:
     except Exception:
         return True
     return False
+
+
+class TestJournalMode:
+    def test_a_runtime_opens_its_file_in_the_mode_that_it_is_given(self, tmp_path: Path) -> None:
+        with AgentRuntime(tmp_path / "a.db", journal_mode="wal") as runtime:
+            assert runtime.launch().emit("x").get(SECONDS).sequence == 1
+            assert (tmp_path / "a.db-wal").stat().st_size > 0
+
+    def test_a_store_of_ones_own_has_its_own_mode(self, tmp_path: Path) -> None:
+        AgentRuntime(SqliteStore(tmp_path / "a.db", journal_mode="wal"), journal_mode="wal")
+
+        with pytest.raises(InvalidValueError, match="give it to the SqliteStore instead"):
+            AgentRuntime(SqliteStore(tmp_path / "a.db"), journal_mode="wal")
+        with pytest.raises(InvalidValueError, match="must be 'delete' or 'wal'"):
+            AgentRuntime(tmp_path / "a.db", journal_mode="memory")

@@ -37,7 +37,7 @@ def measure_replay(harness: Harness, agents: int) -> Sample:
     """Give one agent's stored messages to a subscriber, while that many others append (0: none)."""
     messages = harness.messages(of_ceiling=HISTORY_OF_CEILING)
     path = harness.kept("replay", lambda path: build_file(harness, path, [HISTORY], messages))
-    with AgentRuntime(path, listen=LISTEN) as runtime:
+    with AgentRuntime(path, journal_mode=harness.journal_mode, listen=LISTEN) as runtime:
         order = {"url": runtime.url, "agent": HISTORY, "messages": messages, "wait": True}
         with Child("receiver", "the receiver", **order) as subscriber:
             handles = runtime.launch_many(agents)
@@ -96,7 +96,7 @@ class _FanOut(msgspec.Struct, frozen=True):
 def _fan_out(harness: Harness, subscribers: int) -> _FanOut:
     singles, many = harness.limited(SINGLE_FRAMES), harness.limited(FANOUT_MESSAGES)
     agent = agent_name(0)
-    with harness.fresh() as path, AgentRuntime(path, listen=LISTEN) as runtime:
+    with harness.fresh() as path, AgentRuntime(path, journal_mode=harness.journal_mode, listen=LISTEN) as runtime:
         handle = runtime.launch(id=agent)
         order = {"url": runtime.url, "agent": agent, "subscribers": subscribers, "targets": [singles, singles + many]}
         with Child("subscriber_pool", "the pool", **order) as pool:

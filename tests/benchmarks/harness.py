@@ -9,6 +9,7 @@ from typing import Final
 
 from bare_sqlite import CEILING_ROWS, BareWriter
 from benchmark_errors import BenchmarkError
+from commitcast.persistence.sqlite.journal import DELETE
 from results import Yardstick, percentile_ms
 from stream_check import agent_name, content_of
 
@@ -35,6 +36,7 @@ class Harness:
         *,
         messages: int | None = None,
         rows: int = STANDARD_ROWS,
+        journal_mode: str = DELETE,
         advance: Advance = lambda done, of: None,
     ) -> None:
         """Make a harness.
@@ -43,10 +45,12 @@ class Harness:
             folder: for the files; the caller removes it.
             messages: of a scenario in a round; None scales each to about `ROUND_S`.
             rows: of the larger file of `growth`.
+            journal_mode: of the files of what is measured; bare SQLite stays in DELETE mode.
             advance: is called while a large file is made, with the rows that are done and those that there will be.
         """
         self.folder = folder
         self.rows = rows
+        self.journal_mode = journal_mode
         self.advance = advance
         self.yardsticks: dict[int, Yardstick] = {}
         """Of this round, by number of agents."""

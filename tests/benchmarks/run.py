@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 
 from commitcast.persistence import CommitcastError
+from commitcast.persistence.sqlite.journal import DELETE, WAL
 from harness import STANDARD_ROWS, Harness
 from machine import describe_machine
 from plot import draw, load_pyplot
@@ -50,7 +51,13 @@ def _measure(options: argparse.Namespace) -> None:
         if machine["filesystem"] in ("tmpfs", "ramfs"):
             print(f"{options.folder} is in memory, where a commit costs nothing: use --folder", file=sys.stderr)
         progress = _Progress(wanted.steps(options.rounds), is_shown=sys.stderr.isatty() and not options.json)
-        harness = Harness(Path(made), messages=options.messages, rows=options.rows, advance=progress.advance)
+        harness = Harness(
+            Path(made),
+            messages=options.messages,
+            rows=options.rows,
+            journal_mode=options.journal_mode,
+            advance=progress.advance,
+        )
         rounds = list(run_rounds(harness, wanted, options.rounds, started=progress.start))
         progress.clear()
     yardsticks, results = summarize(wanted, rounds, options.rows, machine)
@@ -115,6 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     rows = f"rows in the larger file of growth (default: {STANDARD_ROWS:,})"
     add("--rows", default=STANDARD_ROWS, type=_integer(1, 10**9), metavar="N", help=rows)
     add("--plot", type=_plot_file, metavar="PNG", help="draw throughput and latency into this file; needs matplotlib")
+    mode = "journal mode of the runtime's file, but for idle, stalled and restart; bare SQLite stays in delete"
+    add("--journal-mode", default=DELETE, choices=(DELETE, WAL), help=mode)
     folder = "folder for temporary files; default: TMPDIR, else the current folder"
     add("--folder", default=os.environ.get("TMPDIR") or ".", type=_folder, help=folder)
     add("--json", action="store_true", help="print one JSON object a line")

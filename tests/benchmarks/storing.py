@@ -28,7 +28,7 @@ IDLE_PATIENCE_S: Final = 600.0
 def measure_launch(harness: Harness, agents: int) -> Sample:
     """Launch many agents with one call; they are durable when it returns."""
     with harness.fresh() as path:
-        runtime = AgentRuntime(path).start()
+        runtime = AgentRuntime(path, journal_mode=harness.journal_mode).start()
         try:
             began = time.perf_counter_ns()
             handles = runtime.launch_many(agents)
@@ -57,7 +57,8 @@ def measure_growth(harness: Harness, agents: int) -> Sample:
     large = harness.kept(f"growth-{agents}", lambda path: build_file(harness, path, names, harness.rows))
     with harness.fresh() as small, ExitStack() as stack:
         build_file(harness, small, names, min(SMALL_ROWS, harness.rows))
-        stores = [stack.enter_context(closing(SqliteStore(path))) for path in (small, large)]
+        mode = harness.journal_mode
+        stores = [stack.enter_context(closing(SqliteStore(path, journal_mode=mode))) for path in (small, large)]
         for store in stores:
             store.open()
             store.commit(_work(names, len(names)))  # the heads are in memory afterwards

@@ -23,23 +23,34 @@ from commitcast.persistence.errors import (
     StoreUnknownError,
 )
 from commitcast.persistence.sqlite import lock
+from commitcast.persistence.sqlite.journal import DELETE, WAL
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.writes import Outcome
-from faulty_disk import DATABASE, EVER, JOURNAL, Fault, FaultyDisk, faulty_disk
+from faulty_disk import DATABASE, EVER, JOURNAL, LOG, Fault, FaultyDisk, faulty_disk
+from modes import in_mode
 from stores import by_hand, commit, contents, new_agent, opened, problems, proof, text
 from waiting import TIMEOUT_S, wait_until
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.both_modes]
 
-HALF_WAY = [
-    (Fault.WRITE_ERROR, DATABASE),
-    (Fault.TORN_WRITE, DATABASE),
-    (Fault.SYNC_ERROR, DATABASE),
-    (Fault.SYNC_ERROR, JOURNAL),
-    (Fault.DELETE_ERROR, JOURNAL),
-    (Fault.FOLDER_SYNC_ERROR, JOURNAL),
-]
+HALF_WAY = pytest.mark.parametrize(
+    ("journal_mode", "fault", "file"),
+    [
+        in_mode(DELETE, Fault.WRITE_ERROR, DATABASE),
+        in_mode(DELETE, Fault.TORN_WRITE, DATABASE),
+        in_mode(DELETE, Fault.SYNC_ERROR, DATABASE),
+        in_mode(DELETE, Fault.SYNC_ERROR, JOURNAL),
+        in_mode(DELETE, Fault.DELETE_ERROR, JOURNAL),
+        in_mode(DELETE, Fault.FOLDER_SYNC_ERROR, JOURNAL),
+        in_mode(WAL, Fault.WRITE_ERROR, LOG),
+        in_mode(WAL, Fault.TORN_WRITE, LOG),
+        in_mode(WAL, Fault.SYNC_ERROR, LOG),
+    ],
+    indirect=["journal_mode"],
+)
 """What makes a COMMIT fail without telling what became of it."""
+WRITTEN = {DELETE: DATABASE, WAL: LOG}
+"""The file that a commit writes its pages to."""
 
 
 @pytest.fixture
@@ -101,7 +112,11 @@ class InThread:
 
 
 class TestFullDisk:
-    @pytest.mark.parametrize("file", [DATABASE, JOURNAL])
+    @pytest.mark.parametrize(
+        ("journal_mode", "file"),
+        [in_mode(DELETE, DATABASE), in_mode(DELETE, JOURNAL), in_mode(WAL, LOG)],
+        indirect=["journal_mode"],
+    )
     @pytest.mark.parametrize("times", [1, EVER])
     def test_it_is_rolled_back_and_the_same_store_works_when_there_is_space(
         self, path: Path, disk: FaultyDisk, store: SqliteStore, file: str, times: int
@@ -118,8 +133,10 @@ class TestFullDisk:
         store.close()
         assert after_a_restart(path) == ["first", "second"]
 
-    def test_it_is_not_there_after_a_restart(self, path: Path, disk: FaultyDisk, store: SqliteStore) -> None:
-        disk.arm(Fault.DISK_FULL, DATABASE, times=EVER)
+    def test_it_is_not_there_after_a_restart(
+        self, path: Path, disk: FaultyDisk, store: SqliteStore, journal_mode: str
+    ) -> None:
+        disk.arm(Fault.DISK_FULL, WRITTEN[journal_mode], times=EVER)
 
         with pytest.raises(StoreFullError):
             commit(store, "a", text("second"))
@@ -130,6 +147,7 @@ class TestFullDisk:
 
 
 class TestInserting:
+    @pytest.mark.delete_mode("with a log nothing is written before the commit")
     def test_an_error_before_the_commit_is_a_refusal_and_nothing_is_there(
         self, path: Path, disk: FaultyDisk, store: SqliteStore
     ) -> None:
@@ -160,7 +178,7 @@ class TestInserting:
 
 
 class TestHalfWay:
-    @pytest.mark.parametrize(("fault", "file"), HALF_WAY)
+    @HALF_WAY
     @pytest.mark.parametrize("times", [1, EVER])
     def test_it_is_unknown_and_nothing_more_is_written_or_read_before_the_next_start(
         self, path: Path, disk: FaultyDisk, store: SqliteStore, fault: Fault, file: str, times: int
@@ -181,6 +199,7 @@ class TestHalfWay:
         assert not lock.is_locked(path)
         assert after_a_restart(path) in (["first"], ["first", "second", "third"])
 
+    @pytest.mark.delete_mode("with a log nobody sees what was not synced")
     def test_a_message_whose_commit_was_not_synced_can_be_seen_in_the_file_so_reads_must_be_refused(
         self, path: Path, disk: FaultyDisk, store: SqliteStore
     ) -> None:
@@ -192,6 +211,7 @@ class TestHalfWay:
         with by_hand(path) as other:
             assert other.execute("SELECT count(*) FROM agent_messages").get == 2
 
+    @pytest.mark.delete_mode("with a log no reader waits for a commit")
     def test_a_reader_that_waits_for_a_failing_commit_does_not_see_it(
         self, disk: FaultyDisk, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -216,12 +236,13 @@ class TestHalfWay:
         assert isinstance(reading.get(), StoreUnknownError)
 
     @pytest.mark.parametrize(
-        ("fault", "times"),
+        ("journal_mode", "fault", "times"),
         [
-            *((fault, 1) for fault in Fault if fault is not Fault.TORN_WRITE),
-            (Fault.TORN_WRITE, EVER),
-            (Fault.SYNC_ERROR, EVER),
+            *(in_mode(DELETE, fault, 1) for fault in Fault if fault is not Fault.TORN_WRITE),
+            *(in_mode(WAL, fault, 1) for fault in (Fault.WRITE_ERROR, Fault.DISK_FULL, Fault.SYNC_ERROR)),
+            *(in_mode(mode, fault, EVER) for mode in (DELETE, WAL) for fault in (Fault.TORN_WRITE, Fault.SYNC_ERROR)),
         ],
+        indirect=["journal_mode"],
     )
     def test_whichever_operation_of_a_commit_fails_the_answer_is_true_after_a_restart(
         self, path: Path, disk: FaultyDisk, store: SqliteStore, fault: Fault, times: int
@@ -252,6 +273,7 @@ class TestHalfWay:
 
 
 class TestOtherPrograms:
+    @pytest.mark.delete_mode("with a log no commit waits for a reader")
     def test_a_commit_that_meets_a_reader_is_repeated_until_the_reader_leaves(
         self, path: Path, store: SqliteStore, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -271,6 +293,7 @@ class TestOtherPrograms:
         store.close()
         assert after_a_restart(path) == ["first", "second"]
 
+    @pytest.mark.delete_mode("with a log no commit waits for a reader")
     def test_a_store_that_is_closing_waits_for_no_reader(
         self, path: Path, store: SqliteStore, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -310,10 +333,15 @@ def replace(path: Path) -> None:
 
 class TestVanishingFile:
     @pytest.mark.parametrize("harm", [delete, replace])
+    @pytest.mark.parametrize(
+        ("journal_mode", "suffix"),
+        [in_mode(DELETE, ""), in_mode(WAL, ""), in_mode(WAL, "-wal"), in_mode(WAL, "-shm")],
+        indirect=["journal_mode"],
+    )
     def test_a_file_that_is_gone_is_noticed_before_anything_is_written(
-        self, path: Path, disk: FaultyDisk, store: SqliteStore, harm: Callable[[Path], None]
+        self, path: Path, disk: FaultyDisk, store: SqliteStore, suffix: str, harm: Callable[[Path], None]
     ) -> None:
-        harm(path)
+        harm(path.with_name(path.name + suffix))
 
         with pytest.raises(StoreUnknownError, match="was deleted or replaced"):
             commit(store, "a", text("second"))
@@ -321,11 +349,25 @@ class TestVanishingFile:
         assert disk.operations == []
 
     @pytest.mark.parametrize("harm", [delete, replace])
-    @pytest.mark.parametrize("moment", [("write", DATABASE), ("delete", JOURNAL)])
+    @pytest.mark.parametrize(
+        ("journal_mode", "moment", "suffix"),
+        [
+            in_mode(DELETE, ("write", DATABASE), ""),
+            in_mode(DELETE, ("delete", JOURNAL), ""),
+            *(in_mode(WAL, (operation, LOG), file) for operation in ("write", "sync") for file in ("", "-wal", "-shm")),
+        ],
+        indirect=["journal_mode"],
+    )
     def test_a_file_that_goes_during_the_commit_is_noticed_before_anything_is_acknowledged(
-        self, path: Path, disk: FaultyDisk, store: SqliteStore, moment: tuple[str, str], harm: Callable[[Path], None]
+        self,
+        path: Path,
+        disk: FaultyDisk,
+        store: SqliteStore,
+        moment: tuple[str, str],
+        suffix: str,
+        harm: Callable[[Path], None],
     ) -> None:
-        disk.on(*moment, lambda: harm(path))
+        disk.on(*moment, lambda: harm(path.with_name(path.name + suffix)))
 
         with pytest.raises(StoreUnknownError):
             commit(store, "a", text("second"))
@@ -334,7 +376,7 @@ class TestVanishingFile:
 
 
 def test_eight_mebibytes_reach_the_file_only_in_the_commit_and_block_no_reader(
-    path: Path, disk: FaultyDisk, store: SqliteStore
+    path: Path, disk: FaultyDisk, store: SqliteStore, journal_mode: str
 ) -> None:
     assert store._writer is not None
     digest = hashlib.sha256(path.read_bytes()).digest()
@@ -349,7 +391,7 @@ def test_eight_mebibytes_reach_the_file_only_in_the_commit_and_block_no_reader(
             reading.join(TIMEOUT_S)
 
     def read() -> None:
-        during.extend((contents(store, "a"), ("write", DATABASE) in disk.operations))
+        during.extend((contents(store, "a"), ("write", WRITTEN[journal_mode]) in disk.operations))
         during.append(hashlib.sha256(path.read_bytes()).digest() == digest)
 
     reading = threading.Thread(target=read)
@@ -383,10 +425,11 @@ class TestRuntime:
         gateway: MockGateway,
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
+        journal_mode: str,
     ) -> None:
         monkeypatch.setattr(database, "RETRY_S", 0.01)
         agent = runtime.launch(id="a")
-        disk.arm(Fault.DISK_FULL, DATABASE, times=EVER)
+        disk.arm(Fault.DISK_FULL, WRITTEN[journal_mode], times=EVER)
 
         futures = [agent.emit(str(number)) for number in range(20)]
         wait_until(
@@ -400,6 +443,7 @@ class TestRuntime:
         assert [message.content for message in gateway.wait_for_messages(20)] == [str(number) for number in range(20)]
         assert runtime.failure is None
 
+    @pytest.mark.delete_mode("with a log nothing is written before the commit")
     def test_an_error_before_the_commit_refuses_the_message_and_the_next_takes_its_number(
         self, disk: FaultyDisk, runtime: AgentRuntime, gateway: MockGateway
     ) -> None:
@@ -413,7 +457,7 @@ class TestRuntime:
         assert [message.content for message in gateway.wait_for_messages(1)] == ["stored"]
         assert runtime.failure is None
 
-    @pytest.mark.parametrize(("fault", "file"), HALF_WAY)
+    @HALF_WAY
     def test_an_unknown_commit_is_not_published_and_the_runtime_stops_by_itself(
         self, path: Path, disk: FaultyDisk, runtime: AgentRuntime, gateway: MockGateway, fault: Fault, file: str
     ) -> None:

@@ -14,7 +14,7 @@ from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.sqlite.verify import verify
 from waiting import TIMEOUT_S, wait_until
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.both_modes]
 
 # Says one line for each line that the test writes into a pipe it inherits: no sleeping, no guessing.
 ENDLESS = """
@@ -33,13 +33,13 @@ def free_port() -> int:
 
 
 def test_after_kill_9_everything_seen_is_kept_and_the_subscriber_continues_after_the_next_start(
-    tmp_path: Path,
+    tmp_path: Path, journal_mode: str
 ) -> None:
-    db, port = str(tmp_path / "x.db"), free_port()
+    db, port, mode = str(tmp_path / "x.db"), free_port(), ["--journal-mode", journal_mode]
     seen: list[tuple[int, str]] = []
 
     async def scenario() -> None:
-        arguments = ["run", "--id", "a1", "--db", db, "--listen", f"127.0.0.1:{port}", "--type", "text"]
+        arguments = ["run", "--id", "a1", "--db", db, *mode, "--listen", f"127.0.0.1:{port}", "--type", "text"]
         with running(*arguments, "--", sys.executable, "-c", ENDLESS) as first:
             subscription = subscribe(f"ws://127.0.0.1:{port}/v1/ws", "a1")
 
@@ -59,7 +59,7 @@ def test_after_kill_9_everything_seen_is_kept_and_the_subscriber_continues_after
             assert record is not None and record.pid is not None
             assert [kept.get(sequence) for sequence, _ in seen] == [content for _, content in seen]
 
-            with running("serve", "--db", db, "--listen", f"127.0.0.1:{port}") as second:
+            with running("serve", "--db", db, *mode, "--listen", f"127.0.0.1:{port}") as second:
                 await asyncio.wait_for(collecting, TIMEOUT_S)
                 assert not is_alive(record.pid)
                 assert subscription.ending is not None and subscription.ending.error is not None
@@ -83,6 +83,7 @@ def test_after_kill_9_everything_seen_is_kept_and_the_subscriber_continues_after
     assert verify(db).is_sound
 
 
+@pytest.mark.delete_mode("what is killed is a program, not a commit")
 def test_an_orphan_that_ignores_its_broken_pipe_is_killed_at_the_next_start(tmp_path: Path) -> None:
     stubborn = (
         "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"

@@ -9,12 +9,14 @@ import pytest
 
 from commitcast.actors import AgentRuntime, database
 from commitcast.persistence.errors import NotStoredError, StoreUnavailableError, StoreUnknownError
+from commitcast.persistence.sqlite.journal import DELETE, WAL
 from commitcast.persistence.sqlite.store import SqliteStore
-from faulty_disk import DATABASE, JOURNAL, FaultyDisk, faulty_disk
+from faulty_disk import DATABASE, JOURNAL, LOG, FaultyDisk, faulty_disk
+from modes import in_mode
 from stores import commit, contents, new_agent, opened, problems, proof, text
 from waiting import TIMEOUT_S, wait_until
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.both_modes]
 
 LARGE = "x" * 4_000_000
 
@@ -117,7 +119,11 @@ class TestAtTheCommit:
             return type(error)
         return None
 
-    @pytest.mark.parametrize("point", [("sync", DATABASE), ("deleted", JOURNAL)])
+    @pytest.mark.parametrize(
+        ("journal_mode", "point"),
+        [in_mode(DELETE, ("sync", DATABASE)), in_mode(DELETE, ("deleted", JOURNAL)), in_mode(WAL, ("sync", LOG))],
+        indirect=["journal_mode"],
+    )
     def test_what_may_be_on_disk_is_unknown_and_nothing_more_is_written(
         self, disk: FaultyDisk, store: SqliteStore, point: tuple[str, str]
     ) -> None:

@@ -21,14 +21,16 @@ from commitcast.gateway.server.http import routes
 from commitcast.persistence.errors import StoreLockedError, StoreUnknownError
 from commitcast.persistence.sqlite import connections, watch
 from commitcast.persistence.sqlite.batch import Batch
+from commitcast.persistence.sqlite.journal import DELETE, WAL, log_of
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.sqlite.verify import verify
 from commitcast.persistence.sqlite.watch import FileWatch
 from commitcast.persistence.store import Report
+from modes import in_mode
 from stores import by_hand, commit, contents, new_agent, opened, problems, reader_value, text
 from waiting import TIMEOUT_S, wait_until
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.both_modes]
 
 READER = """
 import sqlite3, sys
@@ -89,8 +91,21 @@ class TestReaders:
         assert problems(path) == []
 
 
+def copy_by_hand(path: Path) -> None:
+    """Copy the file and the log beside it, in another process."""
+
+    def copy(path: Path) -> None:
+        for file in (path, log_of(path)):
+            if file.exists():
+                shutil.copy(file, file.with_suffix(f"{file.suffix}.backup"))
+
+    in_another_process(copy, path)
+
+
 def put_a_backup_back(path: Path) -> None:
-    shutil.copy(path.with_name("backup.db"), path)
+    for file in (path, log_of(path)):
+        if file.exists():
+            shutil.copy(file.with_suffix(f"{file.suffix}.backup"), file)
 
 
 def delete_the_end(path: Path) -> None:
@@ -121,8 +136,8 @@ def zero_its_tail(path: Path) -> None:
 
 
 def flip_a_word(path: Path) -> None:
-    with path.open("r+b") as file:
-        at = file.read().index(b"first")
+    with (log_of(path) if log_of(path).exists() else path).open("r+b") as file:
+        at = file.read().rindex(b"first")  # in a log: of the newest version of its page
         file.seek(at)
         file.write(b"FIRST")
 
@@ -136,7 +151,7 @@ class TestChangesInPlace:
     def test_it_is_noticed_before_anything_is_acknowledged(self, path: Path, harm: Callable[[Path], None]) -> None:
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
-            shutil.copy(path, path.with_name("backup.db"))
+            copy_by_hand(path)
             commit(store, "a", text("second"))
             size = path.stat().st_size
             in_another_process(harm, path)
@@ -196,7 +211,7 @@ class TestChangesInPlace:
 
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
-            shutil.copy(path, path.with_name("backup.db"))
+            copy_by_hand(path)
             commit(store, "a", text("second"))
             monkeypatch.setattr(FileWatch, "note_commit", harmed)
 
@@ -261,7 +276,7 @@ class TestChangesInPlace:
 
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
-            shutil.copy(path, path.with_name("backup.db"))
+            copy_by_hand(path)
             commit(store, "a", text("second"))
             monkeypatch.setattr(Batch, "write", harmed)
 
@@ -292,6 +307,7 @@ def in_another_process(harm: Callable[[Path], None], path: Path) -> None:
     os.waitpid(child, 0)
 
 
+@pytest.mark.delete_mode("a file in WAL mode cannot be switched while a runtime has it open")
 class TestJournalMode:
     TURN = """
 import sqlite3, sys
@@ -344,9 +360,9 @@ class Told(logging.Handler):
 
 logging.getLogger().addHandler(Told())
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-what, path = sys.argv[1:]
+what, path, mode = sys.argv[1:]
 limit = {"files": resource.RLIMIT_NOFILE, "size": resource.RLIMIT_FSIZE}[what]
-with AgentRuntime(path) as runtime:
+with AgentRuntime(path, journal_mode=mode) as runtime:
     agent = runtime.launch(id="a")
     agent.emit("first").get(10)
     print("ready", flush=True)
@@ -387,12 +403,20 @@ sys.stdin.read()
 }
 
 
+HELD = pytest.mark.parametrize(
+    ("journal_mode", "kind"),
+    [*(in_mode(DELETE, kind) for kind in HOLD), in_mode(WAL, "exclusive"), in_mode(WAL, "writer")],
+    indirect=["journal_mode"],
+)
+"""In WAL mode a reader holds nothing up."""
+
+
 class TestHeld:
     """Another program has the file open in a transaction and does not end it."""
 
-    @pytest.mark.parametrize("kind", HOLD)
+    @HELD
     def test_everything_waits_and_says_so_and_goes_on_afterwards(
-        self, path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+        self, path: Path, kind: str, journal_mode: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(database, "RETRY_S", 0.01)
         monkeypatch.setattr(connections, "BUSY_TIMEOUT_S", 0.02)
@@ -408,7 +432,7 @@ class TestHeld:
                 assert status_of(runtime, "/readyz") == 503
                 assert status_of(runtime, "/healthz") == 200
                 assert "commitcast_commit_waiting 1.0" in body_of(runtime, "/metrics")
-                if kind != "writer":  # for a reader a commit waits, which keeps other readers out too
+                if journal_mode == DELETE and kind != "writer":  # a commit that waits keeps other readers out too
                     assert status_of(runtime, "/v1/agents") == 503
                 assert not future.done()
                 holder.communicate("")
@@ -418,7 +442,7 @@ class TestHeld:
             assert runtime.stats().waits_for is None
             assert runtime.failure is None
 
-    @pytest.mark.parametrize("kind", HOLD)
+    @HELD
     def test_the_time_that_a_caller_gives_holds(self, path: Path, kind: str) -> None:
         with AgentRuntime(path) as runtime:
             agent = runtime.launch(id="a")
@@ -437,7 +461,7 @@ class TestHeld:
                     assert time.monotonic() - began < connections.BUSY_TIMEOUT_S / 2
                 holder.communicate("")
 
-    @pytest.mark.parametrize("kind", HOLD)
+    @HELD
     def test_a_stop_is_not_held_up(self, path: Path, kind: str) -> None:
         runtime = AgentRuntime(path, stop_timeout_s=0.5).start()
         agent = runtime.launch(id="a")
@@ -472,11 +496,19 @@ def body_of(runtime: AgentRuntime, path: str) -> str:
 
 
 class TestRoom:
-    @pytest.mark.parametrize(("what", "why"), [("files", "Too many open files"), ("size", "File too large")])
+    @pytest.mark.parametrize(
+        ("journal_mode", "what", "why"),
+        [
+            in_mode(DELETE, "files", "Too many open files"),
+            in_mode(DELETE, "size", "File too large"),
+            in_mode(WAL, "size", "File too large"),  # a commit opens no file
+        ],
+        indirect=["journal_mode"],
+    )
     def test_what_the_system_refuses_for_the_moment_is_kept_and_stored_when_it_can_be(
-        self, path: Path, what: str, why: str
+        self, path: Path, what: str, why: str, journal_mode: str
     ) -> None:
-        with process(NO_ROOM, what, str(path)) as child:
+        with process(NO_ROOM, what, str(path), journal_mode) as child:
             assert child.stdin is not None and child.stdout is not None
             assert why in child.stdout.readline()
             child.stdin.write("\n")

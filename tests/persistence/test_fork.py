@@ -16,6 +16,8 @@ from repeating import repeating
 from stores import commit, contents, new_agent, opened, problems, text
 from waiting import TIMEOUT_S, wait_until
 
+pytestmark = pytest.mark.both_modes
+
 FORKED = "ForkedRuntimeError"
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Final, Protocol, Self
 
+from commitcast.persistence.sqlite.journal import DELETE, WAL
 from commitcast.persistence.sqlite.opening import MEMORY
 from commitcast.persistence.store import Store
 from stores import (
@@ -54,6 +55,7 @@ class SqliteFile:
     """A file."""
 
     is_durable: ClassVar[bool] = True
+    journal_mode: ClassVar[str] = DELETE
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "agents.db"
@@ -61,7 +63,7 @@ class SqliteFile:
     @contextmanager
     def opened(self) -> Iterator[Store]:
         """A store on it, for as long as the block. One at a time."""
-        with opened(self.path) as store:
+        with opened(self.path, journal_mode=self.journal_mode) as store:
             yield store
 
     def delete(self, agent: str) -> None:
@@ -81,6 +83,12 @@ class SqliteFile:
     def problems(self) -> list[str]:
         """What a verification finds wrong."""
         return problems(self.path)
+
+
+class SqliteFileInWal(SqliteFile):
+    """A file with a write-ahead log."""
+
+    journal_mode: ClassVar[str] = WAL
 
 
 class SqliteInMemory:
@@ -110,7 +118,12 @@ class SqliteInMemory:
         return []
 
 
-DATABASES: Final[dict[str, type[Database]]] = {"sqlite": SqliteFile, "sqlite in memory": SqliteInMemory}
+WITH_LOG: Final = "sqlite with a log"
+DATABASES: Final[dict[str, type[Database]]] = {
+    "sqlite": SqliteFile,
+    WITH_LOG: SqliteFileInWal,
+    "sqlite in memory": SqliteInMemory,
+}
 DURABLE: Final = {name: kind for name, kind in DATABASES.items() if kind.is_durable}
 
 

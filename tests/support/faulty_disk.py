@@ -1,12 +1,13 @@
 """A disk that fails on order: an SQLite VFS over the ordinary one, for `SqliteStore(path, vfs=disk.name)`.
 
-A fault is armed for the database file or its journal and is met by the next operation of its kind. Everything else
-goes to the real file, so what SQLite does about a failure is what it does in production.
+A fault is armed for the database file, its journal or its log, and is met by the next operation of its kind. Everything
+else goes to the real file, so what SQLite does about a failure is what it does in production.
 """
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import Final
 
@@ -14,6 +15,7 @@ import apsw
 
 DATABASE: Final = "database"
 JOURNAL: Final = "journal"
+LOG: Final = "log"
 EVER: Final = 1_000_000
 
 
@@ -37,6 +39,8 @@ class FaultyDisk(apsw.VFS):
         self.name = f"faulty-{secrets.token_hex(4)}"
         self.operations: list[tuple[str, str]] = []
         """What was done, in order: ("write", "journal") and so on."""
+        self.kept: dict[str, bytes] | None = None
+        """By path, what a power cut leaves: each file as it was last synced. None until it is asked for."""
         self._actions: dict[tuple[str, str], tuple[Callable[[], object], int, int]] = {}
         super().__init__(self.name, "")
 
@@ -45,6 +49,8 @@ class FaultyDisk(apsw.VFS):
         operation, code = fault.value
 
         def fail() -> None:
+            with suppress(OSError):
+                os.close(-1)  # an errno that says neither "no space" nor "try again", as a broken disk's does not
             raise apsw.exception_for(code)
 
         self.on(operation, file, fail, after=after, times=times)
@@ -64,7 +70,7 @@ class FaultyDisk(apsw.VFS):
 
     def meet(self, operation: str, path: str) -> None:
         """Do what is armed for an operation."""
-        point = (operation, JOURNAL if path.endswith("-journal") else DATABASE)
+        point = (operation, {"-journal": JOURNAL, "-wal": LOG}.get(path[path.rfind("-") :], DATABASE))
         self.operations.append(point)
         if point not in self._actions:
             return
@@ -103,6 +109,8 @@ class _File(apsw.VFSFile):
     def xSync(self, flags: int) -> None:
         self._disk.meet("sync", self._path)
         super().xSync(flags)
+        if self._disk.kept is not None:
+            self._disk.kept[self._path] = self.xRead(self.xFileSize(), 0)
 
 
 @contextmanager

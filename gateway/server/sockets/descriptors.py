@@ -21,8 +21,8 @@ from typing import Any, Final
 from commitcast.persistence.fork import silence
 
 RESERVE: Final = 64
-"""For the database, its journal, folder and readers (12), the event loops and listeners (12), standard streams, and the
-pipes of ten programs that agents run, four each while they start."""
+"""For the database, its journal, folder and readers (12; 14 in WAL mode), the event loops and listeners (12), standard
+streams, and the pipes of ten programs that agents run, four each while they start."""
 RESERVE_SHARE: Final = 4
 """With a higher limit a quarter of it: such a process runs more agents, or has a host with files and sockets too."""
 SPARE_SHARE: Final = 8

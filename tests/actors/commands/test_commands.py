@@ -207,6 +207,8 @@ class TestBadInput:
             (["verify", "--db", "none/x.db"], "there is no folder none"),
             (["run", "--id", "a b", "--", "echo"], "is not a valid agent id"),
             (["tail", "a1", "--after", "soon"], "use a sequence or tail"),
+            (["serve", "--journal-mode", "off"], "must be 'delete' or 'wal'"),
+            (["run", "--journal-mode", "off", "--", "echo"], "must be 'delete' or 'wal'"),
         ],
     )
     def test_every_mistake_in_the_command_line_is_one_line_of_one_style_and_exit_code_two(

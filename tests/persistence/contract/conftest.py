@@ -3,23 +3,30 @@
 They run on each kind of database in `databases.DATABASES`. What is of one store alone is tested in that store's folder.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from commitcast.persistence.store import Store
-from databases import DATABASES, DURABLE, Database, fill
+from databases import DATABASES, DURABLE, WITH_LOG, Database, fill
+from modes import DRAWN
 from stores import INITIALIZING, RUNNING, change, commit, new_agent
 
 
-@pytest.fixture(params=DURABLE)
+def shapes(kinds: Iterable[str]) -> list[Any]:
+    """The parameters of a fixture."""
+    return [pytest.param(kind, marks=DRAWN if kind == WITH_LOG else []) for kind in kinds]
+
+
+@pytest.fixture(params=shapes(DURABLE))
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     """An empty database that outlives its stores."""
     return DURABLE[request.param](tmp_path)
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(params=shapes(DATABASES))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store of each kind."""
     with DATABASES[request.param](tmp_path).opened() as store:
@@ -34,7 +41,7 @@ def running(store: Store) -> Store:
     return store
 
 
-@pytest.fixture(scope="session", params=DURABLE)
+@pytest.fixture(scope="session", params=shapes(DURABLE))
 def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Database:
     """A database that `fill` has filled, to be copied."""
     database = DURABLE[request.param](tmp_path_factory.mktemp("filled"))

@@ -12,6 +12,8 @@ from commitcast.persistence.sqlite import epochs, opening
 from commitcast.persistence.sqlite.store import SqliteStore
 from stores import by_hand, commit, contents, new_agent, opened, problems, text
 
+pytestmark = pytest.mark.both_modes
+
 
 def cursor_of_a(store: SqliteStore) -> tuple[int, str]:
     """Where the log of agent a ends, as a subscriber would keep it."""

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from commitcast.persistence.errors import StoreUnknownError
+from commitcast.persistence.errors import StoreOpenError, StoreUnknownError
 from commitcast.persistence.sqlite.folder import Folder
+from commitcast.persistence.sqlite.journal import WAL
+from commitcast.persistence.sqlite.store import SqliteStore
+from faulty_disk import LOG, FaultyDisk
 from stores import by_hand, commit, contents, new_agent, opened, text
 
 WITH_ONE_DESCRIPTOR = """
@@ -111,3 +114,30 @@ def test_databases_of_others_are_synced_by_sqlite_itself_while_a_store_is_open_a
         connection.execute("INSERT INTO theirs VALUES (1)")
 
         assert connection.execute("SELECT count(*) FROM theirs").get == 1
+
+
+class TestWithALog:
+    def test_it_is_synced_after_the_log_was_created_and_not_by_later_commits(
+        self, path: Path, synced: list[Folder], disk: FaultyDisk
+    ) -> None:
+        with opened(path, journal_mode=WAL, vfs=disk.name) as store:
+            assert ("sync", LOG) in disk.operations
+            assert len(synced) > 0
+            synced.clear()
+
+            commit(store, "a", new_agent("first"))
+            commit(store, "a", text("second"))
+
+            assert synced == []
+
+    def test_a_sync_that_fails_then_refuses_to_start(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with opened(path, journal_mode=WAL) as store:
+            commit(store, "a", new_agent("first"))
+
+        def fail(_: Folder) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(Folder, "sync", fail)
+
+        with pytest.raises(StoreOpenError, match="Input/output error"):
+            SqliteStore(path, journal_mode=WAL).open()

@@ -9,7 +9,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,9 +29,11 @@ from commitcast.persistence.errors import (
 from commitcast.persistence.sqlite import lock, opening
 from commitcast.persistence.sqlite.store import SqliteStore
 from stores import by_hand, commit, contents, new_agent, opened, text
+from users import ordinary_user
+
+pytestmark = pytest.mark.both_modes
 
 PAGE = 4096
-NOBODY = 65534
 
 HOLD = """
 import sys
@@ -160,23 +161,6 @@ def untouched(folder: Path) -> Iterator[None]:
     before = look()
     yield
     assert look() == before
-
-
-@contextmanager
-def ordinary_user() -> Iterator[Path]:
-    """A folder of somebody who is not the superuser, and be that somebody."""
-    folder = Path(tempfile.mkdtemp())
-    is_superuser = os.getuid() == 0
-    if is_superuser:
-        os.chown(folder, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, 0)
-    try:
-        yield folder
-    finally:
-        if is_superuser:
-            os.setresuid(0, 0, 0)
-        folder.chmod(0o700)
-        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("what", REFUSED)

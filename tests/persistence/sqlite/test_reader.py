@@ -17,6 +17,8 @@ from databases import SqliteFile, fill
 from stores import by_hand, commit, contents, opened, reader_value, text, told
 from waiting import TIMEOUT_S
 
+pytestmark = pytest.mark.both_modes
+
 
 @pytest.fixture(scope="session")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> SqliteFile:
@@ -83,6 +85,7 @@ class TestFailures:
                     read()
             assert len(store.messages("b", after=4)) == 4
 
+    @pytest.mark.delete_mode("with a log a writer keeps no reader out")
     def test_while_another_program_holds_the_file_a_runtime_waits(self, path: Path, busy: SqliteStore) -> None:
         with by_hand(path) as intruder:
             intruder.execute("BEGIN EXCLUSIVE")
@@ -97,6 +100,7 @@ class TestFailures:
             assert len(agents.result(TIMEOUT_S)) == 3
         reading.shutdown()
 
+    @pytest.mark.delete_mode("with a log a writer keeps no reader out")
     def test_while_another_program_holds_the_file_one_that_only_looks_says_so(
         self, path: Path, busy: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -110,6 +114,7 @@ class TestFailures:
         assert isinstance(caught.value.__cause__, apsw.BusyError)
         assert len(busy.agents()) == 3
 
+    @pytest.mark.delete_mode("with a log a writer keeps no reader out")
     def test_a_lock_of_another_program_is_looked_at_a_thousand_times_a_second(
         self, path: Path, busy: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:

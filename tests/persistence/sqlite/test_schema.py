@@ -15,6 +15,7 @@ from commitcast.actors.lifecycle import TRANSITIONS
 from commitcast.persistence.errors import InvalidValueError, StoreSettingError
 from commitcast.persistence.records import CONTENT_TYPES, MESSAGE_TYPES, AgentStatus
 from commitcast.persistence.sqlite import connections, lock, opening
+from commitcast.persistence.sqlite.journal import DELETE, WAL
 from commitcast.persistence.sqlite.opening import MEMORY
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.writes import check_agent_id
@@ -28,6 +29,7 @@ WANTED = {
     "cache_spill": 0,
     "temp_store": 2,  # MEMORY
 }
+WITH_LOG = {"journal_mode": "wal", "synchronous": 2}  # FULL
 MESSAGE = {
     "position": 1,
     "agent_key": 1,
@@ -40,9 +42,11 @@ MESSAGE = {
 }
 
 
+@pytest.mark.both_modes
 class TestSettings:
-    @pytest.mark.parametrize(("pragma", "value"), WANTED.items())
-    def test_the_writer_and_the_readers_have_every_setting(self, path: Path, pragma: str, value: object) -> None:
+    @pytest.mark.parametrize("pragma", WANTED)
+    def test_the_writer_and_the_readers_have_every_setting(self, path: Path, pragma: str, journal_mode: str) -> None:
+        value = {**WANTED, **(WITH_LOG if journal_mode == WAL else {})}[pragma]
         with opened(path) as store:
             assert store._writer is not None
             assert store._writer.pragma(pragma) == value
@@ -71,33 +75,26 @@ class TestSettings:
         assert not lock.is_locked(path)
 
     def test_a_journal_mode_that_does_not_take_refuses_to_start(
-        self, good: Path, monkeypatch: pytest.MonkeyPatch
+        self, good: Path, monkeypatch: pytest.MonkeyPatch, journal_mode: str
     ) -> None:
+        other = DELETE if journal_mode == WAL else WAL
         with by_hand(good) as connection:
-            connection.pragma("journal_mode", "wal")
+            connection.pragma("journal_mode", other)
         monkeypatch.setattr(apsw, "Connection", deaf_to("journal_mode"))
 
-        with pytest.raises(StoreSettingError, match="PRAGMA journal_mode is 'wal'"):
+        with pytest.raises(StoreSettingError, match=f"PRAGMA journal_mode is '{other}'"):
             SqliteStore(good).open()
 
     def test_a_setting_that_does_not_take_on_a_reader_refuses_the_read(
         self, good: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with opened(good) as store:
-            monkeypatch.setattr(apsw, "Connection", deaf_to("synchronous"))
+            monkeypatch.setattr(apsw, "Connection", deaf_to("foreign_keys"))
             with store._pool.exclusive():
                 pass  # the readers are opened anew
 
             with pytest.raises(StoreSettingError):
                 store.agents()
-
-    def test_a_file_in_wal_mode_is_switched_back(self, good: Path) -> None:
-        with by_hand(good) as connection:
-            connection.pragma("journal_mode", "wal")
-
-        with opened(good) as store:
-            assert reader_value(store, "PRAGMA journal_mode") == "delete"
-        assert problems(good) == []
 
 
 def deaf_to(ignored: str) -> type[apsw.Connection]:
@@ -110,8 +107,9 @@ def deaf_to(ignored: str) -> type[apsw.Connection]:
     return Deaf
 
 
+@pytest.mark.both_modes
 class TestNewFiles:
-    def test_a_file_and_its_lock_are_made_for_their_owner_only(self, path: Path) -> None:
+    def test_a_file_and_its_lock_are_made_for_their_owner_only(self, path: Path, journal_mode: str) -> None:
         before = os.umask(0)
         try:
             with opened(path):
@@ -119,7 +117,8 @@ class TestNewFiles:
         finally:
             os.umask(before)
 
-        assert modes == {"agents.db": 0o600, "agents.db.lock": 0o600}
+        names = {"agents.db", "agents.db.lock", *(("agents.db-wal", "agents.db-shm") if journal_mode == WAL else ())}
+        assert modes == dict.fromkeys(names, 0o600)
 
     def test_an_empty_file_is_a_creation_that_was_cut_off(self, path: Path) -> None:
         path.touch()

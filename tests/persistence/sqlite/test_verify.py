@@ -29,6 +29,8 @@ from stores import (
 )
 from waiting import TIMEOUT_S
 
+pytestmark = pytest.mark.both_modes
+
 # Positions 1 to 8 and 12 are of `a`: created, one, running, two, three, four, five, completed, late.
 # Positions 9 to 11 are of `b`: created, one, running; it was left behind.
 
