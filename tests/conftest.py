@@ -87,11 +87,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def _not_drawn(items: list[pytest.Item]) -> set[pytest.Item]:
-    """Return the shapes of tests marked `sampled(n)` that are not among the `n` that the seed draws."""
+    """Return the shapes of tests marked `sampled(n)` that are not among the `n` that the seed draws.
+
+    With `of_file=True` the family of shapes is all marked tests of the file.
+    """
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("sampled"):
-            families.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        if marker := item.get_closest_marker("sampled"):
+            end = "::" if marker.kwargs.get("of_file") else "["
+            families.setdefault(item.nodeid.partition(end)[0], []).append(item)
     left_out: set[pytest.Item] = set()
     for name, shapes in families.items():
         marker = shapes[0].get_closest_marker("sampled")
