@@ -44,7 +44,7 @@ test:            ## the suite, in the README's own words
 	sh -ec "$$(sed -n '/^Install it for development/,/^## /p' README.md | sed -n '/^```sh/,/^```/p' | sed '/^```/d')"
 
 everything:      ## all shapes and many more seeds of the tests of which `make test` runs a sample
-	COMMITCAST_EVERYTHING=1 $(BIN)/pytest -q -n 4 -m sampled
+	COMMITCAST_EVERYTHING=1 $(BIN)/pytest -q -n 6 -m sampled
 
 lowest:          ## the tests where versions matter, with the lowest versions that setup.cfg allows
 	@mkdir -p build
@@ -52,7 +52,7 @@ lowest:          ## the tests where versions matter, with the lowest versions th
 	$(PYTHON) tests/tools/lowest_versions.py setup.cfg auth http > build/lowest.txt
 	$(LOWEST)/bin/pip install -q -c build/lowest.txt -e ".[auth,http]" \
 		fastapi==0.115.2 httpx hypothesis jsonschema pytest pytest-timeout pytest-xdist
-	$(LOWEST)/bin/pytest -q -n 4 -m 'not newest' -W ignore::DeprecationWarning $(OF_LOWEST)
+	$(LOWEST)/bin/pytest -q -n 6 -m 'not newest' -W ignore::DeprecationWarning $(OF_LOWEST)
 
 pykka-suite:     ## Pykka's own tests against our actors, but for the differences that are meant
 	@mkdir -p build/pykka

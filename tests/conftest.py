@@ -107,12 +107,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 def _not_drawn(items: list[pytest.Item]) -> set[pytest.Item]:
     """Return the shapes of tests marked `sampled(n)` that are not among the `n` that the seed draws.
 
-    Below 1, `n` is the probability that one is drawn.
+    Below 1, `n` is the probability that one is drawn. With `of_file=True` the family of shapes is all marked tests of
+    the file.
     """
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("sampled"):
-            families.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        if marker := item.get_closest_marker("sampled"):
+            end = "::" if marker.kwargs.get("of_file") else "["
+            families.setdefault(item.nodeid.partition(end)[0], []).append(item)
     left_out: set[pytest.Item] = set()
     for name, shapes in families.items():
         marker = shapes[0].get_closest_marker("sampled")

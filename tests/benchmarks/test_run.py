@@ -61,6 +61,7 @@ def test_json_has_the_yardsticks_first_and_then_every_scenario(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.sampled(0)
 def test_trouble_is_measured(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +93,7 @@ def test_those_who_were_to_stall_and_did_not_void_the_measurement(
     assert (code, errors) == (1, "run.py: 1 were to stall and 0 have: increase --messages\n")
 
 
+@pytest.mark.sampled(0)
 def test_people_get_a_table_and_a_picture(tmp_path: Path) -> None:
     picture = tmp_path / "bench.png"
 

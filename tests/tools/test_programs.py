@@ -15,6 +15,7 @@ PROGRAMS = sorted(
 )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_is_shown_and_nothing_else_is_done(program: str, tmp_path: Path) -> None:
     done = subprocess.run(
