@@ -159,7 +159,8 @@ class AgentActor(Actor):
         # Else it is for an actor that was here before: its callers were answered when it failed.
         if acknowledged.committed is not None:
             self._cast(acknowledged.committed)
-            self.services.readers.publish(acknowledged.committed, acknowledged.replies)
+            if self.services.readers.get(self.agent) is not None:
+                self.services.readers.publish(acknowledged.committed, acknowledged.replies)
         if self._source is not None:
             self._source.end_if_due(self)
 

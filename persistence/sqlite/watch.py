@@ -133,7 +133,8 @@ class FileWatch:
             self._writer.execute("BEGIN IMMEDIATE")
             version = self._writer.execute(_VERSION).get
             if version == self._version:
-                self._check_length()
+                if self._log is not None:
+                    self._check_length()
                 if not is_due:
                     return
             if self._writer.pragma("journal_mode") == self._mode:
@@ -234,13 +235,17 @@ class FileWatch:
         Raises:
             StoreUnknownError: it was deleted or replaced. SQLite would go on writing into the file that has no name.
         """
-        changes = [file.is_changed() for file in self._files]
-        is_in_place = self._index_file is None or self._index_file.is_changed() is not None
-        if None in changes or not is_in_place:
+        is_new, is_in_place = False, self._index_file is None or self._index_file.is_changed() is not None
+        for file in self._files:
+            if (is_changed := file.is_changed()) is None:
+                is_in_place = False
+            else:
+                is_new |= is_changed
+        if not is_in_place:
             which = "" if self._log is None else ", or its log or the log's index,"
             why = f"{self._path}{which} was deleted or replaced while it was open"
             raise self._pool.refuse(StoreUnknownError(f"{why}: put it back, or start again with another file"))
-        return True in changes
+        return is_new
 
     def _was_opened(self) -> bool:
         """Whether another program had a small file open for writing since the last call, perhaps only to read it."""

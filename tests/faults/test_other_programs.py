@@ -218,6 +218,7 @@ class TestChangesInPlace:
             with pytest.raises(StoreUnknownError, match=r"has changed|is damaged"):
                 commit(store, "a", text("third"))
 
+    @pytest.mark.delete_mode("the header of the file does not count the commits in a log")
     def test_a_commit_of_another_program_after_this_one_s_is_told_by_its_number(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
