@@ -111,12 +111,15 @@ class Batch:
         self._connection = connection
         self._heads: dict[str, _Head] = {}
         self._position = 0
+        self._begun: int | None = None
+        """The last position before the transaction; None if it must be read."""
         self._stored = self._read_counter()
         """The counter of positions and the epoch, as the last commit left them."""
 
     def forget_heads(self) -> None:
         """Drop the cached heads. Must be called after every rollback."""
         self._heads.clear()
+        self._begun = None
 
     def outcomes(self, plans: Sequence[AgentPlan], committed_ns: int) -> list[Outcome]:
         """Return the outcomes of what `write` has written, now that it is committed.
@@ -125,6 +128,7 @@ class Batch:
             plans: what `write` returned.
             committed_ns: when the COMMIT returned, of `time.monotonic_ns`.
         """
+        self._begun = self._position
         self._stored = self._position, self._stored[1]
         return [_outcome(plan, committed_ns) for plan in plans]
 
@@ -154,7 +158,9 @@ class Batch:
         Raises:
             apsw.Error: the transaction as a whole failed and must be rolled back.
         """
-        self._position = begun = self._connection.execute("SELECT last FROM positions").get
+        if self._begun is None:
+            self._begun = self._read_counter()[0]
+        self._position = begun = self._begun
         if len(self._heads) > CACHED_AGENTS:
             self._heads.clear()
         plans = self._write_at_once(work) or [None] * len(work)

@@ -35,9 +35,11 @@ SELECT_HEAD: Final = (
 )
 """Where the log of an agent ends: its key, epoch, last sequence, status, and the position of its last entry."""
 SET_POSITION: Final = "UPDATE positions SET last = ?"
-CHUNK_ROWS: Final = 64
-"""Rows of one statement. For each execution the interpreter is released and taken again, for which the writer waits as
-long as the host's thread computes: with a row at a time a commit of 30 messages took 9 ms beside a busy host."""
+CHUNK_ROWS: Final = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+"""Rows of one statement: few kinds to compile and keep, of which two or three make any number below 64.
+
+For each execution the interpreter is released and taken again, for which the writer waits as long as another thread
+computes: with a row at a time, a commit of 30 messages took 9 ms beside a busy host."""
 _INSERT_AGENT: Final = f"INSERT INTO agents ({AGENT_COLUMNS}) VALUES ({', '.join('?' * 17)})"
 _INSERT_TRANSITION: Final = (
     'INSERT INTO agent_transitions (position, agent_key, "from", "to", after_sequence, at, reason)'
@@ -136,13 +138,13 @@ def _transition_row(key: int, change: StatusChange) -> Row:
 def _execute_rows(
     connection: apsw.Connection, statement: Callable[[int], str], rows: Iterable[Row], number: int
 ) -> None:
-    """Execute a statement for that number of rows, in as few calls as `CHUNK_ROWS` allows.
+    """Execute a statement for that number of rows, a chunk at a time.
 
     Each row is made when it is needed: thousands of waiting tuples would cost garbage collections.
     """
     waiting = iter(rows)
     while number:
-        chunk = min(CHUNK_ROWS, 1 << number.bit_length() - 1)  # powers of two: few statements to compile and keep
+        chunk = next(size for size in CHUNK_ROWS if size <= number)
         connection.execute(statement(chunk), tuple(chain.from_iterable(islice(waiting, chunk))))
         number -= chunk
 

@@ -12,6 +12,7 @@ import pytest
 from commitcast.actors.kernel.actor import TURN_MESSAGES, Actor
 from commitcast.actors.kernel.dispatch import Dispatcher, PinnedActor, ThreadDispatcher
 from commitcast.actors.kernel.future import Future
+from commitcast.actors.kernel.mailbox import Envelope
 from forking import forked, refused
 from waiting import wait_until
 
@@ -241,3 +242,26 @@ def test_a_pinned_actor_may_fork_and_its_thread_ends_in_the_child() -> None:
     actor.actor_ref.stop(timeout=SECONDS)
 
     assert answers == ["here"]
+
+
+@pytest.mark.parametrize(("where", "is_inline"), [("main", False), ("loop", True), ("thread", True)])
+def test_a_turn_is_inline_where_nothing_can_interrupt_it(
+    dispatcher: ThreadDispatcher, where: str, is_inline: bool
+) -> None:
+    actor = Pooled("a", dispatcher)
+    actor.begin()
+
+    def put() -> tuple[int, int]:
+        answer: Future[int] = Future()
+        actor.actor_inbox.put(Envelope(threading.get_ident, answer), inline=True)
+        return answer.get(SECONDS), threading.get_ident()
+
+    async def put_on_loop() -> tuple[int, int]:
+        return put()
+
+    with ThreadPoolExecutor(1) as pool:
+        ways = {"main": put, "loop": lambda: asyncio.run(put_on_loop()), "thread": pool.submit(put).result}
+        handled_on, put_on = ways[where]()
+
+    assert (handled_on == put_on) == is_inline
+    actor.actor_ref.stop(block=True, timeout=SECONDS)
