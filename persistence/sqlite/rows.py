@@ -143,10 +143,10 @@ def _execute_rows(
     Each row is made when it is needed: thousands of waiting tuples would cost garbage collections.
     """
     waiting = iter(rows)
-    while number:
-        chunk = next(size for size in CHUNK_ROWS if size <= number)
-        connection.execute(statement(chunk), tuple(chain.from_iterable(islice(waiting, chunk))))
-        number -= chunk
+    for chunk in CHUNK_ROWS:
+        while number >= chunk:
+            connection.execute(statement(chunk), tuple(chain.from_iterable(islice(waiting, chunk))))
+            number -= chunk
 
 
 class StaleStatusError(Exception):

@@ -260,8 +260,12 @@ def test_a_turn_is_inline_where_nothing_can_interrupt_it(
         return put()
 
     with ThreadPoolExecutor(1) as pool:
-        ways = {"main": put, "loop": lambda: asyncio.run(put_on_loop()), "thread": pool.submit(put).result}
-        handled_on, put_on = ways[where]()
+        if where == "main":
+            handled_on, put_on = put()
+        elif where == "loop":
+            handled_on, put_on = asyncio.run(put_on_loop())
+        else:
+            handled_on, put_on = pool.submit(put).result()
 
     assert (handled_on == put_on) == is_inline
     actor.actor_ref.stop(block=True, timeout=SECONDS)
