@@ -222,7 +222,7 @@ class AgentHandle:
 
         Threads: any; blocks while the agent says nothing.
         """
-        with self._system.readers.of(self.id) as log:
+        with self._system.readers.of(self.id, follows=True) as log:
             follower = Follower(log, after)
             while (step := follower.next()) is not Step.END:
                 if step is Step.READ:
@@ -234,7 +234,7 @@ class AgentHandle:
 
     async def afollow(self, after: int = 0) -> AsyncIterator[MessageRecord]:
         """Yield every message after a sequence until the agent's end, without blocking the loop. See `follow`."""
-        with self._system.readers.of(self.id) as log:
+        with self._system.readers.of(self.id, follows=True) as log:
             follower = Follower(log, after)
             while (step := follower.next()) is not Step.END:
                 if step is Step.READ:
@@ -262,7 +262,7 @@ class AgentHandle:
             RuntimeStoppedError: the runtime stopped before the agent's end.
         """
         deadline = _Deadline(timeout)
-        with self._system.readers.of(self.id) as log:
+        with self._system.readers.of(self.id, follows=False) as log:
             while True:
                 with deadline.reading():
                     record = self._record_while_running()
@@ -275,7 +275,7 @@ class AgentHandle:
     async def await_(self, timeout: float | None = None) -> AgentRecord:
         """Return the agent's record once it has ended, without blocking the loop. See `wait`."""
         deadline = _Deadline(timeout)
-        with self._system.readers.of(self.id) as log:
+        with self._system.readers.of(self.id, follows=False) as log:
             while True:
                 with deadline.reading():
                     record = await asyncio.wait_for(asyncio.to_thread(self._record_while_running), remaining_s())

@@ -44,8 +44,8 @@ class AgentLog:
         """Of the agent after its end, if the writer has returned it."""
         self.is_closed = False
         """Whether the runtime has stopped, so that nothing more comes."""
-        self.users = 0
-        """Kept by `Readers`."""
+        self.users = self.followers = 0
+        """Kept by `Readers`. Messages are kept for followers alone."""
         self._recent: tuple[int, list[MessageRecord]] = (
             -1,
             [],
@@ -93,6 +93,9 @@ class AgentLog:
 
     def _add(self, added: list[MessageRecord], committed: Committed, max_bytes: int) -> None:
         start, messages = self._recent
+        if not self.followers:
+            self._recent, self._size = (committed.last, []), 0
+            return
         if start < 0 or start + len(messages) != committed.previous:
             self._recent = start, messages = committed.previous, []
             self._size = 0
@@ -226,17 +229,19 @@ class Readers:
         """Return the log of an agent, if it has readers. Any thread."""
 
     @contextmanager
-    def of(self, agent: str) -> Iterator[AgentLog]:
-        """Use the log of an agent."""
+    def of(self, agent: str, *, follows: bool) -> Iterator[AgentLog]:
+        """Use the log of an agent, to follow its messages or only to wait for its end."""
         with self._lock:
             log = self._logs.setdefault(agent, AgentLog())
             log.users += 1
+            log.followers += follows
             log.is_closed = self._is_closed
         try:
             yield log
         finally:
             with self._lock:
                 log.users -= 1
+                log.followers -= follows
                 if not log.users:
                     del self._logs[agent]
 

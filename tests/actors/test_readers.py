@@ -144,6 +144,35 @@ def test_slow_followers_cost_a_cursor_and_get_everything(tmp_path: Path) -> None
         assert [message.sequence for message in slow[0]] == list(range(2, count + 2))
 
 
+def test_nothing_is_kept_for_one_that_only_waits_and_a_later_follower_gets_everything(tmp_path: Path) -> None:
+    with AgentRuntime(tmp_path / "a.db") as runtime:
+        agent = runtime.launch(id="a")
+        readers = agent._system.readers
+        waiting = threading.Thread(target=agent.wait)
+        waiting.start()
+        wait_until(lambda: (log := readers.get("a")) is not None and log.is_waited_for, "it to wait")
+        log = readers.get("a")
+        assert log is not None
+        agent.emit("0").get(TIMEOUT_S)
+        earlier = agent.follow()
+        assert next(earlier).content == "0"
+        agent.emit("1").get(TIMEOUT_S)
+        assert log.next(1) is not None
+        earlier.close()  # type: ignore[attr-defined]  # it is a generator
+        for number in range(2, 5):
+            agent.emit(str(number)).get(TIMEOUT_S)
+        assert [log.next(sequence) for sequence in range(6)] == [None] * 6
+
+        followed = agent.follow(after=2)
+        seen = [next(followed).content for _ in range(3)]
+        agent.emit("5").get(TIMEOUT_S)
+        assert log.next(5) is not None
+        agent.terminate().get(TIMEOUT_S)
+        waiting.join(TIMEOUT_S)
+
+        assert [*seen, *(message.content for message in followed)] == ["2", "3", "4", "5"]
+
+
 def test_the_end_of_the_runtime_wakes_who_follows_and_who_waits(tmp_path: Path) -> None:
     async def scenario() -> list[Any]:
         runtime = AgentRuntime(tmp_path / "a.db", stop_timeout_s=0.1)
@@ -175,6 +204,7 @@ def test_whatever_is_dropped_and_whenever_it_looks_it_gets_each_message_once(
         commit(store, "a", new_agent("1", "2", "3"))
         commit(store, "a", change(INITIALIZING, RUNNING))
         log = AgentLog()
+        log.followers = 1
         follower = Follower(log, after)
         seen: list[int] = []
 
