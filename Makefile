@@ -44,7 +44,7 @@ test:            ## the suite, in the README's own words
 	sh -ec "$$(sed -n '/^Install it for development/,/^## /p' README.md | sed -n '/^```sh/,/^```/p' | sed '/^```/d')"
 
 everything:      ## all shapes and many more seeds of the tests of which `make test` runs a sample
-	COMMITCAST_EVERYTHING=1 $(BIN)/pytest -q -n 6 -m sampled
+	COMMITCAST_EVERYTHING=1 $(BIN)/pytest -q -n 6 --timeout 240 -m sampled
 
 lowest:          ## the tests where versions matter, with the lowest versions that setup.cfg allows
 	@mkdir -p build

@@ -5,6 +5,7 @@ GatewayActor (`_on_acknowledged`). Must never tell the gateway or a caller anyth
 Handlers run one at a time and never block.
 """
 
+import asyncio
 import itertools
 import logging
 from typing import Any, ClassVar, Final, assert_never
@@ -61,6 +62,11 @@ class AgentActor(Actor):
     def is_quiet(self) -> bool:
         """Whether nothing is in flight, so that a message may be handled inline: a busy agent batches. Any thread."""
         return self._is_loaded and not self._in_flight
+
+    @property
+    def source_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that its source runs on; None if that is on none. Any thread."""
+        return None if self._source is None else self._source.loop
 
     @property
     def has_ended(self) -> bool:

@@ -5,6 +5,7 @@ and messages that reached the mailbox of a retired actor are handed, in order, t
 blocks under the lock.
 """
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -142,6 +143,11 @@ class Directory:
         future: Future[Any] = Future()
         actor.actor_inbox.put(Envelope(command, future), inline=actor.is_quiet)
         return future
+
+    def source_loop(self, agent: str) -> asyncio.AbstractEventLoop | None:
+        """Return the event loop that the source of an agent runs on; None if it is on none."""
+        actor = self._actors.get(agent)
+        return None if actor is None else actor.source_loop
 
     def tell(self, agent: str, command: messages.AgentCommand) -> bool:
         """Send a message to an agent's actor if it has one; return whether it has."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from commitcast.actors import messages
-from commitcast.actors.errors import FutureTimeoutError, RuntimeStoppedError
+from commitcast.actors.errors import FutureTimeoutError, LoopWouldBlockError, RuntimeStoppedError
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.waiting import this_thread
 from commitcast.actors.loop import running_loop
@@ -219,6 +219,7 @@ class AgentHandle:
         Raises:
             AgentNotFoundError: there is no such agent.
             RuntimeStoppedError: the runtime stopped before the agent's end.
+            LoopWouldBlockError: it would block the event loop that the agent's source runs on: use `afollow`.
 
         Threads: any; blocks while the agent says nothing.
         """
@@ -228,6 +229,7 @@ class AgentHandle:
                 if step is Step.READ:
                     follower.take(self._page(follower.after))
                 elif step is Step.WAIT:
+                    self._check_may_block("async for … in handle.afollow()")
                     log.wait(follower.version)
                 else:
                     yield step
@@ -260,6 +262,7 @@ class AgentHandle:
             AgentNotFoundError: there is no such agent.
             FutureTimeoutError: it did not end in time.
             RuntimeStoppedError: the runtime stopped before the agent's end.
+            LoopWouldBlockError: it would block the event loop that the agent's source runs on: use `await_`.
         """
         deadline = _Deadline(timeout)
         with self._system.readers.of(self.id, follows=False) as log:
@@ -268,6 +271,7 @@ class AgentHandle:
                     record = self._record_while_running()
                 if record.status.is_terminal:
                     return record
+                self._check_may_block("await handle.await_()")
                 deadline.check(log.wait(None, deadline.left_s()))
                 if log.record is not None:
                     return log.record
@@ -284,6 +288,12 @@ class AgentHandle:
                 deadline.check(await log.wait_async(None, deadline.left_s()))
                 if log.record is not None:
                     return log.record
+
+    def _check_may_block(self, instead: str) -> None:
+        """Raise `LoopWouldBlockError` on the event loop that the agent's source needs to go on."""
+        loop = running_loop()
+        if loop is not None and self._system.directory.source_loop(self.id) is loop:
+            raise LoopWouldBlockError(instead)
 
     def _record_while_running(self) -> AgentRecord:
         try:

@@ -4,6 +4,7 @@ Owns what follows from a source's end: another run, or the end of its agent; and
 which is all that its source has read, and the end of its source's processes. Used from the actor's turns only.
 """
 
+import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -71,6 +72,11 @@ class AgentSource:
     def inbox(self) -> Inbox:
         """Messages that the agent was sent and has not read yet; the next run has it too."""
         return self._run.inbox
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that its run is on; None if it is on none. Any thread."""
+        return self._run.loop if self.is_running else None
 
     @property
     def has_processes(self) -> bool:

@@ -112,6 +112,11 @@ class SourceRunner:
         return [self._emitter.storable(draft) for draft in self.context.last_words(put_messages)]
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that it runs on, if it is an async source. Any thread."""
+        return None if self._emitter.task is None else self._emitter.task.loop
+
+    @property
     def has_processes(self) -> bool:
         """Whether there may be processes of it until it has ended. Ask after `cancel`: then no more are started."""
         return self._has_begun and getattr(self._source, "owns_processes", False)

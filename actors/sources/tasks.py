@@ -23,20 +23,20 @@ class SourceTask:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Made by `SourceTasks`."""
-        self._loop = loop
+        self.loop: Final = loop
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
         self._was_cancelled = False
 
     def begin(self, work: Coroutine[Any, Any, None], on_end: Callable[["asyncio.Task[None]"], object]) -> None:
         """Begin. On the loop."""
-        self._task = self._loop.create_task(work)
+        self._task = self.loop.create_task(work)
         self._task.add_done_callback(on_end)
 
     def cancel(self) -> None:
         """Cancel it. Any thread."""
         assert self._task is not None
-        call_on_loop(self._loop, self._cancel)
+        call_on_loop(self.loop, self._cancel)
 
     def _cancel(self) -> None:
         if self._task is not None and not self._is_closing:
@@ -45,7 +45,7 @@ class SourceTask:
 
     def is_current(self) -> bool:
         """Whether the caller runs in this task."""
-        return running_loop() is self._loop and asyncio.current_task() is self._task
+        return running_loop() is self.loop and asyncio.current_task() is self._task
 
     def will_close(self) -> None:
         """Take note that the source learns of the end by another error, and begins to clean up. On the loop."""
@@ -65,11 +65,11 @@ class SourceTask:
     @property
     def is_on_closed_loop(self) -> bool:
         """Whether it will never go on."""
-        return self._loop.is_closed()
+        return self.loop.is_closed()
 
     def can_end(self) -> bool:
         """Whether its end can be waited for: its loop runs, and not on this thread."""
-        return self._loop.is_running() and self._loop is not running_loop()
+        return self.loop.is_running() and self.loop is not running_loop()
 
 
 class SourceTasks:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commitcast.actors import AgentRuntime
-from commitcast.actors.errors import RuntimeStoppedError
+from commitcast.actors import AgentContext, AgentHandle, AgentRuntime
+from commitcast.actors.errors import LoopWouldBlockError, RuntimeStoppedError
 from commitcast.actors.readers import LOG_BYTES, AgentLog, Follower, Step
 from commitcast.actors.testing import MockGateway
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
@@ -190,6 +190,25 @@ def test_the_end_of_the_runtime_wakes_who_follows_and_who_waits(tmp_path: Path) 
         return outcomes
 
     assert [type(outcome) for outcome in asyncio.run(scenario())] == [RuntimeStoppedError] * 2
+
+
+@pytest.mark.parametrize("blocks", [lambda agent: agent.wait(), lambda agent: list(agent.follow())])
+def test_to_block_the_loop_of_its_source_is_refused_and_names_the_twin(
+    tmp_path: Path, blocks: Callable[[AgentHandle], object]
+) -> None:
+    async def source(context: AgentContext) -> AsyncIterator[str]:
+        yield await context.receive()
+
+    async def scenario() -> None:
+        async with AgentRuntime(tmp_path / "a.db") as runtime:
+            agent = await runtime.alaunch(source)
+            with pytest.raises(LoopWouldBlockError, match=r"await_\(\)|afollow\(\)"):
+                blocks(agent)
+            await agent.asend("go on")
+            record = await agent.await_()
+            assert agent.wait() == record  # it does not block any more
+
+    asyncio.run(scenario())
 
 
 STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(0, 6)), max_size=30)
