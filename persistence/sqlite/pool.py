@@ -74,11 +74,8 @@ class ReaderPool:
             try:
                 if connection is None:
                     connection = self._connect()
-                connection.execute("BEGIN")
-                try:
+                with _transaction(connection):
                     yield connection
-                finally:
-                    connection.execute("ROLLBACK")
             except CommitcastError:
                 raise
             except apsw.BusyError as error:
@@ -88,3 +85,24 @@ class ReaderPool:
                 raise StoreReadError(str(error)) from error
             finally:
                 self._idle.append(connection)
+
+
+@contextmanager
+def _transaction(connection: apsw.Connection) -> Iterator[None]:
+    """Read in one transaction, which ends with the block: a query that is not read to its end would go on with it."""
+    cursors: list[apsw.Cursor] = []
+
+    def make(connection: apsw.Connection) -> apsw.Cursor:
+        cursors.append(apsw.Cursor(connection))
+        return cursors[-1]
+
+    connection.cursor_factory = make
+    try:
+        connection.execute("BEGIN")
+        yield
+    finally:
+        connection.cursor_factory = apsw.Cursor
+        for cursor in cursors:
+            cursor.close(True)
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
