@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -115,10 +116,10 @@ class ThreadDispatcher:
     def try_run_inline(self, actor: Actor) -> None:
         """Let an actor handle one message on this thread, unless this thread is in a turn already.
 
-        On the main thread only under an event loop, which takes Ctrl-C as an event: else that could interrupt the turn
-        between any two steps, and the actor would not wake.
+        On the main thread only under an event loop that takes Ctrl-C as an event, as `asyncio.run` does: else Ctrl-C
+        could interrupt the turn between any two steps, and the actor would not wake.
         """
-        if this_thread.in_turn or (threading.get_ident() == _main_thread and asyncio._get_running_loop() is None):
+        if this_thread.in_turn or (threading.get_ident() == _main_thread and _is_interrupted_anywhere()):
             self._ready.put(actor)
             return
         this_thread.in_turn = True
@@ -207,6 +208,11 @@ class PinnedActor(Actor):
         """End the thread. It may be the one that calls."""
         if self._own is not None:
             self._own.stop()
+
+
+def _is_interrupted_anywhere() -> bool:
+    """Whether Ctrl-C raises wherever the main thread is: without a loop, and under one that leaves Python's handler."""
+    return asyncio._get_running_loop() is None or signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def _report_defect(actor: Actor) -> None:

@@ -23,13 +23,21 @@ class _LoopCalls:
     def run(self) -> None:
         """Make the calls that came so far. On the loop."""
         self.is_scheduled = False  # first: what is appended from now on schedules again
-        for _ in range(len(self.waiting)):
-            call = self.waiting.popleft()
-            try:
-                call()
-            except Exception as error:  # one call must not keep the others from theirs
-                context = {"message": "a call from another thread failed", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(context)
+        left = len(self.waiting)
+        try:
+            while left:
+                left -= 1
+                self._run_one(self.waiting.popleft())
+        finally:
+            if left:  # Ctrl-C: the others are still waited for
+                asyncio.get_running_loop().call_soon(self.run)
+
+    def _run_one(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as error:  # one call must not keep the others from theirs
+            context = {"message": "a call from another thread failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
 
 _calls: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopCalls]] = WeakKeyDictionary()

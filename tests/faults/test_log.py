@@ -14,6 +14,7 @@ from commitcast.persistence.sqlite import connections, log
 from commitcast.persistence.sqlite.journal import WAL, log_of
 from commitcast.persistence.sqlite.store import SqliteStore
 from faulty_disk import DATABASE, EVER, LOG, Fault, faulty_disk
+from forking import in_a_child
 from stores import by_hand, commit, contents, new_agent, opened, problems, proof, text
 from waiting import TIMEOUT_S
 
@@ -36,16 +37,6 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def log_size(path: Path) -> int:
     return log_of(path).stat().st_size
-
-
-def in_another_process(work: Callable[[], object]) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
 
 
 def fill(store: SqliteStore, count: int) -> None:
@@ -193,7 +184,7 @@ class TestCheckpoint:
             commit(store, "a", new_agent("first"))
             os._exit(0)
 
-        in_another_process(die)
+        in_a_child(die)
         with faulty_disk() as disk:
             disk.arm(Fault.DISK_FULL, DATABASE, times=EVER)
             with opened(path, journal_mode=WAL, vfs=disk.name) as store:
@@ -273,7 +264,7 @@ class TestOthers:
     ) -> None:
         with opened(path, journal_mode=WAL) as store:
             commit(store, "a", new_agent("first"))
-            in_another_process(lambda: harm(path))
+            in_a_child(lambda: harm(path))
 
             with pytest.raises(StoreUnknownError, match="has changed"):
                 commit(store, "a", text("second"))

@@ -67,3 +67,14 @@ def _error_of(use: Callable[[], object]) -> str:
     except Exception as error:
         return type(error).__name__
     return "-"
+
+
+def in_a_child(work: Callable[[], object]) -> int:
+    """Do something in a forked process that dies then, and return its status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]

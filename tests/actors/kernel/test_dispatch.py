@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pykka
@@ -244,7 +245,9 @@ def test_a_pinned_actor_may_fork_and_its_thread_ends_in_the_child() -> None:
     assert answers == ["here"]
 
 
-@pytest.mark.parametrize(("where", "is_inline"), [("main", False), ("loop", True), ("thread", True)])
+@pytest.mark.parametrize(
+    ("where", "is_inline"), [("main", False), ("loop", True), ("plain loop", False), ("thread", True)]
+)
 def test_a_turn_is_inline_where_nothing_can_interrupt_it(
     dispatcher: ThreadDispatcher, where: str, is_inline: bool
 ) -> None:
@@ -264,6 +267,9 @@ def test_a_turn_is_inline_where_nothing_can_interrupt_it(
             handled_on, put_on = put()
         elif where == "loop":
             handled_on, put_on = asyncio.run(put_on_loop())
+        elif where == "plain loop":  # Python's own handler of Ctrl-C stays
+            with closing(asyncio.new_event_loop()) as loop:
+                handled_on, put_on = loop.run_until_complete(put_on_loop())
         else:
             handled_on, put_on = pool.submit(put).result()
 

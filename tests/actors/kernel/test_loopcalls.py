@@ -4,7 +4,10 @@ import asyncio
 from functools import partial
 from typing import Any
 
+import pytest
+
 from commitcast.actors.kernel.loopcalls import call_on_loop
+from waiting import TIMEOUT_S
 
 
 class CountingLoop(asyncio.SelectorEventLoop):
@@ -65,3 +68,20 @@ def test_a_closed_loop_takes_nothing_also_when_it_was_closed_before_its_calls() 
 
     assert not call_on_loop(loop, lambda: None)
     assert not call_on_loop(loop, lambda: None)
+
+
+def test_ctrl_c_in_one_keeps_no_other_from_its_turn() -> None:
+    loop, calls = CountingLoop(), list[str]()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    call_on_loop(loop, interrupted)
+    call_on_loop(loop, lambda: calls.append("next"))
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(asyncio.sleep(TIMEOUT_S))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+    assert calls == ["next"]

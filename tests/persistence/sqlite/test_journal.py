@@ -13,6 +13,7 @@ from commitcast.persistence.sqlite.journal import DELETE, WAL, index_of, log_of
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.sqlite.verify import verify
 from faulty_disk import DATABASE, JOURNAL, LOG, FaultyDisk
+from forking import in_a_child
 from stores import by_hand, commit, contents, new_agent, opened, problems, reader_value, text
 from users import ordinary_user
 
@@ -32,17 +33,6 @@ def other(path: Path, mode: str) -> Path:
     with opened(path, journal_mode=OTHER[mode]) as store:
         commit(store, "a", new_agent("first"))
     return path
-
-
-def in_a_child(work: Callable[[], object]) -> int:
-    """Do something in a forked process that dies then, and return its status."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.waitpid(child, 0)[1]
 
 
 def leave_a_log(path: Path) -> None:
