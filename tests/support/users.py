@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from stores import opened
+
 NOBODY: Final = 65534
 
 
 @contextmanager
 def ordinary_user() -> Iterator[Path]:
     """A folder of somebody who is not the superuser, and be that somebody."""
+    with opened(":memory:"):
+        pass  # what opening a store imports may lie where only the superuser can read
     folder = Path(tempfile.mkdtemp())
     is_superuser = os.getuid() == 0
     if is_superuser:
