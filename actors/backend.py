@@ -24,9 +24,11 @@ if TYPE_CHECKING:  # a runtime without subscribers loads none of it
 Progress = Callable[[int, int], object]
 """Called with what is done and what there is in all."""
 Publish = Callable[[Committed], object]
-"""Takes what was committed. Returns at once; any thread."""
+"""Takes what was committed, in order. Returns at once; any thread."""
 Notify = Callable[[str, str, str, bool], object]
 """Takes agent, error code, message and whether to retry, of what could not be done. Returns at once; any thread."""
+Flush = Callable[[], object]
+"""Casts what was taken since the last call. Returns at once; any thread."""
 
 
 def store_of(database: str | os.PathLike[str] | Store, journal_mode: str = DELETE) -> Store:
@@ -73,6 +75,10 @@ class Backend(Protocol):
     @property
     def notify(self) -> Notify:
         """Casts what could not be done. For the GatewayActor, which takes it once."""
+
+    @property
+    def flush(self) -> Flush:
+        """To be called after some of either. For the GatewayActor, which takes it once."""
 
     @property
     def address(self) -> str | None:
@@ -131,6 +137,7 @@ class InProcess:
         self.reader: Reader = store
         self.publish: Publish = _cast_to_nobody if server is None else server.publish
         self.notify: Notify = _cast_to_nobody if server is None else server.notify
+        self.flush: Flush = _cast_to_nobody if server is None else server.flush
         self.verify = store.verify
         self.backup = store.backup
         self.open = store.open

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, assert_never
+from typing import Any, Final, Protocol, assert_never
 
 import msgspec
 
@@ -101,6 +101,12 @@ class _Creation:
             self._asker.set([self._outcomes[agent] for agent in self._order])
 
 
+class RunTogether(Protocol):
+    """`Dispatcher.run_together`."""
+
+    def __call__(self, call: Callable[[], object], /, *, inline: bool) -> None: ...
+
+
 class DatabaseActor(PinnedActor):
     """The one writer of a store."""
 
@@ -111,7 +117,7 @@ class DatabaseActor(PinnedActor):
         acknowledge: Callable[[str, messages.Acknowledged], object],
         on_fatal: Callable[[Exception], object],
         give_up: threading.Event,
-        run_woken_inline: Callable[[Callable[[], object]], None],
+        run_together: RunTogether,
         dispatcher: Dispatcher | None = None,
         dead_letters: DeadLetters | None = None,
         commits: CommitStats | None = None,
@@ -123,7 +129,7 @@ class DatabaseActor(PinnedActor):
             acknowledge: delivers the answers to an agent's writes to the agent's actor.
             on_fatal: called once when the outcome of a commit is unknown; nothing is written after that.
             give_up: once set, a full disk, a lock and the like are no longer waited for.
-            run_woken_inline: calls something, then gives the agents that it has woken their turns on this thread.
+            run_together: of the dispatcher of the agents; see `Dispatcher.run_together`.
             dispatcher: gives it turns instead of a thread of its own.
             dead_letters: where undeliverable messages are counted.
             commits: counts commits.
@@ -133,7 +139,7 @@ class DatabaseActor(PinnedActor):
         self._acknowledge = acknowledge
         self._on_fatal = on_fatal
         self._give_up = give_up
-        self._run_woken_inline = run_woken_inline
+        self._run_together = run_together
         self._groups: dict[str, _Group] = {}
         self._rows = 0
         self._bytes = 0
@@ -233,10 +239,8 @@ class DatabaseActor(PinnedActor):
                 work.append(AgentWrites(agent, group.writes))
                 writes += len(group.writes)
         outcomes = self._commit_until_stored(work, writes) if work else []
-        if len(groups) <= SMALL_BATCH_AGENTS:
-            self._run_woken_inline(partial(self._acknowledge_all, groups, outcomes))
-        else:
-            self._acknowledge_all(groups, outcomes)
+        acknowledge = partial(self._acknowledge_all, groups, outcomes)
+        self._run_together(acknowledge, inline=len(groups) <= SMALL_BATCH_AGENTS)
 
     def _acknowledge_all(self, groups: dict[str, _Group], outcomes: list[Outcome]) -> None:
         of_the_stored = iter(outcomes)

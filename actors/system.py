@@ -113,7 +113,8 @@ class ActorSystem:
         return Supervisor(name, make, restart, self._dispatcher, self._escalate)
 
     def _make_gateway(self) -> GatewayActor:
-        return GatewayActor(self._dispatcher, self._backend.publish, self._backend.notify)
+        backend = self._backend
+        return GatewayActor(self._dispatcher, backend.publish, backend.notify, backend.flush)
 
     def _make_database(self) -> DatabaseActor:
         return DatabaseActor(
@@ -121,7 +122,7 @@ class ActorSystem:
             acknowledge=self.directory.tell,
             on_fatal=self._fail,
             give_up=self._give_up,
-            run_woken_inline=self._dispatcher.run_woken_inline,
+            run_together=self._dispatcher.run_together,
             dispatcher=self._given_dispatcher,
             dead_letters=self.dead_letters,
             commits=self.commits,

@@ -77,6 +77,8 @@ class Actor(pykka.Actor):
     turn_messages: ClassVar[int] = TURN_MESSAGES
     mailbox_limit_messages: ClassVar[int | None] = None
     """How many ordinary messages may wait for it; None where the senders keep the bound."""
+    follows_its_senders: ClassVar[bool] = False
+    """Whether it takes its turn on the thread of those that woke it, after theirs: it must be short."""
 
     actor_inbox: Mailbox  # type: ignore[assignment]  # see `ActorRef`
     supervisor: "Supervisor | None" = None

@@ -30,6 +30,8 @@ logger: Final = logging.getLogger(__name__)
 WORKERS: Final = 2
 """Threads for pooled actors. Their handlers hold the interpreter's lock, so more would only wait for it; a second one
 serves the others while the first loads an agent from the disk."""
+TOGETHER: Final = 256
+"""Turns of one call that a thread takes in one go: 1 or 2 ms of work, in which other actors have the other thread."""
 _main_thread = threading.main_thread().ident
 
 
@@ -45,8 +47,13 @@ class Dispatcher(Protocol):
     def try_run_inline(self, actor: Actor) -> None:
         """Let an actor handle one message on this thread if that can be done, else give it a turn soon."""
 
-    def run_woken_inline(self, call: Callable[[], object]) -> None:
-        """Call `call`; then give the actors that it has woken their turns on this thread."""
+    def run_together(self, call: Callable[[], object], *, inline: bool) -> None:
+        """Call `call`; then give the actors that it has woken their turns one after another.
+
+        Args:
+            call: wakes them.
+            inline: on this thread, before the return; else on one of the dispatcher's.
+        """
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after `delay_s` seconds. It must not block."""
@@ -62,7 +69,7 @@ class Dispatcher(Protocol):
 
 
 class _Woken(threading.local):
-    """The actors that were woken by this thread in `run_woken_inline`; None outside of it."""
+    """The actors that were woken by this thread in `run_together`; None outside of it."""
 
     actors: "list[Actor] | None" = None
 
@@ -88,7 +95,7 @@ class ThreadDispatcher:
         """
         self._may_block = may_block
         self.dead_letters = dead_letters or DeadLetters()
-        self._ready: queue.SimpleQueue[Actor | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Actor | list[Actor] | None] = queue.SimpleQueue()
         self._woken = _Woken()
         self._timers = Timers(name)
         # Daemons: a host that forgets to stop its runtime must still be able to exit, and what is not committed was
@@ -129,20 +136,38 @@ class ThreadDispatcher:
         finally:
             this_thread.in_turn = False
 
-    def run_woken_inline(self, call: Callable[[], object]) -> None:
-        """Call `call`; then give the actors that it has woken their turns on this thread."""
+    def run_together(self, call: Callable[[], object], *, inline: bool) -> None:
+        """Call `call`; then give the actors that it has woken their turns one after another.
+
+        Event loops are woken once, and so is an actor that follows (`Actor.follows_its_senders`): for each of many
+        turns these would take the interpreter from the thread that takes them.
+        """
         woken = self._woken.actors = []
         try:
             call()
         finally:
             self._woken.actors = None
-            this_thread.in_turn = True
-            for actor in woken:
-                try:
-                    actor.take_turn(actor.turn_messages)
-                except BaseException:  # a defect of ours: the other actors need the thread
-                    _report_defect(actor)
-            this_thread.in_turn = False
+            if inline:
+                was_in_turn, this_thread.in_turn = this_thread.in_turn, True
+                self._take_turns(woken)
+                this_thread.in_turn = was_in_turn
+            else:
+                for start in range(0, len(woken), TOGETHER):
+                    self._ready.put(woken[start : start + TOGETHER])
+
+    def _take_turns(self, actors: list[Actor]) -> None:
+        woken = self._woken.actors = []
+        gathered = this_thread.gathered = {}
+        for actor in actors:
+            _take_turn(actor)
+        self._woken.actors = this_thread.gathered = None
+        for waiting in gathered:
+            waiting.wake()
+        for actor in woken:
+            if actor.follows_its_senders:
+                _take_turn(actor)
+            else:
+                self._ready.put(actor)
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after `delay_s` seconds, on the timers' thread."""
@@ -168,12 +193,12 @@ class ThreadDispatcher:
 
     def _work(self) -> None:
         this_thread.in_turn = not self._may_block
-        while (actor := self._ready.get()) is not None:
-            try:
-                actor.take_turn(actor.turn_messages)
-            except BaseException:  # a defect of ours: the other actors need the thread
-                _report_defect(actor)
-            del actor  # or an idle worker would keep a dead actor
+        while (ready := self._ready.get()) is not None:
+            if isinstance(ready, list):
+                self._take_turns(ready)
+            else:
+                _take_turn(ready)
+            del ready  # or an idle worker would keep a dead actor
 
 
 class PinnedActor(Actor):
@@ -219,9 +244,11 @@ def _is_interrupted_anywhere() -> bool:
     return asyncio._get_running_loop() is None or _signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def _report_defect(actor: Actor) -> None:
-    """Report what a turn has raised: a defect of ours, which must not end the thread, because others need it."""
-    logger.critical("the turn of %s failed", actor, exc_info=True)
+def _take_turn(actor: Actor) -> None:
+    try:
+        actor.take_turn(actor.turn_messages)
+    except BaseException:  # a defect of ours, which must not end the thread: the other actors need it
+        logger.critical("the turn of %s failed", actor, exc_info=True)
 
 
 def stop_actor(ref: pykka.ActorRef[Any] | None, deadline: float) -> None:

@@ -83,7 +83,7 @@ class SeededDispatcher:
         """Call `work` some time; what blocks in it lets others run."""
         self._ready.append(Fiber(name, work, self._block))
 
-    def run_woken_inline(self, call: Callable[[], object]) -> None:
+    def run_together(self, call: Callable[[], object], *, inline: bool) -> None:
         """Only call: every turn is taken on the one thread there is."""
         call()
 

@@ -20,9 +20,18 @@ class ThisThread(threading.local):
     """Whether it is in an actor's turn, where nothing may block."""
     scheduler: "Scheduler | None" = None
     """Runs actors while it waits."""
+    gathered: "dict[Wakeable, None] | None" = None
+    """What it is to wake at the end of many turns; None while it wakes at once. Those turns do not wait for it."""
 
 
 this_thread: Final = ThisThread()
+
+
+class Wakeable(Protocol):
+    """What waits for calls, and can be woken once for many."""
+
+    def wake(self) -> object:
+        """Wake it if something waits."""
 
 
 class Signal:

@@ -91,6 +91,10 @@ class Hub:
         if frames.ALL in self._by_agent and self._all_agents.add(committed):
             self.pacer.due.setdefault(frames.ALL, committed.committed_ns)
 
+    def is_followed(self, agent: str) -> bool:
+        """Whether anybody subscribes to an agent, or to all. Any thread."""
+        return agent in self._by_agent or frames.ALL in self._by_agent
+
     def make_ready(self, now: float) -> dict[str, int]:
         """Let subscribers be given what was committed, as far as the pacer allows it; return what it returns."""
         released = self.pacer.release(now)

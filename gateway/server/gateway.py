@@ -50,19 +50,29 @@ each of them: about the time that a handshake takes."""
 
 
 class CommitInbox:
-    """What waits for the gateway's loop: bounded, never blocking, in order. Any thread puts; the loop takes.
+    """What waits for the gateway's loop: bounded, never blocking, in order.
+
+    Any thread puts, and then flushes; the loop takes.
 
     What is beyond the bound is dropped and remembered as dropped: it is in the store, and subscriptions that lack it
     read it there.
     """
 
-    def __init__(self, wake: Callable[[], object]) -> None:
-        """Make it; `wake` is called when something is put into the empty inbox."""
+    def __init__(self, wake: Callable[[], object], is_followed: Callable[[str], bool] = lambda agent: True) -> None:
+        """Make it.
+
+        Args:
+            wake: called by `flush` when something was put into the empty inbox.
+            is_followed: whether anybody subscribes to an agent; else its commits are left to the store. Who subscribes
+                later reads the store after that, and so finds what was committed before this was asked.
+        """
         self._wake = wake
+        self._is_followed = is_followed
         self._lock = threading.Lock()
         self._waiting: deque[Committed | frames.Error] = deque()
         self._bytes = 0
         self._dropped: dict[str, int] = {}
+        self._is_wake_due = False
 
     @property
     def is_empty(self) -> bool:
@@ -71,16 +81,16 @@ class CommitInbox:
 
     def publish(self, committed: Committed) -> None:
         """Put what was committed. Returns at once."""
+        if not self._is_followed(committed.agent):
+            return
         size = committed_size(committed)
         with self._lock:
             if self._bytes > INBOX_BYTES:
                 self._dropped[committed.agent] = self._dropped[frames.ALL] = committed.last_position
                 return  # something waits, so `take` is still to come
-            was_empty = not self._waiting
+            self._is_wake_due = self._is_wake_due or not self._waiting
             self._waiting.append(committed)
             self._bytes += size
-        if was_empty:
-            self._wake()
 
     def notify(self, agent: str, code: str, message: str, retry: bool) -> None:
         """Put a notice that something was refused, if there is room. Returns at once."""
@@ -88,10 +98,15 @@ class CommitInbox:
         with self._lock:
             if self._bytes > INBOX_BYTES:
                 return
-            was_empty = not self._waiting
+            self._is_wake_due = self._is_wake_due or not self._waiting
             self._waiting.append(notice)
             self._bytes += ENTRY_BYTES + text_size(message)
-        if was_empty:
+
+    def flush(self) -> None:
+        """Let the loop take what was put. Returns at once."""
+        with self._lock:
+            is_due, self._is_wake_due = self._is_wake_due, False
+        if is_due:
             self._wake()
 
     def take(self) -> tuple[deque[Committed | frames.Error], dict[str, int]]:
@@ -116,7 +131,7 @@ class Gateway:
         self.hub = Hub(redactor=self.redactor)
         self.reader = StoreReader(store, self.traffic)
         self.pump = Pump(self.hub, self.reader, self.tasks, self.traffic, self._drop)
-        self.inbox = CommitInbox(partial(self.call, self._take))
+        self.inbox = CommitInbox(partial(self.call, self._take), self.hub.is_followed)
         self.requests = Requests(self.reader, control, self.redactor)
         self.authenticator = Authenticator(options.verifier, self.limits.refused_tokens)
         self._context = SessionContext(

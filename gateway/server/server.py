@@ -80,6 +80,8 @@ class GatewayServer:
         """Hand over committed entries. Returns at once. Any thread."""
         self.notify = self.core.inbox.notify
         """Tell an agent's subscribers that something was refused. Returns at once. Any thread."""
+        self.flush = self.core.inbox.flush
+        """Have what was handed over sent. Returns at once. Any thread."""
         # Behind an ASGI server the core counts the addresses that it gives, which may not be the sockets'.
         counts = self.core.counts if self._host else ConnectionCounts(self.core.limits)
         self.sockets = AcceptedSockets(self.core.limits, counts)

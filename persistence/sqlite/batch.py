@@ -3,8 +3,8 @@
 Works inside the transaction that `commit` has opened and never begins, commits or retries one itself. Must make no
 `Committed` before that COMMIT has returned. The writer's thread only.
 
-The common case is planned in memory and written with one `executemany` for each statement. If that fails, everything
-is undone to a savepoint and done again write by write, each in its own savepoint, so that a refused row fails alone.
+The common case is planned in memory and written with few statements. If that fails, the transaction is rolled back, and
+begun again to be written write by write, each in its own savepoint, so that a refused row fails alone.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ CACHED_AGENTS: Final = 131_072
 """Heads kept in memory, about 200 bytes each. All are dropped beyond that: a miss costs one indexed SELECT."""
 NO_AGENT: Final = 0
 """A key that no agent has (keys are positions and begin at 1): its rows are refused by the foreign key."""
-_REFUSALS: Final = (apsw.ConstraintError, StaleStatusError, TypeError, ValueError, OverflowError)
+REFUSALS: Final = (apsw.ConstraintError, StaleStatusError, TypeError, ValueError, OverflowError)
 """Errors that refuse one row: a rule of the schema, or a value that SQLite cannot hold. Others fail the transaction."""
 
 _SELECT_MESSAGE_BY_KEY: Final = f"SELECT {MESSAGE_COLUMNS} FROM agent_messages WHERE agent_key = ? AND key = ?"
@@ -148,14 +148,19 @@ class Batch:
                 return f"agent {agent!r} ends at message {row[2]}, but {head.sequence} was committed"
         return None
 
-    def write(self, work: Sequence[AgentWrites]) -> list[AgentPlan]:
+    def write(self, work: Sequence[AgentWrites], *, one_by_one: bool = False) -> list[AgentPlan]:
         """Insert and update everything, inside the open transaction.
+
+        Args:
+            work: what to write.
+            one_by_one: whether a row was refused when it was written together.
 
         Returns:
             One plan for each agent, for `outcomes`. A refused write has its error among the replies and left nothing
             behind.
 
         Raises:
+            REFUSALS: a row was refused: roll back, and write one by one.
             apsw.Error: the transaction as a whole failed and must be rolled back.
         """
         if self._begun is None:
@@ -163,35 +168,24 @@ class Batch:
         self._position = begun = self._begun
         if len(self._heads) > CACHED_AGENTS:
             self._heads.clear()
-        plans = self._write_at_once(work) or [None] * len(work)
-        if None in plans:
-            plans = [
-                self._write_one_by_one(agent.agent, agent.writes) if plan is None else plan
-                for agent, plan in zip(work, plans, strict=True)
-            ]
+        together = [None] * len(work) if one_by_one else self._write_at_once(work)
+        plans = [
+            self._write_one_by_one(agent.agent, agent.writes) if plan is None else plan
+            for agent, plan in zip(work, together, strict=True)
+        ]
         if self._position != begun:
             self._connection.execute(SET_POSITION, (self._position,))
-        return plans  # type: ignore[return-value]  # each None was replaced above
+        return plans
 
-    def _write_at_once(self, work: Sequence[AgentWrites]) -> list[AgentPlan | None] | None:
-        """Write everything together, except for unknown agents, whose rows will be refused.
-
-        Returns:
-            The plans, None for those left out; or None if a row was refused, and then nothing was written.
-        """
+    def _write_at_once(self, work: Sequence[AgentWrites]) -> list[AgentPlan | None]:
+        """Write everything together, except for unknown agents, whose rows will be refused: theirs is None."""
         plan = Plan(self._position)
         plans: list[AgentPlan | None] = []
-        self._connection.execute("SAVEPOINT batch")
-        try:
-            for agent in work:
-                head = self._head(agent.agent)
-                is_known = head.key != NO_AGENT or isinstance(agent.writes[0], NewAgent)
-                plans.append(self._plan(plan, agent, head) if is_known else None)
-            plan.execute(self._connection)
-        except _REFUSALS:
-            self._undo("batch")
-            return None
-        self._connection.execute("RELEASE batch")
+        for agent in work:
+            head = self._head(agent.agent)
+            is_known = head.key != NO_AGENT or isinstance(agent.writes[0], NewAgent)
+            plans.append(self._plan(plan, agent, head) if is_known else None)
+        plan.execute(self._connection)
         self._position = plan.position
         return plans
 
@@ -207,8 +201,10 @@ class Batch:
             try:
                 added = self._plan(plan, AgentWrites(agent, [write]), self._head(agent))
                 plan.execute(self._connection)
-            except _REFUSALS as error:
-                self._undo("row")
+            except REFUSALS as error:
+                self._connection.execute("ROLLBACK TO row")
+                self._connection.execute("RELEASE row")
+                self.forget_heads()
                 planned.replies.append(self._refusal(agent, write, error))
                 planned.refused = planned.refused or isinstance(write, NewMessage)
                 continue
@@ -217,11 +213,6 @@ class Batch:
             planned.add(added)
         planned.head = self._head(agent)  # a refused write has changed the one that was planned with
         return planned
-
-    def _undo(self, savepoint: str) -> None:
-        self._connection.execute(f"ROLLBACK TO {savepoint}")
-        self._connection.execute(f"RELEASE {savepoint}")
-        self.forget_heads()
 
     def _refusal(self, agent: str, write: Write, error: Exception) -> Exception:
         refusal: Exception

@@ -17,7 +17,7 @@ import apsw
 
 from commitcast.persistence.errors import StoreUnavailableError, StoreUnknownError
 from commitcast.persistence.sqlite import commit_errors, epochs
-from commitcast.persistence.sqlite.batch import AgentPlan, Batch
+from commitcast.persistence.sqlite.batch import REFUSALS, AgentPlan, Batch
 from commitcast.persistence.sqlite.folder import Folder
 from commitcast.persistence.sqlite.log import Log
 from commitcast.persistence.sqlite.pool import ReaderPool
@@ -182,6 +182,7 @@ class Committer:
                 self._watch.after_checkpoint()
 
     def _begin_and_write(self, work: Sequence[AgentWrites]) -> list[AgentPlan]:
+        has_refused = False
         while True:
             if self._watch is None:
                 self._writer.execute("BEGIN IMMEDIATE")
@@ -189,10 +190,17 @@ class Committer:
                 self._watch.begin(self._batch)
             if not self._has_run:
                 epochs.begin_run(self._writer)
-            plans = self._batch.write(work)
-            if self._watch is None or self._watch.is_untouched():
-                return plans
-            self._writer.execute("ROLLBACK")  # another program has written to the file meanwhile: check, write again
+            try:
+                plans = self._batch.write(work, one_by_one=has_refused)
+            except REFUSALS:
+                if has_refused:
+                    raise
+                has_refused = True
+            else:
+                if self._watch is None or self._watch.is_untouched():
+                    return plans
+            # A row was refused, or another program has written to the file meanwhile: begin again.
+            self._writer.execute("ROLLBACK")
             self._batch.forget_heads()
 
     def _end(self) -> None:

@@ -4,6 +4,7 @@ Owns the order of the columns. Knows nothing of transactions, which `batch` and 
 `reader` owns.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import chain, count, islice
@@ -35,8 +36,8 @@ SELECT_HEAD: Final = (
 )
 """Where the log of an agent ends: its key, epoch, last sequence, status, and the position of its last entry."""
 SET_POSITION: Final = "UPDATE positions SET last = ?"
-CHUNK_ROWS: Final = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
-"""Rows of one statement: few kinds to compile and keep, of which two or three make any number below 64.
+CHUNK_ROWS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""For how many rows there is a statement: few kinds to compile and keep. One that is too large is filled with NULLs.
 
 For each execution the interpreter is released and taken again, for which the writer waits as long as another thread
 computes: with a row at a time, a commit of 30 messages took 9 ms beside a busy host."""
@@ -60,14 +61,15 @@ Row = tuple[Any, ...]
 
 @cache
 def insert_messages(rows: int) -> str:
-    """Return the statement that inserts that number of `message_row`."""
+    """Return the statement that inserts up to that number of `message_row`; a row of NULLs is none."""
     values = ", ".join([f"({', '.join('?' * 12)})"] * rows)
-    return f"INSERT INTO agent_messages (agent_key, {MESSAGE_COLUMNS}, checksum) VALUES {values}"
+    new = f"VALUES {values}" if rows == 1 else f"SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"
+    return f"INSERT INTO agent_messages (agent_key, {MESSAGE_COLUMNS}, checksum) {new}"
 
 
 @cache
 def set_heads(rows: int) -> str:
-    """Return the statement that takes that number of pairs of an agent's key and its last sequence."""
+    """Return the statement that takes up to that number of pairs of an agent's key and its last sequence."""
     values = ", ".join(["(?, ?)"] * rows)
     return f"UPDATE agents SET head = new.column2 FROM (VALUES {values}) AS new WHERE key = new.column1"
 
@@ -136,17 +138,17 @@ def _transition_row(key: int, change: StatusChange) -> Row:
 
 
 def _execute_rows(
-    connection: apsw.Connection, statement: Callable[[int], str], rows: Iterable[Row], number: int
+    connection: apsw.Connection, statement: Callable[[int], str], rows: Iterable[Row], number: int, columns: int
 ) -> None:
     """Execute a statement for that number of rows, a chunk at a time.
 
     Each row is made when it is needed: thousands of waiting tuples would cost garbage collections.
     """
     waiting = iter(rows)
-    for chunk in CHUNK_ROWS:
-        while number >= chunk:
-            connection.execute(statement(chunk), tuple(chain.from_iterable(islice(waiting, chunk))))
-            number -= chunk
+    for left in range(number, 0, -CHUNK_ROWS[-1]):
+        chunk = CHUNK_ROWS[min(bisect_left(CHUNK_ROWS, left), len(CHUNK_ROWS) - 1)]
+        values = chain.from_iterable(islice(waiting, chunk))
+        connection.execute(statement(chunk), (*values, *(None,) * (columns * max(0, chunk - left))))
 
 
 class StaleStatusError(Exception):
@@ -247,8 +249,9 @@ class Plan(msgspec.Struct, gc=False):
         """
         if self.agents:
             connection.executemany(_INSERT_AGENT, self.agents)
-        _execute_rows(connection, insert_messages, map(message_row, self.keys, self.messages), len(self.messages))
-        _execute_rows(connection, set_heads, self.heads.items(), len(self.heads))
+        rows = map(message_row, self.keys, self.messages)
+        _execute_rows(connection, insert_messages, rows, len(self.messages), 12)
+        _execute_rows(connection, set_heads, self.heads.items(), len(self.heads), 2)
         if self.changes:
             self._set_statuses(connection)
             connection.executemany(_INSERT_TRANSITION, map(_transition_row, self.changed_keys, self.changes))

@@ -37,8 +37,6 @@ _FOREIGN: Final = {
     journal.DELETE: "another program has written to %s while it was open: stop that program",
     journal.WAL: "another program has written to %s while it was open, or has begun its log again: stop that program",
 }
-_VERSION: Final = "PRAGMA data_version"
-"""A number that changes when another connection has committed to the file."""
 _COUNTERS: Final = struct.Struct(">II")
 _COUNTERS_AT: Final = 24
 """The change counter of a file, and its size in pages (SQLite, Database File Format, 1.3)."""
@@ -97,7 +95,8 @@ class FileWatch:
         self._log = log
         self._mode = journal.DELETE if log is None else journal.WAL
         self._page_bytes: int = writer.pragma("page_size")
-        self._version: int | None = writer.execute(_VERSION).get
+        self._version: int | None = writer.data_version()
+        """A number that changes with each commit, also of another program. After the last one; None: not known."""
         self._changes, _ = self._counters()
         self._file = _Watched.of(path)
         self._files = [self._file]
@@ -118,20 +117,19 @@ class FileWatch:
         """When it may be read next, of `time.monotonic()`."""
 
     def begin(self, batch: Batch) -> None:
-        """Begin a transaction, once it is certain that the file is as it was committed.
+        """Begin a transaction. What was not noticed before is before its COMMIT, by `is_untouched`.
 
         Raises:
-            StoreUnknownError: it is not.
+            StoreUnknownError: the file is not as it was committed.
             StoreBusyError: another program keeps the file in another journal mode.
             apsw.Error: the transaction cannot be begun.
         """
-        self._is_touched |= self._has_new_state() | self._was_opened()
         is_due = self._is_touched and self._is_due()
         if is_due:
             self._writer.release_memory()  # what is kept in memory is what the file was
         while True:
             self._writer.execute("BEGIN IMMEDIATE")
-            version = self._writer.execute(_VERSION).get
+            version = self._writer.data_version()
             if version == self._version:
                 if self._log is not None:
                     self._check_length()
@@ -164,7 +162,7 @@ class FileWatch:
         self._changes, _ = self._counters()
 
     def is_untouched(self) -> bool:
-        """Whether the file was not written to since `begin`: before COMMIT the transaction itself does not."""
+        """Whether the file was not written to since the last commit: before COMMIT the transaction itself does not."""
         self._is_touched |= self._has_new_state()
         return not (self._is_touched and self._is_due())
 
@@ -175,6 +173,7 @@ class FileWatch:
             StoreUnknownError: it was deleted, replaced, or changed meanwhile.
         """
         self._has_new_state()  # the commit's own
+        self._version = self._writer.data_version()
         self._is_touched |= self._was_opened()
         if self._log is None:
             self._check_header()

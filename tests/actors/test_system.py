@@ -40,13 +40,17 @@ class Audience:
     def notify(self, agent: str, code: str, message: str, retry: bool) -> None:
         self.notices.append(code)
 
+    def flush(self) -> None:
+        pass
+
 
 class Serving(AgentRuntime):
     """A runtime whose gateway actor speaks to an audience of the test instead of a server."""
 
     def __init__(self, path: Path, audience: Audience, **options: Any) -> None:
         super().__init__(path, **options)
-        self._backend.publish, self._backend.notify = audience.publish, audience.notify
+        backend = self._backend
+        backend.publish, backend.notify, backend.flush = audience.publish, audience.notify, audience.flush
 
 
 class TestTheGateway:
@@ -91,7 +95,7 @@ class TestTheGateway:
                 super().notify(agent, code, message, retry)
 
         audience = Holding()
-        ref = GatewayActor.start(threads, audience.publish, audience.notify)
+        ref = GatewayActor.start(threads, audience.publish, audience.notify, audience.flush)
         notice = Notice("a", "internal", "")
         ref.tell(notice)
         entered.wait(TIMEOUT_S)

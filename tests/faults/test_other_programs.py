@@ -269,8 +269,8 @@ class TestChangesInPlace:
     ) -> None:
         write = Batch.write
 
-        def harmed(batch: Batch, work: Any) -> Any:
-            outcomes = write(batch, work)
+        def harmed(batch: Batch, work: Any, **options: Any) -> Any:
+            outcomes = write(batch, work, **options)
             monkeypatch.undo()
             in_another_process(harm, path)
             return outcomes

@@ -61,7 +61,7 @@ class HandDispatcher:
         """Never run it here."""
         self.schedule(actor)
 
-    def run_woken_inline(self, call: Callable[[], object]) -> None:
+    def run_together(self, call: Callable[[], object], *, inline: bool) -> None:
         """Only call: there is one thread."""
         call()
 
@@ -185,7 +185,7 @@ class Office:
                 acknowledge=self.directory.tell,
                 on_fatal=self.fatal.append,
                 give_up=threading.Event(),
-                run_woken_inline=self.dispatcher.run_woken_inline,
+                run_together=self.dispatcher.run_together,
                 dispatcher=self.dispatcher,
             )
         self.writer: Any = database.actor_ref

@@ -70,6 +70,7 @@ async def listening(server: GatewayServer, store: SqliteStore, subscriber: Raw, 
         await subscriber.until("live", agent=log)
     for agent in AGENTS:
         server.publish(proof(commit(store, agent, text("before"))))
+        server.flush()
     for log in logs:
         await subscriber.follow(log, len(AGENTS) if log == frames.ALL else 1)
 
@@ -85,6 +86,7 @@ def test_what_was_left_out_is_read_from_the_store_without_waiting_for_a_heartbea
                 for agent in AGENTS:
                     for content in ("first", "second", "last"):
                         server.publish(proof(commit(store, agent, text(content))))
+                        server.flush()
             for log in logs:
                 follower = await subscriber.follow(log, 8 if log == frames.ALL else 4)
                 assert follower.contents[-1] == "last"
