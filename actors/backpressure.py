@@ -178,6 +178,8 @@ class CreditLimiter:
         Returns:
             Whether it was counted; False if `given_up` is set, which ends the waiting.
         """
+        if (given_up is None or not given_up.is_set()) and self.try_acquire(agent, size):
+            return True
         loop = asyncio.get_running_loop()
         while given_up is None or not given_up.is_set():
             freed = asyncio.Event()

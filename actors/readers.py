@@ -119,38 +119,48 @@ class AgentLog:
 
     # Waiting for news: a newer version, or with None the agent's end; and that it is closed.
 
-    @contextmanager
-    def woken(self, wake: Wake, version: int | None) -> Iterator[bool]:
-        """Have `wake` called once, on any thread, when there is news; gives whether there is none yet.
-
-        It must not block.
-        """
+    def on_news(self, wake: Wake, version: int | None) -> bool:
+        """Have `wake` called once, on any thread, when there is news; False if there is already. It must not block."""
         with self._lock:
-            must_wait = not (self.is_over or self.is_closed or version not in (None, self.version))
-            if must_wait:
-                (self._waiting_for_end if version is None else self._waiting).append(wake)
-        try:
-            yield must_wait
-        finally:
-            with self._lock, suppress(ValueError):  # it was called, or not registered
-                (self._waiting_for_end if version is None else self._waiting).remove(wake)
+            if self.is_over or self.is_closed or version not in (None, self.version):
+                return False
+            (self._waiting_for_end if version is None else self._waiting).append(wake)
+            return True
+
+    def forget(self, wake: Wake, version: int | None) -> None:
+        """Do not call `wake` any more."""
+        with self._lock, suppress(ValueError):  # it was called
+            (self._waiting_for_end if version is None else self._waiting).remove(wake)
 
     def wait(self, version: int | None, timeout: float | None = None) -> bool:
         """Block until there is news; return False if there was none within `timeout` seconds."""
         arrived = Signal()
-        with self.woken(arrived.set, version) as must_wait:
-            return not must_wait or arrived.wait(timeout)
+        if not self.on_news(arrived.set, version):
+            return True
+        try:
+            return arrived.wait(timeout)
+        finally:
+            self.forget(arrived.set, version)
 
     async def wait_async(self, version: int | None, timeout: float | None = None) -> bool:
         """Await news; return False if there was none within `timeout` seconds."""
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[None] = loop.create_future()
-        with self.woken(partial(call_on_loop, loop, partial(_arrive, arrived)), version) as must_wait:
-            if must_wait and timeout is None:
+        wake = partial(call_on_loop, loop, partial(_arrive, arrived))
+        if not self.on_news(wake, version):
+            return True
+        try:
+            if timeout is None:
                 await arrived
-            elif must_wait:
+            else:
                 await asyncio.wait([arrived], timeout=timeout)
-            return not must_wait or arrived.done()
+        except BaseException:  # cancelled: `arrived` is then done too
+            self.forget(wake, version)
+            raise
+        if not arrived.done():
+            self.forget(wake, version)
+            return False
+        return True
 
     def _drop_in_child(self) -> None:
         self._lock = threading.Lock()

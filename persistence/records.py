@@ -25,13 +25,12 @@ class AgentStatus(StrEnum):
     FAILED = "failed"
     TERMINATED = "terminated"
 
-    @property
-    def is_terminal(self) -> bool:
-        """Whether nothing can follow this status."""
-        return self in _TERMINAL
+    is_terminal: bool
+    """Whether nothing can follow this status."""
 
 
-_TERMINAL: Final = frozenset({AgentStatus.COMPLETED, AgentStatus.FAILED, AgentStatus.TERMINATED})
+for _status in AgentStatus:
+    _status.is_terminal = _status.value in ("completed", "failed", "terminated")
 
 
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -6,7 +6,6 @@ from any thread.
 
 import math
 import re
-from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -33,7 +32,6 @@ _AGENT_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 _encode_json: Final = msgspec.json.Encoder().encode
 _decode_json: Final = msgspec.json.Decoder().decode
-_key_of: Final = attrgetter("key")
 
 
 class NewMessage(msgspec.Struct, frozen=True, gc=False):
@@ -55,9 +53,6 @@ def repeated(kept: MessageRecord, new: NewMessage) -> MessageRecord | Idempotenc
     """Return the reply to a message that is sent again with its key: the stored one, or a conflict if it differs."""
     same = (kept.type, kept.content, kept.content_type) == (new.type, new.content, new.content_type)
     return kept if same else IdempotencyConflictError(str(new.key), "message")
-
-
-_ONLY_MESSAGES: Final[set[type]] = {NewMessage}
 
 
 class NewAgent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -120,7 +115,12 @@ class AgentWrites(msgspec.Struct, frozen=True, gc=False):
 
     def only_plain_messages(self) -> bool:
         """Whether all are messages without a key: then none depends on what is stored."""
-        return set(map(type, self.writes)) == _ONLY_MESSAGES and not any(map(_key_of, self.writes))
+        for write in self.writes:
+            if type(write) is not NewMessage or write.key:
+                break
+        else:
+            return True
+        return False
 
 
 Reply = MessageRecord | AgentRecord | StatusChange | Exception

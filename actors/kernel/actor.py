@@ -197,9 +197,11 @@ class Actor(pykka.Actor):
         """
         mailbox = self.actor_inbox
         for _ in range(limit):
+            if mailbox.empty():  # asked first: to raise `Empty` takes 0.5 us
+                break
             try:
                 envelope = mailbox.get(False)
-            except Empty:
+            except Empty:  # the directory has taken it, at the end of the runtime
                 break
             message, self._asker = envelope.message, envelope.reply_to
             if self._asker is not None and self._asker.is_unwanted:

@@ -68,7 +68,8 @@ class Emitter:
     async def put_async(self, draft: Draft) -> None:
         """Queue a draft, awaiting at the bound. Raises `SourceCancelledError`."""
         message = self.storable(draft)
-        await self._acquire_async(self._agent, message.size)
+        if not await self._credit.acquire_async(self._agent, message.size, self.cancelled):
+            self.raise_cancelled()
         self._queue(message)
 
     def emit(self, draft: Draft) -> Future[MessageRecord]:

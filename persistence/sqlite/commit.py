@@ -134,7 +134,11 @@ class Committer:
         with writing() if in_memory else nullcontext():
             try:
                 plans = self._begin_and_write(work)
-                with writing() if self._commit_excludes_readers() else nullcontext():
+                # In WAL mode readers keep to the snapshot that they have, and see a commit once it is synced. There
+                # they are kept out only of the first, which creates the log: SQLite does not learn whether the sync of
+                # the folder failed.
+                excludes_readers = not in_memory and (self._log is None or not self._has_run)
+                with writing() if excludes_readers else nullcontext():
                     self._end()
             except StoreUnknownError:  # the file is not touched any more; closing the connection rolls back
                 raise
@@ -152,16 +156,6 @@ class Committer:
         self._has_run = True
         self.waits_for = None
         return self._batch.outcomes(plans, time.monotonic_ns())
-
-    def _commit_excludes_readers(self) -> bool:
-        """Whether readers must be out of the file during COMMIT.
-
-        In WAL mode they keep to the snapshot that they have, and see a commit once it is synced. There they are kept
-        out only of the first, which creates the log: SQLite does not learn whether the sync of the folder failed.
-        """
-        if self._log is None:
-            return self._folder is not None  # in memory they are out already
-        return not self._has_run
 
     def _checkpoint(self, log: Log) -> None:
         """Copy the log into the file. What it holds was acknowledged, and is durable whether or not this succeeds."""

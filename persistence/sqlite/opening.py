@@ -6,6 +6,7 @@ that opens the store.
 """
 
 import contextlib
+import logging
 import os
 import secrets
 import stat
@@ -28,8 +29,10 @@ from commitcast.persistence.errors import (
 )
 from commitcast.persistence.sqlite import journal
 
+logger: Final = logging.getLogger(__name__)
+
 APPLICATION_ID: Final = 0x434D5443  # "CMTC"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 CHECK_WHOLE_FILE_BYTES: Final = 64 * 1024 * 1024
 """Up to this size every page is checked at start (well under a second); larger files are left to `verify`."""
 MEMORY: Final = ":memory:"
@@ -198,6 +201,9 @@ def migrate(connection: apsw.Connection, name: str) -> None:
         raise NotADatabaseError(name, "it is another program's database: use another path")
     if connection.pragma("auto_vacuum") != 2:
         raise StoreSettingError(name, "PRAGMA auto_vacuum is not INCREMENTAL: the file was not made by commitcast")
+    if version in range(1, SCHEMA_VERSION):
+        logger.warning("%s: its schema is brought from version %d to %d", name, version, SCHEMA_VERSION)
+        connection.pragma("cache_spill", "on")  # all messages are written again: more than memory may hold
     with connection:
         for number in range(version + 1, SCHEMA_VERSION + 1):
             connection.execute(_script(number))
@@ -205,6 +211,7 @@ def migrate(connection: apsw.Connection, name: str) -> None:
                 connection.execute("INSERT INTO positions VALUES (1, 0, ?)", (secrets.token_hex(8),))
                 connection.pragma("application_id", APPLICATION_ID)
             connection.pragma("user_version", number)
+    journal.set_setting(connection, name, "cache_spill", "off", 0)
 
 
 def _script(number: int) -> str:

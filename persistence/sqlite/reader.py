@@ -13,12 +13,12 @@ import apsw
 from commitcast.persistence.errors import AgentNotFoundError
 from commitcast.persistence.records import AgentDeletion, AgentRecord, AgentStatus, Entry, MessageRecord
 from commitcast.persistence.sqlite import epochs
+from commitcast.persistence.sqlite.chain import Layout, find_messages, find_position, layout_of
 from commitcast.persistence.sqlite.pool import ReaderPool
 from commitcast.persistence.sqlite.rows import (
     AGENT_COLUMNS,
     AGENT_OF_KEY,
     CHECKED_COLUMNS,
-    SELECT_HEAD,
     TRANSITION_COLUMNS,
     agent_record,
     checked_message,
@@ -42,17 +42,12 @@ _AGENT: Final = f"SELECT {AGENT_COLUMNS} FROM agents WHERE id = ?"
 _AGENTS: Final = f"SELECT {AGENT_COLUMNS} FROM agents WHERE (?1 IS NULL OR status = ?1)"
 _OLDEST: Final = " AND key > ?2 ORDER BY key LIMIT ?3"
 _NEWEST: Final = " AND (?2 = 0 OR key < ?2) ORDER BY key DESC LIMIT ?3"
-_MESSAGES: Final = (
-    f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
-    " ORDER BY sequence_number LIMIT ?"
-)
 _KEYED: Final = (
     f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE agent_key = (SELECT key FROM agents WHERE id = ?) AND key = ?"
 )
 _TRANSITIONS: Final = (
     f"SELECT {TRANSITION_COLUMNS} FROM agent_transitions t WHERE t.agent_key = ? AND t.position > ? ORDER BY t.position"
 )
-_POSITION_OF: Final = "SELECT position FROM agent_messages WHERE agent_key = ? AND sequence_number = ?"
 _LAST_TRANSITION: Final = "SELECT max(position) FROM agent_transitions WHERE agent_key = ?"
 _FEED_MESSAGES: Final = (
     f"SELECT {CHECKED_COLUMNS}, (SELECT id FROM agents WHERE key = agent_key) FROM agent_messages"
@@ -74,6 +69,12 @@ class SqliteReader:
 
     def __init__(self, pool: ReaderPool) -> None:
         self._pool = pool
+        self._known_layout: Layout | None = None
+
+    def _layout(self, connection: apsw.Connection) -> Layout:
+        if self._known_layout is None:
+            self._known_layout = layout_of(connection)
+        return self._known_layout
 
     def agent(self, agent: str) -> AgentRecord | None:
         """Return one agent's record, or None if there is none."""
@@ -110,7 +111,7 @@ class SqliteReader:
         """Return a page of messages after a sequence; empty at the end. Raises `AgentNotFoundError`."""
         with self._pool.snapshot() as connection:
             key = _get(connection, agent).position
-            rows = connection.execute(_MESSAGES, (key, after, limit))
+            rows = find_messages(connection, self._layout(connection), key, after, limit)
             return list(_bounded(map(partial(checked_message, agent), rows), max_bytes))
 
     def keyed(self, agent: str, key: str) -> MessageRecord | None:
@@ -125,7 +126,8 @@ class SqliteReader:
             record = _get(connection, agent)
             key = record.position
             sequence = record.head if after is None else min(after, record.head)
-            position = key if sequence == 0 else connection.execute(_POSITION_OF, (key, sequence)).get
+            found = find_position(connection, self._layout(connection), key, sequence)
+            position = key if found is None else found
             now = epochs.check(connection, record.epoch, epoch, None if after is None else position)
             if after is None:
                 position = max(position, connection.execute(_LAST_TRANSITION, (key,)).get or 0)
@@ -137,7 +139,7 @@ class SqliteReader:
         """Return a page of messages and changes of status after a cursor. See `Reader.entries`."""
         with self._pool.snapshot() as connection:
             record = _get(connection, agent)
-            rows = connection.execute(_MESSAGES, (record.position, sequence, limit))
+            rows = find_messages(connection, self._layout(connection), record.position, sequence, limit)
             messages = list(_bounded(map(partial(checked_message, agent), rows), max_bytes))
             last = messages[-1].sequence if messages else sequence
             ending = (record.error_name, record.error_message, record.result_json)
@@ -175,7 +177,8 @@ class SqliteReader:
     def heads(self, agents: Iterable[str]) -> dict[str, Head]:
         """Return where the log of each of these agents ends; agents that do not exist are left out."""
         with self._pool.snapshot() as connection:
-            rows = ((agent, connection.execute(SELECT_HEAD, (agent,)).fetchone()) for agent in agents)
+            find = self._layout(connection).head
+            rows = ((agent, connection.execute(find, (agent,)).fetchone()) for agent in agents)
             return {agent: Head(sequence=row[2], position=row[4]) for agent, row in rows if row is not None}
 
     def position(self, after: int | None = None, epoch: str | None = None) -> tuple[int, str]:

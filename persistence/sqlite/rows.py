@@ -7,7 +7,7 @@ Owns the order of the columns. Knows nothing of transactions, which `batch` and 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import chain, count, islice
+from itertools import chain, islice
 from typing import Any, Final
 from zlib import crc32
 
@@ -28,15 +28,11 @@ CHECKED_COLUMNS: Final = f"{MESSAGE_COLUMNS}, checksum"
 TRANSITION_COLUMNS: Final = 't.position, t."from", t."to", t.after_sequence, t.at, t.reason'
 
 AGENT_OF_KEY: Final = f"SELECT {AGENT_COLUMNS} FROM agents WHERE idempotency_key = ?"
-SELECT_HEAD: Final = (
-    "SELECT key, epoch, head, status, max(key,"
-    " coalesce((SELECT position FROM agent_messages WHERE agent_key = agents.key AND sequence_number = head), 0),"
-    " coalesce((SELECT max(position) FROM agent_transitions WHERE agent_key = agents.key), 0))"
-    " FROM agents WHERE id = ?"
-)
-"""Where the log of an agent ends: its key, epoch, last sequence, status, and the position of its last entry."""
 SET_POSITION: Final = "UPDATE positions SET last = ?"
-CHUNK_ROWS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+STEP: Final = 32
+"""For so many messages of an agent there is a row in `agent_steps` (`chain.py`): with more, more of the last ones are
+found one by one; with fewer, more of them cause a write in another place."""
+CHUNK_ROWS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """For how many rows there is a statement: few kinds to compile and keep. One that is too large is filled with NULLs.
 
 For each execution the interpreter is released and taken again, for which the writer waits as long as another thread
@@ -46,6 +42,7 @@ _INSERT_TRANSITION: Final = (
     'INSERT INTO agent_transitions (position, agent_key, "from", "to", after_sequence, at, reason)'
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
+INSERT_STEP: Final = "INSERT INTO agent_steps (agent_key, sequence_number, position, backs) VALUES (?, ?, ?, ?)"
 _SET_STATUS: Final = (
     "UPDATE agents SET status = ?1, started_at = coalesce(started_at, ?2), completed_at = ?3, error_name = ?4,"
     " error_message = ?5, result = ?6 WHERE key = ?7 AND status = ?8"
@@ -62,16 +59,16 @@ Row = tuple[Any, ...]
 @cache
 def insert_messages(rows: int) -> str:
     """Return the statement that inserts up to that number of `message_row`; a row of NULLs is none."""
-    values = ", ".join([f"({', '.join('?' * 12)})"] * rows)
+    values = ", ".join([f"({', '.join('?' * 13)})"] * rows)
     new = f"VALUES {values}" if rows == 1 else f"SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"
-    return f"INSERT INTO agent_messages (agent_key, {MESSAGE_COLUMNS}, checksum) {new}"
+    return f"INSERT INTO agent_messages (agent_key, back, {MESSAGE_COLUMNS}, checksum) {new}"
 
 
 @cache
 def set_heads(rows: int) -> str:
-    """Return the statement that takes up to that number of pairs of an agent's key and its last sequence."""
-    values = ", ".join(["(?, ?)"] * rows)
-    return f"UPDATE agents SET head = new.column2 FROM (VALUES {values}) AS new WHERE key = new.column1"
+    """Return the statement for up to that number of agents: key, sequence and position of its last message."""
+    new = f"(VALUES {', '.join(['(?, ?, ?)'] * rows)}) AS new"
+    return f"UPDATE agents SET head = new.column2, tail = new.column3 FROM {new} WHERE key = new.column1"
 
 
 _pack: Final = msgspec.msgpack.Encoder().encode
@@ -96,13 +93,13 @@ def checked_message(agent: str, row: Row) -> MessageRecord:
     return MessageRecord(*fields)
 
 
-def message_row(key: int, record: MessageRecord) -> Row:
-    """Return the agent's key, `MESSAGE_COLUMNS`, and the checksum of a record.
+def message_row(key: int, back: int, record: MessageRecord) -> Row:
+    """Return the agent's key, the way back to its message before, `MESSAGE_COLUMNS`, and the checksum of a record.
 
     The checksum is a CRC-32 (zlib) over every field in order, each with its length and type (msgpack).
     """
     fields = astuple(record)
-    return (key, *fields[1:], crc32(_pack(fields)))
+    return (key, back, *fields[1:], crc32(_pack(fields)))
 
 
 def status_change(agent: str, row: Row, ending: Row) -> StatusChange:
@@ -167,6 +164,8 @@ class Plan(msgspec.Struct, gc=False):
     agents: list[Row] = []
     keys: list[int] = []
     """The agent's key of each of `messages`."""
+    backs: list[int] = []
+    """From each of `messages` back to its agent's one before it: how many positions; 0 if it is the first."""
     messages: list[MessageRecord] = []
     changed_keys: list[int] = []
     """The agent's key of each of `changes`."""
@@ -174,8 +173,9 @@ class Plan(msgspec.Struct, gc=False):
     wants_records: bool = False
     """Whether a reply needs the record of an agent whose status changes."""
     patches: list[Row] = []
-    heads: dict[int, int] = {}
-    """The last sequence by the agent's key, where it changes."""
+    heads: dict[int, Row] = {}
+    """By the agent's key, where they change: the key, and the sequence and position of its last message."""
+    steps: list[Row] = []
     changed: dict[int, AgentRecord] = {}
     """After `execute`: by key, the agents whose status or facts were changed, as they are then."""
 
@@ -197,25 +197,46 @@ class Plan(msgspec.Struct, gc=False):
         self.agents.append(astuple(record))
         return record
 
-    def add_messages(self, agent: str, key: int, after: int, new: Sequence[NewMessage]) -> list[MessageRecord]:
-        """Add messages of one agent after a sequence, at the next positions, and return them."""
-        records = [
-            MessageRecord(
-                agent,
-                sequence,
-                position,
-                message.type,
-                message.role,
-                message.content,
-                message.content_type,
-                message.created_at,
-                message.metadata_json,
-                message.raw,
-                message.key,
+    def add_messages(
+        self, agent: str, key: int, after: int, tail: int, recent: list[int], new: Sequence[NewMessage]
+    ) -> list[MessageRecord]:
+        """Add messages of one agent, at the next positions, and return them.
+
+        Args:
+            agent: its id.
+            key: its key.
+            after: the sequence of its last message.
+            tail: the position of that; 0 if it has none.
+            recent: `back` of its messages since the last step; those added are appended, up to the next step.
+            new: the messages.
+        """
+        records, sequence, position = [], after, self.position
+        for message in new:
+            sequence += 1
+            position += 1
+            back = tail and position - tail
+            tail = position
+            self.backs.append(back)
+            recent.append(back)
+            if not sequence % STEP:
+                self.steps.append((key, sequence, position, ",".join(map(str, recent[:0:-1]))))
+                recent.clear()
+            records.append(
+                MessageRecord(
+                    agent,
+                    sequence,
+                    position,
+                    message.type,
+                    message.role,
+                    message.content,
+                    message.content_type,
+                    message.created_at,
+                    message.metadata_json,
+                    message.raw,
+                    message.key,
+                )
             )
-            for sequence, position, message in zip(count(after + 1), count(self.position + 1), new, strict=False)
-        ]
-        self.position += len(records)
+        self.position = position
         self.keys += [key] * len(records)
         self.messages += records
         return records
@@ -249,9 +270,11 @@ class Plan(msgspec.Struct, gc=False):
         """
         if self.agents:
             connection.executemany(_INSERT_AGENT, self.agents)
-        rows = map(message_row, self.keys, self.messages)
-        _execute_rows(connection, insert_messages, rows, len(self.messages), 12)
-        _execute_rows(connection, set_heads, self.heads.items(), len(self.heads), 2)
+        rows = map(message_row, self.keys, self.backs, self.messages)
+        _execute_rows(connection, insert_messages, rows, len(self.messages), 13)
+        _execute_rows(connection, set_heads, self.heads.values(), len(self.heads), 3)
+        if self.steps:
+            connection.executemany(INSERT_STEP, self.steps)
         if self.changes:
             self._set_statuses(connection)
             connection.executemany(_INSERT_TRANSITION, map(_transition_row, self.changed_keys, self.changes))

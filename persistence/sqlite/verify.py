@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import apsw
+import msgspec
 
 from commitcast.persistence import fork
 from commitcast.persistence.errors import StoreOpenError
 from commitcast.persistence.records import AgentStatus
 from commitcast.persistence.sqlite import connections, journal, opening
+from commitcast.persistence.sqlite.chain import BY_CHAIN, find_position, layout_of
 from commitcast.persistence.sqlite.lock import is_locked
-from commitcast.persistence.sqlite.rows import CHECKED_COLUMNS, Row, checked_message
+from commitcast.persistence.sqlite.rows import CHECKED_COLUMNS, STEP, Row, checked_message
 from commitcast.persistence.store import Progress, Report
 from commitcast.persistence.writes import text_size
 
@@ -34,16 +36,12 @@ PAGE_BYTES: Final = 1024 * 1024
 
 _AGENTS: Final = "SELECT key, id, head, status FROM agents WHERE key > ? ORDER BY key LIMIT ?"
 _AGENT: Final = "SELECT head, status FROM agents WHERE key = ?"
-_MESSAGES: Final = (
-    f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
-    " AND sequence_number <= ? ORDER BY sequence_number LIMIT ?"
-)
-_NUMBERS: Final = (
-    "SELECT sequence_number, position FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
-    " AND sequence_number <= ? ORDER BY sequence_number LIMIT 1"
-)
 _NUMBERS_ALONE: Final = 2
-_BEYOND: Final = "SELECT count(*) FROM agent_messages WHERE agent_key = ? AND sequence_number > ?"
+_POSITION: Final = 3
+"""Place of the position in a row of `_page`."""
+_TAIL: Final = "SELECT head, tail FROM agents WHERE key = ?"
+_STEPS: Final = "SELECT count(*), coalesce(max(sequence_number), 0) FROM agent_steps WHERE agent_key = ?"
+_STEP: Final = "SELECT position, backs FROM agent_steps WHERE agent_key = ? AND sequence_number = ?"
 _TRANSITIONS: Final = (
     'SELECT position, "from", "to", after_sequence FROM agent_transitions WHERE agent_key = ? ORDER BY position'
 )
@@ -109,6 +107,9 @@ class _Verification:
         self._progress = progress
         self._began = 0.0
         self._is_taken = is_taken
+        self._layout = layout_of(connection)
+        self._is_chained = self._layout is BY_CHAIN
+        self._logs: dict[int, _Log] = {}
 
     def run(self, *, structure: bool, is_live: bool) -> None:
         self._begin()
@@ -210,9 +211,11 @@ class _Verification:
             for key, agent, head, status in page:
                 self._report.agents += 1
                 unfinished += status not in _TERMINAL
+                self._logs[key] = _Log(key, agent, head)
                 self._check_life(key, agent)
-                self._check_messages(key, agent, head)
+                self._rest()
             after = page[-1][0]
+        self._check_messages()
         if unfinished and not is_live:
             self._report.notes.append(f"a crash left {unfinished} agents unfinished: the next start fails them")
 
@@ -234,54 +237,118 @@ class _Verification:
                 self._report.add(f"{name} became {following} after message {after}, but has only {head}")
             self._check_order(key, name, position, after, following)
             status = following
+        due = head // STEP
+        if self._is_chained and self._rows(_STEPS, key) != [(due, due * STEP)]:
+            self._report.add(f"{name} has {head} messages, but other steps")
         if status != now:
             self._report.add(f"{name} is {now}, but its last change was to {status}")
 
     def _check_order(self, key: int, name: str, position: int, after: int, following: str) -> None:
-        sql = "SELECT position FROM agent_messages WHERE agent_key = ? AND sequence_number = ?"
-        before, behind = self._value(sql, key, after), self._value(sql, key, after + 1)
+        find = partial(find_position, self._connection, self._layout, key)
+        before, behind = find(after), find(after + 1)
         if (before is not None and before > position) or (behind is not None and behind < position):
             self._report.add(f"{name} became {following} out of order with message {after}")
 
-    def _check_messages(self, key: int, agent: str, head: int) -> None:
-        name = f"agent {agent!r}"
-        expected, last_position = 1, key
-        while page := self._page(key, expected - 1, head):
-            for row in page:
-                sequence, position = row[:2]
-                if sequence != expected:
-                    self._report.add(f"{name} has no message {expected} before message {sequence}")
-                if position <= last_position:
-                    self._report.add(f"{name} has message {sequence} at a position before that of the previous message")
-                if not _is_as_stored(agent, row):
-                    self._report.add(f"message {sequence} of {name} was changed since it was stored")
-                expected, last_position = sequence + 1, position
-            self._report.messages += len(page)
+    def _check_messages(self) -> None:
+        """Check the messages in the order in which they lie, which is that of their commits."""
+        last, after = self._value("SELECT last FROM positions"), 0
+        if last is None:
+            last = self._value("SELECT max(position) FROM agent_messages") or 0
+        while page := self._page(after, last):
+            for key, back, *row in page:
+                if (log := self._logs.get(key)) is not None:  # else it has come since, or was deleted
+                    self._check_message(log, back, row)
+            after = page[-1][_POSITION]
             self._rest()
-        now = self._value("SELECT head FROM agents WHERE key = ?", key)
-        beyond = self._value(_BEYOND, key, now)
-        self._rest()
-        if now is None:
+        for key, log in self._logs.items():
+            self._check_end(key, log, last)
+            self._rest()
+
+    def _check_message(self, log: "_Log", back: int, row: list[Any]) -> None:
+        name, (sequence, position) = log.name, row[:2]
+        self._report.messages += 1
+        if not _is_as_stored(log.agent, row):
+            self._report.add(f"message {sequence} of {name} was changed since it was stored")
+        if sequence <= log.last:
+            if log.found_late(sequence):
+                self._report.add(f"{name} has message {sequence + 1} at a position before that of the previous message")
+            else:
+                self._report.add(f"{name} has message {sequence} twice")
+            return
+        if sequence > log.last + 1:
+            log.missing.append(range(log.last + 1, sequence))
+        elif self._is_chained and back != (log.last and position - log.position):
+            self._report.add(f"message {sequence} of {name} does not lead back to the one before it")
+        log.recent.append(back)
+        if sequence % STEP == 0:
+            backs = ",".join(map(str, log.recent[:0:-1]))
+            log.recent.clear()
+            if self._is_chained and self._rows(_STEP, log.key, sequence) not in ([], [(position, backs)]):
+                self._report.add(f"{name} has {log.head} messages, but other steps")
+        log.last, log.position = sequence, position
+
+    def _check_end(self, key: int, log: "_Log", last: int) -> None:
+        for missing in log.missing:
+            self._report.add(f"{log.name} has no message {missing.start} before message {missing.stop}")
+        row = self._rows(_TAIL if self._is_chained else _AGENT, key)
+        if not row:
             return  # deleted meanwhile
-        if expected - 1 != head:
-            self._report.add(f"{name} should have {head} messages, but ends at {expected - 1}")
-        if beyond:
-            self._report.add(f"{name} has messages beyond its head {now}")
+        if log.last < log.head:
+            self._report.add(f"{log.name} should have {log.head} messages, but ends at {log.last}")
+        ((head, tail),) = row
+        if log.last > head:
+            self._report.add(f"{log.name} has messages beyond its head {head}")
+        elif self._is_chained and log.position != tail and tail <= last:
+            self._report.add(f"{log.name} does not lead to its last message, {log.last}")
 
     def _page(self, *bounds: int) -> list[Row]:
-        """Read consecutive messages, up to one with invalid text; a page that begins with it has its numbers only."""
+        """Read messages in order, up to one with invalid text; a page that begins with it has its numbers only."""
         page: list[Row] = []
         size = 0
         with closing(self._connection.cursor()) as cursor:
             try:
-                for row in cursor.execute(_MESSAGES, (*bounds, PAGE_ROWS)):
+                for row in cursor.execute(self._select(CHECKED_COLUMNS), (*bounds, PAGE_ROWS)):
                     page.append(row)
-                    size += _size_of(row)
+                    size += _size_of(row[2:])
                     if size > PAGE_BYTES:
                         break
             except UnicodeDecodeError:
-                return page or self._rows(_NUMBERS, *bounds)
+                return page or self._rows(self._select("sequence_number, position"), *bounds, 1)
         return page
+
+    def _select(self, columns: str) -> str:
+        back = "back" if self._is_chained else "0"
+        where = "position > ? AND position <= ? ORDER BY position LIMIT ?"
+        return f"SELECT agent_key, {back}, {columns} FROM agent_messages WHERE {where}"
+
+
+class _Log(msgspec.Struct, gc=False):
+    """What was found of one agent's messages so far."""
+
+    key: int
+    agent: str
+    head: int
+    """How many it had when its row was read."""
+    position: int = 0
+    last: int = 0
+    """The highest sequence, and where it lies."""
+    recent: list[int] = []
+    """`back` of those since the last step."""
+    missing: list[range] = []
+    """Sequences below it that were not found yet."""
+
+    @property
+    def name(self) -> str:
+        return f"agent {self.agent!r}"
+
+    def found_late(self, sequence: int) -> bool:
+        """Take a sequence from those that are missing; return whether it was."""
+        for place, missing in enumerate(self.missing):
+            if sequence in missing:
+                parts = range(missing.start, sequence), range(sequence + 1, missing.stop)
+                self.missing[place : place + 1] = [part for part in parts if part]
+                return True
+        return False
 
 
 def _size_of(row: Row) -> int:
@@ -292,11 +359,11 @@ def _size_of(row: Row) -> int:
     return size
 
 
-def _is_as_stored(agent: str, row: Row) -> bool:
+def _is_as_stored(agent: str, row: list[Any]) -> bool:
     if len(row) == _NUMBERS_ALONE:
         return False
     try:
-        checked_message(agent, row)
+        checked_message(agent, tuple(row))
     except ValueError:
         return False
     return True

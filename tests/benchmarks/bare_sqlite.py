@@ -17,7 +17,15 @@ from msgspec.structs import astuple
 from commitcast.persistence.clock import now
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite import connections, opening
-from commitcast.persistence.sqlite.rows import SET_POSITION, Plan, insert_messages, message_row
+from commitcast.persistence.sqlite.rows import (
+    INSERT_STEP,
+    SET_POSITION,
+    STEP,
+    Plan,
+    insert_messages,
+    message_row,
+    set_heads,
+)
 from commitcast.persistence.writes import NewStatus
 
 CEILING_ROWS: Final = 4_096
@@ -65,7 +73,8 @@ class BareWriter:
             sequence, position = turn + 1, len(self._agents) + index + 1
             text = self._content(agent, sequence)
             record = MessageRecord(agent, sequence, position, "assistant", None, text, "text", written_at)
-            rows.append(message_row(key, record))
+            back = len(self._agents) if turn else 0
+            rows.append(message_row(key, back, record))
         self._made += count
         return rows
 
@@ -110,8 +119,13 @@ class BareWriter:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(insert_messages(1), rows)
-        connection.executemany("UPDATE agents SET head = ?2 WHERE key = ?1", {row[0]: row[1] for row in rows}.items())
-        connection.execute(SET_POSITION, (rows[-1][2],))
+        heads = {key: (key, sequence, position) for key, _, sequence, position, *_ in rows}
+        connection.executemany(set_heads(1), heads.values())
+        ends = [(key, sequence, position, back) for key, back, sequence, position, *_ in rows if sequence % STEP == 0]
+        if ends:
+            steps = [(*end, ",".join([str(back)] * (STEP - 1))) for *end, back in ends]
+            connection.executemany(INSERT_STEP, steps)
+        connection.execute(SET_POSITION, (rows[-1][3],))
         connection.execute("COMMIT")
 
     def _write(self, plan: Plan) -> None:

@@ -19,6 +19,7 @@ from commitcast.actors.cli import main
 from commitcast.actors.sources.parsers import PARSERS
 from commitcast.gateway.client.asyncio import subscribe
 from commitcast.persistence import SqliteStore
+from stores import by_hand
 from waiting import TIMEOUT_S, wait_until
 
 TRANSCRIPTS = Path(__file__).parent.parent / "sources" / "transcripts"
@@ -313,8 +314,8 @@ class TestReading:
 
     def test_verify_lists_the_problem_and_exits_with_one(self, run: Run, db: str) -> None:
         run("run", "--db", db, "--id", "a1", "--", "seq", "10")
-        data = Path(db).read_bytes()
-        Path(db).write_bytes(data.replace(b"completed", b"COMPLETED", 1) if b"completed" in data else data)
+        with by_hand(db) as connection:
+            connection.execute("UPDATE agents SET status = 'failed'")
 
         found = run("verify", "--db", db, "--json")
 

@@ -29,7 +29,7 @@ OTHER: dict[str, Any] = {
 
 
 def checksum(record: MessageRecord) -> int:
-    value: int = message_row(1, record)[-1]
+    value: int = message_row(1, 0, record)[-1]
     return value
 
 

@@ -134,6 +134,22 @@ DAMAGES: dict[str, tuple[list[str], str]] = {
         ],
         "agent 'a' has message 4 at a position before that of the previous message",
     ),
+    "a message twice": (
+        ["UPDATE agent_messages SET sequence_number = 5 WHERE content = 'late'"],
+        "agent 'a' has message 5 twice",
+    ),
+    "a way back to another message": (
+        ["UPDATE agent_messages SET back = 2 WHERE content = 'three'"],
+        "message 3 of agent 'a' does not lead back to the one before it",
+    ),
+    "a tail that is another message": (
+        ["UPDATE agents SET tail = 6 WHERE id = 'a'"],
+        "agent 'a' does not lead to its last message, 6",
+    ),
+    "a step at a message that has none": (
+        ["INSERT INTO agent_steps VALUES (1, 3, 5, '1')"],
+        "agent 'a' has 6 messages, but other steps",
+    ),
     "a status unlike the last step": (
         ["UPDATE agents SET status = 'failed' WHERE id = 'a'"],
         "agent 'a' is failed, but its last change was to completed",

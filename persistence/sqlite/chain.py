@@ -1,0 +1,138 @@
+"""How one agent's messages are found among those of all agents, which lie in commit order.
+
+An index with an entry for each message is written in as many places as a commit has agents. So each message tells how
+far *back* the agent's one before it lies, the agent's row where its *tail* is, and for every 32 messages there is a
+*step*: where the last of them lies, and the way back from it to the first. A page is found by the steps that it
+touches, and the few messages after the last step by going back from the tail.
+
+It is a skip list of two levels (Pugh, 1990) whose lower level is in the rows, and in the steps once more. Files of an
+earlier version have an index instead; they can be read, and are migrated when they are opened to be written. Any
+thread.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from operator import sub
+from typing import Final, NamedTuple, Protocol
+
+import apsw
+import msgspec
+
+from commitcast.persistence.sqlite.rows import CHECKED_COLUMNS, STEP, Row
+
+CHUNK_ROWS: Final = 512
+"""How many messages are looked for at once; their positions are kept in memory, 30 bytes each."""
+CHAINED: Final = 3
+"""The version of the schema from which on messages are chained."""
+
+_STEPS: Final = (
+    "SELECT position, backs FROM agent_steps WHERE agent_key = ? AND sequence_number > ? AND sequence_number < ?"
+    " ORDER BY sequence_number"
+)
+_FROM_TAIL: Final = (
+    "WITH RECURSIVE walk (position, back, sequence) AS ("
+    " SELECT position, back, sequence_number FROM agent_messages"
+    " WHERE position = (SELECT tail FROM agents WHERE key = ?1) AND sequence_number > ?2"
+    " UNION ALL SELECT m.position, m.back, m.sequence_number FROM walk"
+    " JOIN agent_messages AS m ON m.position = walk.position - walk.back"
+    " WHERE walk.back > 0 AND m.sequence_number > ?2)"
+    " SELECT group_concat(position) FROM walk"
+)
+_BY_INDEX: Final = (
+    "SELECT position FROM agent_messages WHERE agent_key = ? AND sequence_number > ? ORDER BY sequence_number LIMIT ?"
+)
+_AT: Final = f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE position IN (SELECT value FROM json_each(?))"
+"""Row by row as they are asked for, in order: those that a page has no room for are not read."""
+_HEAD: Final = (
+    "SELECT key, epoch, head, status,"
+    " max(key, {0}, coalesce((SELECT max(position) FROM agent_transitions WHERE agent_key = agents.key), 0)), {0}"
+    " FROM agents WHERE id = ?"
+)
+
+
+class Find(Protocol):
+    """Finds messages of an agent; see `BY_CHAIN`."""
+
+    def __call__(self, connection: apsw.Connection, key: int, after: int, limit: int, /) -> Sequence[int]:
+        """Return the positions of up to `limit` messages after a sequence, in order."""
+
+
+class Layout(NamedTuple):
+    """How messages are found in one version of the schema."""
+
+    head: str
+    """The statement for an agent's key, epoch, last sequence, status, position of its last entry, and tail; by id."""
+    find: Find
+
+
+def _find_by_chain(connection: apsw.Connection, key: int, after: int, limit: int) -> Sequence[int]:
+    positions: list[int] = []
+    first = after - after % STEP  # what the first step covers begins after this
+    until = after + limit
+    for position, backs in connection.execute(_STEPS, (key, after, until + STEP)):
+        way = list(accumulate(map(int, backs.split(",")), sub, initial=position))
+        way.reverse()
+        positions += way
+    if first + len(positions) < until:
+        rest: str | None = connection.execute(_FROM_TAIL, (key, max(after, first + len(positions)))).get
+        if not positions:
+            first = after
+        if rest is not None:
+            positions += sorted(map(int, rest.split(",")))
+    return positions[after - first : until - first]
+
+
+def _find_by_index(connection: apsw.Connection, key: int, after: int, limit: int) -> Sequence[int]:
+    return [position for (position,) in connection.execute(_BY_INDEX, (key, after, limit))]
+
+
+BY_CHAIN: Final = Layout(_HEAD.format("tail"), _find_by_chain)
+BY_INDEX: Final = Layout(
+    _HEAD.format(
+        "coalesce((SELECT position FROM agent_messages WHERE agent_key = agents.key AND sequence_number = head), 0)"
+    ),
+    _find_by_index,
+)
+
+
+def layout_of(connection: apsw.Connection) -> Layout:
+    """Return the layout of a file."""
+    return BY_CHAIN if connection.pragma("user_version") >= CHAINED else BY_INDEX
+
+
+def find_position(connection: apsw.Connection, layout: Layout, key: int, sequence: int) -> int | None:
+    """Return where a message of an agent lies; None if there is none with this sequence."""
+    return next(iter(layout.find(connection, key, sequence - 1, 1)), None) if sequence > 0 else None
+
+
+def find_messages(connection: apsw.Connection, layout: Layout, key: int, after: int, limit: int) -> Iterator[Row]:
+    """Yield `CHECKED_COLUMNS` of up to `limit` messages of an agent after a sequence, in order.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    end = after + limit
+    while after < end:
+        until = min(end, after + CHUNK_ROWS)
+        positions = layout.find(connection, key, after, until - after)
+        if not positions:
+            return
+        for row in connection.execute(_AT, (msgspec.json.encode(positions).decode(),)):
+            after += 1
+            if row[0] != after:
+                raise ValueError(f"message {after} of the agent is missing before message {row[0]}")
+            yield row
+        if after < until:
+            return
+
+
+def recent_backs(connection: apsw.Connection, key: int, sequence: int) -> list[int]:
+    """Return what the next step of an agent whose last message is `sequence` begins with: see `Plan.add_messages`.
+
+    Raises:
+        apsw.CorruptError: they are not all there.
+    """
+    positions = _find_by_chain(connection, key, sequence - sequence % STEP, STEP)
+    if len(positions) != sequence % STEP:
+        raise apsw.CorruptError(f"the way back from message {sequence} of an agent is broken")
+    return [0, *map(sub, positions[1:], positions)] if positions else []
