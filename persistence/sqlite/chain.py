@@ -10,13 +10,14 @@ earlier version have an index instead; they can be read, and are migrated when t
 thread.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import accumulate
 from operator import sub
 from typing import Final, NamedTuple, Protocol
 
 import apsw
-import msgspec
 
 from commitcast.persistence.sqlite.rows import CHECKED_COLUMNS, STEP, Row
 
@@ -25,9 +26,16 @@ CHUNK_ROWS: Final = 512
 CHAINED: Final = 3
 """The version of the schema from which on messages are chained."""
 
+TOGETHER: Final = 8
+"""Messages that are read as one row of a result: for each row the interpreter is released and taken again."""
+GROUPS: Final = (1, 2, 4, 8, 16, 32, 64)
+"""For how many such rows there is a statement."""
+LARGE_BYTES: Final = 8 * 1024
+"""A message from this size on is read alone: a page may have no room for those after it."""
+
 _STEPS: Final = (
-    "SELECT position, backs FROM agent_steps WHERE agent_key = ? AND sequence_number > ? AND sequence_number < ?"
-    " ORDER BY sequence_number"
+    "SELECT group_concat(way, ';') FROM (SELECT position || ',' || backs AS way FROM agent_steps"
+    " WHERE agent_key = ? AND sequence_number > ? AND sequence_number < ? ORDER BY sequence_number)"
 )
 _FROM_TAIL: Final = (
     "WITH RECURSIVE walk (position, back, sequence) AS ("
@@ -41,8 +49,11 @@ _FROM_TAIL: Final = (
 _BY_INDEX: Final = (
     "SELECT position FROM agent_messages WHERE agent_key = ? AND sequence_number > ? ORDER BY sequence_number LIMIT ?"
 )
-_AT: Final = f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE position IN (SELECT value FROM json_each(?))"
-"""Row by row as they are asked for, in order: those that a page has no room for are not read."""
+_COLUMNS: Final = CHECKED_COLUMNS.split(", ")
+_WIDTH: Final = len(_COLUMNS)
+_STARTS: Final = range(0, _WIDTH * TOGETHER, _WIDTH)
+_AT: Final = f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE position = ?"
+_ONE_BY_ONE: Final = ",1" * (STEP - 1)
 _HEAD: Final = (
     "SELECT key, epoch, head, status,"
     " max(key, {0}, coalesce((SELECT max(position) FROM agent_transitions WHERE agent_key = agents.key), 0)), {0}"
@@ -69,10 +80,15 @@ def _find_by_chain(connection: apsw.Connection, key: int, after: int, limit: int
     positions: list[int] = []
     first = after - after % STEP  # what the first step covers begins after this
     until = after + limit
-    for position, backs in connection.execute(_STEPS, (key, after, until + STEP)):
-        way = list(accumulate(map(int, backs.split(",")), sub, initial=position))
-        way.reverse()
-        positions += way
+    steps: str | None = connection.execute(_STEPS, (key, after, until + STEP)).get
+    for way in () if steps is None else steps.split(";"):
+        if way.endswith(_ONE_BY_ONE):
+            position = int(way.removesuffix(_ONE_BY_ONE))
+            positions += range(position - STEP + 1, position + 1)
+        else:
+            step = list(accumulate(map(int, way.split(",")), sub))
+            step.reverse()
+            positions += step
     if first + len(positions) < until:
         rest: str | None = connection.execute(_FROM_TAIL, (key, max(after, first + len(positions)))).get
         if not positions:
@@ -117,13 +133,58 @@ def find_messages(connection: apsw.Connection, layout: Layout, key: int, after: 
         positions = layout.find(connection, key, after, until - after)
         if not positions:
             return
-        for row in connection.execute(_AT, (msgspec.json.encode(positions).decode(),)):
+        for row in _rows_at(connection, positions):
             after += 1
             if row[0] != after:
                 raise ValueError(f"message {after} of the agent is missing before message {row[0]}")
             yield row
         if after < until:
             return
+
+
+def _rows_at(connection: apsw.Connection, positions: Sequence[int]) -> Iterator[Row]:
+    """Yield the rows at these positions as they are asked for: at most seven small ones too many are read."""
+    place = alone_until = 0
+    while place < len(positions):
+        row = connection.execute(_AT, (positions[place],)).fetchone()
+        place += 1
+        if row is None:
+            continue
+        yield row
+        if place < alone_until or _is_large(row):
+            continue
+        try:
+            for row in _rows_together(connection, positions[place : place + GROUPS[-1] * TOGETHER]):
+                place += 1
+                yield row
+                if _is_large(row):
+                    break
+        except UnicodeDecodeError:  # one of the next few is damaged
+            alone_until = place + TOGETHER
+
+
+def _rows_together(connection: apsw.Connection, positions: Sequence[int]) -> Iterator[Row]:
+    groups = GROUPS[bisect_left(GROUPS, -(-len(positions) // TOGETHER))]
+    padded = (*positions, *(None,) * (groups * TOGETHER - len(positions)))
+    for rows in connection.execute(_at_together(groups), padded):
+        for start in _STARTS:
+            row = rows[start : start + _WIDTH]
+            if row[0] is not None:
+                yield row
+
+
+@cache
+def _at_together(groups: int) -> str:
+    """Return the statement for that many groups of positions, in the order in which they are given."""
+    numbers = range(1, TOGETHER + 1)
+    columns = ", ".join(f"m{number}.{column}" for number in numbers for column in _COLUMNS)
+    values = ", ".join([f"({', '.join('?' * TOGETHER)})"] * groups)
+    tables = " LEFT JOIN ".join(f"agent_messages AS m{n} ON m{n}.position = page.column{n}" for n in numbers)
+    return f"SELECT {columns} FROM (VALUES {values}) AS page CROSS JOIN {tables}"
+
+
+def _is_large(row: Row) -> bool:
+    return len(row[4]) >= LARGE_BYTES or (row[8] is not None and len(row[8]) >= LARGE_BYTES)
 
 
 def recent_backs(connection: apsw.Connection, key: int, sequence: int) -> list[int]:

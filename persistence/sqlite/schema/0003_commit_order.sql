@@ -42,7 +42,7 @@ CREATE TABLE agent_steps (
     agent_key       INTEGER NOT NULL REFERENCES agents (key) ON DELETE CASCADE,
     sequence_number INTEGER NOT NULL,           -- divisible by 32
     position        INTEGER NOT NULL,           -- of the message with this sequence
-    backs           TEXT    NOT NULL,           -- `back` of this message and of the 30 before it, the last one first
+    backs           TEXT    NOT NULL,           -- `back` of this message and of the 30 before it, in descending order
     PRIMARY KEY (agent_key, sequence_number)
 ) STRICT, WITHOUT ROWID;
 
