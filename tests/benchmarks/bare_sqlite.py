@@ -54,7 +54,7 @@ class BareWriter:
         self._content = content
         self._made = 0
         plan = Plan(len(agents))
-        plan.agents += [astuple(_new_agent(key, agent)) for key, agent in self._agents]
+        plan.agents += [astuple(new_agent(key, agent)) for key, agent in self._agents]
         self._write(plan)
 
     def __enter__(self) -> Self:
@@ -135,7 +135,8 @@ class BareWriter:
         self._connection.execute("COMMIT")
 
 
-def _new_agent(key: int, agent: str) -> AgentRecord:
+def new_agent(key: int, agent: str) -> AgentRecord:
+    """Return the record of an agent at a position, for `Plan.agents`."""
     return AgentRecord(
         id=agent,
         epoch=secrets.token_hex(8),

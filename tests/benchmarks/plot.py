@@ -8,7 +8,16 @@ from typing import Any, Final
 
 from benchmark_errors import BenchmarkError
 from results import Result, Yardsticks
+from streams import StreamResult
 
+_WAYS: Final = {
+    "control": "s:k",
+    "control_process": "s:c",
+    "emit": "o-b",
+    "follow": "o-g",
+    "subscriber": "o-r",
+}
+"""Those that are timed, and how they are drawn."""
 _COLOURS: Final = {"pipelined": "tab:blue", "closed": "tab:orange", "mixed": "tab:green"}
 
 
@@ -52,6 +61,28 @@ def draw(pyplot: ModuleType, path: Path, yardsticks: Yardsticks, results: Sequen
         for axes in (above, below):
             axes.grid(True, which="major", alpha=0.3)
             axes.legend(fontsize="small")
+        figure.savefig(path, format="png", dpi=120)
+    finally:
+        pyplot.close(figure)
+
+
+def draw_streams(pyplot: ModuleType, path: Path, machine: dict[str, Any], results: Sequence[StreamResult]) -> None:
+    """Draw the latencies of streams against the number of agents into a file, a panel for each work of the host."""
+    works = sorted({one.host_us for one in results})
+    figure, panels = pyplot.subplots(
+        1, len(works), sharey=True, squeeze=False, figsize=(5 * len(works), 5), layout="constrained"
+    )
+    try:
+        for axes, host_us in zip(panels[0], works, strict=True):
+            for way, style in _WAYS.items():
+                series = [one for one in results if (one.way, one.host_us) == (way, host_us) and one.p50_ms]
+                agents = [one.agents for one in series]
+                axes.plot(agents, [one.p50_ms for one in series], style, label=way.replace("_", ", in a "))
+            axes.set(xscale="log", yscale="log", xlabel="agents", title=f"{host_us} µs of the host's own a token")
+            axes.grid(True, which="major", alpha=0.3)
+        panels[0][0].set_ylabel("from saying to acknowledged or heard, p50 ms")
+        panels[0][0].legend(fontsize="small")
+        figure.suptitle(f"commitcast {machine['commitcast']}: {machine['cpu']}, {machine['filesystem']}")
         figure.savefig(path, format="png", dpi=120)
     finally:
         pyplot.close(figure)

@@ -1,9 +1,10 @@
 """The results as text for people."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from results import Result, Verdict, Yardsticks
+from streams import StreamResult
 
 _UNITS: Final = {
     "times_naive": "× naive",
@@ -26,16 +27,22 @@ _ALSO: Final = (
     *("stop_s", "of_chain", "of_small", "of_bare", "send_of_bare"),
     *("live_p99_ms", "p99_of_alone", "grown_mib", "back_after_term_s", "back_after_kill_s"),
 )
-_TEXTS: Final = ("scenario", "also", "goal")
+_TEXTS: Final = ("scenario", "streams", "also", "goal")
+
+
+def describe_machine_in_short(machine: dict[str, Any]) -> str:
+    """Return the line that says on what it was measured."""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['filesystem']} · Python {machine['python']}, "
+        f"SQLite {machine['sqlite']}, apsw {machine['apsw']}, commitcast {machine['commitcast']}"
+    )
 
 
 def describe(yardsticks: Yardsticks) -> list[str]:
     """Return the lines that stand above the table: on what it was measured, and against what."""
-    machine = yardsticks.machine
     spread = yardsticks.spread
     return [
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['filesystem']} · Python {machine['python']}, "
-        f"SQLite {machine['sqlite']}, apsw {machine['apsw']}, commitcast {machine['commitcast']}",
+        describe_machine_in_short(yardsticks.machine),
         f"with {yardsticks.agents} agents in turn: naive {yardsticks.naive_per_s:,.0f} messages/s "
         f"({_range(spread['naive_per_s'])}), ceiling {yardsticks.ceiling_per_s:,.0f} messages/s "
         f"({_range(spread['ceiling_per_s'])}), a bare commit {yardsticks.commit_p50_ms:.2f} ms",
@@ -44,7 +51,15 @@ def describe(yardsticks: Yardsticks) -> list[str]:
 
 def table_of(results: Sequence[Result]) -> list[str]:
     """Return the lines of a table, without the columns that no result fills."""
-    rows = [_cells(result) for result in results]
+    return _table([_cells(result) for result in results])
+
+
+def table_of_streams(results: Sequence[StreamResult]) -> list[str]:
+    """Return the lines of the table of streams."""
+    return _table([_cells_of_stream(result) for result in results])
+
+
+def _table(rows: list[dict[str, str]]) -> list[str]:
     columns = []
     for name in rows[0]:
         cells = [row[name] for row in rows]
@@ -52,6 +67,25 @@ def table_of(results: Sequence[Result]) -> list[str]:
             width = max(map(len, (name, *cells)))
             columns.append([f"{cell:{'<' if name in _TEXTS else '>'}{width}}" for cell in (name, *cells)])
     return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+
+
+def _cells_of_stream(result: StreamResult) -> dict[str, str]:
+    is_timed = result.p50_ms > 0
+    return {
+        "streams": result.way,
+        "agents": f"{result.agents:,}",
+        "host µs": f"{result.host_us}",
+        "p50/p99 ms": f"{result.p50_ms:.2f}/{result.p99_ms:.1f}" if is_timed else "",
+        "of control": _number(result.of_control, ".2f"),
+        "of its process": _number(result.of_control_process, ".2f"),
+        "CPU µs/token": f"{result.cpu_us:.0f}",
+        "loop p99 ms": f"{result.loop_p99_ms:.1f}",
+        "commits": f"{result.commits:,.0f}",
+        "delivered": f"{result.delivered:.2f}",
+        "goal": "; ".join(
+            f"≤ {goal.limit:g} × {goal.field} {'met' if goal.met else 'missed'}" for goal in result.goals
+        ),
+    }
 
 
 def _cells(result: Result) -> dict[str, str]:

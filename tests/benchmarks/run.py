@@ -21,13 +21,17 @@ from typing import Final
 
 import msgspec
 
+import streams
 from commitcast.persistence import CommitcastError
 from commitcast.persistence.sqlite.journal import DELETE, WAL
 from harness import STANDARD_ROWS, Harness
 from machine import describe_machine
-from plot import draw, load_pyplot
-from report import describe, table_of
+from plot import draw, draw_streams, load_pyplot
+from report import describe, describe_machine_in_short, table_of, table_of_streams
 from scenarios import SCENARIOS, plan, run_rounds, summarize
+from streams import Place
+
+STREAMS: Final = "streams"
 
 _ENDING: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
@@ -45,12 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(options: argparse.Namespace) -> None:
     pyplot = load_pyplot() if options.plot is not None else None
-    wanted = plan(options.scenario, options.agents)
+    names = [name for name in options.scenario if name != STREAMS]
+    wanted = plan(names, options.agents) if names or not options.scenario else None
+    places: list[Place] = []
+    if not options.scenario or STREAMS in options.scenario:
+        places = streams.plan(options.agents, options.host_us)
+    stream_rounds = options.rounds if options.scenario else 1  # of all ways in all sizes each takes ten minutes
     with tempfile.TemporaryDirectory(prefix="commitcast-bench-", dir=options.folder) as made, _interruptible(made):
         machine = describe_machine(Path(made))
         if machine["filesystem"] in ("tmpfs", "ramfs"):
             print(f"{options.folder} is in memory, where a commit costs nothing: use --folder", file=sys.stderr)
-        progress = _Progress(wanted.steps(options.rounds), is_shown=sys.stderr.isatty() and not options.json)
+        steps = (0 if wanted is None else wanted.steps(options.rounds)) + stream_rounds * len(places)
+        progress = _Progress(steps, is_shown=sys.stderr.isatty() and not options.json)
         harness = Harness(
             Path(made),
             messages=options.messages,
@@ -58,16 +68,21 @@ def _measure(options: argparse.Namespace) -> None:
             journal_mode=options.journal_mode,
             advance=progress.advance,
         )
-        rounds = list(run_rounds(harness, wanted, options.rounds, started=progress.start))
+        spoken = list(streams.run_streams(harness, places, stream_rounds, progress.start)) if places else []
+        rounds = [] if wanted is None else list(run_rounds(harness, wanted, options.rounds, started=progress.start))
         progress.clear()
-    yardsticks, results = summarize(wanted, rounds, options.rows, machine)
-    if options.json:
-        for value in (yardsticks, *results):
-            print(msgspec.json.encode(value).decode())
-    else:
-        print(*describe(yardsticks), *table_of(results), sep="\n")
-    if pyplot is not None:
-        draw(pyplot, options.plot, yardsticks, results)
+    of_streams = streams.results_of(places, spoken)
+    values: list[msgspec.Struct] = [*of_streams]
+    lines = [describe_machine_in_short(machine), *table_of_streams(of_streams)] if of_streams else []
+    if wanted is not None:
+        yardsticks, results = summarize(wanted, rounds, options.rows, machine)
+        values += [yardsticks, *results]
+        lines += [*describe(yardsticks), *table_of(results)]
+        if pyplot is not None:
+            draw(pyplot, options.plot, yardsticks, results)
+    elif pyplot is not None:
+        draw_streams(pyplot, options.plot, machine, of_streams)
+    print(*([msgspec.json.encode(value).decode() for value in values] if options.json else lines), sep="\n")
 
 
 class _Progress:
@@ -101,12 +116,12 @@ class _Progress:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure commitcast against bare SQLite on the same disk.")
     add = parser.add_argument
-    names = ", ".join(SCENARIOS)
+    names = ", ".join((STREAMS, *SCENARIOS))
     add(
         "--scenario",
         action="append",
         default=[],
-        choices=SCENARIOS,
+        choices=(STREAMS, *SCENARIOS),
         metavar="NAME",
         help=f"one of {names}; can be repeated; default: all",
     )
@@ -115,13 +130,19 @@ def _parser() -> argparse.ArgumentParser:
         "that append"
     )
     add("--agents", action="append", default=[], type=_integer(0, 1_000_000), metavar="N", help=sizes)
-    rounds = "rounds of each scenario; `stalled`, which takes a minute, runs once (default: 5)"
+    host_us = "microseconds of the host's own work for each token of streams; repeatable (default: 0, 20 and 60)"
+    add("--host-us", action="append", default=[], type=_integer(0, 100_000), metavar="US", help=host_us)
+    rounds = (
+        "rounds of each scenario; `stalled`, which takes a minute, runs once, and so does `streams` unless it is named "
+        "(default: 5)"
+    )
     add("--rounds", default=5, type=_integer(1, 1_000), metavar="N", help=rounds)
     messages = "messages in a round; default: as many as take 1 to 2 seconds"
     add("--messages", type=_integer(1, 100_000_000), metavar="N", help=messages)
     rows = f"rows in the larger file of growth (default: {STANDARD_ROWS:,})"
     add("--rows", default=STANDARD_ROWS, type=_integer(1, 10**9), metavar="N", help=rows)
-    add("--plot", type=_plot_file, metavar="PNG", help="draw throughput and latency into this file; needs matplotlib")
+    plot = "draw throughput and latency into this file, of streams if nothing else is measured; needs matplotlib"
+    add("--plot", type=_plot_file, metavar="PNG", help=plot)
     mode = "journal mode of the runtime's file, but for idle, stalled and restart; bare SQLite stays in delete"
     add("--journal-mode", default=DELETE, choices=(DELETE, WAL), help=mode)
     folder = "folder for temporary files; default: TMPDIR, else the current folder"

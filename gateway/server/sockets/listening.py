@@ -81,7 +81,9 @@ def _bind_all(addresses: Sequence[tuple[int, Any]], port: int) -> list[socket.so
 
 
 def _bind_one(family: int, address: Address) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol, which accepted sockets inherit: without it asyncio does not set TCP_NODELAY on them, and a
+    # frame waits up to 40 ms for the acknowledgement of the one before it.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -292,12 +292,13 @@ class TestFallback:
         play(tmp_path, scenario)
 
 
-def test_the_kernel_keeps_little_that_was_not_sent(tmp_path: Path) -> None:
+def test_the_kernel_keeps_little_that_was_not_sent_and_sends_at_once(tmp_path: Path) -> None:
     async def scenario(runtime: AgentRuntime) -> None:
         async with opened(runtime):
             (peer,) = server_of(runtime).core._sessions
             plug = peer.transport.get_extra_info("socket")  # type: ignore[attr-defined]
             assert plug.getsockopt(socket.IPPROTO_TCP, 25) == UNSENT_LIMIT_BYTES == 16 * 1024
+            assert plug.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
     play(tmp_path, scenario)
 

@@ -1,0 +1,172 @@
+"""The scenario `streams`: agents in one event loop that speak as fast as models do, beside a control by hand.
+
+Each way is measured in a process of its own, with the same tokens at the same times; the control in the same round.
+Owns the order of the measurements and the figures that they come to.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from statistics import median
+from typing import Any, Final
+
+import msgspec
+
+from benchmark_errors import BenchmarkError
+from child import Child
+from harness import Harness
+from results import Verdict, rounded
+from stream_pace import RATE, dues_s
+
+WAYS: Final = {
+    "control": "a list, and bare SQLite on a thread",
+    "control_process": "the same, with SQLite in a process of its own",
+    "emit": "the host emits, and times the futures",
+    "source": "the agents are async sources, and nobody waits",
+    "wait": "the same, and each agent's end is awaited",
+    "follow": "the same, and each agent is followed in the host",
+    "subscriber": "the host emits, and a subscriber to all hears it in another process",
+}
+SIZES: Final = (1, 16, 64, 256, 512, 1_000)
+HOST_US: Final = (0, 20, 60)
+"""Work of the host's own for each token, in microseconds."""
+SECONDS: Final = 3.0
+PATIENCE_S: Final = 300.0
+
+Place = tuple[str, int, int]
+"""A way, a number of agents, and the host's own work in microseconds."""
+
+
+class StreamSample(msgspec.Struct, frozen=True, kw_only=True):
+    """One way in one round."""
+
+    p50_ms: float
+    """From saying a token until it is acknowledged, or heard."""
+    p99_ms: float
+    cpu_us: float
+    """CPU time of all processes for a token."""
+    loop_p99_ms: float
+    """How late the host's loop was for a timer."""
+    commits: int
+    delivered: float
+    """Tokens that were committed in the time in which they were due, as a share."""
+
+
+class StreamGoal(msgspec.Struct, frozen=True):
+    """A goal without work of the host's own, relative to another way in the same round."""
+
+    way: str
+    field: str
+    of: str
+    limits: dict[int, float]
+    """By number of agents."""
+
+
+GOALS: Final = (
+    StreamGoal("emit", "p50_ms", "control", {16: 2, 64: 2, 256: 4}),
+    StreamGoal("follow", "p50_ms", "control", {16: 3, 64: 3, 256: 6}),
+    StreamGoal("subscriber", "p50_ms", "control", {16: 3, 64: 3, 256: 6}),
+    StreamGoal("wait", "cpu_us", "source", {16: 1.1, 64: 1.1, 256: 1.1}),
+)
+
+
+class StreamResult(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One way with one number of agents over all rounds: medians."""
+
+    scenario: str = "streams"
+    way: str
+    agents: int
+    host_us: int
+    rounds: int
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+    loop_p99_ms: float
+    commits: float
+    delivered: float
+    of_control: float | None = None
+    """Its p50 by that of the control as a thread, in the same round."""
+    of_control_process: float | None = None
+    spread: dict[str, tuple[float, float]] = {}
+    goals: list[Verdict] = []
+
+
+def measure(harness: Harness, way: str, agents: int, host_us: int) -> StreamSample:
+    """Measure one way.
+
+    Raises:
+        BenchmarkError: not every token arrived.
+    """
+    seconds = SECONDS if harness.limited(1_000_000) == 1_000_000 else harness.limited(int(RATE * SECONDS)) / RATE
+    tokens = max(2, int(RATE * seconds))
+    with harness.fresh() as path, ExitStack() as stack:
+        order = {"way": way, "agents": agents, "host_us": host_us, "tokens": tokens, "path": str(path)}
+        host = stack.enter_context(Child("stream_host", "the host", journal_mode=harness.journal_mode, **order))
+        url = host.hear(PATIENCE_S).get("url")
+        listener = None
+        if way == "subscriber":
+            listener = stack.enter_context(
+                Child("stream_listener", "the subscriber", url=url, messages=agents * tokens)
+            )
+            listener.hear()
+        host.order(go=True)
+        report = host.hear(PATIENCE_S)
+        heard = report if listener is None else listener.hear(PATIENCE_S)
+    said = agents * tokens
+    if way not in ("source", "wait") and heard["timed"] != said:
+        raise BenchmarkError(f"{heard['timed']:,} of {said:,} tokens were timed ({way}, {agents} agents)")
+    p50_ms, p99_ms = heard["lags_ms"]
+    cpu_s = report["cpu_s"] + (0 if listener is None else heard["cpu_s"])
+    return StreamSample(
+        p50_ms=p50_ms,
+        p99_ms=p99_ms,
+        cpu_us=1e6 * cpu_s / said,
+        loop_p99_ms=report["loop_ms"][1],
+        commits=report["commits"],
+        delivered=min(1.0, max(max(dues_s(agent, tokens)) for agent in range(agents)) / report["took_s"]),
+    )
+
+
+def plan(sizes: Sequence[int], host_us: Sequence[int]) -> list[Place]:
+    """Return what each round measures, in order."""
+    return [(way, agents, work) for work in host_us or HOST_US for agents in sizes or SIZES for way in WAYS]
+
+
+def run_streams(
+    harness: Harness, places: Sequence[Place], rounds: int, started: Callable[[str], object]
+) -> Iterator[dict[Place, StreamSample]]:
+    """Measure every way in each round; yield its samples."""
+    for _ in range(rounds):
+        samples = {}
+        for place in places:
+            way, agents, work = place
+            started(f"streams {way} {agents:,}" + (f", {work} µs of work" if work else ""))
+            samples[place] = measure(harness, *place)
+        yield samples
+
+
+def results_of(places: Sequence[Place], rounds: Sequence[dict[Place, StreamSample]]) -> list[StreamResult]:
+    """Return the medians over the rounds, and the verdicts."""
+    return [_result(place, rounds) for place in places]
+
+
+def _result(place: Place, rounds: Sequence[dict[Place, StreamSample]]) -> StreamResult:
+    way, agents, work = place
+    names = StreamSample.__struct_fields__
+    found: dict[str, list[float]] = {name: [getattr(samples[place], name) for samples in rounds] for name in names}
+    if found["p50_ms"][0]:
+        for other in ("control", "control_process"):
+            found[f"of_{other}"] = _ratios(place, "p50_ms", other, rounds)
+    medians: dict[str, Any] = {name: rounded(median(values)) for name, values in found.items() if values}
+    spread = {name: (rounded(min(values)), rounded(max(values))) for name, values in found.items() if values}
+    goals = []
+    for goal in GOALS:
+        if goal.way == way and not work and agents in goal.limits:
+            value = rounded(median(_ratios(place, goal.field, goal.of, rounds)))
+            limit = goal.limits[agents]
+            goals.append(Verdict(f"{goal.field} of {goal.of}", limit, at_most=True, met=value <= limit))
+            spread.setdefault(f"{goal.field} of {goal.of}", (value, value))
+    return StreamResult(way=way, agents=agents, host_us=work, rounds=len(rounds), spread=spread, goals=goals, **medians)
+
+
+def _ratios(place: Place, field: str, other: str, rounds: Sequence[dict[Place, StreamSample]]) -> list[float]:
+    return [getattr(samples[place], field) / getattr(samples[other, *place[1:]], field) for samples in rounds]
