@@ -39,6 +39,8 @@ class AgentActor(Actor):
 
     mailbox_limit_messages: ClassVar[int | None] = MAILBOX_LIMIT_MESSAGES
 
+    last_sequence = 0
+    """Of its stored messages, once its stored status is known. Any thread."""
     _is_last_chance = False  # the runtime stops
     _has_given_up = False  # to come to an end: the database has refused it then
 
@@ -72,6 +74,11 @@ class AgentActor(Actor):
     def has_ended(self) -> bool:
         """Whether the agent's end is stored. Any thread."""
         return self._stored_status is not None and self._stored_status.is_terminal
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the agent is stored, and its end is not. Any thread."""
+        return self._stored_status is not None and not self._stored_status.is_terminal
 
     def on_start(self) -> None:
         """Begin with what was just created. An agent of the store is loaded with the first command, on a worker."""
@@ -164,6 +171,7 @@ class AgentActor(Actor):
             self._settle(acknowledged)
         # Else it is for an actor that was here before: its callers were answered when it failed.
         if acknowledged.committed is not None:
+            self.last_sequence = acknowledged.committed.last  # before the look for readers, who look here after
             self._cast(acknowledged.committed)
             if self.services.readers.get(self.agent) is not None:
                 self.services.readers.publish(acknowledged.committed, acknowledged.replies)
@@ -225,11 +233,13 @@ class AgentActor(Actor):
             self.on_dropped(command)
             raise
         if record is not None:
+            self.last_sequence = record.head
             self._stored_status = self.status = record.status
         self._is_loaded = True
 
     def _on_created(self, created: messages.Created) -> None:
         if self._stored_status is None:  # else a command was faster, and this actor knows more than the creation
+            self.last_sequence = created.record.head
             self._stored_status = self.status = created.record.status
         self._is_loaded = True
         if created.creation is not None:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, Protocol, assert_never
+from typing import Any, Final, assert_never
 
 import msgspec
 
@@ -19,7 +19,7 @@ from commitcast.actors import messages
 from commitcast.actors.backend import Writer
 from commitcast.actors.errors import RuntimeStoppedError
 from commitcast.actors.kernel.deadletters import DeadLetters
-from commitcast.actors.kernel.dispatch import Dispatcher, PinnedActor
+from commitcast.actors.kernel.dispatch import Dispatcher, PinnedActor, RunTogether
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.mailbox import Envelope
 from commitcast.actors.metrics import CommitStats
@@ -99,12 +99,6 @@ class _Creation:
         self._outcomes[agent] = outcome
         if len(self._outcomes) == len(self._order) and self._asker is not None:
             self._asker.set([self._outcomes[agent] for agent in self._order])
-
-
-class RunTogether(Protocol):
-    """`Dispatcher.run_together`."""
-
-    def __call__(self, call: Callable[[], object], /, *, inline: bool) -> None: ...
 
 
 class DatabaseActor(PinnedActor):

@@ -15,6 +15,7 @@ from commitcast.actors import messages
 from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.errors import FutureTimeoutError, MailboxFullError, RuntimeStoppedError
 from commitcast.actors.kernel.deadletters import DeadLetters
+from commitcast.actors.kernel.dispatch import RunTogether
 from commitcast.actors.kernel.future import Future, remaining
 from commitcast.actors.kernel.mailbox import Empty, Envelope
 from commitcast.actors.kernel.waiting import Signal
@@ -36,6 +37,7 @@ class Directory:
         make: Callable[[str, messages.Created | None], "AgentActor"],
         credit: CreditLimiter,
         dead_letters: DeadLetters,
+        run_together: RunTogether,
     ) -> None:
         """Make an empty directory.
 
@@ -44,7 +46,9 @@ class Directory:
                 with None of one that may be in the store.
             credit: of unacknowledged messages; that of a message which reaches no actor is released here.
             dead_letters: where undeliverable messages are counted.
+            run_together: of the dispatcher of the agents.
         """
+        self._run_together = run_together
         self._make = make
         self._credit = credit
         self._dead_letters = dead_letters
@@ -91,8 +95,12 @@ class Directory:
     def _tell_all(self, command: messages.AgentCommand) -> None:
         with self._lock:
             live = list(reversed(self._actors.values()))
-        while live:  # and forget each: a retired actor is not to be kept until the last one has retired
-            live.pop().actor_inbox.put(Envelope(command))
+
+        def tell() -> None:
+            while live:  # and forget each: a retired actor is not to be kept until the last one has retired
+                live.pop().actor_inbox.put(Envelope(command))
+
+        self._run_together(tell, inline=False)
 
     def stop_all(self, deadline: float) -> None:
         """Stop the actors that are left, each after it has handled what it was sent before."""
@@ -148,6 +156,11 @@ class Directory:
         """Return the event loop that the source of an agent runs on; None if it is on none."""
         actor = self._actors.get(agent)
         return None if actor is None else actor.source_loop
+
+    def last_sequence(self, agent: str) -> int | None:
+        """Return the sequence of an agent's last stored message, or of a later one; None unless it is at work here."""
+        actor = self._actors.get(agent)
+        return actor.last_sequence if actor is not None and actor.is_at_work else None
 
     def tell(self, agent: str, command: messages.AgentCommand) -> bool:
         """Send a message to an agent's actor if it has one; return whether it has."""

@@ -224,6 +224,7 @@ class AgentHandle:
         Threads: any; blocks while the agent says nothing.
         """
         with self._system.readers.of(self.id, follows=True) as log:
+            log.begin_after(self._system.directory.last_sequence(self.id))
             follower = Follower(log, after)
             while (step := follower.next()) is not Step.END:
                 if step is Step.READ:
@@ -237,6 +238,7 @@ class AgentHandle:
     async def afollow(self, after: int = 0) -> AsyncIterator[MessageRecord]:
         """Yield every message after a sequence until the agent's end, without blocking the loop. See `follow`."""
         with self._system.readers.of(self.id, follows=True) as log:
+            log.begin_after(self._system.directory.last_sequence(self.id))
             follower = Follower(log, after)
             while (step := follower.next()) is not Step.END:
                 if step is Step.READ:
@@ -266,28 +268,31 @@ class AgentHandle:
         """
         deadline = _Deadline(timeout)
         with self._system.readers.of(self.id, follows=False) as log:
-            while True:
+            if self._system.directory.last_sequence(self.id) is not None:  # it is at work: nothing is to be read yet
+                self._check_may_block("await handle.await_()")
+                deadline.check(log.wait(None, deadline.left_s()))
+            while log.record is None:
                 with deadline.reading():
                     record = self._record_while_running()
                 if record.status.is_terminal:
                     return record
                 self._check_may_block("await handle.await_()")
                 deadline.check(log.wait(None, deadline.left_s()))
-                if log.record is not None:
-                    return log.record
+            return log.record
 
     async def await_(self, timeout: float | None = None) -> AgentRecord:
         """Return the agent's record once it has ended, without blocking the loop. See `wait`."""
         deadline = _Deadline(timeout)
         with self._system.readers.of(self.id, follows=False) as log:
-            while True:
+            if self._system.directory.last_sequence(self.id) is not None:  # as in `wait`
+                deadline.check(await log.wait_async(None, deadline.left_s()))
+            while log.record is None:
                 with deadline.reading():
                     record = await asyncio.wait_for(asyncio.to_thread(self._record_while_running), remaining_s())
                 if record.status.is_terminal:
                     return record
                 deadline.check(await log.wait_async(None, deadline.left_s()))
-                if log.record is not None:
-                    return log.record
+            return log.record
 
     def _check_may_block(self, instead: str) -> None:
         """Raise `LoopWouldBlockError` on the event loop that the agent's source needs to go on."""

@@ -77,8 +77,11 @@ class AgentLog:
             replies: to its writes; the record of the agent may be among them.
             max_bytes: of the messages that are kept.
         """
-        messages = [entry for entry in committed.entries if isinstance(entry, MessageRecord)]
-        ends = len(messages) < len(committed.entries) and any(map(_is_end, committed.entries))
+        has_others = len(committed.entries) > committed.last - committed.previous  # beside messages
+        ends = has_others and any(map(_is_end, committed.entries))
+        if not self.followers and not ends:
+            return  # see `begin`
+        messages: Sequence[Any] = committed.entries if not has_others else committed.messages
         with self._lock:
             self._add(messages, committed, max_bytes)
             self.version += 1
@@ -91,11 +94,19 @@ class AgentLog:
         for wake in waiting:
             wake()
 
-    def _add(self, added: list[MessageRecord], committed: Committed, max_bytes: int) -> None:
+    def begin(self) -> None:
+        """Forget what there is, before the first follower and after the last: without them nothing is added."""
+        with self._lock:
+            self._recent, self._size = (-1, []), 0
+
+    def begin_after(self, last: int | None) -> None:
+        """Begin after the last message, unless that is not known, or it has begun already."""
+        with self._lock:
+            if last is not None and self._recent[0] < 0:
+                self._recent = (last, [])
+
+    def _add(self, added: Sequence[MessageRecord], committed: Committed, max_bytes: int) -> None:
         start, messages = self._recent
-        if not self.followers:
-            self._recent, self._size = (committed.last, []), 0
-            return
         if start < 0 or start + len(messages) != committed.previous:
             self._recent = start, messages = committed.previous, []
             self._size = 0
@@ -244,6 +255,8 @@ class Readers:
         with self._lock:
             log = self._logs.setdefault(agent, AgentLog())
             log.users += 1
+            if follows and not log.followers:
+                log.begin()
             log.followers += follows
             log.is_closed = self._is_closed
         try:
@@ -252,6 +265,8 @@ class Readers:
             with self._lock:
                 log.users -= 1
                 log.followers -= follows
+                if follows and not log.followers:
+                    log.begin()
                 if not log.users:
                     del self._logs[agent]
 

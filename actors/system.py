@@ -83,7 +83,7 @@ class ActorSystem:
         self._given_dispatcher = dispatcher
         self._dispatcher: Dispatcher = ThreadDispatcher("agents") if dispatcher is None else dispatcher
         self.dead_letters = self._dispatcher.dead_letters
-        self.directory = Directory(self._make_agent, credit, self.dead_letters)
+        self.directory = Directory(self._make_agent, credit, self.dead_letters, self._dispatcher.run_together)
         self._threads = SourceThreads(max_running_sources, self._dispatcher.spawn)
         self._tasks = SourceTasks()
         self._loop = LoopThread("sources") if dispatcher is None else DispatchedLoop("sources", dispatcher)

@@ -35,6 +35,12 @@ TOGETHER: Final = 256
 _main_thread = threading.main_thread().ident
 
 
+class RunTogether(Protocol):
+    """`Dispatcher.run_together`."""
+
+    def __call__(self, call: Callable[[], object], /, *, inline: bool) -> None: ...
+
+
 class Dispatcher(Protocol):
     """Gives turns to actors, and calls functions later."""
 

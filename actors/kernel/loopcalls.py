@@ -50,17 +50,14 @@ class _LoopCalls:
         try:
             while left:
                 left -= 1
-                self._run_one(self.waiting.popleft())
+                try:
+                    self.waiting.popleft()()
+                except Exception as error:  # one call must not keep the others from theirs
+                    context = {"message": "a call from another thread failed", "exception": error}
+                    asyncio.get_running_loop().call_exception_handler(context)
         finally:
             if left:  # Ctrl-C: the others are still waited for
                 asyncio.get_running_loop().call_soon(self.run)
-
-    def _run_one(self, call: Callable[[], object]) -> None:
-        try:
-            call()
-        except Exception as error:  # one call must not keep the others from theirs
-            context = {"message": "a call from another thread failed", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
 
 
 _calls: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopCalls]] = WeakKeyDictionary()

@@ -177,7 +177,7 @@ class Office:
         self.fatal: list[Exception] = []
         self.database = Listener("database", self.dispatcher)
         self.gateway = Listener("gateway", self.dispatcher)
-        self.directory = Directory(self._make, self.credit, self.dispatcher.dead_letters)
+        self.directory = Directory(self._make, self.credit, self.dispatcher.dead_letters, self.dispatcher.run_together)
         database: Actor = self.database
         if store is not None:
             database = DatabaseActor(
