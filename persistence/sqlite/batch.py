@@ -7,6 +7,7 @@ The common case is planned in memory and written with few statements. If that fa
 begun again to be written write by write, each in its own savepoint, so that a refused row fails alone.
 """
 
+from array import array
 from collections.abc import Sequence
 from itertools import repeat
 from operator import attrgetter
@@ -66,8 +67,8 @@ class _Head(msgspec.Struct, gc=False):
     """Of the agent's last entry."""
     tail: int
     """Position of its last message; 0 if it has none."""
-    recent: list[int]
-    """`back` of its messages since the last step."""
+    recent: "array[int]"
+    """`back` of its messages since the last step: up to 1 KiB."""
 
 
 class AgentPlan(msgspec.Struct, gc=False):
@@ -301,7 +302,9 @@ class Batch:
             planned.replies.append(AgentExistsError(planned.agent))
         else:
             record = plan.add_agent(planned.agent, new)
-            planned.head = self._heads[planned.agent] = _Head(record.position, new.epoch, 0, record.status, 0, 0, [])
+            planned.head = self._heads[planned.agent] = _Head(
+                record.position, new.epoch, 0, record.status, 0, 0, array("q")
+            )
             replies = [*planned.replies, record]
             planned.entries.append(record)
             if new.messages:
@@ -318,9 +321,9 @@ class Batch:
         if head is None:
             row = self._connection.execute(BY_CHAIN.head, (agent,)).fetchone()
             if row is None:
-                return _Head(NO_AGENT, "", 0, AgentStatus.INITIALIZING, 0, 0, [])
+                return _Head(NO_AGENT, "", 0, AgentStatus.INITIALIZING, 0, 0, array("q"))
             key, epoch, sequence, status, position, tail = row
-            recent = recent_backs(self._connection, key, sequence)
+            recent = array("q", recent_backs(self._connection, key, sequence))
             head = self._heads[agent] = _Head(key, epoch, sequence, AgentStatus(status), position, tail, recent)
         return head
 

@@ -1,7 +1,7 @@
 """How one agent's messages are found among those of all agents, which lie in commit order.
 
 An index with an entry for each message is written in as many places as a commit has agents. So each message tells how
-far *back* the agent's one before it lies, the agent's row where its *tail* is, and for every 32 messages there is a
+far *back* the agent's one before it lies, the agent's row where its *tail* is, and for every 128 messages there is a
 *step*: where the last of them lies, and the way back from it to the first. A page is found by the steps that it
 touches, and the few messages after the last step by going back from the tail.
 

@@ -1,6 +1,6 @@
 -- Messages lie in commit order alone. An index with an entry for each of them is written in as many places as there are
 -- agents in a commit: with 256 agents that took five times as long as all the rest. Instead each message tells how far
--- back the agent's one before it lies, the agent's row where its last one is, and `agent_steps` where 32 of them are.
+-- back the agent's one before it lies, the agent's row where its last one is, and `agent_steps` where 128 of them are.
 
 ALTER TABLE agents ADD COLUMN tail INTEGER NOT NULL DEFAULT 0; -- position of its last message; 0: it has none
 
@@ -40,9 +40,9 @@ CREATE UNIQUE INDEX agent_messages_by_key ON agent_messages (agent_key, key) WHE
 
 CREATE TABLE agent_steps (
     agent_key       INTEGER NOT NULL REFERENCES agents (key) ON DELETE CASCADE,
-    sequence_number INTEGER NOT NULL,           -- divisible by 32
+    sequence_number INTEGER NOT NULL,           -- divisible by 128
     position        INTEGER NOT NULL,           -- of the message with this sequence
-    backs           TEXT    NOT NULL,           -- `back` of this message and of the 30 before it, in descending order
+    backs           TEXT    NOT NULL,           -- `back` of this message and of the 126 before it, in descending order
     PRIMARY KEY (agent_key, sequence_number)
 ) STRICT, WITHOUT ROWID;
 
@@ -52,6 +52,6 @@ SELECT agent_key, sequence_number, position,
             SELECT m.position, m.back, 1
             UNION ALL
             SELECT before.position, before.back, steps + 1
-            FROM walk JOIN agent_messages AS before ON before.position = walk.position - walk.back WHERE steps < 31)
+            FROM walk JOIN agent_messages AS before ON before.position = walk.position - walk.back WHERE steps < 127)
         SELECT group_concat(back) FROM walk)
-FROM agent_messages AS m WHERE sequence_number % 32 = 0;
+FROM agent_messages AS m WHERE sequence_number % 128 = 0;

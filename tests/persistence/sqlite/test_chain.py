@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from commitcast.persistence.errors import StoreReadError
 from commitcast.persistence.records import MessageRecord
 from commitcast.persistence.sqlite import chain, opening
+from commitcast.persistence.sqlite.rows import STEP
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.sqlite.verify import verify
 from stores import by_hand, commit, new_agent, of, opened, problems, text
@@ -35,7 +36,7 @@ def tell(store: SqliteStore, batches: list[list[int]]) -> dict[str, list[Message
     return told
 
 
-@given(st.lists(st.lists(st.integers(0, 40), min_size=3, max_size=3), max_size=12), st.data())
+@given(st.lists(st.lists(st.integers(0, 90), min_size=3, max_size=3), max_size=12), st.data())
 def test_a_page_holds_what_follows_whatever_lies_between(batches: list[list[int]], data: st.DataObject) -> None:
     with opened(":memory:") as store:
         told = tell(store, batches)
@@ -46,7 +47,7 @@ def test_a_page_holds_what_follows_whatever_lies_between(batches: list[list[int]
             assert store.messages(agent, after, limit) == messages[after : after + limit]
             head = store.heads([agent])[agent]
             assert head.sequence == len(messages)
-            for sequence in {1, 31, 32, 33, len(messages)} & set(range(1, len(messages) + 1)):
+            for sequence in {1, STEP - 1, STEP, STEP + 1, len(messages)} & set(range(1, len(messages) + 1)):
                 assert store.resolve_cursor(agent, sequence).position == messages[sequence - 1].position
 
 
@@ -60,20 +61,22 @@ def test_a_long_page_is_found_in_pieces_and_ends_where_there_is_no_room(monkeypa
         assert store.messages("a", 3, 100, max_bytes=1) == told[3:4]
 
 
-def test_thirty_two_messages_have_a_step() -> None:
+def test_so_many_messages_have_a_step() -> None:
     with opened(":memory:") as store:
-        told = tell(store, [[1, 40, 3]] * 70)
+        told = tell(store, [[1, 90, 3]] * 2 * STEP)
         with store._between_commits() as connection:
             steps = list(connection.execute("SELECT agent_key, sequence_number, position FROM agent_steps"))
 
-    expected = [(key, m.sequence, m.position) for key, agent in enumerate(AGENTS, 1) for m in told[agent][31::32]]
+    expected = [
+        (key, m.sequence, m.position) for key, agent in enumerate(AGENTS, 1) for m in told[agent][STEP - 1 :: STEP]
+    ]
     assert steps == expected
 
 
 def test_a_step_is_complete_also_if_its_first_messages_were_of_an_earlier_run(tmp_path: Path) -> None:
     path = tmp_path / "agents.db"
     told = []
-    for number in range(40):
+    for number in range(STEP + 8):
         with opened(path) as store:
             told += store.commit(
                 [of("b", text(f"b{number}")), of("a", text(f"a{number}"))]
@@ -82,18 +85,20 @@ def test_a_step_is_complete_also_if_its_first_messages_were_of_an_earlier_run(tm
             )[1].replies
 
     with opened(path) as store:
-        assert store.messages("a", 0, 100) == told[1:]
+        assert store.messages("a", 0, 1_000) == told[1:]
     assert problems(path) == []
 
 
 def test_verify_compares_a_step_with_the_messages(tmp_path: Path) -> None:
     path = tmp_path / "agents.db"
     with opened(path) as store:
-        tell(store, [[3, 40, 3]] * 2)
+        tell(store, [[3, STEP, 3]] * 2)
     with by_hand(path) as connection:
-        connection.execute("UPDATE agent_steps SET backs = replace(backs, '7', '8') WHERE sequence_number = 64")
+        connection.execute(
+            f"UPDATE agent_steps SET backs = replace(backs, '7', '8') WHERE sequence_number = {2 * STEP}"
+        )
 
-    assert verify(path).problems == ["agent 'b' has 80 messages, but other steps"]
+    assert verify(path).problems == [f"agent 'b' has {2 * STEP} messages, but other steps"]
 
 
 def older(path: Path, version: int, batches: list[list[int]]) -> dict[str, list[MessageRecord]]:
@@ -119,7 +124,7 @@ def older(path: Path, version: int, batches: list[list[int]]) -> dict[str, list[
 @pytest.mark.parametrize("version", [1, 2])
 def test_an_older_file_is_read_as_it_is_and_migrated_when_it_is_written(tmp_path: Path, version: int) -> None:
     path = tmp_path / "agents.db"
-    told = older(path, version, [[1, 40, 3], [0, 1, 1]] * 5)
+    told = older(path, version, [[1, 80, 3], [0, 1, 1]] * 5)
     reader = SqliteStore(path, read_only=True)
     reader.open()
 
@@ -150,6 +155,7 @@ KILLED = """
 import os, signal, sys
 import apsw
 from commitcast.persistence.sqlite import opening
+from commitcast.persistence.sqlite.rows import STEP
 from commitcast.persistence.sqlite.store import SqliteStore
 
 migrate, left = opening.migrate, [int(sys.argv[2])]
@@ -173,7 +179,7 @@ SqliteStore(sys.argv[1]).open()
 @pytest.mark.parametrize("statement", range(len(STATEMENTS)))
 def test_a_migration_that_is_killed_loses_nothing(tmp_path: Path, statement: int) -> None:
     path = tmp_path / "agents.db"
-    told = older(path, 2, [[30, 40, 3]] * 3)
+    told = older(path, 2, [[90, 130, 3]] * 3)
 
     killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(statement)], timeout=60)
 
