@@ -67,9 +67,8 @@ def test_so_many_messages_have_a_step() -> None:
         with store._between_commits() as connection:
             steps = list(connection.execute("SELECT agent_key, sequence_number, position FROM agent_steps"))
 
-    expected = [
-        (key, m.sequence, m.position) for key, agent in enumerate(AGENTS, 1) for m in told[agent][STEP - 1 :: STEP]
-    ]
+    ends = [(key, message) for key, agent in enumerate(AGENTS, 1) for message in told[agent][STEP - 1 :: STEP]]
+    expected = [(key, message.sequence, message.position) for key, message in ends]
     assert steps == expected
 
 
@@ -94,9 +93,8 @@ def test_verify_compares_a_step_with_the_messages(tmp_path: Path) -> None:
     with opened(path) as store:
         tell(store, [[3, STEP, 3]] * 2)
     with by_hand(path) as connection:
-        connection.execute(
-            f"UPDATE agent_steps SET backs = replace(backs, '7', '8') WHERE sequence_number = {2 * STEP}"
-        )
+        changed = "backs = '2' || substr(backs, 2)"
+        connection.execute(f"UPDATE agent_steps SET {changed} WHERE sequence_number = {2 * STEP}")
 
     assert verify(path).problems == [f"agent 'b' has {2 * STEP} messages, but other steps"]
 
