@@ -21,7 +21,7 @@ import apsw
 
 from commitcast.persistence.sqlite.rows import CHECKED_COLUMNS, STEP, Row
 
-CHUNK_ROWS: Final = 512
+CHUNK_ROWS: Final = 1_024
 """How many messages are looked for at once; their positions are kept in memory, 30 bytes each."""
 CHAINED: Final = 3
 """The version of the schema from which on messages are chained."""
