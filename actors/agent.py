@@ -169,7 +169,9 @@ class AgentActor(Actor):
     def _on_acknowledged(self, acknowledged: messages.Acknowledged) -> None:
         if acknowledged.actor == self.number:
             self._settle(acknowledged)
-        # Else it is for an actor that was here before: its callers were answered when it failed.
+        elif acknowledged.committed is not None:  # for an actor that was here before: it has answered its callers
+            for change in acknowledged.committed.changes:
+                self._stored_status = self.status = change.status
         if acknowledged.committed is not None:
             self.last_sequence = acknowledged.committed.last  # before the look for readers, who look here after
             self._cast(acknowledged.committed)

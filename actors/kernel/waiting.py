@@ -87,6 +87,7 @@ def scheduled_by(scheduler: Scheduler) -> Iterator[None]:
 
 def _in_child() -> None:
     this_thread.in_turn = False  # a child that was forked in a callback is not in an actor's turn
+    this_thread.gathered = None
 
 
 os.register_at_fork(after_in_child=_in_child)

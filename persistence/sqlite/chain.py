@@ -31,7 +31,7 @@ TOGETHER: Final = 8
 GROUPS: Final = (1, 2, 4, 8, 16, 32, 64)
 """For how many such rows there is a statement."""
 LARGE_BYTES: Final = 8 * 1024
-"""A message from this size on is read alone: a page may have no room for those after it."""
+"""A message from this size on is read alone, when it is asked for: a page may have no room for it."""
 
 _STEPS: Final = (
     "SELECT group_concat(way, ';') FROM (SELECT position || ',' || backs AS way FROM agent_steps"
@@ -53,6 +53,11 @@ _COLUMNS: Final = CHECKED_COLUMNS.split(", ")
 _WIDTH: Final = len(_COLUMNS)
 _STARTS: Final = range(0, _WIDTH * TOGETHER, _WIDTH)
 _AT: Final = f"SELECT {CHECKED_COLUMNS} FROM agent_messages WHERE position = ?"
+_SMALL: Final = (
+    " LEFT JOIN agent_messages AS m{0} ON m{0}.position = page.column{0} AND octet_length(m{0}.content)"
+    " + ifnull(octet_length(m{0}.raw), 0) + ifnull(octet_length(m{0}.metadata), 0) <"
+    f" {LARGE_BYTES}"
+)
 _ONE_BY_ONE: Final = ",1" * (STEP - 1)
 _HEAD: Final = (
     "SELECT key, epoch, head, status,"
@@ -143,48 +148,42 @@ def find_messages(connection: apsw.Connection, layout: Layout, key: int, after: 
 
 
 def _rows_at(connection: apsw.Connection, positions: Sequence[int]) -> Iterator[Row]:
-    """Yield the rows at these positions as they are asked for: at most seven small ones too many are read."""
-    place = alone_until = 0
+    """Yield the rows at these positions as they are asked for; of large ones none is read before."""
+    place = 0
     while place < len(positions):
-        row = connection.execute(_AT, (positions[place],)).fetchone()
-        place += 1
-        if row is None:
-            continue
-        yield row
-        if place < alone_until or _is_large(row):
-            continue
         try:
-            for row in _rows_together(connection, positions[place : place + GROUPS[-1] * TOGETHER]):
+            for row in _small_rows_at(connection, positions[place : place + GROUPS[-1] * TOGETHER]):
                 place += 1
                 yield row
-                if _is_large(row):
-                    break
         except UnicodeDecodeError:  # one of the next few is damaged
-            alone_until = place + TOGETHER
+            pass
+        if place < len(positions):  # one that is large, damaged or missing, or begins the next group
+            alone: Row | None = connection.execute(_AT, (positions[place],)).fetchone()
+            place += 1
+            if alone is not None:
+                yield alone
 
 
-def _rows_together(connection: apsw.Connection, positions: Sequence[int]) -> Iterator[Row]:
+def _small_rows_at(connection: apsw.Connection, positions: Sequence[int]) -> Iterator[Row]:
+    """Yield the rows at these positions up to the first that is large or missing."""
     groups = GROUPS[bisect_left(GROUPS, -(-len(positions) // TOGETHER))]
     padded = (*positions, *(None,) * (groups * TOGETHER - len(positions)))
-    for rows in connection.execute(_at_together(groups), padded):
+    for rows in connection.execute(_together(groups), padded):
         for start in _STARTS:
             row = rows[start : start + _WIDTH]
-            if row[0] is not None:
-                yield row
+            if row[0] is None:
+                return
+            yield row
 
 
 @cache
-def _at_together(groups: int) -> str:
-    """Return the statement for that many groups of positions, in the order in which they are given."""
+def _together(groups: int) -> str:
+    """Return the statement for the small rows at that many groups of positions, in their order."""
     numbers = range(1, TOGETHER + 1)
     columns = ", ".join(f"m{number}.{column}" for number in numbers for column in _COLUMNS)
     values = ", ".join([f"({', '.join('?' * TOGETHER)})"] * groups)
-    tables = " LEFT JOIN ".join(f"agent_messages AS m{n} ON m{n}.position = page.column{n}" for n in numbers)
-    return f"SELECT {columns} FROM (VALUES {values}) AS page CROSS JOIN {tables}"
-
-
-def _is_large(row: Row) -> bool:
-    return len(row[4]) >= LARGE_BYTES or (row[8] is not None and len(row[8]) >= LARGE_BYTES)
+    joins = "".join(_SMALL.format(number) for number in numbers)
+    return f"SELECT {columns} FROM (VALUES {values}) AS page{joins}"
 
 
 def recent_backs(connection: apsw.Connection, key: int, sequence: int) -> list[int]:

@@ -250,3 +250,67 @@ def test_whatever_is_dropped_and_whenever_it_looks_it_gets_each_message_once(
 
         assert look(10_000) is Step.END
         assert seen == list(range(after + 1, head + 1))
+
+
+@pytest.mark.parametrize("way", ["follow", "afollow", "wait", "await_"])
+def test_of_an_agent_at_work_nothing_is_read_before_or_after_the_first_news(tmp_path: Path, way: str) -> None:
+    store = CountingStore(tmp_path / "a.db")
+
+    async def read(agent: AgentHandle, heard: list[Any]) -> None:
+        if way == "await_":
+            heard.append((await agent.await_(TIMEOUT_S)).status)
+        elif way == "wait":
+            heard.append((await asyncio.to_thread(agent.wait, TIMEOUT_S)).status)
+        elif way == "follow":
+            heard += [message.content for message in await asyncio.to_thread(list, agent.follow())]
+        else:
+            async for message in agent.afollow():
+                heard.append(message.content)
+
+    async def scenario() -> None:
+        async with AgentRuntime(store) as runtime:
+            agent = await runtime.alaunch(id="a")
+            await agent.start()
+            heard: list[Any] = []
+            reading = asyncio.create_task(read(agent, heard))
+            while (
+                runtime._system is None
+                or not (log := runtime._system.readers.get("a"))
+                or not (log._waiting or log._waiting_for_end)
+            ):
+                await asyncio.sleep(0)
+            before = store.reads
+            await agent.aemit("one")
+            await agent.aemit("two")
+            await agent.complete()
+            await reading
+
+            assert heard == (["one", "two"] if "follow" in way else [AgentStatus.COMPLETED])
+            assert (before, store.reads) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_one_that_begins_between_messages_misses_none_and_hears_none_twice(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with AgentRuntime(tmp_path / "a.db") as runtime:
+            agent = await runtime.alaunch(id="a")
+            await agent.start()
+            heard: dict[int, list[int]] = {}
+
+            async def follow(after: int) -> None:
+                heard[after] = [message.sequence async for message in agent.afollow(after=after)]
+
+            followers = []
+            for number in range(MANY):
+                future = agent.emit(str(number))
+                if number % 5 == 0:
+                    followers.append(asyncio.create_task(follow(number)))
+                if number % 3 == 0:
+                    await future
+            await agent.complete()
+            await asyncio.gather(*followers)
+
+            assert heard == {after: list(range(after + 1, MANY + 1)) for after in range(0, MANY, 5)}
+
+    asyncio.run(scenario())

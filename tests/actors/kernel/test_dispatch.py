@@ -5,7 +5,8 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import pykka
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from commitcast.actors.kernel.actor import TURN_MESSAGES, Actor
 from commitcast.actors.kernel.dispatch import Dispatcher, PinnedActor, ThreadDispatcher
 from commitcast.actors.kernel.future import Future
+from commitcast.actors.kernel.loopcalls import call_on_loop
 from commitcast.actors.kernel.mailbox import Envelope
 from forking import forked, refused
 from waiting import wait_until
@@ -275,3 +277,93 @@ def test_a_turn_is_inline_where_nothing_can_interrupt_it(
 
     assert (handled_on == put_on) == is_inline
     actor.actor_ref.stop(block=True, timeout=SECONDS)
+
+
+class Follower(Pooled):
+    follows_its_senders: ClassVar[bool] = True
+
+
+class WokenLoop(asyncio.SelectorEventLoop):
+    """Counts how often it is woken."""
+
+    wakes = 0
+
+    def call_soon_threadsafe(self, *args: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]  # passed on
+        self.wakes += 1
+        return super().call_soon_threadsafe(*args, **options)
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_turns_taken_together_wake_a_loop_once_and_what_follows_them_once(
+    dispatcher: ThreadDispatcher, inline: bool
+) -> None:
+    log: list[tuple[str, int]] = []
+
+    def note(what: str) -> None:
+        log.append((what, threading.get_ident()))
+
+    follower = Follower("follower", dispatcher)
+    follower.begin()
+    agents = [Pooled(str(number), dispatcher) for number in range(5)]
+    for agent in agents:
+        agent.begin()
+    with closing(WokenLoop()) as loop:
+
+        def work(number: int) -> None:
+            note(f"turn {number}")
+            call_on_loop(loop, lambda: note(f"call {number}"))
+            follower.actor_ref.tell(lambda: note(f"after {number}"))
+
+        def wake() -> None:
+            for number, agent in enumerate(agents):
+                agent.actor_ref.tell(partial(work, number))
+
+        dispatcher.run_together(wake, inline=inline)
+        wait_until(lambda: len(log) == 10, "the turns and what follows them")
+        loop.run_until_complete(asyncio.sleep(0))
+
+        assert loop.wakes == 1
+    turns, after, calls = log[:5], log[5:10], log[10:]
+    assert [what for what, _ in turns] == [f"turn {number}" for number in range(5)]
+    assert [what for what, _ in after] == [f"after {number}" for number in range(5)]
+    assert [what for what, _ in calls] == [f"call {number}" for number in range(5)]
+    assert len({thread for _, thread in turns + after}) == 1
+    assert (turns[0][1] == threading.get_ident()) == inline
+
+
+def test_what_does_not_follow_has_its_turn_on_another_thread(dispatcher: ThreadDispatcher) -> None:
+    threads: list[int] = []
+    first, second = Pooled("first", dispatcher), Pooled("second", dispatcher)
+    for actor in (first, second):
+        actor.begin()
+
+    def work() -> None:
+        second.actor_ref.tell(lambda: threads.append(threading.get_ident()))
+
+    dispatcher.run_together(lambda: first.actor_ref.tell(work), inline=True)
+    wait_until(lambda: threads, "the turn")
+
+    assert threads != [threading.get_ident()]
+
+
+def test_a_child_forked_in_a_turn_wakes_its_loops_itself(dispatcher: ThreadDispatcher) -> None:
+    actor = Pooled("a", dispatcher)
+    actor.begin()
+    seen: list[Any] = []
+
+    def in_the_child() -> str:
+        async def waits() -> str:
+            future: Future[str] = Future()
+            threading.Timer(0.01, future.set, ("answered",)).start()
+            call_on_loop(asyncio.get_running_loop(), lambda: None)
+            return await future
+
+        return asyncio.run(asyncio.wait_for(waits(), SECONDS))
+
+    def fork() -> None:
+        with forked(in_the_child) as child:
+            seen.append(child.answer())
+
+    dispatcher.run_together(lambda: actor.actor_ref.tell(fork), inline=True)
+
+    assert seen == ["answered"]

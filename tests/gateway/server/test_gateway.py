@@ -11,6 +11,7 @@ import pytest
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.server import gateway
 from commitcast.gateway.server.server import GatewayServer
+from commitcast.persistence.records import Committed
 from commitcast.persistence.sqlite.store import SqliteStore
 from stores import commit, new_agent, opened, proof, text
 from subscribers import Raw, raw
@@ -106,6 +107,26 @@ def test_it_is_bounded_and_the_first_commits_are_kept(store: SqliteStore) -> Non
     assert list(taken) == committed[:1]
     assert dropped == {"a": committed[-1].last_position, frames.ALL: committed[-1].last_position}
     assert waiting.take() == (type(taken)(), {})
+
+
+def test_what_nobody_subscribes_to_is_left_to_the_store_and_the_rest_wakes_the_loop_once(store: SqliteStore) -> None:
+    followed, wakes = {"a"}, list[int]()
+    inbox = gateway.CommitInbox(lambda: wakes.append(1), followed.__contains__)
+    commits = [proof(commit(store, agent, text("x"))) for agent in AGENTS]
+
+    for committed in commits:
+        inbox.publish(committed)
+    assert wakes == []
+    inbox.flush()
+    inbox.flush()
+    taken, _ = inbox.take()
+    inbox.flush()
+
+    assert wakes == [1]
+    assert [committed.agent for committed in taken if isinstance(committed, Committed)] == ["a"]
+    inbox.notify("b", "internal", "why", retry=False)
+    inbox.flush()
+    assert len(wakes) == 2
 
 
 def test_notices_are_counted_with_the_bytes_of_their_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -202,3 +203,31 @@ def test_a_way_that_leads_elsewhere_is_damage_and_hides_no_message(tmp_path: Pat
 
     with opened(path) as store, pytest.raises(StoreReadError, match=why):
         store.messages("a", 3, 10)
+
+
+@pytest.mark.parametrize("field", ["content", "raw", "metadata"])
+def test_large_messages_are_read_one_by_one_when_they_are_asked_for(tmp_path: Path, field: str) -> None:
+    of_field: dict[str, dict[str, Any]] = {"raw": {"raw": b"x" * 20_000}, "metadata": {"metadata": {"x": "x" * 20_000}}}
+    large = of_field.get(field, {})
+    content = "x" * 20_000 if field == "content" else "x"
+    path = tmp_path / "agents.db"
+    with opened(path) as store:
+        commit(store, "a", new_agent())
+        told = [
+            commit(store, "a", text("small") if number % 3 else text(content, **large)).replies[0]
+            for number in range(40)
+        ]
+
+        assert store.messages("a", 0, 100) == told
+    read: list[int] = []
+
+    def note(_: object, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        read.append(sum(len(str(value)) > 9_000 for value in row))
+        return row
+
+    with by_hand(path) as connection:
+        rows = chain._rows_at(connection, [message.position for message in told if isinstance(message, MessageRecord)])
+        connection.row_trace = note
+        for _ in range(4):
+            next(rows)
+    assert sum(read) == 2  # of the fourteen: those among the first four
