@@ -61,6 +61,10 @@ class Host:
         report(ready=True, **facts)
         await asyncio.to_thread(self._go.wait)
 
+    def finish(self) -> None:
+        """Report what the load has cost."""
+        report(commits=self.commits, **self.load.report())
+
     async def speak(self, say: Say) -> None:
         """Let every agent say its tokens."""
         await asyncio.gather(*(self._speak_as(agent, say) for agent in range(self.agents)))
@@ -144,6 +148,9 @@ class Host:
         async with AgentRuntime(store, listen="127.0.0.1:0") as runtime:
             if way in ("emit", "subscriber"):
                 await self._emit(runtime, store)
+                if way == "subscriber":  # it may not have heard everything: the parent ends this process
+                    self.finish()
+                    await asyncio.Event().wait()
             else:
                 await self._sources(runtime, store, way)
 
@@ -212,7 +219,7 @@ async def _run(order: Report) -> None:
         await host.control_process()
     else:
         await host.product(order["way"])
-    report(commits=host.commits, **host.load.report())
+    host.finish()
 
 
 def _work(order: Report) -> None:
