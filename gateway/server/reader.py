@@ -28,7 +28,7 @@ THREADS: Final = 4
 CLOSE_S: Final = 6.0
 """For the reads under way at the end: a store waits five seconds for another program that has the file."""
 PAGE_ROWS: Final = 1_024
-"""For one who is far behind: twice as many as what is read elsewhere, for half the transactions."""
+"""For one who is far behind: four times as many as elsewhere, for a quarter of the transactions."""
 HEADS_ROWS: Final = 512
 """Agents whose heads are read at once: a few milliseconds, for which a commit may have to wait."""
 KEPT_BYTES: Final = 16 * 1024 * 1024
