@@ -72,6 +72,7 @@ def test_an_async_follower_and_one_that_waits_leave_the_store_in_peace_too(tmp_p
 
     async def scenario() -> tuple[list[str], AgentRecord]:
         async with AgentRuntime(store) as runtime:
+            store.reads = 0  # a start reads for each process of any runtime that it finds
             agent = await runtime.alaunch(id="a")
             await agent.start()
             waiter = asyncio.create_task(agent.await_())
@@ -269,6 +270,7 @@ def test_of_an_agent_at_work_nothing_is_read_before_or_after_the_first_news(tmp_
 
     async def scenario() -> None:
         async with AgentRuntime(store) as runtime:
+            store.reads = 0  # a start reads for each process of any runtime that it finds
             agent = await runtime.alaunch(id="a")
             await agent.start()
             heard: list[Any] = []
