@@ -39,8 +39,8 @@ class AgentActor(Actor):
 
     mailbox_limit_messages: ClassVar[int | None] = MAILBOX_LIMIT_MESSAGES
 
-    last_sequence = 0
-    """Of its stored messages, once its stored status is known. Any thread."""
+    last_sequence: int | None = None
+    """Of its stored messages; None while it is not known that the agent is stored. Any thread."""
     _is_last_chance = False  # the runtime stops
     _has_given_up = False  # to come to an end: the database has refused it then
 
@@ -74,11 +74,6 @@ class AgentActor(Actor):
     def has_ended(self) -> bool:
         """Whether the agent's end is stored. Any thread."""
         return self._stored_status is not None and self._stored_status.is_terminal
-
-    @property
-    def is_at_work(self) -> bool:
-        """Whether the agent is stored, and its end is not. Any thread."""
-        return self._stored_status is not None and not self._stored_status.is_terminal
 
     def on_start(self) -> None:
         """Begin with what was just created. An agent of the store is loaded with the first command, on a worker."""
@@ -171,7 +166,9 @@ class AgentActor(Actor):
             self._settle(acknowledged)
         elif acknowledged.committed is not None:  # for an actor that was here before: it has answered its callers
             for change in acknowledged.committed.changes:
-                self._stored_status = self.status = change.status
+                self._stored_status = change.status
+                if change.status.is_terminal or not self.status.is_terminal:  # else an end of its own is on its way
+                    self.status = change.status
         if acknowledged.committed is not None:
             self.last_sequence = acknowledged.committed.last  # before the look for readers, who look here after
             self._cast(acknowledged.committed)

@@ -160,7 +160,7 @@ class Directory:
     def last_sequence(self, agent: str) -> int | None:
         """Return the sequence of an agent's last stored message, or of a later one; None unless it is at work here."""
         actor = self._actors.get(agent)
-        return actor.last_sequence if actor is not None and actor.is_at_work else None
+        return None if actor is None or actor.has_ended else actor.last_sequence
 
     def tell(self, agent: str, command: messages.AgentCommand) -> bool:
         """Send a message to an agent's actor if it has one; return whether it has."""

@@ -11,11 +11,12 @@ import pytest
 from by_hand import HandDispatcher, Listener, Office
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus
 from commitcast.actors.kernel.future import Future
-from commitcast.actors.messages import Complete
+from commitcast.actors.messages import Complete, Patch
 from commitcast.persistence import verify
 from commitcast.persistence.errors import CommitcastError
 from commitcast.persistence.records import MessageRecord
-from stores import new_agent, of, opened
+from commitcast.persistence.writes import AgentPatch
+from stores import INITIALIZING, RUNNING, change, new_agent, of, opened
 from waiting import TIMEOUT_S, wait_until
 
 
@@ -82,6 +83,25 @@ def test_a_change_that_the_dead_database_refused_keeps_no_other_future_waiting()
 
     assert [future.done() for future in (first, completed, second)] == [True, True, True]
     assert office.credit.messages == 0
+
+
+def test_an_end_that_an_earlier_actor_asked_for_ends_the_later_one_too() -> None:
+    with opened(":memory:") as store:
+        store.commit([of("a", new_agent(), change(INITIALIZING, RUNNING))])
+        office = Office(store)
+        hold = office.dispatcher
+        office.directory.ask("a", Complete())
+        hold.run_one()  # the agent: the change is on its way to the database, which has no turn yet
+        office.crash("a")
+        office.directory.ask("a", Patch(AgentPatch(pid=1)))
+        while len(office.made) < 2 or not office.made[1]._is_loaded:
+            hold.run_one(len(hold.ready) - 1)  # the newest first, so that the database comes last
+        assert office.directory.last_sequence("a") == 0
+
+        office.run()
+
+        assert office.directory.last_sequence("a") is None
+        assert not office.directory.is_at_work("a") and len(office.directory) == 0
 
 
 def test_an_agent_whose_actor_met_a_defect_ends_failed_instead_of_running_for_ever(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pykka
 import pytest
 
-from by_hand import Listener
+from by_hand import HandDispatcher, Listener
 from commitcast.actors import AgentRuntime, AgentStatus, RuntimeStoppedError
 from commitcast.actors.database import BATCH_ROWS
 from commitcast.actors.errors import MailboxFullError
@@ -20,6 +20,7 @@ from commitcast.actors.launching import Launch
 from commitcast.actors.messages import Notice
 from commitcast.actors.testing import FailingStore, HeldStore, MockGateway
 from commitcast.persistence import AgentExistsError, Committed, InvalidValueError, SqliteStore, verify
+from stores import commit, new_agent, opened, proof
 from waiting import TIMEOUT_S, wait_until
 
 
@@ -30,6 +31,7 @@ class Audience:
         self.failures = failures
         self.published: list[Committed] = []
         self.notices: list[str] = []
+        self.flushed = 0
 
     def publish(self, committed: Committed) -> None:
         if self.failures:
@@ -41,7 +43,7 @@ class Audience:
         self.notices.append(code)
 
     def flush(self) -> None:
-        pass
+        self.flushed = len(self.published)
 
 
 class Serving(AgentRuntime):
@@ -67,6 +69,19 @@ class TestTheGateway:
             assert runtime.failure is None
             published = [message.sequence for told in audience.published for message in told.messages]
             assert published == list(range(published[0], 51))  # but for what it failed on: nothing lost, in order
+
+    def test_what_came_before_a_failure_is_sent_at_once(self) -> None:
+        dispatcher = HandDispatcher()
+        audience = Audience()
+        actor = GatewayActor(dispatcher, audience.publish, audience.notify, audience.flush)
+        actor.begin()
+        with opened(":memory:") as store:
+            actor.actor_ref.tell(proof(commit(store, "a", new_agent())))
+        actor.actor_ref.tell("no command: that is a defect")
+
+        dispatcher.run()
+
+        assert (len(audience.published), audience.flushed) == (1, 1)
 
     def test_one_that_fails_too_often_stops_the_runtime_which_says_why(self, tmp_path: Path) -> None:
         runtime = Serving(tmp_path / "a.db", Audience(failures=1_000)).start()

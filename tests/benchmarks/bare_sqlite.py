@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
+import apsw
 from msgspec.structs import astuple
 
 from commitcast.persistence.clock import now
@@ -116,23 +117,26 @@ class BareWriter:
         self._write(plan)
 
     def _commit(self, rows: list[Row]) -> None:
-        connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(insert_messages(1), rows)
-        heads = {key: (key, sequence, position) for key, _, sequence, position, *_ in rows}
-        connection.executemany(set_heads(1), heads.values())
         ends = [(key, sequence, position, back) for key, back, sequence, position, *_ in rows if sequence % STEP == 0]
-        if ends:
-            steps = [(*end, ",".join([str(back)] * (STEP - 1))) for *end, back in ends]
-            connection.executemany(INSERT_STEP, steps)
-        connection.execute(SET_POSITION, (rows[-1][3],))
-        connection.execute("COMMIT")
+        commit_rows(self._connection, rows, [(*end, ",".join([str(back)] * (STEP - 1))) for *end, back in ends])
 
     def _write(self, plan: Plan) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         plan.execute(self._connection)
         self._connection.execute(SET_POSITION, (plan.position,))
         self._connection.execute("COMMIT")
+
+
+def commit_rows(connection: apsw.Connection, rows: Sequence[Row], steps: Sequence[Row]) -> None:
+    """Write `message_row` and rows of `agent_steps` in one transaction, a statement for each row."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany(insert_messages(1), rows)
+    heads = {key: (key, sequence, position) for key, _, sequence, position, *_ in rows}
+    connection.executemany(set_heads(1), heads.values())
+    if steps:
+        connection.executemany(INSERT_STEP, steps)
+    connection.execute(SET_POSITION, (rows[-1][3],))
+    connection.execute("COMMIT")
 
 
 def new_agent(key: int, agent: str) -> AgentRecord:

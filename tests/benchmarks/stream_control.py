@@ -15,10 +15,10 @@ from typing import BinaryIO, Final
 import msgspec
 from msgspec.structs import astuple
 
-from bare_sqlite import new_agent
+from bare_sqlite import commit_rows, new_agent
 from child import Report, report, run_child
 from commitcast.persistence.sqlite import connections, journal, opening
-from commitcast.persistence.sqlite.rows import INSERT_STEP, SET_POSITION, STEP, Plan, insert_messages, set_heads
+from commitcast.persistence.sqlite.rows import SET_POSITION, STEP, Plan
 from stream_check import agent_name
 
 WRITTEN_AT: Final = "2026-01-01T00:00:00.000000Z"
@@ -60,16 +60,7 @@ class ControlWriter:
             if sequence % STEP == 0:
                 steps.append((agent + 1, sequence, self._position, ",".join(map(str, self._backs[agent][:0:-1]))))
                 self._backs[agent].clear()
-        connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(insert_messages(1), rows)
-        connection.executemany(
-            set_heads(1), ((agent + 1, *self._tails[agent]) for agent in {said[0] for said in batch})
-        )
-        if steps:
-            connection.executemany(INSERT_STEP, steps)
-        connection.execute(SET_POSITION, (self._position,))
-        connection.execute("COMMIT")
+        commit_rows(self._connection, rows, steps)
 
     def close(self) -> None:
         """Close the file."""

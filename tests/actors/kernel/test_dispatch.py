@@ -1,6 +1,7 @@
 """Actors on few threads: one at a time, in order, each on its own when it fails, and every ask is answered."""
 
 import asyncio
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -353,10 +354,9 @@ def test_a_child_forked_in_a_turn_wakes_its_loops_itself(dispatcher: ThreadDispa
 
     def in_the_child() -> str:
         async def waits() -> str:
-            future: Future[str] = Future()
-            threading.Timer(0.01, future.set, ("answered",)).start()
-            call_on_loop(asyncio.get_running_loop(), lambda: None)
-            return await future
+            answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            call_on_loop(asyncio.get_running_loop(), lambda: answer.set_result("answered"))
+            return await answer
 
         return asyncio.run(asyncio.wait_for(waits(), SECONDS))
 
@@ -367,3 +367,29 @@ def test_a_child_forked_in_a_turn_wakes_its_loops_itself(dispatcher: ThreadDispa
     dispatcher.run_together(lambda: actor.actor_ref.tell(fork), inline=True)
 
     assert seen == ["answered"]
+
+
+def test_a_handler_of_ctrl_c_is_not_asked_for_its_name(dispatcher: ThreadDispatcher) -> None:
+    class Handler:
+        names = 0
+
+        def __call__(self, *_: object) -> None: ...
+
+        def __repr__(self) -> str:
+            self.names += 1
+            return "a handler"
+
+    actor, handler = Pooled("a", dispatcher), Handler()
+    actor.begin()
+
+    async def scenario() -> tuple[int, int]:
+        signal.signal(signal.SIGINT, handler)
+        before = handler.names
+        actor.actor_inbox.put(Envelope("x"), inline=True)
+        return handler.names - before, len(actor.heard)
+
+    usual = signal.getsignal(signal.SIGINT)
+    try:
+        assert asyncio.run(scenario()) == (0, 1)  # it takes 15 us under `asyncio.run`, for each message
+    finally:
+        signal.signal(signal.SIGINT, usual)

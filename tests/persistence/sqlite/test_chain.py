@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commitcast.persistence.errors import StoreReadError
+from commitcast.persistence.errors import StoreReadError, StoreUnknownError
 from commitcast.persistence.records import MessageRecord
 from commitcast.persistence.sqlite import chain, opening
 from commitcast.persistence.sqlite.rows import STEP
@@ -139,6 +139,8 @@ def test_an_older_file_is_read_as_it_is_and_migrated_when_it_is_written(tmp_path
     assert found(reader) == list(told.values())
     with opened(path) as store:
         assert found(store) == found(reader) == list(told.values())  # also where the file is migrated meanwhile
+        with store._between_commits() as writer:
+            assert writer.pragma("cache_spill") == 0  # which a migration needs, and page reads must not have
         commit(store, "a", text("later"))
         assert store.messages("a", 4)[-1].content == "later"
     reader.close()
@@ -231,3 +233,16 @@ def test_large_messages_are_read_one_by_one_when_they_are_asked_for(tmp_path: Pa
         for _ in range(4):
             next(rows)
     assert sum(read) == 2  # of the fourteen: those among the first four
+
+
+def test_a_broken_way_back_is_never_continued(tmp_path: Path) -> None:
+    path = tmp_path / "agents.db"
+    with opened(path) as store:
+        tell(store, [[2, 2, 2]] * 3)
+    with by_hand(path) as connection:
+        connection.execute("UPDATE agent_messages SET back = 0 WHERE agent_key = 1 AND sequence_number = 5")
+
+    with opened(path) as store:
+        assert commit(store, "b", text("sound")).refused is False
+        with pytest.raises(StoreUnknownError, match="the way back from message 6 of an agent is broken"):
+            commit(store, "a", text("later"))
