@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from commitcast.actors import AgentContext, AgentHandle, AgentRuntime
 from commitcast.actors.errors import LoopWouldBlockError, RuntimeStoppedError
-from commitcast.actors.readers import LOG_BYTES, AgentLog, Follower, Step
+from commitcast.actors.readers import LOG_BYTES, AgentLog, Follower, Readers, Step
 from commitcast.actors.testing import MockGateway
-from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
+from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, MessageRecord
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.store import AgentPage
 from stores import COMPLETED, INITIALIZING, RUNNING, change, commit, new_agent, opened, proof, text
@@ -316,3 +316,33 @@ def test_one_that_begins_between_messages_misses_none_and_hears_none_twice(tmp_p
             assert heard == {after: list(range(after + 1, MANY + 1)) for after in range(0, MANY, 5)}
 
     asyncio.run(scenario())
+
+
+def committed_by(store: SqliteStore, content: str) -> Committed:
+    return proof(commit(store, "a", text(content)))
+
+
+def test_a_log_that_has_begun_keeps_what_came_meanwhile() -> None:
+    with opened(":memory:") as store:
+        commit(store, "a", new_agent())
+        log = AgentLog()
+        log.followers = 1
+        log.publish(committed_by(store, "one"), [], LOG_BYTES)
+
+        log.begin_after(1)  # of one who looked before, and comes late
+
+        found = log.next(0)
+        assert found is not None and found.content == "one"
+
+
+def test_what_was_added_while_the_last_follower_left_is_not_continued_by_the_next() -> None:
+    readers = Readers()
+    with opened(":memory:") as store, readers.of("a", follows=False) as log:
+        commit(store, "a", new_agent())
+        log.followers = 1  # as one saw it that was just publishing
+        log.publish(committed_by(store, "one"), [], LOG_BYTES)
+        log.followers = 0
+        log.publish(committed_by(store, "two"), [], LOG_BYTES)  # for nobody
+
+        with readers.of("a", follows=True):
+            assert Follower(log, 1).next() is Step.READ  # what was for nobody is in the store

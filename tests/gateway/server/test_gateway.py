@@ -109,10 +109,13 @@ def test_it_is_bounded_and_the_first_commits_are_kept(store: SqliteStore) -> Non
     assert waiting.take() == (type(taken)(), {})
 
 
-def test_what_nobody_subscribes_to_is_left_to_the_store_and_the_rest_wakes_the_loop_once(store: SqliteStore) -> None:
+def test_what_nobody_subscribes_to_is_left_to_the_store_and_the_rest_wakes_the_loop_once(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "INBOX_BYTES", 10_000)
     followed, wakes = {"a"}, list[int]()
     inbox = gateway.CommitInbox(lambda: wakes.append(1), followed.__contains__)
-    commits = [proof(commit(store, agent, text("x"))) for agent in AGENTS]
+    commits = [proof(commit(store, agent, text("x"))) for agent in AGENTS for _ in range(2)]
 
     for committed in commits:
         inbox.publish(committed)
@@ -123,7 +126,7 @@ def test_what_nobody_subscribes_to_is_left_to_the_store_and_the_rest_wakes_the_l
     inbox.flush()
 
     assert wakes == [1]
-    assert [committed.agent for committed in taken if isinstance(committed, Committed)] == ["a"]
+    assert [committed.agent for committed in taken if isinstance(committed, Committed)] == ["a", "a"]
     inbox.notify("b", "internal", "why", retry=False)
     inbox.flush()
     assert len(wakes) == 2
