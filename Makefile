@@ -13,7 +13,7 @@ OF_LOWEST = tests/gateway/server/sockets/test_websockets_compat.py tests/gateway
 	tests/gateway/server/access/test_jwt.py tests/gateway/server/http/test_asgi.py tests/actors/commands tests/actors/test_sources_in_runtime.py \
 	tests/persistence/sqlite/test_opening.py tests/persistence/sqlite/test_schema.py
 
-.PHONY: help all install links format lint types test everything lowest pykka-suite coverage faults hub bench protocol build clean
+.PHONY: help all install links format lint types test everything lowest pykka-suite coverage faults rounds hub bench protocol build clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -66,6 +66,9 @@ coverage:        ## the suite with branch coverage
 
 faults:          ## only the tests that break disks and processes
 	$(BIN)/pytest -m fault
+
+rounds:          ## kill hosts and servers under load, fifty times each; some ten minutes
+	$(BIN)/pytest -q -m slow tests/faults
 
 hub:             ## 5,000 orders of everything that can happen to the hub
 	COMMITCAST_EXAMPLES=5000 $(BIN)/pytest -q tests/gateway/hub/test_hub.py --timeout=1200

@@ -22,7 +22,7 @@ from commitcast.actors.lifecycle import check_transition
 from commitcast.actors.source_state import ENDS, NOT_KNOWN, AgentSource, HeldEnd
 from commitcast.actors.sources.draft import Ending
 from commitcast.persistence.clock import now
-from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError
+from commitcast.persistence.errors import AgentNotFoundError, CommitcastError, IllegalTransitionError, NotOwnerError
 from commitcast.persistence.records import AgentRecord, AgentStatus, Committed, StatusChange
 from commitcast.persistence.writes import AgentPatch, NewMessage, NewStatus
 
@@ -39,8 +39,12 @@ class AgentActor(Actor):
 
     mailbox_limit_messages: ClassVar[int | None] = MAILBOX_LIMIT_MESSAGES
 
+    sleeps_on: ClassVar[bool] = True
+
     last_sequence: int | None = None
     """Of its stored messages; None while it is not known that the agent is stored. Any thread."""
+    is_foreign = False
+    """Whether it is at work in another runtime: this actor only passes on what that one is asked. Any thread."""
     _is_last_chance = False  # the runtime stops
     _has_given_up = False  # to come to an end: the database has refused it then
 
@@ -83,8 +87,10 @@ class AgentActor(Actor):
 
     def on_receive(self, command: messages.AgentCommand) -> Any:
         """Handle one command."""
-        if not self._is_loaded:
+        if not self._is_loaded or self.is_foreign:  # that one may have ended meanwhile
             self._load(command)
+        if self.is_foreign and self._has_forwarded(command):
+            return None
         if isinstance(command, messages.Emit):
             return self._on_emit(command)
         if self._source is not None and isinstance(command, ENDS) and self._source.has_last_words(self, command):
@@ -116,6 +122,10 @@ class AgentActor(Actor):
                 return self._on_runtime_stopping(ending)
             case _:
                 assert_never(command)
+
+    def may_wait(self, waiting: int) -> bool:
+        """Whether further messages of the agent are to be sent together, once those in flight are acknowledged."""
+        return bool(self._in_flight) and waiting < TURN_MESSAGES
 
     def on_turn_end(self) -> None:
         """Send the messages of the turn, and retire if there is nothing left to do.
@@ -172,8 +182,8 @@ class AgentActor(Actor):
         if acknowledged.committed is not None:
             self.last_sequence = acknowledged.committed.last  # before the look for readers, who look here after
             self._cast(acknowledged.committed)
-            if self.services.readers.get(self.agent) is not None:
-                self.services.readers.publish(acknowledged.committed, acknowledged.replies)
+            if (log := self.services.readers.get(self.agent)) is not None:
+                log.publish(acknowledged.committed, acknowledged.replies, self.services.readers.share_bytes)
         if self._source is not None:
             self._source.end_if_due(self)
 
@@ -234,7 +244,29 @@ class AgentActor(Actor):
         if record is not None:
             self.last_sequence = record.head
             self._stored_status = self.status = record.status
+            self.is_foreign = not record.status.is_terminal and not self.services.owns(self.agent)
         self._is_loaded = True
+
+    def _has_forwarded(self, command: messages.AgentCommand) -> bool:
+        """Have the runtime of this agent do what it alone can; return whether this is that. Raises `NotOwnerError`."""
+        match command:
+            case messages.Terminate(reason):
+                self._forward("terminate", [self.agent, reason])
+            case messages.Emit(message, for_source=True):
+                self.on_dropped(command)
+                self._forward("send", [self.agent, message.content, message.key])
+            case messages.Emit() | messages.Start() | messages.Complete() | messages.Fail():
+                self.on_dropped(command)
+                raise NotOwnerError(self.agent)
+            case messages.RuntimeStopping():
+                pass
+            case _:
+                return False
+        return True
+
+    def _forward(self, method: str, arguments: list[Any]) -> None:
+        asker = self.defer_reply()
+        self.services.forward_for(asker, self.agent, method, arguments)
 
     def _on_created(self, created: messages.Created) -> None:
         if self._stored_status is None:  # else a command was faster, and this actor knows more than the creation
@@ -311,7 +343,8 @@ class AgentActor(Actor):
             is_done = True
         else:
             is_running = self._source is not None and self._source.is_running
-            is_done = not is_running and (self._stored_status is None or self.status.is_terminal)
+            is_settled = self._stored_status is None or self.status.is_terminal or self.is_foreign
+            is_done = not is_running and is_settled
             is_done = is_done and self.services.credit.is_idle(self.agent)
         if is_done:
             self.services.directory.retire(self)

@@ -1,25 +1,24 @@
 """The interface of the two lower layers that the actors use: commit, cast, read.
 
-The actors know the floors below them through `Backend` alone. `InProcess` is a store and a gateway server in the host's
-own process; another implementation may reach them in a process of their own. The gateway's requests back (launch, send,
-terminate) are its `AgentControl`, which `serve` is given. Must never cast what a commit has not returned.
+The actors know the floors below them through `Backend` alone. There are two forms of it: a store and a gateway in the
+host's own process (`in_process.py`), and those of the server process, by its sockets (`served.py`). The gateway's
+requests back (launch, send, terminate) are its `AgentControl`, which `begin` is given. Must never cast what a commit
+has not returned.
 """
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from commitcast.persistence.errors import InvalidValueError
-from commitcast.persistence.records import Committed
-from commitcast.persistence.sqlite.journal import DELETE, checked_mode
-from commitcast.persistence.sqlite.store import SqliteStore
+from commitcast.actors.messages import GatewayCommand
+from commitcast.actors.metrics import CommitStats
+from commitcast.persistence.records import AgentRecord, Committed, MessageRecord
 from commitcast.persistence.store import Reader, Report, Store
 from commitcast.persistence.writes import AgentWrites, Outcome
 
 if TYPE_CHECKING:  # a runtime without subscribers loads none of it
     from commitcast.gateway.server.metrics import Collector
     from commitcast.gateway.server.requests import AgentControl
-    from commitcast.gateway.server.server import GatewayServer
 
 Progress = Callable[[int, int], object]
 """Called with what is done and what there is in all."""
@@ -29,40 +28,58 @@ Notify = Callable[[str, str, str, bool], object]
 """Takes agent, error code, message and whether to retry, of what could not be done. Returns at once; any thread."""
 Flush = Callable[[], object]
 """Casts what was taken since the last call. Returns at once; any thread."""
+Answered = Callable[[list[Outcome] | Exception], object]
+"""Takes the outcomes of a batch, one for each `AgentWrites`; or `NotStoredError` if nothing of it was stored, or
+another error if that is not known. Called once."""
+Forwarded = Callable[[AgentRecord | MessageRecord | Exception], object]
+"""Takes the answer of another runtime, or its error. Called once, on any thread; must not block."""
+OnNews = Callable[[str, bool], object]
+"""Takes an agent of which something was committed, and whether it has ended. Any thread; must not block."""
 
 
-def store_of(database: str | os.PathLike[str] | Store, journal_mode: str = DELETE) -> Store:
-    """Return a store of one's own as it is, and a SQLite store, which is not open yet, for a path.
-
-    Raises:
-        InvalidValueError: it is neither, or the journal mode is not one.
-    """
-    if isinstance(database, (str, os.PathLike)):
-        return SqliteStore(database, journal_mode=journal_mode)
-    if isinstance(database, type) or not callable(getattr(database, "commit", None)):
-        raise InvalidValueError(f"a database is given as a path or as a Store, not as {database!r:.80}")
-    if checked_mode(journal_mode) not in (DELETE, getattr(database, "journal_mode", None)):
-        raise InvalidValueError("journal_mode goes with the path of a file: give it to the SqliteStore instead")
-    return database
+Tell = Callable[[GatewayCommand], None]
+"""Tells the GatewayActor of a commit, or of what could not be done."""
 
 
 class Writer(Protocol):
-    """The part of a store that the DatabaseActor is given."""
+    """Commits batches. For the DatabaseActor alone."""
+
+    answers_later: bool
+    """Whether `submit` returns at once, and its answer comes on another thread; else the answer comes first."""
 
     @property
     def name(self) -> str:
         """Display name for logs and errors, e.g. the path of the file."""
 
-    def commit(self, work: Sequence[AgentWrites], /) -> list[Outcome]:
-        """Write everything in one transaction. See `Store.commit`."""
+    def may_submit(self, rows: int, /) -> bool:
+        """Whether a batch with that many writes is taken now; else once another one is answered."""
+
+    def submit(self, work: Sequence[AgentWrites], rows: int, answered: Answered, after: int, /) -> int:
+        """Write everything in one transaction; see `Store.commit`. Return the number of the batch, which rises.
+
+        Args:
+            work: of each agent at most one.
+            rows: how many writes these are.
+            answered: takes what became of it.
+            after: the number of the last batch of whose refusals the caller knows. Messages of an agent are refused
+                after one that was refused in a later batch.
+        """
 
 
 class Backend(Protocol):
     """A store, and the gateway that serves its subscribers."""
 
+    commits: CommitStats
+    can_begin_again: bool
+    """Whether it can be opened again once it is closed."""
+
     @property
     def writer(self) -> Writer:
-        """Commits. For the DatabaseActor, and for recovery before there is one."""
+        """Commits. For the DatabaseActor."""
+
+    @property
+    def store(self) -> Store:
+        """For the host, to read from."""
 
     @property
     def reader(self) -> Reader:
@@ -80,6 +97,13 @@ class Backend(Protocol):
     def flush(self) -> Flush:
         """To be called after some of either. For the GatewayActor, which takes it once."""
 
+    def casting_by(self, tell: Tell) -> Tell:
+        """Return what tells the GatewayActor if there may be subscribers, given what tells it in any case."""
+
+    @property
+    def gateway(self) -> Any:
+        """What `gateway.asgi` serves; None if there is no gateway."""
+
     @property
     def address(self) -> str | None:
         """Where subscribers connect, `HOST:PORT`; None if there is no port for them."""
@@ -91,12 +115,19 @@ class Backend(Protocol):
     def open(self) -> None:
         """Open the store for writing. Raises `StoreOpenError`."""
 
-    def serve(self, control: "AgentControl", numbers: "Collector") -> None:
+    def recover(self) -> int:
+        """End the agents that a crash has left behind; return how many. Before there is a DatabaseActor."""
+
+    def begin(
+        self, control: "Callable[[], AgentControl]", numbers: "Collector", on_lost: Callable[[Exception], object]
+    ) -> None:
         """Bind the address; subscribers cannot connect before `accept`. Raises `ListenError`.
 
         Args:
-            control: carries out what clients ask for: launch, send, terminate.
+            control: makes what carries out the requests of clients: launch, send, terminate.
             numbers: of the actors, for the gateway's metrics.
+            on_lost: called once, on any thread, if the server process ends: nothing more can be written or read then,
+                and the next server reports the agents of this runtime as ended.
         """
 
     def accept(self) -> None:
@@ -104,6 +135,9 @@ class Backend(Protocol):
 
     def drain(self) -> None:
         """Refuse new subscribers; those that are connected stay."""
+
+    def give_up(self) -> None:
+        """Do not wait any longer for a full disk, a lock and the like. Any thread."""
 
     def abandon_waiting(self) -> None:
         """Make a commit that waits for something outside give up. See `Store.abandon_waiting`."""
@@ -120,62 +154,22 @@ class Backend(Protocol):
     def backup(self, path: str | os.PathLike[str], progress: Progress) -> None:
         """Copy what is stored. See `Store.backup`."""
 
+    # Other runtimes of the same file.
 
-class InProcess:
-    """A store and a gateway server in the host's own process. Implements `Backend`."""
+    def owns(self, agent: str) -> bool:
+        """Whether an agent that has not ended is at work in this runtime. Any thread."""
 
-    def __init__(self, store: Store, server: "GatewayServer | None") -> None:
-        """Put them together.
+    def forward(self, method: str, arguments: list[Any], answered: Forwarded) -> None:
+        """Have the runtime that an agent is at work in do what `AgentControl` does. Any thread; returns at once.
 
         Args:
-            store: not open yet.
-            server: not started yet; None if there are no subscribers.
+            method: `send` or `terminate`.
+            arguments: of it; the first is the agent.
+            answered: takes the record.
         """
-        self.store = store
-        self.server = server
-        self.writer: Writer = store
-        self.reader: Reader = store
-        self.publish: Publish = _cast_to_nobody if server is None else server.publish
-        self.notify: Notify = _cast_to_nobody if server is None else server.notify
-        self.flush: Flush = _cast_to_nobody if server is None else server.flush
-        self.verify = store.verify
-        self.backup = store.backup
-        self.open = store.open
-        self.close = store.close
-        self.abandon_waiting = store.abandon_waiting
 
-    @property
-    def address(self) -> str | None:
-        """Where subscribers connect."""
-        return None if self.server is None else self.server.address
+    def watch(self, agent: str, is_on: bool) -> None:
+        """Begin or stop telling `on_news` what other runtimes commit of an agent. Any thread; returns at once."""
 
-    @property
-    def url(self) -> str | None:
-        """The WebSocket URL for subscribers."""
-        return None if self.server is None else self.server.url
-
-    def serve(self, control: "AgentControl", numbers: "Collector") -> None:
-        """Bind the address. See `Backend.serve`."""
-        if self.server is not None:
-            self.server.core.requests.control = control
-            self.server.core.collectors.append(numbers)
-            self.server.start()
-
-    def accept(self) -> None:
-        """Let subscribers connect."""
-        if self.server is not None:
-            self.server.accept()
-
-    def drain(self) -> None:
-        """Refuse new subscribers."""
-        if self.server is not None:
-            self.server.drain()
-
-    def stop_serving(self, *, catch_up_s: float) -> None:
-        """Close all connections. See `Backend.stop_serving`."""
-        if self.server is not None:
-            self.server.stop(catch_up_s=catch_up_s)
-
-
-def _cast_to_nobody(*_: object) -> None:
-    """Take the place of a gateway."""
+    def tell_news(self, on_news: OnNews) -> None:
+        """Set what is told."""

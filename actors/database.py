@@ -1,16 +1,15 @@
-"""The DatabaseActor: the one writer. Collects what is waiting, commits it together, and acknowledges.
+"""The DatabaseActor: the one writer of a runtime. Collects what waits, has it committed together, and acknowledges.
 
-Owns the order of everything that is stored and the rule of what happens when the database refuses. Must never
-acknowledge before the commit has returned, and must never repeat a commit whose outcome is unknown. Runs on a thread
-of its own, which blocks for each commit; the batch is what arrived meanwhile, so no timer is needed.
+Owns the order of everything that is stored. Must never acknowledge before the commit has returned. It commits by a
+`Writer` (`backend.py`): one that commits on the actor's own thread, which blocks for it, or one that sends batches to
+the server process, and then the actor takes its turns on the threads of others. The batch is what arrived during the
+last commit, so no timer is needed.
 """
 
 import logging
-import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from time import perf_counter
 from typing import Any, Final, assert_never
 
 import msgspec
@@ -22,13 +21,7 @@ from commitcast.actors.kernel.deadletters import DeadLetters
 from commitcast.actors.kernel.dispatch import Dispatcher, PinnedActor, RunTogether
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.mailbox import Envelope
-from commitcast.actors.metrics import CommitStats
-from commitcast.persistence.errors import (
-    NotStoredError,
-    PrecedingRefusedError,
-    StoreUnavailableError,
-    StoreUnknownError,
-)
+from commitcast.persistence.errors import NotStoredError, PrecedingRefusedError, StoreUnknownError
 from commitcast.persistence.writes import (
     AgentWrites,
     NewAgent,
@@ -48,8 +41,6 @@ SMALL_BATCH_AGENTS: Final = 64
 another takes longer than handling them, and what those agents say next belongs into one batch."""
 NO_ACTOR: Final = 0
 """In place of an actor's number, for the creation of an agent, which has none yet."""
-RETRY_S: Final = 0.5
-"""Between two attempts at a commit that the store refuses for the moment."""
 REMEMBERED_REFUSALS: Final = 65_536
 
 _NOTHING: Final = Outcome(None, [])
@@ -57,8 +48,8 @@ _NOTHING: Final = Outcome(None, [])
 _OfAgent = messages.Append | messages.ChangeStatus | messages.UpdateAgent
 
 
-def _is_message(write: Write) -> bool:
-    return isinstance(write, NewMessage)
+def _has_message(writes: Sequence[Write]) -> bool:
+    return any(isinstance(write, NewMessage) for write in writes)
 
 
 class _Group(msgspec.Struct, gc=False):
@@ -78,12 +69,42 @@ class _Group(msgspec.Struct, gc=False):
             self.refusals = []
         self.refusals.append((len(self.writes) + len(self.refusals), error))
 
+    def refuse_dependent(self, error: Exception) -> None:
+        """Answer those writes with an error that would be wrong without what came before them."""
+        writes, refused = self.writes, dict(self.refusals or ())
+        places = (place for place in range(len(writes) + len(refused)) if place not in refused)
+        self.writes = []
+        for place, write in list(zip(places, writes, strict=True)):
+            if needs_preceding(write):
+                refused[place] = error
+            else:
+                self.writes.append(write)
+        self.refusals = sorted(refused.items())
+
     def merge(self, replies: list[Any]) -> list[Any]:
         """Return one answer for each write, in order, given those of the writes that were not refused beforehand."""
         merged = list(replies)
         for place, error in self.refusals or ():
             merged.insert(place, error)
         return merged
+
+
+class _Batch(msgspec.Struct, gc=False):
+    """What is committed together, or was."""
+
+    groups: dict[str, _Group]
+    rows: int
+    number: int = 0
+    """As the writer counts them."""
+    answer: "list[Outcome] | Exception | None" = None
+    """None: it is not known yet."""
+
+
+class _Committed(msgspec.Struct, frozen=True, gc=False):
+    """To itself: a batch was answered."""
+
+    batch: _Batch
+    answer: list[Outcome] | Exception
 
 
 class _Creation:
@@ -106,42 +127,43 @@ class DatabaseActor(PinnedActor):
 
     def __init__(
         self,
-        store: Writer,
+        writer: Writer,
         *,
         acknowledge: Callable[[str, messages.Acknowledged], object],
         on_fatal: Callable[[Exception], object],
-        give_up: threading.Event,
         run_together: RunTogether,
         dispatcher: Dispatcher | None = None,
         dead_letters: DeadLetters | None = None,
-        commits: CommitStats | None = None,
     ) -> None:
         """Make the actor.
 
         Args:
-            store: open; only this actor calls its `commit`.
+            writer: of an open store; only this actor uses it.
             acknowledge: delivers the answers to an agent's writes to the agent's actor.
             on_fatal: called once when the outcome of a commit is unknown; nothing is written after that.
-            give_up: once set, a full disk, a lock and the like are no longer waited for.
             run_together: of the dispatcher of the agents; see `Dispatcher.run_together`.
             dispatcher: gives it turns instead of a thread of its own.
             dead_letters: where undeliverable messages are counted.
-            commits: counts commits.
         """
-        super().__init__(store.name, dispatcher, dead_letters)
-        self._store = store
+        super().__init__(writer.name, dispatcher, dead_letters)
+        self.follows_its_senders = self.sleeps_on = writer.answers_later  # type: ignore[misc]  # by the writer
+        self._writer = writer
         self._acknowledge = acknowledge
         self._on_fatal = on_fatal
-        self._give_up = give_up
         self._run_together = run_together
         self._groups: dict[str, _Group] = {}
         self._rows = 0
         self._bytes = 0
         self._refused: OrderedDict[str, int] = OrderedDict()
+        self._waiting: deque[_Batch] = deque()
+        """Batches that are full, and wait until the writer takes them."""
+        self._unacknowledged: deque[_Batch] = deque()
+        """Batches that follow those, with the writer or answered, in the order in which agents are told of them."""
+        self._noted = 0
+        """The last batch of whose refusals it knows."""
         self._fatal: Exception | None = None
-        self._commits = commits or CommitStats()
 
-    def on_receive(self, command: messages.DatabaseCommand) -> Any:
+    def on_receive(self, command: messages.DatabaseCommand | _Committed) -> Any:
         """Put a command into the batch. What waits in the mailbox joins it until it is full."""
         match command:
             case messages.Append():
@@ -150,37 +172,55 @@ class DatabaseActor(PinnedActor):
                 self._add(command, [write], write.size)
             case messages.CreateAgents(agents):
                 return self._add_creation(agents)
+            case _Committed(batch, answer):
+                self._note_refusals(batch, answer)
+                self._submit()  # before the acknowledgements, so that the writer has work meanwhile
+                self._answer(batch, answer)
             case _:
                 assert_never(command)
 
+    def may_wait(self, waiting: int) -> bool:
+        """Whether the writer takes nothing more before it has answered: then what comes is collected at that time."""
+        return self._fatal is None and not self._writer.may_submit(self._rows + waiting)
+
     def on_turn_end(self) -> None:
         """Commit what was collected: nothing else waits."""
-        self._commit_batch()
+        self._submit()
+
+    def on_stop(self) -> None:
+        """Answer what the writer has not taken."""
+        self._give_up(RuntimeStoppedError())
 
     def on_failure(self, *failure: Any) -> None:
-        """Answer all writes of the batch: nothing more is stored."""
-        self._fatal = self._fatal or self._failed(failure[1])
-        self._commit_batch()
+        """Answer all writes that the writer has not taken: nothing more is stored."""
+        self._give_up(StoreUnknownError(f"the writer of {self._writer.name} failed: {failure[1]!r}"))
+
+    def _give_up(self, error: Exception) -> None:
+        self._fatal = self._fatal or error
+        self._submit()
 
     def reject(self, envelope: Envelope) -> None:
         """Answer a command that came after the end."""
-        why = self._fatal or RuntimeStoppedError()
+        why = RuntimeStoppedError() if self._fatal is None else NotStoredError(str(self._fatal))
         command = envelope.message
         if isinstance(command, _OfAgent):
             writes = len(command.messages) if isinstance(command, messages.Append) else 1
             self._acknowledge(command.agent, messages.Acknowledged(None, [why] * writes, command.actor))
         elif isinstance(command, messages.CreateAgents) and envelope.reply_to is not None:
             envelope.reply_to.fail(why)
+        elif isinstance(command, _Committed):
+            self._answer(command.batch, command.answer)
         else:
             super().reject(envelope)
 
     def _add(self, command: _OfAgent, writes: Sequence[Write], size: int) -> None:
         agent = command.agent
         if self._rows and (self._rows + len(writes) > BATCH_ROWS or self._bytes + size > BATCH_BYTES):
-            self._commit_batch()
+            self._close_batch()
+            self._submit()
         group = self._groups.get(agent)
         if group is not None and group.actor != command.actor:
-            self._commit_batch()  # each actor is told of its own writes
+            self._close_batch()  # each actor is told of its own writes
             group = None
         if group is None:
             group = self._groups[agent] = _Group(command.actor)
@@ -193,7 +233,7 @@ class DatabaseActor(PinnedActor):
         self._rows += len(writes)
         self._bytes += size
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
-            self._commit_batch()
+            self._submit()
 
     def _is_refused(self, agent: str, generation: int) -> bool:
         if (refused := self._refused.get(agent)) is None:
@@ -209,7 +249,7 @@ class DatabaseActor(PinnedActor):
         size = sum(new.size for _, new in agents)
         is_full = self._rows + len(agents) > BATCH_ROWS or self._bytes + size > BATCH_BYTES
         if is_full or any(agent in self._groups for agent, _ in agents):
-            self._commit_batch()
+            self._close_batch()
         creation = _Creation(agents, self.defer_reply())
         for agent, new in agents:
             group = self._groups[agent] = _Group(NO_ACTOR)
@@ -218,28 +258,79 @@ class DatabaseActor(PinnedActor):
             self._rows += 1 + len(new.messages)
         self._bytes += size
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
-            self._commit_batch()
+            self._submit()
         return None
 
-    def _commit_batch(self) -> None:
-        groups, self._groups = self._groups, {}
-        if not groups:
-            return
-        self._rows = self._bytes = 0
-        work: list[AgentWrites] = []
-        writes = 0
-        for agent, group in groups.items():
-            if group.writes:
-                work.append(AgentWrites(agent, group.writes))
-                writes += len(group.writes)
-        outcomes = self._commit_until_stored(work, writes) if work else []
-        acknowledge = partial(self._acknowledge_all, groups, outcomes)
-        self._run_together(acknowledge, inline=len(groups) <= SMALL_BATCH_AGENTS)
+    def _close_batch(self) -> None:
+        """Add nothing more to what was collected, and have it committed as soon as the writer takes it."""
+        if self._groups:
+            self._waiting.append(_Batch(self._groups, self._rows))
+            self._groups = {}
+            self._rows = self._bytes = 0
 
-    def _acknowledge_all(self, groups: dict[str, _Group], outcomes: list[Outcome]) -> None:
-        of_the_stored = iter(outcomes)
-        for agent, group in groups.items():
-            outcome = next(of_the_stored) if group.writes else _NOTHING
+    def _submit(self) -> None:
+        """Give the writer what it takes now: full batches, and then what was collected."""
+        while self._waiting or self._groups:
+            rows = self._waiting[0].rows if self._waiting else self._rows
+            if self._fatal is None and not self._writer.may_submit(rows):
+                return
+            if not self._waiting:
+                self._close_batch()
+            batch = self._waiting.popleft()
+            self._unacknowledged.append(batch)
+            work: list[AgentWrites] = []
+            for agent, group in batch.groups.items():
+                if group.writes:
+                    work.append(AgentWrites(agent, group.writes))
+            if self._fatal is not None:
+                self._answer(batch, NotStoredError(str(self._fatal)))
+            elif not work:
+                self._answer(batch, [])
+            else:
+                answered = self._tell_committed if self._writer.answers_later else self._answer
+                batch.number = self._writer.submit(work, rows, partial(answered, batch), self._noted)
+
+    def _note_refusals(self, batch: _Batch, answer: list[Outcome] | Exception) -> None:
+        """Refuse what was collected meanwhile of agents of which a message was refused: it would leave a gap.
+
+        What was sent meanwhile the writer refuses. What an agent has sent since it knows of the refusal is accepted.
+        """
+        self._noted = max(self._noted, batch.number)
+        of_the_stored = iter(() if isinstance(answer, Exception) else answer)
+        for agent, group in batch.groups.items():
+            if not group.writes:
+                continue
+            is_refused = _has_message(group.writes) if isinstance(answer, Exception) else next(of_the_stored).refused
+            if is_refused:
+                for collected in (*(waiting.groups for waiting in self._waiting), self._groups):
+                    if agent in collected and collected[agent].generation <= group.generation:
+                        collected[agent].refuse_dependent(PrecedingRefusedError(agent))
+
+    def _tell_committed(self, batch: _Batch, answer: list[Outcome] | Exception) -> None:
+        """Take an answer on the thread of the writer: in a turn of this actor, which is taken there if it is idle."""
+        told = Envelope(_Committed(batch, answer))
+        self._run_together(lambda: self.actor_inbox.put(told), inline=True)
+
+    def _answer(self, batch: _Batch, answer: list[Outcome] | Exception) -> None:
+        """Acknowledge a batch, once it is known what became of it and of all before it."""
+        if not isinstance(answer, list | NotStoredError):
+            self._stop_writing(answer)
+        batch.answer = answer
+        while self._unacknowledged and self._unacknowledged[0].answer is not None:
+            known = self._unacknowledged.popleft()
+            is_small = self._writer.answers_later or len(known.groups) <= SMALL_BATCH_AGENTS
+            self._run_together(partial(self._acknowledge_all, known), inline=is_small)
+
+    def _acknowledge_all(self, batch: _Batch) -> None:
+        failure = batch.answer if isinstance(batch.answer, Exception) else None
+        of_the_stored = iter(batch.answer if isinstance(batch.answer, list) else ())
+        for agent, group in batch.groups.items():
+            if not group.writes:
+                outcome = _NOTHING
+            elif failure is None:
+                outcome = next(of_the_stored)
+            else:
+                outcome = Outcome(None, [failure] * len(group.writes), _has_message(group.writes))
             if outcome.refused:
                 self._remember_refusal(agent, group.generation)
             if group.creation is not None:
@@ -247,35 +338,6 @@ class DatabaseActor(PinnedActor):
             else:
                 replies = outcome.replies if group.refusals is None else group.merge(outcome.replies)
                 self._acknowledge(agent, messages.Acknowledged(outcome.committed, replies, group.actor))
-
-    def _commit_until_stored(self, work: list[AgentWrites], writes: int) -> list[Outcome]:
-        """Commit, again while the store is unavailable; return its outcomes, or its error for every write."""
-        commits, is_warned, refusal = self._commits, False, self._fatal
-        while refusal is None:
-            began = perf_counter()
-            try:
-                outcomes = self._store.commit(work)
-            except StoreUnavailableError as error:
-                commits.refusals += 1
-                if self._give_up.is_set():
-                    refusal = error
-                elif not is_warned:
-                    logger.warning("%s: %s; it is retried, and agents wait until it succeeds", self._store.name, error)
-                    is_warned = True
-                self._give_up.wait(RETRY_S)
-            except NotStoredError as error:
-                refusal = error
-            except BaseException as error:  # it may be stored or not, so going on could repeat or lose it
-                refusal = error if isinstance(error, Exception) else self._failed(error)
-                self._stop_writing(refusal)
-            else:
-                commits.seconds.observe(perf_counter() - began)
-                commits.sizes.observe(writes)
-                return outcomes
-        return [Outcome(None, [refusal] * len(agent.writes), any(map(_is_message, agent.writes))) for agent in work]
-
-    def _failed(self, error: BaseException) -> StoreUnknownError:
-        return StoreUnknownError(f"the writer of {self._store.name} failed: {error!r}")
 
     def _remember_refusal(self, agent: str, generation: int) -> None:
         self._refused[agent] = generation
@@ -285,5 +347,5 @@ class DatabaseActor(PinnedActor):
     def _stop_writing(self, error: Exception) -> None:
         if self._fatal is None:
             self._fatal = error
-            logger.critical("%s: %s", self._store.name, error)
+            logger.critical("%s: %s", self._writer.name, error)
             self._on_fatal(error)

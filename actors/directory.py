@@ -61,7 +61,7 @@ class Directory:
     def is_at_work(self, agent: str) -> bool:
         """Whether an agent has an actor, and its end is not stored yet: it may be known before the actor retires."""
         actor = self._actors.get(agent)
-        return actor is not None and not actor.has_ended
+        return actor is not None and not actor.has_ended and not actor.is_foreign
 
     def __len__(self) -> int:
         """Return how many actors are alive."""
@@ -138,7 +138,7 @@ class Directory:
         elif actor is None:
             self._deliver(agent, envelope)
         elif isinstance(command, messages.Emit):
-            actor.actor_inbox.put(envelope)
+            actor.actor_inbox.put(envelope, can_wait=True)
         elif not actor.actor_inbox.put(envelope, bounded=True):
             future.fail(MailboxFullError(f"agent {agent!r}", actor.actor_inbox.limit_messages or 0))
         return future
@@ -149,7 +149,8 @@ class Directory:
         if actor is None or not self.is_open:
             return self.ask(agent, command)
         future: Future[Any] = Future()
-        actor.actor_inbox.put(Envelope(command, future), inline=actor.is_quiet)
+        is_quiet = actor.is_quiet
+        actor.actor_inbox.put(Envelope(command, future), inline=is_quiet, can_wait=not is_quiet)
         return future
 
     def source_loop(self, agent: str) -> asyncio.AbstractEventLoop | None:
@@ -160,7 +161,7 @@ class Directory:
     def last_sequence(self, agent: str) -> int | None:
         """Return the sequence of an agent's last stored message, or of a later one; None unless it is at work here."""
         actor = self._actors.get(agent)
-        return None if actor is None or actor.has_ended else actor.last_sequence
+        return None if actor is None or actor.has_ended or actor.is_foreign else actor.last_sequence
 
     def tell(self, agent: str, command: messages.AgentCommand) -> bool:
         """Send a message to an agent's actor if it has one; return whether it has."""
@@ -171,7 +172,11 @@ class Directory:
         if actor is None:
             self._dead_letters.add(f"AgentActor-{agent}", command, "the agent has no actor")
             return False
-        actor.actor_inbox.put(Envelope(command), inline=isinstance(command, messages.Emit) and actor.is_quiet)
+        if isinstance(command, messages.Emit):
+            is_quiet = actor.is_quiet
+            actor.actor_inbox.put(Envelope(command), inline=is_quiet, can_wait=not is_quiet)
+        else:
+            actor.actor_inbox.put(Envelope(command))
         return True
 
     def _deliver(self, agent: str, envelope: Envelope) -> None:

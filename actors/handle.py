@@ -16,7 +16,7 @@ from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.waiting import this_thread
 from commitcast.actors.loop import running_loop
 from commitcast.actors.readers import PAGE_BYTES, Follower, Step
-from commitcast.actors.sources.draft import clean_text, error_text
+from commitcast.actors.sources.draft import clean_error, error_text
 from commitcast.actors.system import ActorSystem
 from commitcast.persistence.clock import now
 from commitcast.persistence.errors import AgentNotFoundError, InvalidValueError, StoreClosedError
@@ -161,7 +161,7 @@ class AgentHandle:
         Returns:
             As for `complete`.
         """
-        kind, text = ("Error", clean_text(error)) if isinstance(error, str) else error_text(error)
+        kind, text = ("Error", clean_error(error)) if isinstance(error, str) else error_text(error)
         try:
             name = name and encode_text(name, "name").decode()
         except InvalidValueError as invalid:

@@ -17,9 +17,6 @@ TRANSITIONS: Final[dict[AgentStatus, frozenset[AgentStatus]]] = {
 }
 """From each status to those that may follow it."""
 
-INTERRUPTED: Final = "Interrupted"
-"""The `error_name` of an agent that a crash of its runtime ended."""
-
 
 def check_transition(agent: str, previous: AgentStatus, status: AgentStatus) -> None:
     """Raise unless the table allows the step.

@@ -21,6 +21,11 @@ class CommitStats:
         self.refusals = 0
         """Commits that were refused for the moment and are tried again."""
 
+    @property
+    def count(self) -> int:
+        """How many batches of this runtime were committed."""
+        return self.sizes.count
+
 
 class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
     """A runtime's counts of agents, messages and restarts at one moment."""
@@ -31,6 +36,8 @@ class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
     unacknowledged_bytes: int = 0
     database_waiting: int = 0
     """Messages in the writer's mailbox."""
+    commits: int = 0
+    """Batches that were committed, since the start."""
     waits_for: str | None = None
     """Why commits are kept waiting (a full disk, another program's lock); None if they are not."""
     gateway_waiting: int = 0

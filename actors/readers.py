@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from commitcast.actors.errors import RuntimeStoppedError
-from commitcast.actors.kernel.loopcalls import call_on_loop
+from commitcast.actors.kernel.loopcalls import wake_on_loop
 from commitcast.actors.kernel.waiting import Signal
 from commitcast.persistence.records import AgentRecord, Committed, Entry, MessageRecord, StatusChange
 from commitcast.persistence.store import AgentPage, entry_size
@@ -44,6 +44,8 @@ class AgentLog:
         """Of the agent after its end, if the writer has returned it."""
         self.is_closed = False
         """Whether the runtime has stopped, so that nothing more comes."""
+        self.is_watched = False
+        """Whether another runtime may have the agent, whose commits are told by `on_news`."""
         self.users = self.followers = 0
         """Kept by `Readers`. Messages are kept for followers alone."""
         self._recent: tuple[int, list[MessageRecord]] = (
@@ -89,6 +91,18 @@ class AgentLog:
             if ends:
                 self.record = next((reply for reply in replies if isinstance(reply, AgentRecord)), None)
                 self.is_over = True
+                waiting += self._waiting_for_end
+                self._waiting_for_end = []
+        for wake in waiting:
+            wake()
+
+    def note_news(self, is_end: bool) -> None:
+        """Take note that another runtime has committed something of this agent, which is in the store."""
+        with self._lock:
+            self.version += 1
+            self.is_over = self.is_over or is_end
+            waiting, self._waiting = self._waiting, []
+            if is_end:
                 waiting += self._waiting_for_end
                 self._waiting_for_end = []
         for wake in waiting:
@@ -157,7 +171,7 @@ class AgentLog:
         """Await news; return False if there was none within `timeout` seconds."""
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[None] = loop.create_future()
-        wake = partial(call_on_loop, loop, partial(_arrive, arrived))
+        wake = partial(wake_on_loop, loop, partial(_arrive, arrived))
         if not self.on_news(wake, version):
             return True
         try:
@@ -242,7 +256,19 @@ class Follower:
 class Readers:
     """The logs of the agents that have readers, for as long as they have."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        owns: Callable[[str], bool] = lambda agent: True,
+        watch: Callable[[str, bool], object] = lambda agent, is_on: None,
+    ) -> None:
+        """Make it.
+
+        Args:
+            owns: whether an agent that has not ended is at work in this runtime.
+            watch: begins or stops having `on_news` called when another runtime commits something of an agent.
+        """
+        self._owns = owns
+        self._watch = watch
         self._lock = threading.Lock()
         self._is_closed = False
         self._logs: dict[str, AgentLog] = {}
@@ -255,6 +281,9 @@ class Readers:
         with self._lock:
             log = self._logs.setdefault(agent, AgentLog())
             log.users += 1
+            if log.users == 1 and not self._owns(agent):
+                log.is_watched = True  # from before the first read of the store
+                self._watch(agent, True)
             if follows and not log.followers:
                 log.begin()
             log.followers += follows
@@ -269,11 +298,18 @@ class Readers:
                     log.begin()
                 if not log.users:
                     del self._logs[agent]
+                    if log.is_watched:
+                        self._watch(agent, False)
 
-    def publish(self, committed: Committed, replies: Sequence[Any]) -> None:
-        """Give what was committed, with the replies to its writes, to the readers of its agent."""
-        if (log := self._logs.get(committed.agent)) is not None:
-            log.publish(committed, replies, min(LOG_BYTES, ALL_LOGS_BYTES // (len(self._logs) or 1)))
+    def on_news(self, agent: str, is_end: bool) -> None:
+        """Take note that another runtime has committed something of an agent, or its end. Any thread."""
+        if (log := self._logs.get(agent)) is not None:
+            log.note_news(is_end)
+
+    @property
+    def share_bytes(self) -> int:
+        """How many bytes of messages the log of each agent may keep."""
+        return min(LOG_BYTES, ALL_LOGS_BYTES // (len(self._logs) or 1))
 
     def close(self) -> None:
         """Wake all readers, because nothing more comes."""

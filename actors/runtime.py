@@ -13,20 +13,20 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import pykka
 
 from commitcast.actors.agent_api import AgentApi
-from commitcast.actors.backend import InProcess, Progress, store_of
+from commitcast.actors.backend import Backend, Progress
 from commitcast.actors.backpressure import AGENT_BYTES, AGENT_MESSAGES, CreditLimiter
 from commitcast.actors.errors import RuntimeStoppedError, WouldBlockError
+from commitcast.actors.form import PROCESS, door_of, form_of, in_process, served
 from commitcast.actors.given_gateway import GivenGateway, HasRef
 from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle
 from commitcast.actors.kernel.dispatch import Dispatcher
 from commitcast.actors.kernel.waiting import this_thread
 from commitcast.actors.metrics import RuntimeCollector, RuntimeStats
-from commitcast.actors.recovery import recover
 from commitcast.actors.sources.threads import MAX_RUNNING_SOURCES
 from commitcast.actors.system import ActorSystem
 from commitcast.gateway.protocol.errors import ListenError
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # a runtime without subscribers loads none of it
     from commitcast.actors.templates import Template
     from commitcast.gateway.server.access.auth import Verifier
     from commitcast.gateway.server.access.limits import Limits
-    from commitcast.gateway.server.server import GatewayServer
+    from commitcast.gateway.server.requests import AgentControl
 
 logger: Final = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class AgentRuntime(AgentApi):
         self,
         database: str | os.PathLike[str] | Store,
         *,
+        server: Literal["process", "in_process"] | None = None,
         journal_mode: str = DELETE,
         listen: str | None = None,
         gateway: pykka.ActorRef[Any] | HasRef | None = None,
@@ -86,6 +87,10 @@ class AgentRuntime(AgentApi):
         Args:
             database: path of the SQLite file, created if missing; `:memory:` for one that ends with the runtime; or
                 a store of your own.
+            server: "process": a process of its own serves the file and its subscribers, which all runtimes on the file
+                share, and the first of them starts; "in_process": this process does, alone. None: "process", unless the
+                database is in memory or a store of your own, `gateway` or `dispatcher` is given, or the system lacks
+                what that needs (see `docs/serving.md`).
             journal_mode: of the SQLite file: `delete`, or `wal` for a write-ahead log, where a commit takes one sync.
             listen: `HOST:PORT` to serve WebSocket subscribers on; port 0 takes a free one. `asgi` serves through an app
                 that is mounted in another (see `gateway.asgi`). None serves no subscribers.
@@ -111,41 +116,34 @@ class AgentRuntime(AgentApi):
 
         Raises:
             ListenError: `listen` is not an address, or needs a token.
-            InvalidValueError: `database` is not a store, `journal_mode` is neither, `gateway` is not a ref, or a name
-                in `redact` cannot match.
+            InvalidValueError: `database` is not a store, `server` or `journal_mode` is not one of its values, `gateway`
+                is not a ref, or a name in `redact` cannot match.
             GatewayStoppedError: its actor is not alive.
         """
-        store = store_of(database, journal_mode)
-        server = None
-        if listen is not None:
-            from commitcast.gateway.server.access.auth import StaticTokens
-            from commitcast.gateway.server.options import ServerOptions
-            from commitcast.gateway.server.server import GatewayServer
-
-            server = GatewayServer(
-                store,
-                ServerOptions(
-                    listen=listen,
-                    verifier=StaticTokens.single(token) if isinstance(token, str) else token,
-                    limits=limits,
-                    tls=tls,
-                    allowed_hosts=allowed_hosts,
-                    allowed_origins=allowed_origins,
-                    redact=redact,
-                    redact_except=redact_except,
-                    heartbeat_s=heartbeat_s,
-                ),
-            )
-        self._backend = InProcess(store, server)
+        form = form_of(server, database, needs_process=gateway is not None or dispatcher is not None)
+        door = door_of(
+            listen,
+            token,
+            limits=limits,
+            tls=tls,
+            allowed_hosts=allowed_hosts,
+            allowed_origins=allowed_origins,
+            redact=redact,
+            redact_except=redact_except,
+            heartbeat_s=heartbeat_s,
+        )
+        names = list(templates or ())
+        self._backend: Backend = (
+            served(database, journal_mode, door, names) if form == PROCESS else in_process(database, journal_mode, door)
+        )
         self._templates = _checked_templates(templates) if templates else {}
         self._given_gateway = None if gateway is None else GivenGateway(gateway)
-        self._stop_timeout_s = stop_timeout_s
-        self._catch_up_s = catch_up_s
+        self._stop_timeout_s, self._catch_up_s = stop_timeout_s, catch_up_s
         self._make_system = partial(
             ActorSystem,
             self._backend,
             self._given_gateway,
-            CreditLimiter(agent_messages=max_unacknowledged, agent_bytes=max_unacknowledged_bytes),
+            partial(CreditLimiter, agent_messages=max_unacknowledged, agent_bytes=max_unacknowledged_bytes),
             emit_timeout_s=emit_timeout_s,
             max_running_sources=max_running_sources,
             on_fatal=self.stop,
@@ -153,8 +151,7 @@ class AgentRuntime(AgentApi):
         )
         self._system: ActorSystem | None = None  # until it starts
         self._lock = threading.Lock()
-        self._state = "new"
-        self._stopped = threading.Event()
+        self._state, self._stopped = "new", threading.Event()
         self.recovered_agents = 0
         """How many agents a crash had left behind at the start."""
 
@@ -167,7 +164,7 @@ class AgentRuntime(AgentApi):
     # Its life.
 
     def start(self, *, accept: bool = True) -> Self:
-        """Open the store, recover it, and begin to serve. Blocks.
+        """Open the store, recover it, and begin to serve. Blocks. Again only after the end of a server process.
 
         Args:
             accept: False binds the address but does not accept connections before `accept` is called, so that a
@@ -178,43 +175,58 @@ class AgentRuntime(AgentApi):
             ListenError: the address cannot be served.
             GatewayStoppedError: the actor given as the gateway is not alive.
         """
+        if self._has_lost_server:  # in a forked process `ForkedRuntimeError` is raised here
+            self.stop()  # which is under way
         with self._lock:
-            if self._state == "forked":
-                raise ForkedRuntimeError
+            if self._state == "stopped" and self._has_lost_server:
+                self._state, self._stopped = "new", threading.Event()
             if self._state != "new":
                 raise RuntimeStoppedError("a runtime can be started only once: create another")
             if self._given_gateway is not None:
                 self._given_gateway.check()
             self._state = "starting"
         fork.register(self)
-        self._backend.open()
         try:
-            self.recovered_agents = recover(self._backend)
-            self._system = self._start_system()
-        except BaseException:  # Ctrl-C too: nothing stays open
-            self._backend.close()
+            system = self._system = self._open()
+        except BaseException:
+            self._state = "stopped" if self._has_lost_server else "starting"  # the former may try again
             raise
         self._state = "running"
         atexit.register(self.stop)
+        if system.fatal is not None:  # already: it could not be stopped before
+            self.stop()
+            raise system.fatal
         if accept:
             self.accept()
         return self
 
+    @property
+    def _has_lost_server(self) -> bool:
+        return self._backend.can_begin_again and self._system is not None and self._system.fatal is not None
+
+    def _open(self) -> ActorSystem:
+        self._backend.open()
+        try:
+            self.recovered_agents = self._backend.recover()
+            return self._start_system()
+        except BaseException:  # Ctrl-C too: nothing stays open
+            self._backend.close()
+            raise
+
     def _start_system(self) -> ActorSystem:
         system = self._make_system()
         try:
-            if self._backend.server is not None:
-                self._serve(system)
+            collector = RuntimeCollector(system.stats, system.commits)
+            self._backend.begin(partial(self._make_control, system), collector, system.lose)
         except BaseException:  # Ctrl-C too: nothing stays open
             system.stop(time.monotonic())
             raise
         return system
 
-    def _serve(self, system: ActorSystem) -> None:
+    def _make_control(self, system: ActorSystem) -> "AgentControl":
         from commitcast.actors.control import RuntimeControl
 
-        control = RuntimeControl(self._templates, system)
-        self._backend.serve(control, RuntimeCollector(system.stats, system.commits))
+        return RuntimeControl(self._templates, system)
 
     def accept(self) -> None:
         """Let subscribers connect, if `start` did not; stops with `ListenError` if another has the address now."""
@@ -223,6 +235,10 @@ class AgentRuntime(AgentApi):
         except ListenError:
             self.stop()
             raise
+
+    def drain(self) -> None:
+        """Report not ready, and refuse new subscribers; those that are connected stay until `stop`. Idempotent."""
+        self._backend.drain()
 
     @renamed_argument("timeout_s", "timeout")
     def stop(self, timeout: float | None = None, *, timeout_s: float | None = None) -> None:
@@ -237,7 +253,7 @@ class AgentRuntime(AgentApi):
         _check_may_block()
         timeout = self._stop_timeout_s if timeout is None else timeout
         with self._lock:
-            state = self._state
+            state, stopped = self._state, self._stopped
             self._state = "stopping" if state == "running" else state
         if state == "running":
             try:
@@ -245,9 +261,9 @@ class AgentRuntime(AgentApi):
             except BaseException:  # Ctrl-C: the next call goes on from here
                 self._state = "running"
                 raise
-            self._stopped.set()
+            stopped.set()
         elif state == "stopping":
-            self._stopped.wait(timeout)
+            stopped.wait(timeout)
 
     def _stop(self, deadline: float) -> None:
         assert self._system is not None
@@ -295,9 +311,9 @@ class AgentRuntime(AgentApi):
         return self._backend.url
 
     @property
-    def gateway(self) -> "GatewayServer | None":
-        """The server for subscribers, for `gateway.asgi`; None without `listen`."""
-        return self._backend.server
+    def gateway(self) -> Any:
+        """The gateway for subscribers, for `gateway.asgi`; None without `listen`."""
+        return self._backend.gateway
 
     @property
     def store(self) -> Store:

@@ -6,7 +6,6 @@ see each other.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -27,7 +26,7 @@ from commitcast.actors.kernel.ref import ActorRef
 from commitcast.actors.kernel.supervision import RestartPolicy, Supervisor
 from commitcast.actors.launching import Launcher
 from commitcast.actors.loop import DispatchedLoop, LoopThread
-from commitcast.actors.metrics import CommitStats, RuntimeStats
+from commitcast.actors.metrics import RuntimeStats
 from commitcast.actors.readers import Readers
 from commitcast.actors.sources.runner import RunServices
 from commitcast.actors.sources.tasks import SourceTasks
@@ -52,7 +51,7 @@ class ActorSystem:
         self,
         backend: Backend,
         gateway: GivenGateway | None,
-        credit: CreditLimiter,
+        make_credit: Callable[[], CreditLimiter],
         *,
         emit_timeout_s: float,
         max_running_sources: int,
@@ -64,22 +63,22 @@ class ActorSystem:
         Args:
             backend: what they commit, read and cast with; its store is open.
             gateway: the way to an actor that is used in place of the system's own.
-            credit: the bounds on unacknowledged messages.
+            make_credit: makes the bounds on unacknowledged messages.
             emit_timeout_s: how long a host's thread waits at them.
             max_running_sources: threads for blocking sources.
             on_fatal: called, on a thread of its own and once at least, when nothing more can be written or cast.
             dispatcher: gives every actor its turns, in place of threads of the system's own.
         """
         self.reader: Reader = backend.reader
-        self.credit = credit
+        self.credit = credit = make_credit()
         self.emit_timeout_s = emit_timeout_s
-        self.readers = Readers()
-        self.commits = CommitStats()
+        self.readers = Readers(backend.owns, backend.watch)
+        backend.tell_news(self.readers.on_news)
+        self.commits = backend.commits
         self.fatal: Exception | None = None
         """Why nothing more can be written or cast; None while that is not so."""
         self._backend = backend
         self._on_fatal = on_fatal
-        self._give_up = threading.Event()
         self._given_dispatcher = dispatcher
         self._dispatcher: Dispatcher = ThreadDispatcher("agents") if dispatcher is None else dispatcher
         self.dead_letters = self._dispatcher.dead_letters
@@ -92,7 +91,7 @@ class ActorSystem:
         self._gateway: ActorRef[Any] | None = None  # of the system's own actor
         if gateway is None:
             self._gateway = self._supervisor.start()
-            cast = self._gateway.tell
+            cast = backend.casting_by(self._gateway.tell)
         else:
             gateway.begin()
             cast = gateway.tell
@@ -105,6 +104,8 @@ class ActorSystem:
             credit=credit,
             directory=self.directory,
             readers=self.readers,
+            owns=backend.owns,
+            forward=backend.forward,
         )
         runs = RunServices(self.directory.ask, self.directory.tell, credit, self._threads, self._tasks, now)
         self.launcher = Launcher(self._database, self.directory, runs, self._loop.get)
@@ -120,12 +121,10 @@ class ActorSystem:
         return DatabaseActor(
             self._backend.writer,
             acknowledge=self.directory.tell,
-            on_fatal=self._fail,
-            give_up=self._give_up,
+            on_fatal=self.fail,
             run_together=self._dispatcher.run_together,
-            dispatcher=self._given_dispatcher,
+            dispatcher=self._dispatcher if self._backend.writer.answers_later else self._given_dispatcher,
             dead_letters=self.dead_letters,
-            commits=self.commits,
         )
 
     def _make_agent(self, agent: str, created: messages.Created | None) -> AgentActor:
@@ -141,11 +140,20 @@ class ActorSystem:
         self.reader = fork.GONE
 
     def _escalate(self, name: str, error: BaseException) -> None:
-        self._fail(error if isinstance(error, Exception) else RuntimeError(f"the {name} actor failed: {error!r}"))
+        self.fail(error if isinstance(error, Exception) else RuntimeError(f"the {name} actor failed: {error!r}"))
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Stop the runtime: nothing more can be written, read or cast. Any thread; returns at once."""
         self.fatal = self.fatal or error
         self._dispatcher.spawn("runtime-stop", self._on_fatal)  # the thread that calls may be the writer's
+
+    def lose(self, error: Exception) -> None:
+        """Stop the runtime because the server of its file is gone. Any thread; returns at once.
+
+        Programs of its agents are killed without a grace: the next server reports their agents as ended.
+        """
+        self._threads.processes.stop(kill_by=time.monotonic())
+        self.fail(error)
 
     @property
     def failure(self) -> Exception | None:
@@ -160,6 +168,7 @@ class ActorSystem:
             unacknowledged_messages=self.credit.messages,
             unacknowledged_bytes=self.credit.size,
             database_waiting=self._database.actor_inbox.qsize(),
+            commits=self.commits.count,
             waits_for=self.reader.waits_for,
             gateway_waiting=0 if gateway is None else gateway.actor_inbox.qsize(),
             gateway_restarts=self._supervisor.restarts.count,
@@ -183,7 +192,7 @@ class ActorSystem:
         processes, half = self._threads.processes, deadline - left_s / 2
         until = half + left_s / 8 if processes else half  # a full disk then is not waited for any longer
         self.directory.end_all(ending, until, lambda: processes.stop(kill_by=half))
-        self._give_up.set()
+        self._backend.give_up()
         self._join_sources(deadline, left_s)
         self._backend.abandon_waiting()
         stop_actor(self._database, deadline)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from commitcast.actors.agent_api import checked_status
-from commitcast.actors.backend import store_of
+from commitcast.actors.in_process import store_of
 from commitcast.actors.kernel.dispatch import Dispatcher
 from commitcast.actors.kernel.errors import DeadlockError
 from commitcast.actors.kernel.seeded import SeededDispatcher

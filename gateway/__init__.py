@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from commitcast.gateway.protocol.errors import CloseCode, ErrorCode, ListenError, RequestError, SubscriptionError
     from commitcast.gateway.server.access.auth import Capability, Grant, Operation, Permission, StaticTokens, Verifier
     from commitcast.gateway.server.access.limits import Limits
-    from commitcast.gateway.server.errors import MissingExtraError, TokenError
+    from commitcast.gateway.server.errors import (
+        MissingExtraError,
+        TemplateUnavailableError,
+        TokenError,
+        VerifierUnavailableError,
+    )
     from commitcast.gateway.server.server import GatewayServer
 
 __all__ = [
@@ -34,8 +39,10 @@ __all__ = [
     "StaticTokens",
     "Subscription",
     "SubscriptionError",
+    "TemplateUnavailableError",
     "TokenError",
     "Verifier",
+    "VerifierUnavailableError",
     "subscribe",
     "subscribe_blocking",
 ]

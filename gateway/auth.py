@@ -1,7 +1,7 @@
 """Rights and tokens. Re-exported from `server/access/auth.py`."""
 
 from commitcast.gateway.server.access.auth import Capability, Grant, Operation, Permission, StaticTokens, Verifier
-from commitcast.gateway.server.errors import MissingExtraError, TokenError
+from commitcast.gateway.server.errors import MissingExtraError, TokenError, VerifierUnavailableError
 
 __all__ = [
     "Capability",
@@ -12,4 +12,5 @@ __all__ = [
     "StaticTokens",
     "TokenError",
     "Verifier",
+    "VerifierUnavailableError",
 ]

@@ -7,15 +7,23 @@ CommitcastError
 ├── IdempotencyConflictError (ValueError)     the key was used with another body
 ├── IllegalTransitionError (ValueError)       the lifecycle does not allow this change
 ├── SequenceAheadError (ValueError)           a cursor beyond the head: a witness of loss
+├── NotOwnerError (RuntimeError)              the agent is at work in another runtime
+├── AgentLeftError                            the runtime that the agent was at work in has just ended
 ├── ForkedRuntimeError (RuntimeError)         the process was forked from the one that has the runtime
 ├── StaleEpochError (ValueError)              a cursor of another history
+├── RemoteError                               an error of another process, of a class that is not loaded here
+│   ├── HostError                             of another host
+│   └── ServerError (StoreError)              of the server process of the file
 └── StoreError
+    ├── LinkError                             a process at the other end of a connection is not one of ours
     ├── StoreOpenError (OSError)              the store was refused at start and left untouched
     │   ├── StorePathError                    a link, or a name that SQLite cannot use
     │   ├── NotADatabaseError
     │   ├── StoreCorruptError
     │   ├── StoreReadOnlyError (PermissionError)
     │   ├── StoreLockedError                  another runtime has it open
+    │   ├── SettingsConflictError             the server of the file has it open with other settings
+    │   ├── ServerStartError                  the server process of the file could not be started or reached
     │   ├── SchemaTooNewError
     │   └── StoreSettingError                 a pragma did not take
     ├── NotStoredError                        rolled back: nothing of it is on disk
@@ -28,6 +36,7 @@ CommitcastError
     │   └── StoreReadTimeoutError (TimeoutError)
     ├── StoreUnknownError                     the commit failed half-way: it may be on disk
     └── StoreClosedError                      the store was closed
+        └── ServerLostError                   the server process of the file has ended
 """
 
 from typing import Any, ClassVar
@@ -132,6 +141,36 @@ class SequenceAheadError(CommitcastError, ValueError):
         )
 
 
+class NotOwnerError(CommitcastError, RuntimeError):
+    """The agent is at work in another runtime of the file, which alone writes to it; nothing was stored."""
+
+    code = "conflict"
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent)
+        self.agent = agent
+
+    def __str__(self) -> str:
+        return (
+            f"agent {self.agent!r} is at work in another runtime, which alone emits its messages and ends it: "
+            "send to it, terminate it, or wait for its end"
+        )
+
+
+class AgentLeftError(CommitcastError):
+    """The agent was at work in another runtime, which has just ended. What it was asked it may have done or not."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent)
+        self.agent = agent
+
+    def __str__(self) -> str:
+        return f"the runtime that agent {self.agent!r} was at work in has just ended: read its status, and try again"
+
+
 class ForkedRuntimeError(CommitcastError, RuntimeError):
     """This process was forked from the one that runs the runtime or has the store open, and cannot use it."""
 
@@ -159,10 +198,38 @@ class StaleEpochError(CommitcastError, ValueError):
         return f"the cursor belongs to epoch {self.epoch[:40]!r}, but this is {self.now!r}: start again after 0"
 
 
+class RemoteError(CommitcastError):
+    """An error of another process, of a class that is not loaded in this one. Has its text, code and `retryable`."""
+
+    failure: Any = None
+    """The error as it was sent, so that it can be passed on as it is."""
+
+    def __init__(self, text: str, code: str = "internal", retryable: bool = False) -> None:
+        super().__init__(text, code, retryable)
+        self.text = text
+        self.code = code  # type: ignore[misc]  # of each of its errors
+        self.retryable = retryable  # type: ignore[misc]  # as above
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class HostError(RemoteError):
+    """Another host refused or failed at what it was asked."""
+
+
 class StoreError(CommitcastError):
     """The base of all errors about the store itself."""
 
     code = "unavailable"
+
+
+class ServerError(RemoteError, StoreError):
+    """The server process of the file failed at something; its log, which this process writes, says more."""
+
+
+class LinkError(StoreError):
+    """The other end of a connection does not speak this protocol, does not read, or is of another user."""
 
 
 class StoreOpenError(StoreError, OSError):
@@ -195,6 +262,14 @@ class StoreReadOnlyError(StoreOpenError, PermissionError):
 
 class StoreLockedError(StoreOpenError):
     """Another runtime has the file open."""
+
+
+class SettingsConflictError(StoreOpenError):
+    """The server of the file was started with other settings. Nothing was changed."""
+
+
+class ServerStartError(StoreOpenError):
+    """The server process of the file could not be started, or did not answer in time."""
 
 
 class SchemaTooNewError(StoreOpenError):
@@ -274,3 +349,14 @@ class StoreClosedError(StoreError):
 
     def __str__(self) -> str:
         return "the store is closed: start the runtime again"
+
+
+class ServerLostError(StoreClosedError):
+    """The server process of the file has ended. What was acknowledged is on disk; the next start recovers the rest."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"the server process of {self.path} has ended: start a runtime again, which starts another"

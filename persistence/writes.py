@@ -34,7 +34,7 @@ _encode_json: Final = msgspec.json.Encoder().encode
 _decode_json: Final = msgspec.json.Decoder().decode
 
 
-class NewMessage(msgspec.Struct, frozen=True, gc=False):
+class NewMessage(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=0, tag_field="kind"):
     """A message to be stored. Made by `new_message`, which has checked it."""
 
     type: str
@@ -48,6 +48,22 @@ class NewMessage(msgspec.Struct, frozen=True, gc=False):
     raw: bytes | None = None
     key: str | None = None
 
+    def stored(self, agent: str, sequence: int, position: int) -> MessageRecord:
+        """Return it as it is stored."""
+        return MessageRecord(
+            agent,
+            sequence,
+            position,
+            self.type,
+            self.role,
+            self.content,
+            self.content_type,
+            self.created_at,
+            self.metadata_json,
+            self.raw,
+            self.key,
+        )
+
 
 def repeated(kept: MessageRecord, new: NewMessage) -> MessageRecord | IdempotencyConflictError:
     """Return the reply to a message that is sent again with its key: the stored one, or a conflict if it differs."""
@@ -55,7 +71,7 @@ def repeated(kept: MessageRecord, new: NewMessage) -> MessageRecord | Idempotenc
     return kept if same else IdempotencyConflictError(str(new.key), "message")
 
 
-class NewAgent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class NewAgent(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True, tag=1, tag_field="kind"):
     """An agent to be inserted, with its first messages."""
 
     epoch: str
@@ -71,8 +87,23 @@ class NewAgent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Bytes of its text and of its messages, which count for every bound."""
         return texts_size(self.prompt, self.configuration_json) + sum(message.size for message in self.messages)
 
+    def stored(self, agent: str, position: int) -> AgentRecord:
+        """Return it as it is stored."""
+        return AgentRecord(
+            id=agent,
+            epoch=self.epoch,
+            position=position,
+            type=self.type,
+            status=AgentStatus.INITIALIZING,
+            head=len(self.messages),
+            prompt=self.prompt,
+            created_at=self.created_at,
+            idempotency_key=self.idempotency_key,
+            configuration_json=self.configuration_json,
+        )
 
-class NewStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+
+class NewStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True, tag=2, tag_field="kind"):
     """A change of status, applied only if the agent still has the status `previous`."""
 
     previous: AgentStatus
@@ -90,8 +121,23 @@ class NewStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Bytes of its text, which count for every bound."""
         return texts_size(self.reason, self.error_name, self.error_message, self.result_json)
 
+    def stored(self, agent: str, sequence: int, position: int) -> StatusChange:
+        """Return it as it is stored, after the message with that sequence."""
+        return StatusChange(
+            agent=agent,
+            position=position,
+            previous=self.previous,
+            status=self.status,
+            sequence=sequence,
+            at=self.at,
+            reason=self.reason,
+            error_name=self.error_name,
+            error_message=self.error_message,
+            result_json=self.result_json,
+        )
 
-class AgentPatch(msgspec.Struct, frozen=True, kw_only=True):
+
+class AgentPatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=3, tag_field="kind"):
     """New facts about a running agent. None leaves a column unchanged."""
 
     configuration_json: str | None = None
@@ -107,7 +153,7 @@ class AgentPatch(msgspec.Struct, frozen=True, kw_only=True):
 Write = NewAgent | NewMessage | NewStatus | AgentPatch
 
 
-class AgentWrites(msgspec.Struct, frozen=True, gc=False):
+class AgentWrites(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The writes of one agent in one transaction, in order."""
 
     agent: str
@@ -172,35 +218,50 @@ def encode_text(text: str, what: str) -> bytes:
     """Return the text as UTF-8.
 
     Raises:
-        InvalidValueError: it is not text, or holds a lone surrogate, which UTF-8 cannot encode.
+        InvalidValueError: it is not text, holds a lone surrogate, which UTF-8 cannot encode, or is too large.
     """
     if not isinstance(text, str):
         raise InvalidValueError(f"{what} must be text, not {type(text).__name__}")
     try:
-        return text.encode()
+        encoded = text.encode()
     except UnicodeEncodeError as error:
         raise InvalidValueError(
             f"{what} has a lone surrogate at character {error.start}, which cannot be stored: "
             "decode the source with errors='replace', and pass the original bytes as raw"
         ) from None
+    _check_size(encoded, what)
+    return encoded
+
+
+def _check_size(encoded: bytes, what: str) -> None:
+    if len(encoded) > MAX_MESSAGE_BYTES:
+        raise InvalidValueError(
+            f"{what} has {len(encoded):,} bytes and the limit is {MAX_MESSAGE_BYTES:,}: store a reference instead"
+        )
 
 
 def encode_json(value: Any, what: str) -> str:
     """Return the value as JSON text that decodes to an equal value (tuples come back as lists).
 
     Raises:
-        InvalidValueError: JSON cannot represent it; the error names the place.
+        InvalidValueError: JSON cannot represent it, and the error names the place; or it is too large.
     """
+    encoded = _encoded_json(value, what)
+    _check_size(encoded, what)
+    return encoded.decode()
+
+
+def _encoded_json(value: Any, what: str) -> bytes:
     try:
         encoded = _encode_json(value)
         has_few_levels = encoded.count(b"[") + encoded.count(b"{") <= MAX_JSON_LEVELS  # more are counted one by one
         if has_few_levels and _decode_json(encoded) == value:
-            return encoded.decode()
+            return encoded
     except (TypeError, ValueError, OverflowError, RecursionError):
         pass
     _check_json(value, what, 0)
     try:
-        return _encode_json(value).decode()
+        return _encode_json(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidValueError(f"{what} cannot be represented in JSON: {error}") from None
 

@@ -1,10 +1,12 @@
 """What holds for every test: a random order that can be repeated, nothing left behind, and no quiet skip in CI."""
 
 import gc
+import inspect
 import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,9 +17,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
+from commitcast.actors import AgentRuntime, form
+from commitcast.actors.form import IN_PROCESS, PROCESS
+from commitcast.persistence.remote import spawning
 from commitcast.persistence.sqlite.journal import DELETE
 from examples import EVERYTHING
-from modes import MODES, used_mode
+from modes import FORMS, MODES, used_mode
 from processes import children
 from waiting import wait_until
 
@@ -48,11 +53,32 @@ _passed = 0
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests of files in both journal modes, except those of what only one of them has."""
+    """Run tests of files in both journal modes, and of runtimes in both forms, except those of what only one has."""
     marked = metafunc.definition.get_closest_marker
     has_modes = any("journal_mode" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize"))
     if marked("both_modes") and not marked("delete_mode") and not has_modes:
         metafunc.parametrize("journal_mode", MODES, indirect=True)
+    needs_own_process = marked("own_process") or "mock_gateway" in inspect.signature(metafunc.function).parameters
+    if marked("both_forms") and not needs_own_process:
+        metafunc.parametrize("server", FORMS, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The form in which this test's runtimes serve their file, unless they are given one."""
+    chosen: str = getattr(request, "param", os.environ.get("COMMITCAST_SERVER", IN_PROCESS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(form, "PREFERRED", chosen)
+        patch.setattr(spawning, "LINGER_S", 0.0)
+        yield chosen
+
+
+@pytest.fixture
+def agent_runtime(tmp_path: Path, server: str, request: pytest.FixtureRequest) -> Iterator[AgentRuntime]:
+    """A running runtime, as users' tests have it; in a server process it has no gateway."""
+    gateway = None if server == PROCESS else request.getfixturevalue("mock_gateway")
+    with AgentRuntime(tmp_path / "agents.db", gateway=gateway) as runtime:
+        yield runtime
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +94,14 @@ def pytest_configure() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_folder() -> Iterator[None]:
+    """Where servers put their sockets: those that are killed leave them behind."""
+    with tempfile.TemporaryDirectory(prefix="commitcast-tests-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
 
 
 def pytest_report_header() -> str:

@@ -4,10 +4,8 @@ import copy
 import importlib
 import inspect
 import pickle
-import pkgutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +14,8 @@ import pytest
 
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.persistence import CommitcastError, StoreOpenError
+from every_error import PACKAGES, errors, example, modules
 
-PACKAGES = ("commitcast.actors", "commitcast.gateway", "commitcast.persistence")
 FRONT = "commitcast"
 """The one import place."""
 
@@ -41,25 +39,6 @@ def test_a_public_name_means_the_same_in_every_package() -> None:
         for public in package(name).__all__:
             value = getattr(package(name), public)
             assert found.setdefault(public, value) is value, public
-
-
-def modules() -> Iterator[ModuleType]:
-    """Every module of the product, imported."""
-    for name in PACKAGES:
-        for found in pkgutil.walk_packages(package(name).__path__, f"{name}."):
-            yield importlib.import_module(found.name)
-
-
-def errors() -> set[type[CommitcastError]]:
-    """Every error of the product, wherever it is defined."""
-    assert list(modules())
-    found, remaining = set(), [CommitcastError]
-    while remaining:
-        error = remaining.pop()
-        if error.__module__.startswith("commitcast."):
-            found.add(error)
-        remaining += error.__subclasses__()
-    return found
 
 
 def test_every_error_is_defined_in_an_errors_module_and_has_a_place_in_its_tree() -> None:
@@ -102,34 +81,6 @@ def test_what_a_hosts_gateway_receives_is_public_and_where_it_was() -> None:
     assert {"Committed", "Notice", "StatusChange"} <= {*front.__all__} & {*actors.__all__}
     assert gateway.Notice is front.Notice is actors.Notice
     assert (front.Committed, front.StatusChange) == (persistence.Committed, persistence.StatusChange)
-
-
-SAMPLES: dict[str, object] = {
-    "str": "a text",
-    "int": 7,
-    "float": 1.5,
-    "bool": True,
-    "int | str | None": 9,
-    "str | None": "another text",
-    "ErrorCode": ErrorCode.TOKEN_EXPIRED,
-}
-"""A value for each type of the facts of an error; not one that is a default."""
-
-
-def example(error: type[CommitcastError]) -> CommitcastError:
-    """An error with a value for each of its facts."""
-    arguments, options = [], {}
-    if inspect.isfunction(error.__init__):
-        for name, parameter in list(inspect.signature(error.__init__).parameters.items())[1:]:
-            kind = parameter.annotation
-            value = SAMPLES[kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))]
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                options[name] = value
-            else:
-                arguments.append(value)
-    else:
-        arguments.append("a sentence")
-    return error(*arguments, **options)
 
 
 def test_every_error_can_be_pickled_and_copied() -> None:

@@ -23,6 +23,8 @@ from commitcast.persistence.sqlite.store import SqliteStore
 from stores import reader_value
 from waiting import wait_until
 
+pytestmark = pytest.mark.both_forms
+
 SECONDS = 10.0
 
 
@@ -60,6 +62,7 @@ class TestTokenFlow:
     def test_ten_messages_are_numbered_one_to_ten(self, agent: AgentHandle) -> None:
         assert emit_all(agent, [f"message {number}" for number in range(10)]) == list(range(1, 11))
 
+    @pytest.mark.own_process("its gateway")
     def test_every_message_is_committed_before_the_gateway_is_told(self, path: Path) -> None:
         seen: list[tuple[int, int]] = []  # what the gateway was told, and what another connection had read by then
 
@@ -185,6 +188,7 @@ class TestDatabase:
         assert other.execute("SELECT content FROM agent_messages").get == "hello"
         other.close()
 
+    @pytest.mark.own_process("its store")
     @pytest.mark.parametrize(("memory", "mode"), [(False, "delete"), (True, "memory")])
     def test_the_journal_mode_is_delete_in_a_file_and_memory_in_memory(
         self, path: Path, memory: bool, mode: str
@@ -196,11 +200,13 @@ class TestDatabase:
             assert emit_all(agent, ["kept"]) == [1]
             assert contents_of(agent) == ["kept"]
 
+    @pytest.mark.own_process("its store")
     def test_foreign_keys_are_on_and_synchronous_is_extra(self, agent_runtime: AgentRuntime) -> None:
         assert isinstance(agent_runtime.store, SqliteStore)
         assert reader_value(agent_runtime.store, "PRAGMA foreign_keys") == 1
         assert reader_value(agent_runtime.store, "PRAGMA synchronous") == 3
 
+    @pytest.mark.own_process("its store")
     def test_saving_for_an_unknown_agent_is_refused_by_the_foreign_key(self, agent_runtime: AgentRuntime) -> None:
         error = agent_runtime.emit("nobody", "hello").exception(SECONDS)
 
@@ -266,6 +272,7 @@ class TestErrors:
         assert [(notice.agent, notice.code) for notice in mock_gateway.notices] == [("nobody", "not_found")]
         assert mock_gateway.messages == ()
 
+    @pytest.mark.own_process("its store")
     def test_a_database_error_reaches_the_caller_as_the_stores_own_and_the_gateway_is_told_of_no_message(
         self, agent_runtime: AgentRuntime, agent: AgentHandle, mock_gateway: MockGateway
     ) -> None:
@@ -403,10 +410,12 @@ class TestWhatTheOriginNeverTested:
         assert all(isinstance(error, IllegalTransitionError) for error in errors if error is not None)
         assert agent.record().status.is_terminal
 
+    @pytest.mark.own_process("its store")
     def test_a_connection_that_fails_is_one_clear_error(self, tmp_path: Path) -> None:
         with pytest.raises(StoreReadOnlyError, match="there is no folder"):
             AgentRuntime(tmp_path / "missing" / "agents.db").start()
 
+    @pytest.mark.own_process("its store")
     def test_a_database_that_another_program_holds_locked_keeps_the_message_waiting(
         self, agent_runtime: AgentRuntime, agent: AgentHandle, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -96,8 +96,8 @@ def serve(
     with stopping_on_signals(limit_s=drain_s + LIMIT_S) as stopping, runtime, serving as address:
         _announce(runtime, db, address, tls=tls is not None, json=json)
         stopping.wait()
-        if drain_s and runtime.gateway is not None:
-            runtime.gateway.drain()
+        if drain_s:
+            runtime.drain()
             threading.Event().wait(drain_s)
     if runtime.failure is not None:
         raise runtime.failure

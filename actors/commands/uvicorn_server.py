@@ -18,7 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from commitcast.actors.commands.uvicorn_websocket import SeldomWarnings, websocket_options
 from commitcast.actors.runtime import AgentRuntime
+from commitcast.gateway.server.access.limits import ConnectionCounts, Limits
 from commitcast.gateway.server.http import asgi
+from commitcast.gateway.server.server import GatewayServer
 from commitcast.gateway.server.sockets.accepted import AcceptedSockets
 from commitcast.gateway.server.sockets.listening import BACKLOG, ListeningLoop, bind, listen_error
 from commitcast.gateway.server.sockets.websocket import CLOSE_TIMEOUT_S
@@ -43,7 +45,7 @@ def serving(
     assert runtime.gateway is not None
     host, port = address
     listeners = _bound(host, port)
-    accepted, limits = runtime.gateway.sockets, runtime.gateway.core.limits
+    accepted, limits = _sockets_of(runtime.gateway)
     server = uvicorn.Server(
         uvicorn.Config(
             _with_deadlines(asgi.app(runtime.gateway), accepted, limits.answer_timeout_s),
@@ -125,6 +127,14 @@ def _with_deadlines(app: ASGIApp, accepted: AcceptedSockets, timeout: float) -> 
                 connection.set_deadline(CLOSE_TIMEOUT_S if scope["type"] == "websocket" else timeout)
 
     return app_with_deadlines
+
+
+def _sockets_of(gateway: Any) -> tuple[AcceptedSockets, Limits]:
+    """Return what counts the sockets that this process accepts, and their limits: the gateway's, if it is here."""
+    if isinstance(gateway, GatewayServer):
+        return gateway.sockets, gateway.core.limits
+    limits = Limits()
+    return AcceptedSockets(limits, ConnectionCounts(limits)), limits
 
 
 def _bound(host: str, port: int) -> list[socket.socket]:

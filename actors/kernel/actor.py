@@ -80,6 +80,9 @@ class Actor(pykka.Actor):
     follows_its_senders: ClassVar[bool] = False
     """Whether it takes its turn on the thread of those that woke it, after theirs: it must be short."""
 
+    sleeps_on: ClassVar[bool] = False
+    """Whether `may_wait` may let messages wait for another one."""
+
     actor_inbox: Mailbox  # type: ignore[assignment]  # see `ActorRef`
     supervisor: "Supervisor | None" = None
     _asker: Future[Any] | None = None
@@ -135,6 +138,13 @@ class Actor(pykka.Actor):
 
     def on_turn_end(self) -> None:
         """Act on what was collected during the turn. An error in it is one of the actor, not of any message."""
+
+    def may_wait(self, waiting: int) -> bool:
+        """Whether it would do nothing now with `waiting` messages that can wait, and another message is sure to come.
+
+        Called while no turn is taken, on the thread of a sender.
+        """
+        return False
 
     def on_dropped(self, message: Any) -> None:
         """Give back what belongs to a message that is not going to be handled: its asker has cancelled it."""
@@ -196,6 +206,7 @@ class Actor(pykka.Actor):
         Raises nothing that a handler or a hook raises: SystemExit and CancelledError too end at most this actor.
         """
         mailbox = self.actor_inbox
+        mailbox.is_wanted = False
         for _ in range(limit):
             if mailbox.empty():  # asked first: to raise `Empty` takes 0.5 us
                 break
@@ -216,6 +227,8 @@ class Actor(pykka.Actor):
                 self._on_error(envelope, error)
             if mailbox.owner is not self:  # it has failed or stopped
                 return
+        else:
+            mailbox.is_wanted = True  # what is left may be what must not wait
         try:
             self.on_turn_end()
         except BaseException as error:  # as above: it ends this actor alone

@@ -5,7 +5,7 @@ handler ends at most that actor, every ask is answered, and no registry of the p
 are handled one at a time and in order; an actor that waits for messages costs its mailbox and nothing else.
 """
 
-import _signal  # type: ignore[import-not-found]  # no stubs; see `_is_interrupted_anywhere`
+import _signal  # type: ignore[import-not-found]  # no stubs; see `is_interruptible`
 import asyncio
 import logging
 import os
@@ -133,13 +133,16 @@ class ThreadDispatcher:
         On the main thread only under an event loop that takes Ctrl-C as an event, as `asyncio.run` does: else Ctrl-C
         could interrupt the turn between any two steps, and the actor would not wake.
         """
-        if this_thread.in_turn or (threading.get_ident() == _main_thread and _is_interrupted_anywhere()):
+        if this_thread.in_turn or is_interruptible():
             self._ready.put(actor)
             return
         this_thread.in_turn = True
+        woken = self._woken.actors = []
         try:
             actor.take_turn(1)
         finally:
+            self._woken.actors = None
+            self._pass_on(woken)
             this_thread.in_turn = False
 
     def run_together(self, call: Callable[[], object], *, inline: bool) -> None:
@@ -148,11 +151,12 @@ class ThreadDispatcher:
         Event loops are woken once, and so is an actor that follows (`Actor.follows_its_senders`): for each of many
         turns these would take the interpreter from the thread that takes them.
         """
+        before = self._woken.actors
         woken = self._woken.actors = []
         try:
             call()
         finally:
-            self._woken.actors = None
+            self._woken.actors = before
             if inline:
                 was_in_turn, this_thread.in_turn = this_thread.in_turn, True
                 self._take_turns(woken)
@@ -162,13 +166,19 @@ class ThreadDispatcher:
                     self._ready.put(woken[start : start + TOGETHER])
 
     def _take_turns(self, actors: list[Actor]) -> None:
+        before, gathered_before = self._woken.actors, this_thread.gathered
         woken = self._woken.actors = []
         gathered = this_thread.gathered = {}
         for actor in actors:
             _take_turn(actor)
-        self._woken.actors = this_thread.gathered = None
-        for waiting in gathered:
+        self._woken.actors = before
+        self._pass_on(woken)
+        this_thread.gathered = gathered_before
+        for waiting in gathered:  # last: it gives the interpreter to the thread of that loop
             waiting.wake()
+
+    def _pass_on(self, woken: list[Actor]) -> None:
+        """Give the actors their turns that were woken in those of others."""
         for actor in woken:
             if actor.follows_its_senders:
                 _take_turn(actor)
@@ -202,8 +212,10 @@ class ThreadDispatcher:
         while (ready := self._ready.get()) is not None:
             if isinstance(ready, list):
                 self._take_turns(ready)
-            else:
+            elif self._may_block:  # what it wakes does not wait for it
                 _take_turn(ready)
+            else:
+                self._take_turns([ready])
             del ready  # or an idle worker would keep a dead actor
 
 
@@ -242,11 +254,14 @@ class PinnedActor(Actor):
             self._own.stop()
 
 
-def _is_interrupted_anywhere() -> bool:
-    """Whether Ctrl-C raises wherever the main thread is: without a loop, and under one that leaves Python's handler.
+def is_interruptible() -> bool:
+    """Whether Ctrl-C could raise between any two steps of a turn on this thread, after which its actor would not wake.
 
-    Asked for each message: `signal.getsignal` looks for a name of the handler, which takes 15 us under `asyncio.run`.
+    True on the main thread without a loop, and under one that leaves Python's handler. Asked for each message:
+    `signal.getsignal` looks for a name of the handler, which takes 15 us under `asyncio.run`.
     """
+    if threading.get_ident() != _main_thread:
+        return False
     return asyncio._get_running_loop() is None or _signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Never, TypeVar
 import pykka
 
 from commitcast.actors.kernel.errors import FutureTimeoutError
-from commitcast.actors.kernel.loopcalls import call_on_loop
+from commitcast.actors.kernel.loopcalls import wake_on_loop
 from commitcast.actors.kernel.waiting import Signal
 from commitcast.persistence.errors import ForkedRuntimeError
 
@@ -177,7 +177,7 @@ class Future(pykka.Future[T]):
                 if not arrived.done():
                     arrived.set_result(None)
 
-            self.add_done_callback(lambda _: call_on_loop(loop, wake))
+            self.add_done_callback(lambda _: wake_on_loop(loop, wake))
             yield from arrived
         try:
             return self.get()

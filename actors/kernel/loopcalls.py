@@ -31,6 +31,9 @@ class _LoopCalls:
             return True
         self._is_scheduled = True
         try:
+            if loop is not None and asyncio._get_running_loop() is loop:  # this is its thread
+                loop.call_soon(self.run)
+                return True
             if loop is not None:
                 loop.call_soon_threadsafe(self.run)
                 return True
@@ -75,6 +78,17 @@ def call_on_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) ->
         return calls.wake()
     this_thread.gathered[calls] = None
     return True
+
+
+def wake_on_loop(loop: asyncio.AbstractEventLoop, wake: Callable[[], object]) -> bool:
+    """Wake something that waits on a loop, at once if this is the loop's thread; return False if the loop is closed.
+
+    For calls whose order among others does not matter, and that only schedule something.
+    """
+    if asyncio._get_running_loop() is loop:
+        wake()
+        return True
+    return call_on_loop(loop, wake)
 
 
 def _in_child() -> None:

@@ -5,6 +5,10 @@ message comes to an idle actor: whichever thread takes the mailbox's *token* wak
 appends. At its end a turn gives the token back, looks once more, and takes it again for a message that came in between;
 so no message is left behind, and no sender ever waits for a lock: the queue is the interpreter's own.
 
+**An owner may sleep on.** An actor that has its hands full, and will get a message when they are free, would only put
+what comes now aside. So a sender may leave it asleep (`can_wait`), and that message finds all of it in the mailbox. Any
+other message wakes it.
+
 The states, and the call that leads from one to the next:
 
     state      token  put() by any thread              the next state
@@ -76,7 +80,7 @@ class Envelope(msgspec.Struct, gc=False):
 class Mailbox(queue.SimpleQueue[Envelope]):
     """The messages that wait for one actor. `get(False)` takes the oldest or raises `Empty`."""
 
-    __slots__ = ("_drained_by", "_state", "_token", "is_stopped", "limit_messages", "owner")
+    __slots__ = ("_drained_by", "_state", "_token", "is_stopped", "is_wanted", "limit_messages", "owner")
 
     def __init__(self, limit_messages: int | None = None) -> None:
         """Make a mailbox without an owner.
@@ -90,6 +94,8 @@ class Mailbox(queue.SimpleQueue[Envelope]):
         self._state = DETACHED
         self.is_stopped = False
         """Whether its actor takes no further turn."""
+        self.is_wanted = False
+        """Whether a message has come since the last turn that must not wait. See `put`."""
         self.limit_messages = limit_messages
         self.owner: Actor | None = None
         """The actor that takes the turns; None in DETACHED, STOPPING and CLOSED."""
@@ -103,7 +109,7 @@ class Mailbox(queue.SimpleQueue[Envelope]):
     # Senders, on any thread.
 
     def put(  # type: ignore[override]  # it never blocks
-        self, envelope: Envelope, *, bounded: bool = False, inline: bool = False
+        self, envelope: Envelope, *, bounded: bool = False, inline: bool = False, can_wait: bool = False
     ) -> bool:
         """Add a message. Never blocks.
 
@@ -111,6 +117,7 @@ class Mailbox(queue.SimpleQueue[Envelope]):
             envelope: the message.
             bounded: it is an ordinary message, which is refused at the limit.
             inline: let an idle owner handle it on this thread, if that can be done.
+            can_wait: leave an idle owner asleep if it says that it would do nothing with it yet (`Actor.sleeps_on`).
 
         Returns:
             False if it was refused.
@@ -121,14 +128,26 @@ class Mailbox(queue.SimpleQueue[Envelope]):
         if self._state is CLOSED:
             assert self._drained_by is not None
             self._drained_by.drain_closed_mailbox()
-        elif self._token.acquire(False):
+            return True
+        if not can_wait:
+            self.is_wanted = True  # before the token is tried: who has it looks here after it has given it back
+        if self._token.acquire(False):
             owner = self.owner
             assert owner is not None
+            if can_wait and owner.sleeps_on and self._leave_asleep(owner):
+                return True
             if inline:
                 owner.dispatcher.try_run_inline(owner)
             else:
                 owner.dispatcher.schedule(owner)
         return True
+
+    def _leave_asleep(self, owner: "Actor") -> bool:
+        """Give the token back if nothing that has come wants a turn; return False if the caller still has it."""
+        if self.is_wanted or not owner.may_wait(self.qsize()):
+            return False
+        self._token.release()
+        return not self.is_wanted or not self._token.acquire(False)
 
     # The owner, on the thread of its start or of its turn.
 
@@ -140,10 +159,13 @@ class Mailbox(queue.SimpleQueue[Envelope]):
 
     def turn_ended(self) -> None:
         """Become idle; wake the owner again for a message that came during the last moment of its turn."""
+        owner = self.owner
+        assert owner is not None
         self._token.release()
-        if not self.empty() and self._token.acquire(False):
-            assert self.owner is not None
-            self.owner.dispatcher.schedule(self.owner)
+        if not self.empty():
+            is_wanted = self.is_wanted or not owner.sleeps_on or not owner.may_wait(self.qsize())
+            if is_wanted and self._token.acquire(False):
+                owner.dispatcher.schedule(owner)
 
     def detach(self) -> None:
         """Keep what waits and what comes for the actor that replaces the owner."""

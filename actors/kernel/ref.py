@@ -65,7 +65,7 @@ class ActorRef(pykka.ActorRef[A]):
         inbox = self.actor_inbox
         if inbox.is_stopped:
             raise pykka.ActorDeadError(f"{self} not found")
-        if not inbox.put(Envelope(message), bounded=True):
+        if not inbox.put(Envelope(message), bounded=True, can_wait=True):
             raise MailboxFullError(str(self), inbox.limit_messages or 0)
 
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
@@ -79,7 +79,7 @@ class ActorRef(pykka.ActorRef[A]):
         future: Future[Any] = Future()
         if self.actor_inbox.is_stopped:
             future.fail(pykka.ActorDeadError(f"{self} not found"))
-        elif not self.actor_inbox.put(Envelope(message, future), bounded=True):
+        elif not self.actor_inbox.put(Envelope(message, future), bounded=True, can_wait=True):
             future.fail(MailboxFullError(str(self), self.actor_inbox.limit_messages or 0))
         return future.get(timeout=timeout) if block else future
 

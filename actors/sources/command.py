@@ -28,10 +28,11 @@ from commitcast.actors.sources.parsers import (
     is_told_to_print_json,
 )
 from commitcast.actors.sources.processes.pipes import ChildPipes
-from commitcast.actors.sources.processes.process import Program, process_started
+from commitcast.actors.sources.processes.process import Program
 from commitcast.actors.sources.verdict import account, decide_ending, failed
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
+from commitcast.persistence.recovery.identity import process_started
 
 logger: Final = logging.getLogger(__name__)
 

@@ -8,6 +8,8 @@ import msgspec
 
 from commitcast.persistence.records import AgentStatus
 
+MAX_ERROR_CHARACTERS: Final = 1_000_000
+"""Of an error's text; the rest is cut off. It is kept in the agent's row, which every reader of the agent reads."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -75,9 +77,14 @@ def error_text(error: BaseException) -> tuple[str, str]:
     """Return the name of an error's class and a message that can be stored: its text, or the name if it has none."""
     name = type(error).__name__
     try:
-        return name, clean_text(str(error)) or name
+        return name, clean_error(str(error)) or name
     except Exception:  # a defect in the error's own text must not hide the error
         return name, name
+
+
+def clean_error(text: str) -> str:
+    """Return an error's text as it can be stored: see `clean_text`. A very long one is cut off, and ends with `…`."""
+    return clean_text(text if len(text) <= MAX_ERROR_CHARACTERS else f"{text[:MAX_ERROR_CHARACTERS]}…")
 
 
 def clean_text(text: str) -> str:

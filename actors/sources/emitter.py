@@ -68,9 +68,18 @@ class Emitter:
     async def put_async(self, draft: Draft) -> None:
         """Queue a draft, awaiting at the bound. Raises `SourceCancelledError`."""
         message = self.storable(draft)
+        if self.try_put(message):
+            return
         if not await self._credit.acquire_async(self._agent, message.size, self.cancelled):
             self.raise_cancelled()
         self._queue(message)
+
+    def try_put(self, message: NewMessage) -> bool:
+        """Queue a message if the agent is not at its bound; return whether it was. Raises `SourceCancelledError`."""
+        if self.cancelled.is_set() or not self._credit.try_acquire(self._agent, message.size):
+            return False
+        self._queue(message)
+        return True
 
     def emit(self, draft: Draft) -> Future[MessageRecord]:
         """Queue a draft and return the future of its record. Blocks like `put`, but never an event loop."""

@@ -17,7 +17,7 @@ from commitcast.actors.errors import SourceCancelledError
 from commitcast.actors.messages import SourceEnded, Start
 from commitcast.actors.sources.closing import aclosed, close_unfinished_by, closed
 from commitcast.actors.sources.context import AgentContext
-from commitcast.actors.sources.draft import Draft, Ending, clean_text
+from commitcast.actors.sources.draft import Draft, Ending, clean_error
 from commitcast.actors.sources.emitter import Ask, Emitter, Tell
 from commitcast.actors.sources.tasks import SourceTask, SourceTasks
 from commitcast.actors.sources.threads import SourceThreads
@@ -258,4 +258,4 @@ def _checked(agent: str, ending: Ending) -> Ending:
     except InvalidValueError as error:
         return _failure(agent, error)
     message = ending.error_message
-    return ending if message is None else msgspec.structs.replace(ending, error_message=clean_text(message))
+    return ending if message is None else msgspec.structs.replace(ending, error_message=clean_error(message))

@@ -12,7 +12,7 @@ every entry of its log after the position `start`. A ring continues a cursor tha
 
 import logging
 from bisect import bisect_right
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -72,6 +72,8 @@ class Hub:
     ) -> None:
         self.pacer = Pacer()
         """When what was committed is released to its subscribers."""
+        self.on_audience: Callable[[bool], object] = lambda has_one: None
+        """Called before the first subscription begins, and after the last one has ended."""
         self._rings = rings or Rings()
         self._all_agents = all_agents or AllAgentsLog()
         self._redactor = redactor or Redactor()
@@ -124,6 +126,8 @@ class Hub:
         """
         agent = subscription.agent
         self.unsubscribe(subscription.subscriber, agent)
+        if not self._by_agent:
+            self.on_audience(True)
         subscription.subscriber.subscriptions[agent] = subscription
         self._by_agent.setdefault(agent, {})[subscription] = None
         if subscription.is_to_all:
@@ -146,6 +150,8 @@ class Hub:
                 self._all_agents.end()
             else:
                 self._rings.drop(agent)
+            if not self._by_agent:
+                self.on_audience(False)
         return True
 
     def disconnect(self, subscriber: Subscriber) -> None:

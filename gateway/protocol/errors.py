@@ -42,7 +42,7 @@ class ErrorCode(StrEnum):
     TOO_LARGE = "too_large"
     """The frame or its content is too large."""
     UNAVAILABLE = "unavailable"
-    """The store cannot be read or written now."""
+    """The store cannot be read or written now, or tokens cannot be checked."""
     INTERNAL = "internal"
     """A defect of the server; its log has the details."""
 
@@ -65,6 +65,8 @@ class CloseCode(IntEnum):
     """Nothing was received from the peer for two heartbeats."""
     RATE = 4004
     """Requests continued after `rate_limited`, or there were too many control frames or fragments."""
+    UNAVAILABLE = 4005
+    """Tokens cannot be checked now."""
     BAD_REQUEST = 4500
     """The peer does not speak this protocol."""
     UNAUTHENTICATED = 4501

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -146,10 +146,14 @@ class Gateway:
         )
         self.collectors: list[Collector] = [self]
         """Of the metrics that `/metrics` shows; the host appends its own."""
+        self.refreshing: list[Callable[[], Awaitable[None]]] = []
+        """Awaited before they are shown: of collectors that must ask for their metrics."""
         self.counts = ConnectionCounts(self.limits)
         self._from = self.counts.by_origin
         """Connections of each address, under the name that scripts outside this package read."""
         self.is_draining = False
+        self.tunnels = 0
+        """Requests that apps in other processes have forwarded, and that are not answered yet."""
         self._sessions: dict[Peer, Session] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         """On which it works, once it has begun."""
@@ -236,7 +240,7 @@ class Gateway:
 
     async def wait_closed(self, timeout: float) -> None:
         """Wait until every connection is closed, at most this many seconds."""
-        await wait_until(lambda: not self._sessions, timeout)
+        await wait_until(lambda: not self._sessions and not self.tunnels, timeout)
 
     async def wait_caught_up(self, timeout: float) -> None:
         """Wait until subscribers have what is committed, at most this many seconds."""

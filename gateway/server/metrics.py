@@ -71,6 +71,11 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    @property
+    def count(self) -> int:
+        """How many values were counted."""
+        return sum(self._counts)
+
     def metric(self, name: str, meaning: str) -> Metric:
         """Return it for Prometheus."""
         bounds = [*map(str, self._bounds), "+Inf"]

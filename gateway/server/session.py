@@ -22,7 +22,7 @@ from commitcast.gateway.protocol.errors import CloseCode, ErrorCode, FrameError
 from commitcast.gateway.server.access.auth import Grant
 from commitcast.gateway.server.access.authentication import Authenticator
 from commitcast.gateway.server.access.limits import BYTES_PER_REQUEST, Bucket, Limits
-from commitcast.gateway.server.errors import TokenError
+from commitcast.gateway.server.errors import TokenError, VerifierUnavailableError
 from commitcast.gateway.server.metrics import Traffic
 from commitcast.gateway.server.peer import LivenessMonitor, Peer
 from commitcast.gateway.server.pump import Pump
@@ -44,6 +44,7 @@ _CLOSE_CODES: Final = {
     ErrorCode.TOKEN_EXPIRED: CloseCode.TOKEN_EXPIRED,
     ErrorCode.FORBIDDEN: CloseCode.FORBIDDEN,
     ErrorCode.RATE_LIMITED: CloseCode.RATE,
+    ErrorCode.UNAVAILABLE: CloseCode.UNAVAILABLE,
 }
 
 
@@ -68,6 +69,8 @@ class Session:
         self._context = context
         self._grant: Grant | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._verifying: asyncio.Timeout | None = None
+        """Ends the wait for a verification, while there is one."""
         self._running_requests = asyncio.Semaphore(context.limits.running_requests)
         self._bad_frames = 0
         self._is_closing = False
@@ -77,11 +80,11 @@ class Session:
         """Serve the connection until it is closed."""
         self._welcome()
         try:
-            if not self._accept(self.peer.token):
+            if not await self._accept(self.peer.token) and not self._is_closing:
                 self._set_timer(self._context.limits.hello_timeout_s, self._on_no_hello)
             async for data in self.peer.receive():
                 await self._on_data(data)
-        except TokenError as error:
+        except (TokenError, VerifierUnavailableError) as error:
             await self._reject(None, error)
         except OSError:  # the connection was lost
             pass
@@ -119,19 +122,25 @@ class Session:
                     "hello_timeout_ms": round(limits.hello_timeout_s * 1000),
                     "stall_timeout_ms": round(limits.stall_timeout_s * 1000),
                 },
-                needs_hello=self.peer.token is None and self._grant_of(None) is None,
+                needs_hello=self.peer.token is None and self._context.authenticator.needs_token,
             )
         )
 
     # Authentication.
 
-    def _accept(self, token: str | None) -> bool:
-        """Take over what a token grants; return False if there is no token and one is needed.
+    async def _accept(self, token: str | None) -> bool:
+        """Take over what a token grants; return False if one is needed and missing, or the connection was closed.
+
+        While a verification is under way no further frame is answered, what the connection had keeps its rights, and
+        at their expiry it is closed.
 
         Raises:
             TokenError: the token is not accepted.
+            VerifierUnavailableError: tokens cannot be checked now.
         """
-        grant = self._grant_of(token)
+        if self._grant is None:
+            self._set_timer(None)  # the `hello` is here; verifications have a limit of their own
+        grant = await self._grant_of(token)
         if grant is None:
             return False
         if self._grant is None:
@@ -142,8 +151,18 @@ class Session:
         )
         return True
 
-    def _grant_of(self, token: str | None) -> Grant | None:
-        return self._context.authenticator.grant_of(token, self.peer.peer_address)
+    async def _grant_of(self, token: str | None) -> Grant | None:
+        """Return what a token grants; None if one is needed and missing, or the connection was closed meanwhile."""
+        try:
+            async with asyncio.timeout(None) as self._verifying:
+                grant = await self._context.authenticator.grant_of(token, self.peer.peer_address)
+        except (TimeoutError, TokenError, VerifierUnavailableError):
+            if not self._is_closing:
+                raise
+            return None  # `close` has ended the wait, and nothing more is answered
+        finally:
+            self._verifying = None
+        return None if self._is_closing else grant
 
     def _on_expired(self) -> None:
         assert self._grant is not None
@@ -160,10 +179,12 @@ class Session:
     async def _on_hello(self, frame: frames.Hello) -> None:
         try:
             if frame.token is not None or self._grant is None:
-                if not self._accept(frame.token):
+                if not await self._accept(frame.token):
+                    if self._is_closing:
+                        return
                     raise TokenError("a token is needed: send hello with one")
                 self._end_forbidden_subscriptions()
-        except TokenError as error:
+        except (TokenError, VerifierUnavailableError) as error:
             if self._grant is None:
                 await self._reject(frame.id, error)
             else:  # the one before is valid until it expires
@@ -184,9 +205,10 @@ class Session:
                 self._context.hub.unsubscribe(self.peer.subscriber, agent)
                 self._refuse(None, agent, refusal)
 
-    async def _reject(self, id: frames.FrameId, error: TokenError) -> None:
-        self._refuse(id, None, refusal_of(error))
-        await self.close(_CLOSE_CODES[error.error_code], str(error))
+    async def _reject(self, id: frames.FrameId, error: TokenError | VerifierUnavailableError) -> None:
+        refusal = refusal_of(error)
+        self._refuse(id, None, refusal)
+        await self.close(_CLOSE_CODES[refusal.code], refusal.message)
 
     # Frames.
 
@@ -319,6 +341,8 @@ class Session:
         if self._is_closing:
             return
         self._is_closing = True
+        if self._verifying is not None:
+            self._verifying.reschedule(asyncio.get_running_loop().time())
         self._context.hub.disconnect(self.peer.subscriber)  # nothing more is sent to it, not even while it closes
         self._context.traffic.closes[code] += 1
         self._send(frames.Goodbye(code=code, reason=reason, reconnect_ms=reconnect_ms))

@@ -45,6 +45,7 @@ class Committer:
         folder: Folder | None,
         log: Log | None,
         is_closing: Callable[[], bool],
+        on_waiting: Callable[[str | None], object] = lambda for_what: None,
     ) -> None:
         """Begin a run of a database that was opened and migrated.
 
@@ -55,6 +56,7 @@ class Committer:
             folder: of the file; None for a database in memory.
             log: of a file in WAL mode; None in DELETE mode and in memory.
             is_closing: whether to give up waiting for other programs.
+            on_waiting: called in `commit` with the reason when it is kept waiting, and with None when it is over.
 
         Raises:
             apsw.Error: the database cannot be written.
@@ -70,6 +72,7 @@ class Committer:
         self._folder = folder
         self._log = log
         self._is_closing = is_closing
+        self._on_waiting = on_waiting
         self._reserved: list[int] = []
         self._has_run = False
         self._begin_run()
@@ -93,6 +96,10 @@ class Committer:
             if not isinstance(refusal, StoreUnavailableError):
                 raise
 
+    def _note_waiting(self, for_what: str | None) -> None:
+        self.waits_for = for_what
+        self._on_waiting(for_what)
+
     def close(self) -> None:
         """Close the descriptors that it holds, not the connection. Idempotent."""
         self._release_descriptors()
@@ -109,7 +116,7 @@ class Committer:
             except StoreUnavailableError as error:
                 lacks_resources = type(error) is StoreUnavailableError  # not a lock, nor room on the disk
                 if not lacks_resources or not self._release_descriptors():
-                    self.waits_for = str(error)
+                    self._note_waiting(str(error))
                     raise
 
     def _reserve_descriptors(self) -> None:
@@ -129,7 +136,7 @@ class Committer:
         writing = self._pool.gate.writing
         in_memory = self._folder is None
         if self._log is not None and self._log.is_due:
-            self._checkpoint(self._log)
+            self.checkpoint(self._log)
         # In memory readers and an open transaction exclude each other, so the gate is held for all of it.
         with writing() if in_memory else nullcontext():
             try:
@@ -154,10 +161,11 @@ class Committer:
                 self._roll_back(error)
                 raise
         self._has_run = True
-        self.waits_for = None
+        if self.waits_for is not None:
+            self._note_waiting(None)
         return self._batch.outcomes(plans, time.monotonic_ns())
 
-    def _checkpoint(self, log: Log) -> None:
+    def checkpoint(self, log: Log) -> None:
         """Copy the log into the file. What it holds was acknowledged, and is durable whether or not this succeeds."""
         assert self._watch is not None
         with self._pool.gate.writing():
@@ -206,7 +214,7 @@ class Committer:
             except apsw.BusyError:  # a reader in another program; the transaction is still whole
                 if self._is_closing():
                     raise
-                self.waits_for = f"another program is reading {self._path}: the commit waits for it"
+                self._note_waiting(f"another program is reading {self._path}: the commit waits for it")
                 logger.warning(self.waits_for)
             except (apsw.Error, MemoryError) as error:
                 if commit_errors.was_rolled_back(error, self._writer):

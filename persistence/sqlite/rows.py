@@ -184,18 +184,7 @@ class Plan(msgspec.Struct, gc=False):
     def add_agent(self, agent: str, new: NewAgent) -> AgentRecord:
         """Add an agent at the next position, and return it. Its messages are added separately."""
         self.position += 1
-        record = AgentRecord(
-            id=agent,
-            epoch=new.epoch,
-            position=self.position,
-            type=new.type,
-            status=AgentStatus.INITIALIZING,
-            head=len(new.messages),
-            prompt=new.prompt,
-            created_at=new.created_at,
-            idempotency_key=new.idempotency_key,
-            configuration_json=new.configuration_json,
-        )
+        record = new.stored(agent, self.position)
         self.agents.append(astuple(record))
         return record
 
@@ -223,21 +212,7 @@ class Plan(msgspec.Struct, gc=False):
             if not sequence % STEP:
                 self.steps.append((key, sequence, position, ",".join(map(str, recent[:0:-1]))))
                 del recent[:]
-            records.append(
-                MessageRecord(
-                    agent,
-                    sequence,
-                    position,
-                    message.type,
-                    message.role,
-                    message.content,
-                    message.content_type,
-                    message.created_at,
-                    message.metadata_json,
-                    message.raw,
-                    message.key,
-                )
-            )
+            records.append(message.stored(agent, sequence, position))
         self.position = position
         self.keys += [key] * len(records)
         self.messages += records
@@ -247,18 +222,7 @@ class Plan(msgspec.Struct, gc=False):
         """Add a change of status after a sequence at the next position, and return it."""
         self.position += 1
         self.wants_records = self.wants_records or new.wants_record
-        change = StatusChange(
-            agent=agent,
-            position=self.position,
-            previous=new.previous,
-            status=new.status,
-            sequence=sequence,
-            at=new.at,
-            reason=new.reason,
-            error_name=new.error_name,
-            error_message=new.error_message,
-            result_json=new.result_json,
-        )
+        change = new.stored(agent, sequence, self.position)
         self.changes.append(change)
         self.changed_keys.append(key)
         return change

@@ -4,12 +4,13 @@ Owns the connections, the lock, and their order at open and close. Commits are i
 is called by one thread; reads by any.
 """
 
+import contextlib
 import logging
 import os
 import secrets
 import shlex
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, Never
@@ -24,12 +25,13 @@ from commitcast.persistence.errors import (
     StoreError,
     StoreOpenError,
     StorePathError,
+    StoreUnavailableError,
 )
 from commitcast.persistence.sqlite import connections, journal, opening
 from commitcast.persistence.sqlite.backup import back_up, target_of
 from commitcast.persistence.sqlite.commit import Committer
 from commitcast.persistence.sqlite.folder import Folder
-from commitcast.persistence.sqlite.lock import FileLock, refuse_if_locked
+from commitcast.persistence.sqlite.lock import FileLock, refuse_if_locked, wait_for_server
 from commitcast.persistence.sqlite.log import Log
 from commitcast.persistence.sqlite.pool import ReaderPool
 from commitcast.persistence.sqlite.reader import SqliteReader
@@ -50,6 +52,7 @@ class SqliteStore(SqliteReader):
         read_only: bool = False,
         journal_mode: str = journal.DELETE,
         vfs: str | None = None,
+        note: str = "",
     ) -> None:
         """Make a store; nothing is opened yet.
 
@@ -59,6 +62,7 @@ class SqliteStore(SqliteReader):
             journal_mode: `delete`, or `wal` for a write-ahead log, where a commit takes one sync. A file that is in the
                 other mode is switched when it is opened for writing; in memory there is no journal.
             vfs: name of a registered SQLite VFS, for fault tests.
+            note: of a process that serves the file to others. See `announce`.
 
         Raises:
             InvalidValueError: `journal_mode` is neither.
@@ -69,6 +73,7 @@ class SqliteStore(SqliteReader):
         self._read_only = read_only
         self._journal_mode = journal.checked_mode(journal_mode)
         self._vfs = vfs
+        self._note = note
         self._source = f"file:/commitcast-{secrets.token_hex(8)}?vfs=memdb" if self._in_memory else str(self._path)
         self._lock: FileLock | None = None
         self._folder: Folder | None = None
@@ -78,6 +83,8 @@ class SqliteStore(SqliteReader):
         self._committing = threading.Lock()
         self._closing = threading.Event()
         self._was_forked = False
+        self.on_waiting: Callable[[str | None], object] = lambda for_what: None
+        """Called by `commit` with the reason when it is kept waiting, and with None when it is over. Must not block."""
 
     @property
     def name(self) -> str:
@@ -119,6 +126,30 @@ class SqliteStore(SqliteReader):
                 raise opening.explain(error, self.name) from error
             raise
 
+    def announce(self, note: str) -> None:
+        """Tell other processes how the file is served, by a note in the lock file. While it is open for writing.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        assert self._lock is not None
+        self._lock.announce(note)
+
+    def settle(self) -> None:
+        """Copy the log into the file, in WAL mode: from then on a copy of the file alone has everything committed.
+
+        What another program reads from the log is left in it, and so is what cannot be copied now.
+        """
+        with self._between_commits():
+            if self._log is not None and self._committer is not None:
+                with contextlib.suppress(StoreUnavailableError):
+                    self._committer.checkpoint(self._log)
+
+    @property
+    def note_found(self) -> str:
+        """The note of a process that had the file open and was killed; else empty. While it is open for writing."""
+        return "" if self._lock is None else self._lock.note_found
+
     def _check_readable(self) -> None:
         opening.inspect(self._path, write=False)
         with closing(self._connect_reader()) as reader:
@@ -136,7 +167,8 @@ class SqliteStore(SqliteReader):
             journal.switch(writer, self.name, self._journal_mode)
             self._log = Log(self._path, writer) if self._journal_mode == journal.WAL else None
         path = Path(opening.MEMORY) if self._in_memory else self._path
-        self._committer = Committer(writer, self._pool, path, self._folder, self._log, self._closing.is_set)
+        waits = self._closing.is_set, lambda for_what: self.on_waiting(for_what)
+        self._committer = Committer(writer, self._pool, path, self._folder, self._log, *waits)
         if not self._in_memory:
             self._pool.open()
 
@@ -148,9 +180,11 @@ class SqliteStore(SqliteReader):
         opening.check_folder(self._path)
         opening.check_name(self._path)
         if self._path.exists():
+            if not self._note:
+                wait_for_server(self._path)
             refuse_if_locked(self._path)
             opening.inspect(self._path, write=True)
-        self._lock = FileLock(self._path)
+        self._lock = FileLock(self._path, self._note)
         self._folder = Folder(self._path)
         opening.create_if_missing(self._path)
         opening.inspect(self._path, write=True)

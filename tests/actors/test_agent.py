@@ -13,7 +13,7 @@ from commitcast.actors import AgentContext, AgentRuntime, AgentStatus
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.messages import Complete, Patch
 from commitcast.persistence import verify
-from commitcast.persistence.errors import CommitcastError
+from commitcast.persistence.errors import CommitcastError, NotOwnerError
 from commitcast.persistence.records import MessageRecord
 from commitcast.persistence.writes import AgentPatch
 from stores import INITIALIZING, RUNNING, change, new_agent, of, opened
@@ -116,6 +116,20 @@ def test_an_agent_whose_actor_met_a_defect_ends_failed_instead_of_running_for_ev
         runtime._running.directory.tell(agent.id, RuntimeError("a defect"))  # type: ignore[arg-type]
 
         assert agent.wait(2).status is AgentStatus.FAILED
+
+
+def test_an_agent_of_another_runtime_that_ends_in_the_midst_of_a_turn_is_written_to_in_the_rest_of_it() -> None:
+    office = Office()
+    office.add("a")
+    office.foreign.add("a")
+    early, late = office.emit("a", "early"), office.emit("a", "late")
+    early.add_done_callback(lambda _: office.add("a", AgentStatus.COMPLETED))
+
+    office.run()
+
+    assert isinstance(early.exception(0), NotOwnerError)
+    assert [[message.content for message in append.messages] for append in office.database.heard] == [["late"]]
+    assert not late.done()
 
 
 def test_no_turn_is_taken_on_the_main_thread_where_an_interrupt_could_tear_it(

@@ -31,6 +31,7 @@ def statuses(path: Path) -> set[AgentStatus]:
         store.close()
 
 
+@pytest.mark.both_forms
 class TestLoops:
     def test_a_cancelled_launch_leaves_no_agent_that_nobody_runs(self, agent_runtime: AgentRuntime) -> None:
         async def host() -> None:
@@ -72,6 +73,7 @@ class TestLoops:
         assert "loop" in record.error_message
 
 
+@pytest.mark.both_forms
 class TestThreads:
     def test_a_source_whose_thread_cannot_be_started_fails_and_takes_nobodys_place(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -111,6 +113,7 @@ class TestThreads:
         assert ran == [f"Source-{number}" for number in range(5)]
 
 
+@pytest.mark.both_forms
 class TestCallbacks:
     def test_one_that_repeats_a_refused_command_for_ever_delays_no_other_agent(
         self, agent_runtime: AgentRuntime
@@ -159,6 +162,7 @@ class TestCallbacks:
             assert two.emit("the runtime goes on").get(TIMEOUT_S).sequence == 2
 
 
+@pytest.mark.both_forms
 class TestBounds:
     def test_commands_that_wait_for_an_agent_are_bounded_and_its_messages_are_not_refused(
         self, tmp_path: Path, mock_gateway: MockGateway
@@ -191,6 +195,7 @@ class TestBounds:
         assert agent_runtime.stats().unacknowledged_messages == 0
 
 
+@pytest.mark.both_forms
 class TestTheStop:
     def test_it_does_not_wait_for_those_who_still_speak(self, tmp_path: Path) -> None:
         goes_on = True
@@ -216,6 +221,7 @@ class TestTheStop:
         assert statuses(tmp_path / "a.db") == {AgentStatus.TERMINATED}
 
 
+@pytest.mark.both_forms
 def test_a_host_that_answers_its_own_future_costs_nobody_elses_place(agent_runtime: AgentRuntime) -> None:
     agent = agent_runtime.launch()
     agent.emit("before").get(TIMEOUT_S)

@@ -121,6 +121,7 @@ def test_a_waiter_is_given_the_record_of_an_end_that_nobody_asked_for(tmp_path: 
         assert readers.get(agent.id) is None
 
 
+@pytest.mark.both_forms
 def test_slow_followers_cost_a_cursor_and_get_everything(tmp_path: Path) -> None:
     count, followers = 20_000, 100
     with AgentRuntime(tmp_path / "a.db") as runtime, ExitStack() as open_ones:
@@ -145,6 +146,7 @@ def test_slow_followers_cost_a_cursor_and_get_everything(tmp_path: Path) -> None
         assert [message.sequence for message in slow[0]] == list(range(2, count + 2))
 
 
+@pytest.mark.both_forms
 def test_nothing_is_kept_for_one_that_only_waits_and_a_later_follower_gets_everything(tmp_path: Path) -> None:
     with AgentRuntime(tmp_path / "a.db") as runtime:
         agent = runtime.launch(id="a")
@@ -174,6 +176,7 @@ def test_nothing_is_kept_for_one_that_only_waits_and_a_later_follower_gets_every
         assert [*seen, *(message.content for message in followed)] == ["2", "3", "4", "5"]
 
 
+@pytest.mark.both_forms
 def test_the_end_of_the_runtime_wakes_who_follows_and_who_waits(tmp_path: Path) -> None:
     async def scenario() -> list[Any]:
         runtime = AgentRuntime(tmp_path / "a.db", stop_timeout_s=0.1)
@@ -193,6 +196,7 @@ def test_the_end_of_the_runtime_wakes_who_follows_and_who_waits(tmp_path: Path) 
     assert [type(outcome) for outcome in asyncio.run(scenario())] == [RuntimeStoppedError] * 2
 
 
+@pytest.mark.both_forms
 @pytest.mark.parametrize("blocks", [lambda agent: agent.wait(), lambda agent: list(agent.follow())])
 def test_to_block_the_loop_of_its_source_is_refused_and_names_the_twin(
     tmp_path: Path, blocks: Callable[[AgentHandle], object]
@@ -293,6 +297,7 @@ def test_of_an_agent_at_work_nothing_is_read_before_or_after_the_first_news(tmp_
     asyncio.run(scenario())
 
 
+@pytest.mark.both_forms
 def test_one_that_begins_between_messages_misses_none_and_hears_none_twice(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with AgentRuntime(tmp_path / "a.db") as runtime:

@@ -34,6 +34,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "agents.db"
 
 
+@pytest.mark.both_forms
 class TestStartAndStop:
     def test_agents_at_work_are_terminated_by_an_ordered_stop(self, path: Path) -> None:
         def endless(context: AgentContext) -> Iterator[str]:
@@ -78,6 +79,7 @@ class TestStartAndStop:
         runtime.stop()
         runtime.stop()
 
+    @pytest.mark.own_process("the others share the file")
     def test_a_second_runtime_on_the_same_file_is_refused_and_the_first_unharmed(self, path: Path) -> None:
         with AgentRuntime(path) as runtime:
             with pytest.raises(StoreOpenError, match="another runtime has it"):
@@ -108,6 +110,7 @@ class TestStartAndStop:
                 use()
             assert str(caught.value) == "the runtime is not running: it was stopped"
 
+    @pytest.mark.own_process("its gateway")
     def test_its_repr_says_what_it_is_about(self, path: Path) -> None:
         runtime = AgentRuntime(path, listen="127.0.0.1:0")
         seen = [repr(runtime)]
@@ -138,6 +141,7 @@ class TestStartAndStop:
             assert [message.content for message in one.agent("a").messages()] == ["one"]
 
 
+@pytest.mark.both_forms
 class TestRecovery:
     def abandon(self, path: Path) -> None:
         """Leave a file behind as a crash does: nothing is ended, nothing is closed in order."""
@@ -185,6 +189,7 @@ class TestRecovery:
             assert isinstance(runtime.agent("running").complete().exception(SECONDS), IllegalTransitionError)
 
 
+@pytest.mark.both_forms
 class TestLaunching:
     def test_an_id_is_used_once(self, agent_runtime: AgentRuntime) -> None:
         agent_runtime.launch(id="a1").emit("kept").get(SECONDS)
@@ -326,7 +331,7 @@ class TestRefusals:
         agent.emit("maybe").exception(SECONDS)
         error = other.emit("never").exception(SECONDS)
 
-        assert isinstance(error, StoreUnknownError | RuntimeStoppedError)
+        assert isinstance(error, NotStoredError | RuntimeStoppedError)
         wait_until(lambda: _is_stopped(runtime), "the runtime to stop by itself")
         assert [writes.agent for work in store.commits[before:] for writes in work] == [agent.id]
 
@@ -373,12 +378,14 @@ def _is_stopped(runtime: AgentRuntime) -> bool:
     return False
 
 
+@pytest.mark.both_forms
 class TestJournalMode:
     def test_a_runtime_opens_its_file_in_the_mode_that_it_is_given(self, tmp_path: Path) -> None:
         with AgentRuntime(tmp_path / "a.db", journal_mode="wal") as runtime:
             assert runtime.launch().emit("x").get(SECONDS).sequence == 1
             assert (tmp_path / "a.db-wal").stat().st_size > 0
 
+    @pytest.mark.own_process("its store")
     def test_a_store_of_ones_own_has_its_own_mode(self, tmp_path: Path) -> None:
         AgentRuntime(SqliteStore(tmp_path / "a.db", journal_mode="wal"), journal_mode="wal")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmark_errors import BenchmarkError
 from child import Child
@@ -35,12 +35,14 @@ class Chain:
 
 
 @contextmanager
-def running_chain(path: Path, journal_mode: str, agents: int, messages: int, completed: int = 0) -> Iterator[Chain]:
+def running_chain(
+    path: Path, options: dict[str, Any], agents: int, messages: int, completed: int = 0
+) -> Iterator[Chain]:
     """Run a chain; leaving the block stops it and makes sure that the subscriber was given nothing more.
 
     Args:
         path: of a file that is not there yet.
-        journal_mode: of that file.
+        options: of the runtime.
         agents: how many are launched before the clock starts.
         messages: how many the subscriber is going to be given.
         completed: how many agents it is going to hear of that they completed.
@@ -48,7 +50,7 @@ def running_chain(path: Path, journal_mode: str, agents: int, messages: int, com
     Raises:
         BenchmarkError: the subscriber was given something wrong, or is gone.
     """
-    with AgentRuntime(path, journal_mode=journal_mode, listen=LISTEN) as runtime:
+    with AgentRuntime(path, listen=LISTEN, **options) as runtime:
         order = {"url": runtime.url, "agent": frames.ALL, "messages": messages, "completed": completed}
         with Child("receiver", "the receiver", **order) as subscriber:
             handles = runtime.launch_many(agents, ids=[agent_name(index) for index in range(agents)])

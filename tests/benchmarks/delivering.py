@@ -13,6 +13,7 @@ from child import Child
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.gateway.hub.log import REST
+from commitcast.gateway.server.metrics import Traffic
 from harness import Harness
 from light_client import allow_files
 from load import Emitted, Pipeline, on_a_thread
@@ -37,7 +38,7 @@ def measure_replay(harness: Harness, agents: int) -> Sample:
     """Give one agent's stored messages to a subscriber, while that many others append (0: none)."""
     messages = harness.messages(of_ceiling=HISTORY_OF_CEILING)
     path = harness.kept("replay", lambda path: build_file(harness, path, [HISTORY], messages))
-    with AgentRuntime(path, journal_mode=harness.journal_mode, listen=LISTEN) as runtime:
+    with AgentRuntime(path, listen=LISTEN, **harness.options) as runtime:
         order = {"url": runtime.url, "agent": HISTORY, "messages": messages, "wait": True}
         with Child("receiver", "the receiver", **order) as subscriber:
             handles = runtime.launch_many(agents)
@@ -94,28 +95,45 @@ class _FanOut(msgspec.Struct, frozen=True):
 
 
 def _fan_out(harness: Harness, subscribers: int) -> _FanOut:
-    singles, many = harness.limited(SINGLE_FRAMES), harness.limited(FANOUT_MESSAGES)
-    agent = agent_name(0)
-    with harness.fresh() as path, AgentRuntime(path, journal_mode=harness.journal_mode, listen=LISTEN) as runtime:
+    return _FanOut(per_s=_fan_out_many(harness, subscribers), send_cpu_s=_fan_out_singly(harness, subscribers))
+
+
+def _fan_out_many(harness: Harness, subscribers: int) -> float:
+    many, agent = harness.limited(FANOUT_MESSAGES), agent_name(0)
+    with harness.fresh() as path, AgentRuntime(path, listen=LISTEN, **harness.options) as runtime:
         handle = runtime.launch(id=agent)
-        order = {"url": runtime.url, "agent": agent, "subscribers": subscribers, "targets": [singles, singles + many]}
+        order = {"url": runtime.url, "agent": agent, "subscribers": subscribers, "targets": [many]}
         with Child("subscriber_pool", "the pool", **order) as pool:
             pool.hear()
-            send_cpu_s = _send_singly(runtime, handle, singles, subscribers)
-            pool.hear()
-            pipeline = Pipeline([handle], many, [], after=singles)
+            pipeline = Pipeline([handle], many, [])
             began = time.perf_counter_ns()
             on_a_thread(pipeline.emit)
             took_ns = pool.hear()["reached"] - began
             pipeline.check_all()
             pool.hear()
-    return _FanOut(many * subscribers / (took_ns / 1e9), send_cpu_s)
+    per_s: float = many * subscribers / (took_ns / 1e9)
+    return per_s
+
+
+def _fan_out_singly(harness: Harness, subscribers: int) -> float:
+    """In this process in any case, whose gateway can be asked for the time that its thread has used."""
+    singles, agent = harness.limited(SINGLE_FRAMES), agent_name(0)
+    options = {**harness.options, "server": "in_process"}
+    with harness.fresh() as path, AgentRuntime(path, listen=LISTEN, **options) as runtime:
+        handle = runtime.launch(id=agent)
+        order = {"url": runtime.url, "agent": agent, "subscribers": subscribers, "targets": [singles]}
+        with Child("subscriber_pool", "the pool", **order) as pool:
+            pool.hear()
+            send_cpu_s = _send_singly(runtime, handle, singles, subscribers)
+            pool.hear()
+            pool.hear()
+    return send_cpu_s
 
 
 def _send_singly(runtime: AgentRuntime, handle: AgentHandle, messages: int, subscribers: int) -> float:
     """Emit each message when the one before was sent to all; return the CPU time of one frame to one subscriber."""
     assert runtime.gateway is not None
-    traffic = runtime.gateway.core.traffic
+    traffic: Traffic = runtime.gateway.core.traffic
     frames, cpu_s = traffic.frames, traffic.pumped_cpu_s
     for turn in range(1, messages + 1):
         check_message(handle.emit(content_of(handle.id, turn)), handle.id, turn)

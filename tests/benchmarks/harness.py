@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bare_sqlite import CEILING_ROWS, BareWriter
 from benchmark_errors import BenchmarkError
@@ -37,6 +37,7 @@ class Harness:
         messages: int | None = None,
         rows: int = STANDARD_ROWS,
         journal_mode: str = DELETE,
+        server: str | None = None,
         advance: Advance = lambda done, of: None,
     ) -> None:
         """Make a harness.
@@ -46,11 +47,13 @@ class Harness:
             messages: of a scenario in a round; None scales each to about `ROUND_S`.
             rows: of the larger file of `growth`.
             journal_mode: of the files of what is measured; bare SQLite stays in DELETE mode.
+            server: the form of the runtimes that are measured; None is the product's own choice.
             advance: is called while a large file is made, with the rows that are done and those that there will be.
         """
         self.folder = folder
         self.rows = rows
         self.journal_mode = journal_mode
+        self.server = server
         self.advance = advance
         self.yardsticks: dict[int, Yardstick] = {}
         """Of this round, by number of agents."""
@@ -61,6 +64,11 @@ class Harness:
         self._scale: Yardstick | None = None
         self._numbers = count(1)
         self._kept: dict[str, Path] = {}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of each runtime that is measured."""
+        return {"journal_mode": self.journal_mode, "server": self.server}
 
     @property
     def main(self) -> Yardstick:

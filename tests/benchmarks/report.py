@@ -83,7 +83,9 @@ def _cells_of_stream(result: StreamResult) -> dict[str, str]:
         "commits": f"{result.commits:,.0f}",
         "delivered": f"{result.delivered:.2f}",
         "goal": "; ".join(
-            f"≤ {goal.limit:g} × {goal.field} {'met' if goal.met else 'missed'}" for goal in result.goals
+            f"{'≤' if goal.at_most else '≥'} {goal.limit:g}{' ×' if ' of ' in goal.field else ''} {goal.field} "
+            + ("met" if goal.met else "missed")
+            for goal in result.goals
         ),
     }
 

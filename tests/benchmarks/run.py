@@ -66,6 +66,7 @@ def _measure(options: argparse.Namespace) -> None:
             messages=options.messages,
             rows=options.rows,
             journal_mode=options.journal_mode,
+            server=options.server,
             advance=progress.advance,
         )
         spoken = list(streams.run_streams(harness, places, stream_rounds, progress.start)) if places else []
@@ -145,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--plot", type=_plot_file, metavar="PNG", help=plot)
     mode = "journal mode of the runtime's file, but for idle, stalled and restart; bare SQLite stays in delete"
     add("--journal-mode", default=DELETE, choices=(DELETE, WAL), help=mode)
+    form = "form of the runtimes that are measured (default: the product's own)"
+    add("--server", choices=("process", "in_process"), help=form)
     folder = "folder for temporary files; default: TMPDIR, else the current folder"
     add("--folder", default=os.environ.get("TMPDIR") or ".", type=_folder, help=folder)
     add("--json", action="store_true", help="print one JSON object a line")

@@ -28,7 +28,7 @@ IDLE_PATIENCE_S: Final = 600.0
 def measure_launch(harness: Harness, agents: int) -> Sample:
     """Launch many agents with one call; they are durable when it returns."""
     with harness.fresh() as path:
-        runtime = AgentRuntime(path, journal_mode=harness.journal_mode).start()
+        runtime = AgentRuntime(path, **harness.options).start()
         try:
             began = time.perf_counter_ns()
             handles = runtime.launch_many(agents)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,12 @@ from commitcast.actors.errors import BackpressureError
 from commitcast.actors.handle import AgentHandle
 from commitcast.actors.runtime import AgentRuntime
 from commitcast.actors.sources.context import AgentContext
-from commitcast.persistence.sqlite.store import SqliteStore
-from commitcast.persistence.writes import AgentWrites, Outcome
 from stream_check import agent_name
 from stream_control import LENGTH, ControlWriter, Said, WriterThread, send
 from stream_pace import TOKEN, Load, moments
 
 Say = Callable[[int, float], Awaitable[object] | None]
 """Takes the number of an agent, and when it says a token."""
-
-
-class CountingStore(SqliteStore):
-    """Counts its commits."""
-
-    commits = 0
-
-    def commit(self, work: Sequence[AgentWrites]) -> list[Outcome]:
-        """Write, and count."""
-        self.commits += 1
-        return super().commit(work)
 
 
 class Host:
@@ -51,6 +38,7 @@ class Host:
         self.tokens: int = order["tokens"]
         self.host_us: float = order["host_us"]
         self.journal_mode: str = order["journal_mode"]
+        self.server: str | None = order["server"]
         self.load = Load()
         self.commits = 0
         self._go = threading.Event()
@@ -144,28 +132,29 @@ class Host:
 
     async def product(self, way: str) -> None:
         """Have a runtime store what is said, and read it as `streams.WAYS` says."""
-        store = CountingStore(self.path, journal_mode=self.journal_mode)
-        async with AgentRuntime(store, listen="127.0.0.1:0") as runtime:
+        options: Any = {"journal_mode": self.journal_mode, "server": self.server}
+        async with AgentRuntime(self.path, listen="127.0.0.1:0", **options) as runtime:
+            self.load.beside = getattr(runtime.store, "server_pid", None)
             if way in ("emit", "subscriber"):
-                await self._emit(runtime, store)
+                await self._emit(runtime)
                 if way == "subscriber":  # it may not have heard everything: the parent ends this process
                     self.finish()
                     await asyncio.Event().wait()
             else:
-                await self._sources(runtime, store, way)
+                await self._sources(runtime, way)
 
-    async def _emit(self, runtime: AgentRuntime, store: CountingStore) -> None:
+    async def _emit(self, runtime: AgentRuntime) -> None:
         names = [agent_name(index) for index in range(self.agents)]
         handles: list[AgentHandle] = await asyncio.to_thread(runtime.launch_many, self.agents, ids=names)
         for handle in handles:
             await handle.start()
         await self.begin(url=runtime.url)
-        before = store.commits
+        before = runtime.stats().commits
         async with self.load:
             await self.speak(lambda agent, at: self._emit_one(handles[agent], at))
             for completed in [handle.complete() for handle in handles]:
                 await completed
-        self.commits = store.commits - before
+        self.commits = runtime.stats().commits - before
 
     def _emit_one(self, handle: AgentHandle, at: float) -> Awaitable[object] | None:
         text = f"{at:.6f} {TOKEN}"
@@ -180,7 +169,7 @@ class Host:
         await handle.aemit(text)
         self.load.lags_s.append(time.monotonic() - at)
 
-    async def _sources(self, runtime: AgentRuntime, store: CountingStore, way: str) -> None:
+    async def _sources(self, runtime: AgentRuntime, way: str) -> None:
         begun, running = asyncio.Event(), {agent_name(index) for index in range(self.agents)}
         self._over = asyncio.Event()
 
@@ -195,11 +184,11 @@ class Host:
         handles = [await runtime.alaunch(source, id=agent_name(index)) for index in range(self.agents)]
         reading = [asyncio.create_task(self._read(handle, way)) for handle in handles]
         await self.begin(url=runtime.url)
-        before = store.commits
+        before = runtime.stats().commits
         async with self.load:
             begun.set()
             await asyncio.gather(*reading)
-        self.commits = store.commits - before
+        self.commits = runtime.stats().commits - before
 
     async def _read(self, handle: AgentHandle, way: str) -> None:
         if way == "follow":

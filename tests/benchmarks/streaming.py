@@ -19,7 +19,7 @@ def measure_pipelined(harness: Harness, agents: int) -> Sample:
     """Emit as fast as the runtime takes it, over the agents in turn."""
     each = math.ceil(harness.messages(of_ceiling=EXPECTED_OF_CEILING) / agents)
     acks_ns: list[int] = []
-    with harness.fresh() as path, running_chain(path, harness.journal_mode, agents, each * agents) as chain:
+    with harness.fresh() as path, running_chain(path, harness.options, agents, each * agents) as chain:
         pipeline = Pipeline(chain.handles, each, acks_ns)
         began = time.perf_counter_ns()
         on_a_thread(pipeline.emit)
@@ -36,7 +36,7 @@ def measure_closed(harness: Harness, agents: int) -> Sample:
     messages = harness.messages(times_naive=min(agents, MOST_TIMES_NAIVE) * (0.5 if agents > 1 else 0.75))
     each = math.ceil(messages / agents)
     acks_ns: list[int] = []
-    with harness.fresh() as path, running_chain(path, harness.journal_mode, agents, each * agents) as chain:
+    with harness.fresh() as path, running_chain(path, harness.options, agents, each * agents) as chain:
         texts = contents(chain.handles[0], each) if agents == 1 else []
         began = time.perf_counter_ns()
         if agents == 1:
@@ -55,7 +55,7 @@ def measure_mixed(harness: Harness, agents: int) -> Sample:
     acks_ns: list[int] = []
     with (
         harness.fresh() as path,
-        running_chain(path, harness.journal_mode, agents, sum(lengths), completed=len(lengths)) as chain,
+        running_chain(path, harness.options, agents, sum(lengths), completed=len(lengths)) as chain,
     ):
         began = time.perf_counter_ns()
         emit_mixed(chain, lengths, acks_ns)

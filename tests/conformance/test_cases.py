@@ -20,6 +20,7 @@ import link
 from cases import CASES, SUBPROTOCOL, Case, Fields, load_cases
 from client_runner import ClientFailed, ClientUnderTest, run_client_case
 from command import CommandServer
+from commitcast.actors.form import PROCESS
 from commitcast.gateway import BlockingSubscription, Subscription, SubscriptionError, subscribe, subscribe_blocking
 from commitcast.gateway.client import reconnect
 from commitcast.gateway.protocol import frames
@@ -57,6 +58,14 @@ def test_our_server_passes(tmp_path: Path, case: Case, request: pytest.FixtureRe
     expect_defect(case, request)
     server = CommandServer(OURS, tmp_path) if "kill" in case.needs else OurServer(tmp_path)
     asyncio.run(run_server_case(case, server, timeout_s=TIMEOUT_S))
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("server", [PROCESS], indirect=True)
+@pytest.mark.parametrize("case", [case for case in SERVER if "kill" not in case.needs], ids=lambda case: case.name)
+def test_our_server_passes_in_a_process_of_its_own(tmp_path: Path, case: Case, request: pytest.FixtureRequest) -> None:
+    expect_defect(case, request)
+    asyncio.run(run_server_case(case, OurServer(tmp_path), timeout_s=TIMEOUT_S))
 
 
 # Our clients.

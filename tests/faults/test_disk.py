@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from commitcast.actors import AgentRuntime, database
+from commitcast.actors import AgentRuntime, in_process
 from commitcast.actors.messages import Fail
 from commitcast.actors.testing import MockGateway
 from commitcast.persistence.errors import (
@@ -427,7 +427,7 @@ class TestRuntime:
         monkeypatch: pytest.MonkeyPatch,
         journal_mode: str,
     ) -> None:
-        monkeypatch.setattr(database, "RETRY_S", 0.01)
+        monkeypatch.setattr(in_process, "RETRY_S", 0.01)
         agent = runtime.launch(id="a")
         disk.arm(Fault.DISK_FULL, WRITTEN[journal_mode], times=EVER)
 

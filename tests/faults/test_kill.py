@@ -1,17 +1,20 @@
-"""kill -9 of a running agent: what was seen is kept, the orphan is ended, and the subscriber goes on."""
+"""kill -9 of a command and its server: what was seen is kept, the orphan is ended, and the subscriber goes on."""
 
 import asyncio
+import os
+import signal
 import socket
 import sys
 from pathlib import Path
 
 import pytest
 
-from commands import is_alive, running
+from commands import Running, is_alive, running
 from commitcast.gateway.client.asyncio import subscribe
 from commitcast.persistence.records import AgentStatus
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.sqlite.verify import verify
+from hosts import servers_below
 from waiting import TIMEOUT_S, wait_until
 
 pytestmark = [pytest.mark.fault, pytest.mark.both_modes]
@@ -32,6 +35,16 @@ def free_port() -> int:
         return port
 
 
+def kill(command: Running, folder: Path) -> None:
+    """Kill a command and its server, which would end its agents and their programs."""
+    servers = servers_below(folder)
+    for server in servers:
+        os.kill(server, signal.SIGSTOP)
+    command.process.kill()
+    for server in servers:
+        os.kill(server, signal.SIGKILL)
+
+
 def test_after_kill_9_everything_seen_is_kept_and_the_subscriber_continues_after_the_next_start(
     tmp_path: Path, journal_mode: str
 ) -> None:
@@ -47,7 +60,7 @@ def test_after_kill_9_everything_seen_is_kept_and_the_subscriber_continues_after
                 async for message in subscription:
                     seen.append((message.sequence, message.content))
                     if len(seen) == 500:
-                        first.process.kill()
+                        kill(first, tmp_path)
 
             collecting = asyncio.create_task(collect())
             await asyncio.to_thread(first.wait)
@@ -93,7 +106,8 @@ def test_an_orphan_that_ignores_its_broken_pipe_is_killed_at_the_next_start(tmp_
         "run", "--id", "a1", "--db", db, "--listen", "127.0.0.1:0", "--", sys.executable, "-c", stubborn
     ) as command:
         wait_until(lambda: any("up" in line for line in command.output), "its line", show=lambda: command.errors)
-        command.kill()
+        kill(command, tmp_path)
+        command.wait()
     store = SqliteStore(db, read_only=True)
     store.open()
     record = store.agent("a1")

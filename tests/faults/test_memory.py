@@ -7,7 +7,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from commitcast.actors import AgentRuntime, database
+from commitcast.actors import AgentRuntime, in_process
 from commitcast.persistence.errors import NotStoredError, StoreUnavailableError, StoreUnknownError
 from commitcast.persistence.sqlite.journal import DELETE, WAL
 from commitcast.persistence.sqlite.store import SqliteStore
@@ -62,7 +62,7 @@ def test_a_transaction_for_which_there_is_no_memory_is_refused_and_the_same_stor
 def test_agents_wait_until_there_is_memory_and_nothing_is_lost(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(database, "RETRY_S", 0.01)
+    monkeypatch.setattr(in_process, "RETRY_S", 0.01)
     with AgentRuntime(path) as runtime:
         agent = runtime.launch()
         agent.emit("first").get(TIMEOUT_S)

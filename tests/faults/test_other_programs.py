@@ -5,20 +5,22 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
-from commitcast.actors import AgentRuntime, database
+from commitcast.actors import AgentRuntime, in_process
 from commitcast.actors.errors import FutureTimeoutError
 from commitcast.gateway.server.http import routes
-from commitcast.persistence.errors import StoreLockedError, StoreUnknownError
+from commitcast.persistence.errors import StoreLockedError, StoreUnavailableError, StoreUnknownError
 from commitcast.persistence.sqlite import connections, watch
 from commitcast.persistence.sqlite.batch import Batch
 from commitcast.persistence.sqlite.journal import DELETE, WAL, log_of
@@ -335,7 +337,7 @@ sys.stdin.read()
     def test_while_the_other_keeps_it_open_everything_waits(
         self, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(database, "RETRY_S", 0.01)
+        monkeypatch.setattr(in_process, "RETRY_S", 0.01)
         with AgentRuntime(path) as runtime:
             assert isinstance(runtime.store, SqliteStore)
             assert runtime.store._writer is not None
@@ -353,7 +355,7 @@ sys.stdin.read()
 
 NO_ROOM = """
 import logging, os, resource, signal, sys
-from commitcast.actors import AgentRuntime
+from commitcast.actors import AgentRuntime, in_process
 
 class Told(logging.Handler):
     def emit(self, record):
@@ -363,7 +365,7 @@ logging.getLogger().addHandler(Told())
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 what, path, mode = sys.argv[1:]
 limit = {"files": resource.RLIMIT_NOFILE, "size": resource.RLIMIT_FSIZE}[what]
-with AgentRuntime(path, journal_mode=mode) as runtime:
+with AgentRuntime(path, journal_mode=mode, server="in_process") as runtime:
     agent = runtime.launch(id="a")
     agent.emit("first").get(10)
     print("ready", flush=True)
@@ -419,7 +421,7 @@ class TestHeld:
     def test_everything_waits_and_says_so_and_goes_on_afterwards(
         self, path: Path, kind: str, journal_mode: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(database, "RETRY_S", 0.01)
+        monkeypatch.setattr(in_process, "RETRY_S", 0.01)
         monkeypatch.setattr(connections, "BUSY_TIMEOUT_S", 0.02)
         monkeypatch.setattr(routes, "READ_TIMEOUT_S", 0.1)
         with AgentRuntime(path, listen="127.0.0.1:0") as runtime:
@@ -444,6 +446,33 @@ class TestHeld:
             assert runtime.failure is None
 
     @HELD
+    def test_a_store_tells_what_a_commit_waits_for_and_when_that_is_over(
+        self, path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(connections, "BUSY_TIMEOUT_S", 0.02)
+        told: SimpleQueue[str | None] = SimpleQueue()
+        with opened(path) as store:
+            store.on_waiting = told.put
+
+            def commit_until_stored() -> None:
+                with suppress(StoreUnavailableError):
+                    commit(store, "a", new_agent())
+                    return
+                commit_until_stored()
+
+            with process(HOLD[kind], str(path)) as holder:
+                committing = threading.Thread(target=commit_until_stored)
+                committing.start()
+                reason = told.get(timeout=TIMEOUT_S)
+                holder.communicate("")
+                committing.join(TIMEOUT_S)
+
+            assert reason is not None and "another program" in reason
+            while (latest := told.get(timeout=TIMEOUT_S)) is not None:
+                assert "another program" in latest
+            assert told.empty()
+
+    @HELD
     def test_the_time_that_a_caller_gives_holds(self, path: Path, kind: str) -> None:
         with AgentRuntime(path) as runtime:
             agent = runtime.launch(id="a")
@@ -463,6 +492,7 @@ class TestHeld:
                 holder.communicate("")
 
     @HELD
+    @pytest.mark.both_forms
     def test_a_stop_is_not_held_up(self, path: Path, kind: str) -> None:
         runtime = AgentRuntime(path, stop_timeout_s=0.5).start()
         agent = runtime.launch(id="a")
@@ -476,7 +506,7 @@ class TestHeld:
             assert time.monotonic() - began < connections.BUSY_TIMEOUT_S / 2
             holder.communicate("")
         with AgentRuntime(path) as again:
-            assert again.recovered_agents == 1
+            assert again.agent("a").record().error_name == "Interrupted"
 
 
 def status_of(runtime: AgentRuntime, path: str) -> int:

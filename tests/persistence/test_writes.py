@@ -13,12 +13,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from commitcast.persistence import writes
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.writes import (
     MAX_MESSAGE_BYTES,
     check_agent_id,
     check_name,
     encode_json,
+    encode_text,
     new_message,
 )
 from stores import AT, text
@@ -221,6 +223,18 @@ class TestMessages:
         assert text(half, raw=half).size == MAX_MESSAGE_BYTES
         with pytest.raises(InvalidValueError, match="split it"):
             text(half, raw=half + "y")
+
+
+class TestLimits:
+    def test_what_is_kept_with_an_agent_has_the_limit_of_a_message_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """So that an agent's creation and its record fit into a frame between processes."""
+        monkeypatch.setattr(writes, "MAX_MESSAGE_BYTES", 1_000)
+        largest = "x" * 998
+
+        assert len(encode_json(largest, "result")) == len(encode_text(largest + "yz", "reason")) == 1_000
+        for encode in (encode_json, encode_text):
+            with pytest.raises(InvalidValueError, match=r"result has 1,00\d bytes and the limit is 1,000: store a ref"):
+                encode(largest + "yzü", "result")
 
 
 class TestNames:

@@ -4,21 +4,23 @@ Nothing happens here until a test says so, so an order of events that a race wou
 """
 
 import heapq
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from commitcast.actors.agent import AgentActor
 from commitcast.actors.agent_services import AgentServices
+from commitcast.actors.backend import Writer
 from commitcast.actors.backpressure import CreditLimiter
 from commitcast.actors.database import DatabaseActor
 from commitcast.actors.directory import Directory
+from commitcast.actors.in_process import DirectWriter
 from commitcast.actors.kernel.actor import Actor
 from commitcast.actors.kernel.deadletters import DeadLetters
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.timers import Timer
 from commitcast.actors.messages import Acknowledged, Append, Created, Emit
+from commitcast.actors.metrics import CommitStats
 from commitcast.actors.readers import Readers
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite.store import SqliteStore
@@ -169,9 +171,12 @@ class _Stored(SqliteStore):
 class Office:
     """Real agent actors and their real directory; the gateway is a listener, and the database too without a store."""
 
-    def __init__(self, store: Store | None = None, **bounds: int) -> None:
+    def __init__(self, store: Store | None = None, writer: Writer | None = None, **bounds: int) -> None:
+        """Put them together; what the database's actor commits by is made of the store unless it is given."""
         self.dispatcher = HandDispatcher()
         self.stored: dict[str, AgentRecord] = {}
+        self.foreign: set[str] = set()
+        """Agents of other runtimes."""
         self.credit = CreditLimiter(**bounds)
         self.made: list[AgentActor] = []
         self.fatal: list[Exception] = []
@@ -181,10 +186,9 @@ class Office:
         database: Actor = self.database
         if store is not None:
             database = DatabaseActor(
-                store,
+                writer or DirectWriter(store, CommitStats()),
                 acknowledge=self.directory.tell,
                 on_fatal=self.fatal.append,
-                give_up=threading.Event(),
                 run_together=self.dispatcher.run_together,
                 dispatcher=self.dispatcher,
             )
@@ -199,6 +203,8 @@ class Office:
             credit=self.credit,
             directory=self.directory,
             readers=Readers(),
+            owns=lambda agent: agent not in self.foreign,
+            forward=lambda method, arguments, answered: None,
         )
         self.answered = 0
         self._sequence = 0

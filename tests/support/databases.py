@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Final, Protocol, Self
 
+from commitcast.persistence.remote.store import RemoteStore
 from commitcast.persistence.sqlite.journal import DELETE, WAL
+from commitcast.persistence.sqlite.lock import holder_of
 from commitcast.persistence.sqlite.opening import MEMORY
 from commitcast.persistence.store import Store
 from stores import (
@@ -23,13 +25,14 @@ from stores import (
     problems,
     text,
 )
+from waiting import wait_until
 
 
 class Database(Protocol):
     """An empty database of one test."""
 
     is_durable: ClassVar[bool]
-    """Whether it outlives the store that is opened on it."""
+    """Whether it outlives the store that is opened on it, and is then as it was."""
 
     def __init__(self, folder: Path) -> None:
         """Make a database that lies in a folder, or beside it."""
@@ -91,6 +94,23 @@ class SqliteFileInWal(SqliteFile):
     journal_mode: ClassVar[str] = WAL
 
 
+class SqliteInServer(SqliteFile):
+    """A file in a server process. When its store is closed, agents that are at work are ended: it has lost its host."""
+
+    is_durable: ClassVar[bool] = False
+
+    @contextmanager
+    def opened(self) -> Iterator[Store]:
+        """A store on it, for as long as the block, and the server."""
+        store = RemoteStore(self.path, journal_mode=self.journal_mode)
+        store.open()
+        try:
+            yield store
+        finally:
+            store.close()
+            wait_until(lambda: holder_of(self.path) is None, "the server to end")
+
+
 class SqliteInMemory:
     """SQLite without a file."""
 
@@ -119,10 +139,12 @@ class SqliteInMemory:
 
 
 WITH_LOG: Final = "sqlite with a log"
+IN_SERVER: Final = "sqlite in a server"
 DATABASES: Final[dict[str, type[Database]]] = {
     "sqlite": SqliteFile,
     WITH_LOG: SqliteFileInWal,
     "sqlite in memory": SqliteInMemory,
+    IN_SERVER: SqliteInServer,
 }
 DURABLE: Final = {name: kind for name, kind in DATABASES.items() if kind.is_durable}
 

@@ -44,7 +44,7 @@ def play(tmp_path: Path, scenario: Scenario, **options: Any) -> None:
 
 def server_of(runtime: AgentRuntime) -> GatewayServer:
     """Return the gateway's server, to look inside."""
-    assert runtime.gateway is not None
+    assert isinstance(runtime.gateway, GatewayServer)
     return runtime.gateway
 
 

@@ -1,4 +1,4 @@
-"""The journal modes that tests of files run in."""
+"""The journal modes that tests of files run in, and the forms in which runtimes serve them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 
 from commitcast.actors import AgentRuntime
+from commitcast.actors.form import IN_PROCESS, PROCESS
 from commitcast.persistence.sqlite.journal import DELETE, WAL
 from commitcast.persistence.sqlite.store import SqliteStore
 
@@ -21,6 +22,13 @@ def in_mode(mode: str, *values: object) -> Any:
 
 MODES: Final = (in_mode(DELETE), in_mode(WAL))
 """Of each test marked `both_modes`."""
+
+
+FORMS: Final = (
+    pytest.param(IN_PROCESS),
+    pytest.param(PROCESS, marks=pytest.mark.sampled(1 / 4)),
+)
+"""Of each test marked `both_forms`: a server process takes a quarter of a second to start."""
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from commitcast.actors.sources.processes.process import Program, process_started, start_process
+from commitcast.actors.sources.processes.process import Program, start_process
+from commitcast.persistence.recovery.identity import process_started
 from waiting import wait_until
 
 EPOCH = f"epoch-of-this-test-{os.getpid()}"

@@ -85,7 +85,10 @@ def measure(trips: int) -> list[Call]:
     """Return the calls of the shortest of several trips."""
     recorder = Recorder()
     recorder.install()
-    with tempfile.TemporaryDirectory() as folder, AgentRuntime(Path(folder) / "trip.db", listen="127.0.0.1:0") as host:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        AgentRuntime(Path(folder) / "trip.db", listen="127.0.0.1:0", server="in_process") as host,
+    ):
         agent = host.launch()
         agent.start().get(timeout=TIMEOUT_S)
         command = [sys.executable, __file__, "--subscribe", str(host.url), agent.id]

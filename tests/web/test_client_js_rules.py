@@ -147,7 +147,7 @@ def test_a_refused_append_is_told_and_ends_nothing(node: Start) -> None:
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("code", [4000, 4001, 4002, 4004, 1011])
+@pytest.mark.parametrize("code", [4000, 4001, 4002, 4004, 4005, 1011])
 def test_it_comes_back_after_a_goodbye_when_it_was_told_to(node: Start, code: int) -> None:
     def answer(server: ScriptedServer, frame: Fields) -> None:
         if frame["type"] != "subscribe":

@@ -1,1 +1,1 @@
-"""The processes of command line agents: started, read, found, and stopped with all that they have started."""
+"""The processes of command line agents: started, read, and stopped with all that they have started."""

@@ -15,9 +15,10 @@ from contextlib import suppress
 from typing import IO, Final
 
 from commitcast.actors.sources.processes.child_input import ChildInput
-from commitcast.actors.sources.processes.process import Program, has_exited, open_pidfd
+from commitcast.actors.sources.processes.process import Program, has_exited
 from commitcast.actors.sources.processes.registry import Processes
 from commitcast.persistence import fork
+from commitcast.persistence.recovery.identity import open_pidfd
 
 SILENCE_AFTER_EXIT_S: Final = 2.0
 """How long the output may be silent when the child has exited but a process that it left behind holds it open."""

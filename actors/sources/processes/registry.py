@@ -13,13 +13,10 @@ from collections.abc import Callable
 from typing import Final
 
 from commitcast.actors.errors import SourceCancelledError
-from commitcast.actors.sources.processes.census import Census
-from commitcast.actors.sources.processes.process import Program, reap, reap_stray, start_process
-from commitcast.actors.sources.processes.termination import Termination
-
-FIRST_PAUSE_S: Final = 0.002
-LONGEST_PAUSE_S: Final = 0.1
-"""Between two looks, doubling: most end at once, and a group gives nothing to wait on."""
+from commitcast.actors.sources.processes.process import Program, reap, start_process
+from commitcast.persistence.recovery.census import Census
+from commitcast.persistence.recovery.identity import reap_stray
+from commitcast.persistence.recovery.termination import FIRST_PAUSE_S, LONGEST_PAUSE_S, Termination
 
 STRAYS_PAUSE_S: Final = 5.0
 """How often process 1 looks for zombies while commands run: each costs a little memory of the kernel, and a number."""

@@ -9,6 +9,7 @@ import hmac
 import logging
 import os
 import stat
+from collections.abc import Awaitable
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol, Self
@@ -125,13 +126,17 @@ ANYBODY: Final = Grant("anybody", (Capability(_ANY, frozenset({Permission.READ, 
 class Verifier(Protocol):
     """Checks tokens, and returns their rights."""
 
-    def verify(self, token: str) -> Grant:
-        """Return what a token grants.
+    def verify(self, token: str) -> Grant | Awaitable[Grant]:
+        """Return what a token grants; or, as an `async def` does, what is to be awaited for it.
+
+        Any other error than a `TokenError`, and an awaited answer that has not come in 5 s, mean that tokens cannot be
+        checked now: none is accepted, and clients are told to try again.
 
         Raises:
             TokenError: it is not accepted, or has expired.
 
-        Threads: called on the gateway's event loop, so it must not block.
+        Threads: called and awaited on the gateway's event loop, so it must not block. It is cancelled if the answer is
+        late, or the client has gone.
         """
 
 

@@ -3,20 +3,25 @@
 Owns the verifier. Must never keep, log or repeat a token: it keeps digests of accepted tokens and counts refused ones.
 An address that has presented too many wrong tokens, over WebSocket and HTTP together, is refused without a further
 check, so that tokens cannot be guessed; tokens that were accepted before are still accepted, because a proxy brings all
-its clients from one address. Runs on the gateway's loop.
+its clients from one address. The answer of a verifier may be awaited. A verification under way counts like a wrong
+token until it ends, so that an address cannot begin more of them than it has guesses. Without an answer in time no
+token is accepted. Runs on the gateway's loop.
 """
 
+import asyncio
 import hashlib
 import logging
 import time
+import traceback
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.server.access.auth import ANYBODY, Grant, Verifier
 from commitcast.gateway.server.access.limits import Bucket, origin_of
-from commitcast.gateway.server.errors import TokenError
+from commitcast.gateway.server.access.turns import HasRoom, Turns
+from commitcast.gateway.server.errors import TokenError, VerifierUnavailableError
 
 logger: Final = logging.getLogger(__name__)
 
@@ -24,11 +29,35 @@ MAX_ADDRESSES: Final = 4_096
 """Addresses whose refusals are counted; beyond it the one that was quiet for longest is forgotten."""
 MAX_ACCEPTED: Final = 10_000
 """Digests of accepted tokens that are kept; the default limit of connections."""
+VERIFY_TIMEOUT_S: Final = 5.0
+"""For a verifier to answer, the wait for a turn included; as long as a client may take to present its token."""
+KNOWN_AT_ONCE: Final = 64
+"""Verifications under way for one address of tokens that were accepted before; further ones wait for their turn."""
 LOG_EVERY_S: Final = 10.0
-"""Between two log lines about refused tokens: any client can cause one, and must not fill the log."""
+"""Between two log lines about refused tokens, and about the verifier: any client can cause one, and must not fill the
+log."""
 _SHOWN: Final = 200
 """Characters of the reason that are logged."""
 _MINUTE_S: Final = 60.0
+
+
+class _SparseLog:
+    """When a kind of line may be logged again."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._logged_at = -LOG_EVERY_S
+        self._left_out = 0
+
+    def others(self) -> str | None:
+        """Return what to add to a line about the lines that were left out; None if this one is left out too."""
+        now = self._clock()
+        if now - self._logged_at < LOG_EVERY_S:
+            self._left_out += 1
+            return None
+        others = f", and {self._left_out} more since the last such line" if self._left_out else ""
+        self._logged_at, self._left_out = now, 0
+        return others
 
 
 class Authenticator:
@@ -45,49 +74,90 @@ class Authenticator:
         self._clock = clock
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
         self._accepted: OrderedDict[bytes, None] = OrderedDict()
-        self._logged_at = -LOG_EVERY_S
-        self._unlogged = 0
+        self._turns = Turns()
+        self._refusals, self._failures = _SparseLog(clock), _SparseLog(clock)
 
     @property
     def needs_token(self) -> bool:
         """Whether clients must present a token."""
         return self._verifier is not None
 
-    def grant_of(self, token: str | None, address: str) -> Grant | None:
+    async def grant_of(self, token: str | None, address: str) -> Grant | None:
         """Return what a token from an address grants; None if there is no token but one is needed.
+
+        Waits only if the verifier's answer is awaited, for `VERIFY_TIMEOUT_S` at most. Cancelling is safe.
 
         Raises:
             TokenError: it is not accepted, has expired, allows nothing, or its address presented too many wrong ones.
+            VerifierUnavailableError: the verifier failed, or has not answered in time.
         """
         if self._verifier is None:
             return ANYBODY
         if token is None:
             return None
         try:
-            return self._verified(self._verifier, token, address)
+            return await self._verified(self._verifier, token, address)
         except TokenError as error:
             self.refused[error.error_code.value] += 1
-            self._log(address, error, token)
+            self._log_refusal(address, error, token)
+            raise
+        except VerifierUnavailableError as error:
+            self.refused[ErrorCode.UNAVAILABLE.value] += 1
+            self._log_failure(error, token)
             raise
 
-    def _verified(self, verifier: Verifier, token: str, address: str) -> Grant:
+    async def _verified(self, verifier: Verifier, token: str, address: str) -> Grant:
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        if digest not in self._accepted:
-            self._check_may_try(address)
-        try:
-            grant = verifier.verify(token)
-        except TokenError as error:
-            if error.error_code is ErrorCode.UNAUTHENTICATED:  # an expired token is not a guess
-                self._bucket_of(address).take(self._clock(), 1.0)
-            raise
-        except BaseException as error:  # the host's verifier must neither look like a lost connection nor end this loop
-            raise RuntimeError("the token verifier failed") from error
-        if grant.has_expired(time.time()):
+        grant = await self._ask(verifier, token, digest, origin_of(address))
+        if grant.has_expired(time.time()):  # after the wait, and nothing waits from here to its use
             raise TokenError("the token has expired: present a new one", error_code=ErrorCode.TOKEN_EXPIRED)
         if not grant.capabilities:
             raise TokenError("this token grants no rights: ask for one that does", error_code=ErrorCode.FORBIDDEN)
         self._accept(digest)
         return grant
+
+    async def _ask(self, verifier: Verifier, token: str, digest: bytes, origin: str) -> Grant:
+        """Return the verifier's answer, once it is the turn of this verification."""
+        has_room = self._room_for(digest, origin)
+        kind = origin, digest in self._accepted
+        timeout_s = VERIFY_TIMEOUT_S
+        if not self._turns.take(kind, has_room):
+            timeout_s -= await self._wait_for_turn(kind, has_room)
+        try:
+            answer = _called(verifier, token)
+            return answer if isinstance(answer, Grant) else await _answer_of(answer, timeout_s)
+        except TokenError as error:
+            if error.error_code is ErrorCode.UNAUTHENTICATED:  # an expired token is not a guess
+                self._bucket_of(origin).take(self._clock(), 1.0)
+            raise
+        finally:
+            self._turns.leave(kind)
+
+    async def _wait_for_turn(self, kind: tuple[str, bool], has_room: HasRoom) -> float:
+        """Return the seconds that it took."""
+        began = self._clock()
+        try:
+            async with asyncio.timeout(VERIFY_TIMEOUT_S):
+                await self._turns.wait(kind, has_room)
+        except TimeoutError:
+            raise VerifierUnavailableError from _late()
+        return self._clock() - began
+
+    def _room_for(self, digest: bytes, origin: str) -> HasRoom:
+        """Return the limit on the verifications of an address, to which one of this token belongs."""
+
+        def has_room(count: int) -> bool:
+            if digest in self._accepted:
+                return count <= KNOWN_AT_ONCE
+            bucket = self._buckets.get(origin)
+            if bucket is None:
+                return count <= self._refused_a_minute
+            if not bucket.holds(self._clock(), 1.0):
+                message = "too many tokens from this address were not accepted: wait a minute, then present a valid one"
+                raise TokenError(message, error_code=ErrorCode.RATE_LIMITED)
+            return bucket.holds(self._clock(), count)
+
+        return has_room
 
     def _accept(self, digest: bytes) -> None:
         self._accepted[digest] = None
@@ -95,14 +165,7 @@ class Authenticator:
         if len(self._accepted) > MAX_ACCEPTED:
             self._accepted.popitem(last=False)
 
-    def _check_may_try(self, address: str) -> None:
-        bucket = self._buckets.get(origin_of(address))
-        if bucket is not None and not bucket.holds(self._clock(), 1.0):
-            message = "too many tokens from this address were not accepted: wait a minute, then present a valid one"
-            raise TokenError(message, error_code=ErrorCode.RATE_LIMITED)
-
-    def _bucket_of(self, address: str) -> Bucket:
-        origin = origin_of(address)
+    def _bucket_of(self, origin: str) -> Bucket:
         bucket = self._buckets.get(origin)
         if bucket is None:
             rate = self._refused_a_minute / _MINUTE_S
@@ -112,13 +175,73 @@ class Authenticator:
         self._buckets.move_to_end(origin)
         return bucket
 
-    def _log(self, address: str, error: TokenError, token: str) -> None:
+    def _log_refusal(self, address: str, error: TokenError, token: str) -> None:
         """Log a refused token, at most once in `LOG_EVERY_S`."""
-        now = self._clock()
-        if now - self._logged_at < LOG_EVERY_S:
-            self._unlogged += 1
+        others = self._refusals.others()
+        if others is not None:
+            why = "the reason is not shown" if token in str(error) else ascii(str(error))[1:-1][:_SHOWN]
+            logger.warning("a token from %s was refused: %s%s", address or "an unknown address", why, others)
+
+    def _log_failure(self, error: VerifierUnavailableError, token: str) -> None:
+        """Log a failure of the verifier, at most once in `LOG_EVERY_S`, and where it happened: the host wrote it."""
+        others = self._failures.others()
+        if others is None:
             return
-        others = f", and {self._unlogged} more since the last such line" if self._unlogged else ""
-        why = "the reason is not shown" if token in str(error) else ascii(str(error))[1:-1][:_SHOWN]
-        logger.warning("a token from %s was refused: %s%s", address or "an unknown address", why, others)
-        self._logged_at, self._unlogged = now, 0
+        cause = error.__cause__
+        trace = "".join(traceback.format_exception(cause))
+        is_safe = token not in trace and repr(token)[1:-1] not in trace
+        why = ascii(str(cause))[1:-1][:_SHOWN] if is_safe else "the reason is not shown"
+        message = "no token is accepted now, because the verifier failed: %s: %s%s"
+        logger.error(message, type(cause).__name__, why, others, exc_info=cause if is_safe else None)
+
+
+def _called(verifier: Verifier, token: str) -> Grant | Awaitable[Grant]:
+    try:
+        return verifier.verify(token)
+    except TokenError:
+        raise
+    except BaseException as error:  # the host's verifier must neither look like a lost connection nor end this loop
+        raise VerifierUnavailableError from error
+
+
+async def _answer_of(answer: Awaitable[Grant], timeout_s: float) -> Grant:
+    """Return a verifier's answer, or raise why it refuses, once that is there.
+
+    Raises:
+        VerifierUnavailableError: it failed, or has not come in time.
+    """
+    asked = asyncio.ensure_future(_awaited(answer))  # a task, because it may go on although it is cancelled
+    try:
+        await asyncio.wait({asked}, timeout=timeout_s)
+    finally:
+        if not asked.done():
+            asked.cancel()
+            asked.add_done_callback(_ignore)
+    if not asked.done():
+        raise VerifierUnavailableError from _late()
+    try:
+        return asked.result()
+    except TokenError:
+        raise
+    except BaseException as error:  # as above; a cancelled one was not cancelled by us
+        raise VerifierUnavailableError from error
+
+
+async def _awaited(answer: Awaitable[Grant]) -> Grant:
+    try:
+        grant = await answer
+    except (KeyboardInterrupt, SystemExit) as error:  # out of a task they would end the loop
+        raise RuntimeError("the verifier asked for the end of the program") from error
+    if not isinstance(grant, Grant):
+        raise TypeError(f"a verifier returns a Grant, not {type(grant).__name__}")
+    return grant
+
+
+def _ignore(abandoned: "asyncio.Future[Grant]") -> None:
+    """Take note of an answer that comes too late, so that asyncio does not report an error in it as forgotten."""
+    if not abandoned.cancelled():
+        abandoned.exception()
+
+
+def _late() -> TimeoutError:
+    return TimeoutError(f"it has not answered in {VERIFY_TIMEOUT_S:g} s")

@@ -7,6 +7,7 @@ fragments), `ConnectionCounts` connections per address. Each counter belongs to 
 import ipaddress
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -34,6 +35,8 @@ DROPPED_BEYOND: Final = 2
 """Times the connection limit: up to this, surplus connections are closed with a reason; beyond, without an answer."""
 _IPV6_NETWORK_BITS: Final = 64
 """The smallest network that one customer is given; its 2^64 addresses are counted as one."""
+ORIGINS: Final = 4_096
+"""Addresses whose origin is remembered: parsing one takes longer than all else that checks a token."""
 
 Fault = tuple[int, str]
 """Code and reason of a close."""
@@ -193,6 +196,7 @@ class ConnectionCounts:
         return self._limits.connections_from(is_local=is_loopback(origin))
 
 
+@lru_cache(ORIGINS)
 def origin_of(address: str) -> str:
     """Return what an address is counted as: itself; for IPv6 its network of 64 bits, except for loopback."""
     try:

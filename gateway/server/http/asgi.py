@@ -24,37 +24,32 @@ import re
 from collections.abc import Callable
 from contextlib import aclosing
 from http import HTTPStatus
-from importlib.util import find_spec
 from typing import Final
 from urllib.parse import quote, unquote
 
+from commitcast.gateway.hub.encoding import PreparedFrame
 from commitcast.gateway.protocol import frames
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.protocol.frames import PATH
 from commitcast.gateway.server.access.origins import bearer, is_loopback, offered_token
-from commitcast.gateway.server.errors import MissingExtraError
 from commitcast.gateway.server.gateway import Gateway
 from commitcast.gateway.server.http import sse
 from commitcast.gateway.server.http.asgi_peer import AsgiPeer, NotServingError, call, converse
+from commitcast.gateway.server.http.asgi_response import GONE, app_of, refuse, respond, unavailable
 from commitcast.gateway.server.http.request import (
     REPEATED_HEADER,
     HttpRequest,
     HttpResponse,
     error_response,
     refusal,
-    respond,
 )
+from commitcast.gateway.server.http.request import respond as response_of
 from commitcast.gateway.server.http.routes import answer
+from commitcast.gateway.server.http.starlette_names import ASGIApp, Headers, Receive, Scope, Send
+from commitcast.gateway.server.http.tunnel import TunnelOpener, relay
 from commitcast.gateway.server.server import GatewayServer
 from commitcast.gateway.server.sockets.websocket import close_reason
 from commitcast.persistence.errors import InvalidValueError
-
-if find_spec("starlette") is None:
-    raise MissingExtraError("serving through ASGI", "http")
-
-from starlette.datastructures import Headers
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 CHUNK_BYTES: Final = 64 * 1024
 """Of an event stream that are sent at once. A large event goes in several, so that a slow client shows progress."""
@@ -62,17 +57,20 @@ CHUNK_BYTES: Final = 64 * 1024
 _LOCAL: Final = "localhost"
 """The address of a client without one: it came over a Unix socket, so from this machine."""
 _EVENTS: Final = re.compile(r"/v1/(?:agents/([^/]+)/)?events")
-_GONE: Final = (OSError, RuntimeError)
-"""What ASGI servers raise when the client has disconnected; they differ in it."""
 
 
-def app(gateway: GatewayServer | Callable[[], GatewayServer | None] | None) -> ASGIApp:
+Served = GatewayServer | TunnelOpener
+"""A gateway in this process, or the way to one in another."""
+
+
+def app(gateway: Served | Callable[[], Served | None] | None) -> ASGIApp:
     """Return the app of a gateway.
 
     Args:
-        gateway: of a runtime, started or not. Or a function that returns the gateway to serve now, called for each
-            request; while it returns None, requests are answered with 503. With a function one app can be entered
-            several times, as tests do: a runtime is started once, so that each lifespan makes its own.
+        gateway: of a runtime, started or not; one that is in another process is reached by its `open_tunnel`. Or a
+            function that returns the gateway to serve now, called for each request; while it returns None, requests
+            are answered with 503. With a function one app can be entered several times, as tests do: a runtime is
+            started once, so that each lifespan makes its own.
 
     Raises:
         InvalidValueError: the runtime has no gateway.
@@ -81,29 +79,19 @@ def app(gateway: GatewayServer | Callable[[], GatewayServer | None] | None) -> A
     """
     if gateway is None:
         raise InvalidValueError('the runtime has no gateway: give it listen="asgi", or an address')
-    current = (lambda: gateway) if isinstance(gateway, GatewayServer) else gateway
+    current = (lambda: gateway) if isinstance(gateway, GatewayServer | TunnelOpener) else gateway
 
     async def answer_scope(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _on_lifespan(receive, send)
-        elif scope["type"] in ("http", "websocket"):
-            await _Request(current(), scope, receive, send).run()
+        served = current()
+        if isinstance(served, TunnelOpener):
+            await relay(served.open_tunnel, scope, receive, send)
         else:
-            raise NotImplementedError(f"this app does not support the ASGI scope {scope['type']!r}")
+            await AsgiRequest(served, scope, receive, send).run()
 
-    return answer_scope
-
-
-async def _on_lifespan(receive: Receive, send: Send) -> None:
-    """Confirm startup and shutdown: the gateway is started and stopped by its runtime."""
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
+    return app_of(answer_scope)
 
 
-class _Request:
+class AsgiRequest:
     """One HTTP request or one WebSocket."""
 
     def __init__(self, server: GatewayServer | None, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,11 +110,11 @@ class _Request:
         is_socket = self._scope["type"] == "websocket"
         if is_socket:
             await self._receive()  # websocket.connect
-        server, respond_or_deny = self._server, self._deny if is_socket else self._respond
+        server = self._server
         if server is None:
-            await respond_or_deny(_unavailable())
+            await self._refuse(unavailable())
         elif (refused := self._refusal(server)) is not None:
-            await respond_or_deny(refused)
+            await self._refuse(refused)
         elif is_socket:
             await self._on_websocket(server)
         elif match := _EVENTS.fullmatch(self._path):
@@ -152,11 +140,15 @@ class _Request:
         if self._scope.get("method", "GET") not in ("GET", "HEAD"):
             message = "only GET and HEAD are answered here"
             return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "bad_request", message, Allow="GET, HEAD")
-        return None if server.is_accepting else _unavailable()
+        return None if server.is_accepting else unavailable()
 
     def _check_capacity(self, server: GatewayServer) -> HttpResponse | None:
+        return server.core.check_capacity(self._descriptor(server))
+
+    def _descriptor(self, server: GatewayServer) -> int | None:
+        """Return the number of the connection's descriptor, if it is known."""
         accepted = server.sockets.find(self._scope.get("client"), self._scope.get("server"))
-        return server.core.check_capacity(None if accepted is None else accepted.fileno())
+        return None if accepted is None else accepted.fileno()
 
     @property
     def _token(self) -> str | None:
@@ -166,20 +158,16 @@ class _Request:
 
     async def _respond(self, response: HttpResponse) -> None:
         self._has_response = True
-        body = b"" if self._scope.get("method") == "HEAD" else response.body
-        await Response(body, response.status, response.headers)(self._scope, self._receive, self._send)
+        await respond(response, self._scope, self._receive, self._send)
 
-    async def _deny(self, refused: HttpResponse) -> None:
-        """Refuse a WebSocket with a response, or with the server's own 403 where the server cannot send one."""
-        if "websocket.http.response" in self._scope.get("extensions", {}):
-            await self._respond(refused)
-        else:
-            await self._send({"type": "websocket.close", "code": 1008, "reason": ""})
+    async def _refuse(self, refused: HttpResponse) -> None:
+        self._has_response = True
+        await refuse(refused, self._scope, self._receive, self._send)
 
     async def _read(self, core: Gateway) -> HttpResponse:
         if not self._path:  # the URLs in the page are relative to its folder
             folder = self._scope["path"].rpartition("/")[2]
-            return respond("text/plain", b"", HTTPStatus.TEMPORARY_REDIRECT, Location=f"{quote(folder)}/")
+            return response_of("text/plain", b"", HTTPStatus.TEMPORARY_REDIRECT, Location=f"{quote(folder)}/")
         if self._path == PATH:
             message = f"{PATH} is for WebSockets"
             return error_response(HTTPStatus.UPGRADE_REQUIRED, "bad_request", message, Upgrade="websocket")
@@ -188,7 +176,7 @@ class _Request:
         try:
             return await call(core, lambda: answer(core, request))
         except NotServingError:
-            return _unavailable()
+            return unavailable()
 
     # Events.
 
@@ -210,7 +198,7 @@ class _Request:
         await peer.put(frames.encode(subscribe).decode())
         await converse(server.core, peer, self._send_events(sse.EventStream(agent, seen), peer), self._until_gone())
         if not self._has_response:
-            await self._respond(_unavailable())
+            await self._respond(unavailable())
 
     async def _send_events(self, stream: sse.EventStream, peer: AsgiPeer) -> None:
         """Send the gateway's frames as events, until the stream is over or the client has disconnected."""
@@ -230,7 +218,7 @@ class _Request:
                         break
             if self._has_response:
                 await self._send({"type": "http.response.body"})
-        except _GONE:
+        except GONE:
             pass
 
     async def _send_event(self, event: bytes, peer: AsgiPeer, size: int) -> None:
@@ -253,7 +241,7 @@ class _Request:
         if self._path != PATH:
             refused = refused or refusal(ErrorCode.NOT_FOUND, f"WebSockets are at {PATH}")
         if refused is not None:
-            await self._deny(refused)
+            await self._refuse(refused)
             return
         offered = self._scope.get("subprotocols", [])
         chosen = frames.SUBPROTOCOL if frames.SUBPROTOCOL in offered else None
@@ -265,13 +253,16 @@ class _Request:
         try:
             async with aclosing(peer.outgoing()) as outgoing:
                 async for frame in outgoing:
-                    await self._send({"type": "websocket.send", "text": frame.json.decode()})
-                    peer.took(len(frame.json))
+                    await self._send_frame(frame, peer)
             assert peer.ending is not None
             code, reason = peer.ending
             await self._send({"type": "websocket.close", "code": code, "reason": close_reason(reason)})
-        except _GONE:
+        except GONE:
             pass
+
+    async def _send_frame(self, frame: PreparedFrame, peer: AsgiPeer) -> None:
+        await self._send({"type": "websocket.send", "text": frame.json.decode()})
+        peer.took(len(frame.json))
 
     async def _put_frames(self, peer: AsgiPeer) -> None:
         while (message := await self._receive())["type"] == "websocket.receive":
@@ -284,8 +275,3 @@ def _path(scope: Scope) -> str:
     path: str = scope["path"]
     below = path.removeprefix(scope.get("root_path", "").rstrip("/"))
     return quote(below if below[:1] in ("", "/") else path)
-
-
-def _unavailable() -> HttpResponse:
-    message = "the gateway is not running: its runtime is not started yet, or has stopped"
-    return error_response(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message, Retry_After="2")

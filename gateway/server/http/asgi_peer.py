@@ -2,7 +2,8 @@
 
 Owns the calls between them, a queue of frames to a client with a limit in bytes, and one of frames from it with a limit
 in frames. Must never let one loop wait for the other, which may be slow, stopped or closed. Each method says on which
-loop it runs. A number that both loops read is written on one of them only.
+loop it runs. A number that both loops read is written on one of them only. Both are one loop where the ASGI server is
+in another process, whose end of the connection is then a tunnel's.
 """
 
 import asyncio
@@ -213,7 +214,10 @@ class AsgiPeer:
 
     def _tell_host(self, function: Callable[[], object]) -> None:
         try:
-            self._host.call_soon_threadsafe(function)
+            if self._host is self._core.loop:  # a tunnel's: a loop need not wake itself
+                self._host.call_soon(function)
+            else:
+                self._host.call_soon_threadsafe(function)
         except RuntimeError:  # it is closed, with its connections
             self.lose()
 

@@ -87,6 +87,8 @@ def refusal(code: ErrorCode, message: str) -> HttpResponse:
         return error_response(status, code, message, WWW_Authenticate="Bearer")
     if code is ErrorCode.RATE_LIMITED:
         return error_response(status, code, message, Retry_After="60")
+    if code is ErrorCode.UNAVAILABLE:
+        return error_response(status, code, message, Retry_After="2")
     return error_response(status, code, message)
 
 

@@ -55,7 +55,7 @@ async def _answer_or_refuse(core: Gateway, request: HttpRequest) -> HttpResponse
         public = await _public(core, request)
         if public is not None:
             return public
-        grant = core.authenticator.grant_of(request.token, request.address)
+        grant = await core.authenticator.grant_of(request.token, request.address)
         if grant is None:
             raise TokenError("a token is needed: send Authorization: Bearer TOKEN")
         return await _answer(core, grant, request)
@@ -121,6 +121,8 @@ async def _answer(core: Gateway, grant: Grant, request: HttpRequest) -> HttpResp
     if request.path == "/metrics":
         if not grant.allows_everywhere(Permission.ADMIN):
             return refusal(ErrorCode.FORBIDDEN, "this needs the right `admin` on `*`: present a token that has it")
+        for refresh in core.refreshing:
+            await refresh()
         return respond(CONTENT_TYPE, exposition(core.collectors))
     body = await _read_in_time(core, reads.read, core.reader.store, grant, request, core.redactor)
     if body is None:

@@ -15,6 +15,7 @@ import pytest
 
 from commands import COMMAND, Done, running
 from commands import run as run_in_a_process
+from commitcast.actors import AgentRuntime
 from commitcast.actors.cli import main
 from commitcast.actors.sources.parsers import PARSERS
 from commitcast.gateway.client.asyncio import subscribe
@@ -265,10 +266,9 @@ class TestBadInput:
         with running("serve", "--db", db, "--listen", "127.0.0.1:0") as server:
             self.check(run, "tail", "nobody", "--url", server.url, says="there is no agent 'nobody'")
 
-    def test_a_database_that_another_runtime_has(self, run: Run, db: str) -> None:
-        with running("serve", "--db", db, "--listen", "127.0.0.1:0") as server:
-            assert server.url
-            self.check(run, "run", "--db", db, "--", "echo", says="another runtime has it")
+    def test_a_database_that_another_runtime_has_in_its_own_process(self, run: Run, db: str) -> None:
+        with AgentRuntime(db, server="in_process"):
+            self.check(run, "run", "--db", db, "--", "echo", says="another runtime has it open")
 
     def test_an_id_that_is_taken_or_impossible(self, run: Run, db: str) -> None:
         run("run", "--db", db, "--id", "a1", "--", "echo")

@@ -324,7 +324,7 @@ def test_turns_taken_together_wake_a_loop_once_and_what_follows_them_once(
         wait_until(lambda: len(log) == 15, "the turns and what follows them")
 
         assert loop.wakes == 1
-    turns, calls, after = log[:5], log[5:10], log[10:]
+    turns, after, calls = log[:5], log[5:10], log[10:]
     assert [what for what, _ in turns] == [f"turn {number}" for number in range(5)]
     assert [what for what, _ in after] == [f"after {number}" for number in range(5)]
     assert [what for what, _ in calls] == [f"call {number}" for number in range(5)]

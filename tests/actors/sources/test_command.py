@@ -11,8 +11,8 @@ from commitcast.actors.kernel.future import Future
 from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.draft import Draft, Ending
 from commitcast.actors.sources.parsers import PARSERS
-from commitcast.actors.sources.processes.process import process_started
 from commitcast.persistence.records import AgentStatus
+from commitcast.persistence.recovery.identity import process_started
 from transcripts import TRANSCRIPTS
 from waiting import TIMEOUT_S
 

@@ -15,10 +15,11 @@ from commitcast.actors.sources.command import CommandSource
 from commitcast.actors.sources.draft import Draft, Ending
 from commitcast.actors.sources.parsers import PARSERS, Parser, Verdict
 from commitcast.actors.sources.processes import pipes
-from commitcast.actors.sources.processes.process import has_exited, process_started
+from commitcast.actors.sources.processes.process import has_exited
 from commitcast.actors.sources.verdict import decide_ending
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.records import AgentStatus
+from commitcast.persistence.recovery.identity import process_started
 from waiting import TIMEOUT_S, wait_until
 
 MIB = 1024 * 1024

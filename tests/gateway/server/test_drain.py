@@ -16,6 +16,7 @@ from commitcast.actors import AgentRuntime
 from commitcast.gateway import subscribe
 from commitcast.gateway.client import reconnect
 from commitcast.gateway.server import gateway
+from commitcast.gateway.server.access.auth import Grant
 from commitcast.gateway.server.access.limits import Limits
 from commitcast.gateway.tls import server_context
 from hostile import (
@@ -196,12 +197,18 @@ def _sending(data: bytes) -> Provocation:
     return provoke
 
 
+class _Broken:
+    async def verify(self, token: str) -> Grant:
+        raise ConnectionError("the identity provider is down")
+
+
 PROVOKED: Final[dict[str, tuple[int, Provocation]]] = {
     "drain": (4000, _drain),
     "token expired": (4001, _wait),
     "slow": (4002, _slow),
     "silent": (4003, _wait),
     "too many requests": (4004, _many),
+    "tokens that cannot be checked": (4005, _wait),
     "nonsense": (4500, _nonsense),
     "bad token": (4501, _wait),
     "token that allows nothing": (4503, _wait),
@@ -233,13 +240,14 @@ def test_goodbye_comes_before_every_close_with_its_code(
         4001: {"token": Passes(t=allowed("t", ("*", [READ]), expires_at=time.time() + 0.1))},
         4003: {"heartbeat_s": 0.03},
         4004: {"limits": Limits(burst=10, requests_per_s=0.001)},
+        4005: {"token": _Broken()},
         4500: {"limits": Limits(burst=10, requests_per_s=0.001)},
         4501: {"token": "another"},
         4503: {"token": Passes(t=allowed("t"))},
         4504: {"limits": Limits(connections_per_peer=1)},
         4507: {"token": "another", "limits": Limits(hello_timeout_s=0.05)},
     }.get(code, {})
-    headers = [("Authorization", "Bearer t")] if code in (4001, 4501, 4503) else []
+    headers = [("Authorization", "Bearer t")] if code in (4001, 4005, 4501, 4503) else []
 
     async def scenario(runtime: AgentRuntime) -> None:
         async with AsyncExitStack() as stack:

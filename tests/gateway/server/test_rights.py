@@ -319,10 +319,11 @@ class TestRightsThatEnd:
 
         async def scenario(runtime: AgentRuntime) -> None:
             for token in ("os", "other"):
-                assert (await get(runtime, "/v1/agents", token=token)).status == 500
+                answer = await get(runtime, "/v1/agents", token=token)
+                assert (answer.status, answer.json["error"]["code"]) == (503, "unavailable")
                 async with opened(runtime, ("Authorization", f"Bearer {token}")) as client:
                     goodbye, code = await client.farewell()
-                    assert (goodbye["type"], goodbye["code"]) == ("goodbye", code)
+                    assert (goodbye["type"], goodbye["code"], code) == ("goodbye", 4005, 4005)
 
         play(tmp_path, scenario, token=Broken())
 

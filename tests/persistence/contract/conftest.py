@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from commitcast.persistence.store import Store
-from databases import DATABASES, DURABLE, WITH_LOG, Database, fill
+from databases import DATABASES, DURABLE, IN_SERVER, WITH_LOG, Database, SqliteFile, fill
 from modes import DRAWN
 from stores import INITIALIZING, RUNNING, change, commit, new_agent
 
 
 def shapes(kinds: Iterable[str]) -> list[Any]:
     """The parameters of a fixture."""
-    return [pytest.param(kind, marks=DRAWN if kind == WITH_LOG else []) for kind in kinds]
+    return [pytest.param(kind, marks=DRAWN if kind in (WITH_LOG, IN_SERVER) else []) for kind in kinds]
 
 
 @pytest.fixture(params=shapes(DURABLE))
@@ -41,11 +41,12 @@ def running(store: Store) -> Store:
     return store
 
 
-@pytest.fixture(scope="session", params=shapes(DURABLE))
+@pytest.fixture(scope="session", params=shapes((*DURABLE, IN_SERVER)))
 def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Database:
     """A database that `fill` has filled, to be copied."""
-    database = DURABLE[request.param](tmp_path_factory.mktemp("filled"))
-    fill(database)
+    folder = tmp_path_factory.mktemp("filled")
+    database = DATABASES[request.param](folder)
+    fill(database if database.is_durable else SqliteFile(folder))
     return database
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from commitcast.actors.sources.processes.census import Census, Process
+from commitcast.persistence.recovery.census import Census, Process
 from waiting import TIMEOUT_S
 
 SCRIPT = """
@@ -17,7 +17,7 @@ SCRIPT = """
     from commitcast.actors import AgentRuntime
     from commitcast.actors.sources.processes import registry
     from commitcast.actors.sources.command import CommandSource
-    from commitcast.actors.sources.processes.census import Census
+    from commitcast.persistence.recovery.census import Census
 
     registry.STRAYS_PAUSE_S = 0.02
     assert os.getpid() == 1

@@ -11,9 +11,9 @@ import pytest
 
 from commitcast.actors.errors import SourceCancelledError
 from commitcast.actors.sources.processes import registry as module
-from commitcast.actors.sources.processes.census import Census
 from commitcast.actors.sources.processes.process import Program, start_process
 from commitcast.actors.sources.processes.registry import Processes, is_at_work, kill_at_once
+from commitcast.persistence.recovery.census import Census
 from shells import STUBBORN, Child, is_alive, read_line
 from waiting import TIMEOUT_S, wait_until
 

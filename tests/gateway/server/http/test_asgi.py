@@ -1,4 +1,7 @@
-"""The gateway as an ASGI app, mounted in a FastAPI app that a real uvicorn serves on a real port."""
+"""The gateway as an ASGI app, mounted in a FastAPI app that a real uvicorn serves on a real port.
+
+In both forms: with the gateway in this process, and behind a Unix socket for each request.
+"""
 
 import asyncio
 import http.client
@@ -24,17 +27,32 @@ from commitcast.gateway.protocol import frames
 from commitcast.gateway.server.gateway import Gateway
 from commitcast.gateway.server.http import asgi
 from commitcast.gateway.server.http.asgi_peer import AsgiPeer, NotServingError, call
+from commitcast.gateway.server.server import GatewayServer
 from commitcast.gateway.server.sockets.websocket import WRITE_LIMIT_BYTES
 from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.store import PAGE_BYTES
 from hosting import hosted
 from subscribers import raw
+from tunnels import FORMS, served
 from waiting import TIMEOUT_S, wait_until
 
 PREFIX = "/agents"
 LARGE = 16 * 1024 * 1024
 
 Headers = dict[str, str]
+
+_form = FORMS[0]
+
+
+@pytest.fixture(params=FORMS)
+def both_forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with apps of either form."""
+    monkeypatch.setitem(globals(), "_form", request.param)
+
+
+def app_of(runtime: AgentRuntime) -> ASGIApp:
+    """Return the app of a runtime's gateway."""
+    return asgi.app(served(runtime.gateway, _form))
 
 
 def beside(runtime: AgentRuntime, prefix: str = PREFIX) -> FastAPI:
@@ -45,7 +63,7 @@ def beside(runtime: AgentRuntime, prefix: str = PREFIX) -> FastAPI:
     async def own() -> dict[str, int]:
         return {"tasks": len(asyncio.all_tasks())}
 
-    host.mount(prefix, asgi.app(runtime.gateway))
+    host.mount(prefix, app_of(runtime))
     return host
 
 
@@ -101,7 +119,7 @@ def spoken(runtime: AgentRuntime, id: str, *contents: str, end: bool = False) ->
 
 
 def connections(runtime: AgentRuntime) -> int:
-    assert runtime.gateway is not None
+    assert isinstance(runtime.gateway, GatewayServer)
     return runtime.gateway.core.connections
 
 
@@ -120,6 +138,7 @@ async def refused(url: str, status: int, **options: Any) -> None:
     assert caught.value.response.status_code == status
 
 
+@pytest.mark.usefixtures("both_forms")
 class TestBesideTheHostsOwnRoutes:
     def test_reads_are_answered_under_the_prefix_and_the_hosts_own_beside_it(self, tmp_path: Path) -> None:
         with mounted(tmp_path) as (runtime, address):
@@ -144,7 +163,7 @@ class TestBesideTheHostsOwnRoutes:
 
     def test_the_prefix_without_its_slash_leads_to_the_page(self, tmp_path: Path) -> None:
         with AgentRuntime(tmp_path / "a.db", listen="asgi") as runtime:
-            mounted_by_hand = asgi.app(runtime.gateway)
+            mounted_by_hand = app_of(runtime)
 
             async def host(scope: Scope, receive: Receive, send: Send) -> None:
                 await mounted_by_hand({**scope, "root_path": "/deep/für"}, receive, send)
@@ -158,7 +177,7 @@ class TestBesideTheHostsOwnRoutes:
     def test_it_can_be_served_alone(self, tmp_path: Path) -> None:
         with (
             AgentRuntime(tmp_path / "a.db", listen="asgi") as runtime,
-            hosted(asgi.app(runtime.gateway), lifespan="on") as address,
+            hosted(app_of(runtime), lifespan="on") as address,
         ):
             assert get(address, "/readyz")[0] == 200
 
@@ -192,7 +211,7 @@ class TestBesideTheHostsOwnRoutes:
                 yield
 
         host = FastAPI(lifespan=lifespan)
-        host.mount(PREFIX, asgi.app(runtime.gateway))
+        host.mount(PREFIX, app_of(runtime))
         serving = hosted(host)
 
         async def scenario() -> None:
@@ -217,6 +236,7 @@ class TestBesideTheHostsOwnRoutes:
         assert 'pip install "commitcast[http]"' in ended.stderr
 
 
+@pytest.mark.usefixtures("both_forms")
 class TestWebSockets:
     def test_history_and_live_come_as_on_the_gateways_own_port(self, tmp_path: Path) -> None:
         contents = ["first", "zweite: üö\u2028", "line\nand\r\nline", "\U0001f600"]
@@ -330,6 +350,7 @@ class TestWebSockets:
             play(scenario)
 
 
+@pytest.mark.usefixtures("both_forms")
 class TestWhoMayComeIn:
     def test_a_token_comes_in_the_header_in_the_subprotocol_or_in_hello(self, tmp_path: Path) -> None:
         with mounted(tmp_path, token="s3cret-s3cret") as (runtime, address):
@@ -411,7 +432,7 @@ class TestWhoMayComeIn:
 
     def test_who_has_no_address_comes_from_this_machine(self, tmp_path: Path) -> None:
         with AgentRuntime(tmp_path / "a.db", listen="asgi", limits=Limits(connections_per_peer=1)) as runtime:
-            app = asgi.app(runtime.gateway)
+            app = app_of(runtime)
 
             async def host(scope: Scope, receive: Receive, send: Send) -> None:
                 await app({**scope, "client": None}, receive, send)
@@ -452,7 +473,7 @@ class TestWhoMayComeIn:
 
     def test_a_server_that_cannot_answer_a_handshake_refuses_with_its_own_403(self, tmp_path: Path) -> None:
         with AgentRuntime(tmp_path / "a.db", listen="asgi", limits=Limits(connections=1)) as runtime:
-            app = asgi.app(runtime.gateway)
+            app = app_of(runtime)
 
             async def host(scope: Scope, receive: Receive, send: Send) -> None:
                 await app({**scope, "extensions": {}}, receive, send)
@@ -466,6 +487,7 @@ class TestWhoMayComeIn:
                 play(scenario)
 
 
+@pytest.mark.usefixtures("both_forms")
 class TestBeginningAndEnd:
     def test_before_the_start_and_after_the_stop_everything_is_unavailable(self, tmp_path: Path) -> None:
         runtime = AgentRuntime(tmp_path / "a.db", listen="asgi")
@@ -552,7 +574,7 @@ class TestBeginningAndEnd:
 
             async def scenario() -> None:
                 is_sending = asyncio.Event()
-                serving = asyncio.create_task(_that_takes_nothing(asgi.app(runtime.gateway), is_sending))
+                serving = asyncio.create_task(_that_takes_nothing(app_of(runtime), is_sending))
                 await is_sending.wait()
                 serving.cancel()
                 with pytest.raises(asyncio.CancelledError):
@@ -580,6 +602,7 @@ class TestBeginningAndEnd:
             nobody_is_left(runtime)
 
 
+@pytest.mark.usefixtures("both_forms")
 class TestSlowHostsAndClients:
     def test_a_host_that_is_busy_costs_bounded_memory_and_delays_nobody(self, tmp_path: Path) -> None:
         is_busy, go_on = threading.Event(), threading.Event()

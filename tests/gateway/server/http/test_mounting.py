@@ -14,9 +14,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from commitcast.actors import AgentRuntime
-from commitcast.gateway import GatewayServer
 from commitcast.gateway.server.http import asgi
+from commitcast.gateway.server.http.asgi import Served
 from hosting import hosted
+from tunnels import FORMS, served
 from waiting import TIMEOUT_S
 
 PAGE: Final = Path(__file__).parents[4] / "docs/serving.md"
@@ -54,24 +55,26 @@ class TestAnAppOfTheCurrentGateway:
         except InvalidStatus as error:
             return error.response.status_code
 
-    def test_serves_one_runtime_after_another_and_refuses_between_them(self, tmp_path: Path) -> None:
-        current: list[GatewayServer | None] = [None]
+    @pytest.mark.parametrize("form", FORMS)
+    def test_serves_one_runtime_after_another_and_refuses_between_them(self, tmp_path: Path, form: str) -> None:
+        current: list[Served | None] = [None]
 
         with hosted(asgi.app(lambda: current[0])) as address:
             statuses = [self.status(address), asyncio.run(self.handshake(address))]
             for name in ("first", "second"):
                 with AgentRuntime(tmp_path / f"{name}.db", listen="asgi") as runtime:
-                    current[0] = runtime.gateway
+                    current[0] = served(runtime.gateway, form)
                     statuses += [self.status(address), asyncio.run(self.handshake(address))]
                 statuses += [self.status(address), asyncio.run(self.handshake(address))]
 
         assert statuses == [503, 503, *[200, 101, 503, 503] * 2]
 
+    @pytest.mark.parametrize("form", FORMS)
     @pytest.mark.parametrize("host", ["testserver", "evil.example"])
-    def test_refuses_a_foreign_host_all_the_same(self, tmp_path: Path, host: str) -> None:
+    def test_refuses_a_foreign_host_all_the_same(self, tmp_path: Path, host: str, form: str) -> None:
         with (
             AgentRuntime(tmp_path / "a.db", listen="asgi") as runtime,
-            hosted(asgi.app(lambda: runtime.gateway)) as address,
+            hosted(asgi.app(lambda: served(runtime.gateway, form))) as address,
         ):
             connection = http.client.HTTPConnection(address, timeout=TIMEOUT_S)
             connection.request("GET", "/v1/agents", headers={"Host": host})

@@ -1,4 +1,7 @@
-"""Event streams of the ASGI app over real HTTP: what a browser's EventSource sees, and how it comes back."""
+"""Event streams of the ASGI app over real HTTP: what a browser's EventSource sees, and how it comes back.
+
+In both forms: with the gateway in this process, and behind a Unix socket for each request.
+"""
 
 import http.client
 import json
@@ -23,6 +26,7 @@ from commitcast.persistence.errors import InvalidValueError
 from commitcast.persistence.store import PAGE_BYTES
 from hosting import hosted
 from subscribers import STREAM, Follower
+from tunnels import FORMS, served
 from waiting import TIMEOUT_S, wait_until
 
 LARGE: Final = 16 * 1024 * 1024
@@ -32,6 +36,14 @@ ENDED: Final = {"completed", "failed", "terminated"}
 
 Fields = dict[str, Any]
 Headers = dict[str, str]
+
+_form = FORMS[0]
+
+
+@pytest.fixture(params=FORMS)
+def both_forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with apps of either form."""
+    monkeypatch.setitem(globals(), "_form", request.param)
 
 
 class Event(NamedTuple):
@@ -139,7 +151,7 @@ class Listener:
 def beside(runtime: AgentRuntime) -> FastAPI:
     """A host's app with the gateway mounted."""
     host = FastAPI()
-    host.mount("/agents", asgi.app(runtime.gateway))
+    host.mount("/agents", asgi.app(served(runtime.gateway, _form)))
     return host
 
 
@@ -180,6 +192,7 @@ def nobody_is_left(runtime: AgentRuntime) -> None:
     wait_until(lambda: not gateway.core.connections and not gateway.core._from, "everybody to be forgotten")
 
 
+@pytest.mark.usefixtures("both_forms")
 class TestEvents:
     def test_each_event_is_a_frame_with_the_cursor_as_its_id(self, tmp_path: Path) -> None:
         with mounted(tmp_path) as (runtime, address):
@@ -259,6 +272,7 @@ class TestEvents:
             connection.close()
 
 
+@pytest.mark.usefixtures("both_forms")
 class TestTheEnd:
     def test_the_response_ends_with_the_agent(self, tmp_path: Path) -> None:
         with mounted(tmp_path) as (runtime, address):
@@ -334,6 +348,7 @@ class TestTheEnd:
             nobody_is_left(runtime)
 
 
+@pytest.mark.usefixtures("both_forms")
 class TestComingBack:
     def test_who_is_cut_off_after_any_event_gets_every_message_once_and_the_end(self, tmp_path: Path) -> None:
         contents = [f"{number} " + "x" * 30_000 for number in range(12)]  # three to a frame
@@ -401,6 +416,7 @@ class TestComingBack:
             nobody_is_left(runtime)
 
 
+@pytest.mark.usefixtures("both_forms")
 class TestAllAgents:
     def test_the_id_is_the_position_and_the_stream_goes_on_after_an_end(self, tmp_path: Path) -> None:
         with mounted(tmp_path) as (runtime, address):
@@ -424,6 +440,7 @@ class TestAllAgents:
                 assert browser.status == 200
 
 
+@pytest.mark.usefixtures("both_forms")
 class TestRights:
     def test_a_stream_needs_a_token_with_the_right_to_read(self, tmp_path: Path) -> None:
         def grant(agent: str) -> Grant:
@@ -460,6 +477,7 @@ class _Tokens:
         return self._grants[token]
 
 
+@pytest.mark.usefixtures("both_forms")
 class TestSlowReaders:
     def test_who_stops_reading_costs_bounded_memory_delays_nobody_and_is_dropped(self, tmp_path: Path) -> None:
         with mounted(tmp_path, limits=Limits(stall_timeout_s=1.5)) as (runtime, address):

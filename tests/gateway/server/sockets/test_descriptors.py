@@ -34,7 +34,7 @@ from moments import serving
 
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]), int(sys.argv[3])))
-with serving(Path(sys.argv[1]), sys.argv[2], token=None) as server:
+with serving(Path(sys.argv[1]), sys.argv[2], token=None, server="in_process") as server:
     agent = server.runtime.agent("a")
     print(server.address, flush=True)
     for line in sys.stdin:

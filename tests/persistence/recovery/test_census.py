@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from commitcast.actors.sources.processes.census import (
+from commitcast.persistence.recovery import census
+from commitcast.persistence.recovery.census import (
     Census,
     Owner,
     Process,
@@ -15,7 +16,8 @@ from commitcast.actors.sources.processes.census import (
     read_owners,
     read_process,
 )
-from shells import EPOCH, Children
+from shells import EPOCH, Children, read_line
+from waiting import wait_until
 
 LEADER = 100
 
@@ -154,6 +156,30 @@ def test_a_process_that_has_gone_is_nobody_and_the_census_is_not_settled(monkeyp
 
     assert not census.is_settled
     assert 2**22 + 1 not in census.processes
+
+
+def test_a_fork_is_one_until_it_executes_a_program(children: Children) -> None:
+    child = children.start("/bin/sh", "-c", "(echo; while :; do :; done) & echo; exec sleep 60")
+    assert (read_line(child), read_line(child)) == (b"\n", b"\n")
+
+    wait_until(lambda: _forks(child.pid) == [False, True], "the command to execute", show=lambda: _forks(child.pid))
+
+
+def _forks(group: int) -> list[bool]:
+    """Whether each process of a group is a fork, the oldest first."""
+    return [process.is_fork for process in sorted(Census.take().in_group(group))]
+
+
+@pytest.mark.parametrize(("flags", "is_fork"), [(0x40, True), (0x400040, True), (0x400000, False), (0x200040, False)])
+def test_a_fork_is_told_by_its_flags_and_a_kernel_thread_is_none(
+    monkeypatch: pytest.MonkeyPatch, flags: int, is_fork: bool
+) -> None:
+    stat = f"7 (x) S 1 7 7 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 99 0".encode()
+    monkeypatch.setattr(census, "_read", lambda _: stat)
+
+    found = read_process(7)
+
+    assert found is not None and (found.started, found.is_fork) == ("99", is_fork)
 
 
 def test_a_program_that_shows_no_environment_leaves_the_census_unsettled(children: Children) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
-from commitcast.actors.sources.processes import termination
-from commitcast.actors.sources.processes.census import Census
-from commitcast.actors.sources.processes.termination import Termination
+from commitcast.persistence.recovery import termination
+from commitcast.persistence.recovery.census import Census
+from commitcast.persistence.recovery.termination import Termination
 from shells import EPOCH, STUBBORN, Child, Children, is_alive, read_line
 from waiting import TIMEOUT_S, wait_until
 
@@ -171,8 +171,8 @@ def test_what_is_not_the_agents_is_left_alone(children: Children) -> None:
 def test_this_process_and_what_it_descends_from_are_never_the_agents(children: Children) -> None:
     script = (
         "import time\n"
-        "from commitcast.actors.sources.processes.census import Census\n"
-        "from commitcast.actors.sources.processes.termination import Termination\n"
+        "from commitcast.persistence.recovery.census import Census\n"
+        "from commitcast.persistence.recovery.termination import Termination\n"
         f"ending = Termination('{EPOCH}', 0)\n"
         "while not ending.is_over: ending.step(Census.take(), time.monotonic())\n"
         "print('here', ending.seen, flush=True)\n"

@@ -1,20 +1,26 @@
 """The end of all processes that one agent has started: SIGTERM to all at once, and after a grace SIGKILL to the rest.
 
 Decides what to signal, and when that is over. A whole group is signalled where all of it is the agent's, so that
-nothing that is forked meanwhile is missed; else each process by itself. Is given each census, which serves many agents
-(see `registry`). One thread at a time.
+nothing that is forked meanwhile is missed; else each process by itself. One census serves many agents: `carry_out`
+takes it, or the registry of the running commands (`actors.sources.processes.registry`). One thread at a time.
 """
 
 import logging
+import math
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from commitcast.actors.sources.processes.census import Census, Identity, Process
-from commitcast.actors.sources.processes.process import KILL_WAIT_S, is_still, reap_stray, signal_group, signal_process
+from commitcast.persistence.recovery.census import Census, Identity, Process
+from commitcast.persistence.recovery.identity import KILL_WAIT_S, is_still, reap_stray, signal_group, signal_process
 
 logger: Final = logging.getLogger(__name__)
+
+FIRST_PAUSE_S: Final = 0.002
+LONGEST_PAUSE_S: Final = 0.1
+"""Between two steps, doubling: most processes end at once, and a group gives nothing to wait on."""
 
 
 class Termination:
@@ -151,6 +157,31 @@ class Termination:
                 self._signalled.add(-self._child)
                 signal_group(self._child, signal.SIGTERM)
         return False
+
+
+def carry_out(terminations: Sequence[Termination], give_up_at: float = math.inf) -> None:
+    """Take steps until all are over.
+
+    Args:
+        terminations: none of them is over.
+        give_up_at: when what is left is given up, of `time.monotonic()`.
+
+    Threads: blocks until `give_up_at` at most, and for at most `KILL_WAIT_S` after the last `kill_at`.
+    """
+    pause_s = FIRST_PAUSE_S
+    while terminations:
+        began = time.monotonic()
+        census = Census.try_take()
+        for termination in terminations:
+            termination.step(census, time.monotonic())
+        terminations = [termination for termination in terminations if not termination.is_over]
+        if time.monotonic() >= give_up_at:
+            for termination in terminations:
+                termination.end()
+            return
+        if terminations:  # half of a processor at most
+            time.sleep(max(pause_s, min(time.monotonic() - began, LONGEST_PAUSE_S)))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def _targets(census: Census, processes: Mapping[int, Process]) -> Iterator[tuple[int, Process]]:

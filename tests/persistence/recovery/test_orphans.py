@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from commitcast.actors.sources.processes import orphans, process
-from commitcast.actors.sources.processes.census import Census, Owner, Process
-from commitcast.actors.sources.processes.orphans import AtWork, find_orphans, stop_orphans
-from commitcast.actors.sources.processes.process import process_started, start_text, this_runtime
+from commitcast.persistence.recovery import identity
+from commitcast.persistence.recovery.census import Census, Owner, Process
+from commitcast.persistence.recovery.identity import process_started, start_text, this_runtime
+from commitcast.persistence.recovery.orphans import AtWork, find_orphans, stop_orphans
 from shells import STUBBORN, Child, Children, is_alive, wait_for_script
 from waiting import TIMEOUT_S, wait_until
 
@@ -107,12 +107,11 @@ def test_what_is_another_stores_is_left_alone(children: Children, epoch_of: Call
 
 @pytest.mark.parametrize("runtime", [this_runtime(), "another-namespace:7:boot:1"], ids=["here", "out of sight"])
 def test_what_a_living_runtime_is_at_work_with_is_left_alone_for_this_file_may_be_a_copy_of_its(
-    children: Children, monkeypatch: pytest.MonkeyPatch, runtime: str
+    children: Children, runtime: str
 ) -> None:
     child = orphan(children, "echo; exec sleep 60", runtime=runtime)
-    monkeypatch.setattr(orphans, "is_at_work", lambda epoch: epoch == EPOCH)
 
-    assert stop_orphans(at_work(child), {"a": EPOCH}.get, 0) == {}
+    assert stop_orphans(at_work(child), {"a": EPOCH}.get, 0, lambda epoch: epoch == EPOCH) == {}
 
     assert is_alive(child.pid)
 
@@ -162,7 +161,7 @@ def test_a_number_that_another_process_has_now_is_left_alone(children: Children,
 def test_without_the_boots_name_a_number_and_a_time_are_not_enough_and_the_epoch_is(
     children: Children, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(process, "_BOOT_ID_PATH", str(tmp_path / "missing"))
+    monkeypatch.setattr(identity, "_BOOT_ID_PATH", str(tmp_path / "missing"))
     bare, marked = unmarked(children), orphan(children, "echo; exec sleep 60")
 
     assert stop_orphans(at_work(bare), nobody, TIMEOUT_S) == {"a": 1}

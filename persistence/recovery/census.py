@@ -23,6 +23,8 @@ _READ_BYTES: Final = 64 * 1024
 _EPOCH_MARK: Final = f"{EPOCH_VARIABLE}=".encode()
 _KERNEL_THREAD: Final = 0x0020_0000
 """PF_KTHREAD in the flags of /proc/PID/stat."""
+_FORKED: Final = 0x40
+"""PF_FORKNOEXEC there."""
 _GONE_OR_HIDDEN: Final = (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM)
 
 Identity = tuple[int, str]
@@ -35,7 +37,7 @@ class Owner(NamedTuple):
     agent: str
     epoch: str
     runtime: str
-    """The process that started the agent's command, as `process.this_runtime` names it; "" if it is not named."""
+    """The process that started the agent's command, as `identity.this_runtime` names it; "" if it is not named."""
 
     @property
     def runtime_pid(self) -> int | None:
@@ -59,6 +61,8 @@ class Process(NamedTuple):
     """The agents that it was started for, by its environment; the innermost first."""
     is_blank: bool = False
     """It shows no environment: it has none, or is between two programs (execve) and will show one in a moment."""
+    is_fork: bool = False
+    """It has executed no program since it was forked: the environment that it shows is its parent's."""
 
     @property
     def identity(self) -> Identity:
@@ -178,11 +182,13 @@ def read_process(pid: int, *, with_owners: bool = False) -> Process | None:
     zombie = fields[0] in (b"Z", b"X")
     threads = int(fields[17])  # a leader thread that ended before its other threads is shown as a zombie too
     is_alive = not zombie or threads > 1
-    has_environment = is_alive and not int(fields[6]) & _KERNEL_THREAD
-    environment = _read(f"/proc/{pid}/environ") if with_owners and has_environment else None
+    flags = int(fields[6])
+    is_program = not flags & _KERNEL_THREAD
+    environment = _read(f"/proc/{pid}/environ") if with_owners and is_alive and is_program else None
     owners = read_owners(environment) if environment else ()
     parent, group, session = (int(field) for field in fields[1:4])
-    return Process(pid, parent, group, session, fields[19].decode(), is_alive, owners, is_blank=environment == b"")
+    is_blank, is_fork = environment == b"", is_program and bool(flags & _FORKED)
+    return Process(pid, parent, group, session, fields[19].decode(), is_alive, owners, is_blank, is_fork)
 
 
 def read_owners(environment: bytes) -> tuple[Owner, ...]:

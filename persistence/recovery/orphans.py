@@ -3,16 +3,19 @@
 Stops only what is certainly an orphan of this store: a process that has the epoch of one of its agents in its
 environment, or the recorded command itself by its number and start time; and never one whose runtime lives, which may
 be at work on the file that this one is a copy of. Used while the store is locked and no agent of it is at work.
+Blocks; any thread.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from commitcast.actors.sources.processes.census import Census, Owner, Process
-from commitcast.actors.sources.processes.process import names_boot, runtime_is_alive, start_text, this_runtime
-from commitcast.actors.sources.processes.registry import FIRST_PAUSE_S, LONGEST_PAUSE_S, is_at_work
-from commitcast.actors.sources.processes.termination import Termination
+from commitcast.persistence.recovery.census import Census, Owner, Process
+from commitcast.persistence.recovery.identity import names_boot, runtime_is_alive, start_text, this_runtime
+from commitcast.persistence.recovery.termination import Termination, carry_out
+
+IsAtWork = Callable[[str], bool]
+"""Tells of an epoch whether this process itself runs a command of that agent now."""
 
 
 class AtWork(NamedTuple):
@@ -23,7 +26,7 @@ class AtWork(NamedTuple):
     pid: int | None
     """Of its command, if that was recorded."""
     started: str | None
-    """What `process.process_started` returned for it then."""
+    """What `identity.process_started` returned for it then."""
 
 
 class Orphan(NamedTuple):
@@ -34,13 +37,24 @@ class Orphan(NamedTuple):
     process: Process
 
 
-def stop_orphans(at_work: Sequence[AtWork], epoch_of: Callable[[str], str | None], grace_s: float) -> dict[str, int]:
+def runs_no_commands(_epoch: str) -> bool:
+    """Say of every agent that this process runs no command of it: the `IsAtWork` of a process without sources."""
+    return False
+
+
+def stop_orphans(
+    at_work: Sequence[AtWork],
+    epoch_of: Callable[[str], str | None],
+    grace_s: float,
+    is_at_work: IsAtWork = runs_no_commands,
+) -> dict[str, int]:
     """Stop all orphans: SIGTERM to everything, one grace for all, SIGKILL to what is left.
 
     Args:
         at_work: the agents that had not ended.
         epoch_of: returns the epoch of any agent of the store; None if there is no such agent.
         grace_s: seconds between the two signals.
+        is_at_work: of this process: what it runs itself is left alone.
 
     Returns:
         How many processes there were, by agent; of most there are none.
@@ -48,23 +62,29 @@ def stop_orphans(at_work: Sequence[AtWork], epoch_of: Callable[[str], str | None
     Raises:
         OSError: the processes cannot be listed.
 
-    Threads: blocks for at most `grace_s` and `process.KILL_WAIT_S`.
+    Threads: blocks for at most `grace_s` and `identity.KILL_WAIT_S`.
     """
     kill_at = time.monotonic() + grace_s
     orphans: dict[tuple[str, str], list[Process]] = {}
-    for agent, epoch, process in find_orphans(Census.take(), at_work, epoch_of):
+    for agent, epoch, process in find_orphans(Census.take(), at_work, epoch_of, is_at_work):
         orphans.setdefault((agent, epoch), []).append(process)
     terminations = {
         agent: Termination(epoch, kill_at, known=[process.identity for process in processes])
         for (agent, epoch), processes in orphans.items()
     }
-    _carry_out(list(terminations.values()))
+    carry_out(list(terminations.values()))
     return {agent: termination.seen for agent, termination in terminations.items()}
 
 
-def find_orphans(census: Census, at_work: Sequence[AtWork], epoch_of: Callable[[str], str | None]) -> Iterator[Orphan]:
+def find_orphans(
+    census: Census,
+    at_work: Sequence[AtWork],
+    epoch_of: Callable[[str], str | None],
+    is_at_work: IsAtWork = runs_no_commands,
+) -> Iterator[Orphan]:
     """Yield what is certainly an orphan, and not what only descends from one. See `stop_orphans`."""
-    marked = list(_marked(census, {agent.epoch: agent.agent for agent in at_work}, epoch_of))
+    named = _marked(census, {agent.epoch: agent.agent for agent in at_work}, epoch_of)
+    marked = [orphan for orphan, owner in named if _has_lost_its_runtime(owner, is_at_work)]
     yield from marked
     certain = {(orphan.epoch, leader) for orphan in marked for leader in (orphan.process.group, orphan.process.session)}
     for agent, epoch, pid, started in at_work:
@@ -74,12 +94,15 @@ def find_orphans(census: Census, at_work: Sequence[AtWork], epoch_of: Callable[[
             yield from (Orphan(agent, epoch, process) for process in census.led_by(pid) if process.is_alive)
 
 
-def _marked(census: Census, at_work: Mapping[str, str], epoch_of: Callable[[str], str | None]) -> Iterator[Orphan]:
+def _marked(
+    census: Census, at_work: Mapping[str, str], epoch_of: Callable[[str], str | None]
+) -> Iterator[tuple[Orphan, Owner]]:
+    """Yield each process whose environment names an agent of the store, with what it says of that agent."""
     for process in census.processes.values():
         for owner in process.owners:
             agent = at_work.get(owner.epoch) or (owner.agent if epoch_of(owner.agent) == owner.epoch else None)
-            if agent is not None and _has_lost_its_runtime(owner):
-                yield Orphan(agent, owner.epoch, process)
+            if agent is not None:
+                yield Orphan(agent, owner.epoch, process), owner
 
 
 def _is_command(process: Process | None, started: str | None) -> bool:
@@ -90,19 +113,7 @@ def _is_command(process: Process | None, started: str | None) -> bool:
     return now == started and names_boot(now)  # without the boot, a number and a time may come again
 
 
-def _has_lost_its_runtime(owner: Owner) -> bool:
+def _has_lost_its_runtime(owner: Owner, is_at_work: IsAtWork) -> bool:
     if owner.runtime == this_runtime():  # an earlier runtime of this very process
         return not is_at_work(owner.epoch)
     return not runtime_is_alive(owner.runtime)
-
-
-def _carry_out(terminations: list[Termination]) -> None:
-    pause_s = FIRST_PAUSE_S
-    while terminations:
-        census = Census.try_take()
-        for termination in terminations:
-            termination.step(census, time.monotonic())
-        terminations = [termination for termination in terminations if not termination.is_over]
-        if terminations:
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

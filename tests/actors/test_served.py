@@ -1,0 +1,35 @@
+"""A runtime on a file that a server process serves, and a second one on it: what each sees and may do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from commitcast.actors import AgentContext, AgentRuntime
+from waiting import TIMEOUT_S
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[tuple[AgentRuntime, AgentRuntime]]:
+    path = tmp_path / "agents.db"
+    with AgentRuntime(path, server="process") as one, AgentRuntime(path, server="process") as other:
+        yield one, other
+
+
+def test_a_callback_of_what_another_runtime_has_answered_may_read(both: tuple[AgentRuntime, AgentRuntime]) -> None:
+    """The answers of the reads come on the thread that has brought the first one."""
+    one, other = both
+    seen: SimpleQueue[Any] = SimpleQueue()
+
+    def echo(context: AgentContext) -> Iterator[str]:
+        yield context.receive()
+
+    one.launch(echo, id="a")
+    handle = other.agent("a")
+    handle.send("hello").add_done_callback(lambda future: seen.put((future.get(0).sequence, handle.record().head)))
+
+    sequence, head = seen.get(timeout=TIMEOUT_S)
+    assert sequence == 1 and head >= 1
+    assert handle.wait(TIMEOUT_S).status == "completed"

@@ -1,0 +1,126 @@
+"""What a host may do to itself and to the file: open it with another SQLite, use up its descriptors, read nothing."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from commitcast.actors import AgentRuntime
+from commitcast.persistence.remote.frames import Ask
+from commitcast.persistence.remote.link import UNSENT_BYTES
+from commitcast.persistence.sqlite.verify import verify
+from hosts import server_of
+from no_descriptors import every_descriptor_used
+from speaking import is_forgotten, speaking_host
+from waiting import TIMEOUT_S
+
+pytestmark = [pytest.mark.fault, pytest.mark.both_modes, pytest.mark.parametrize("server", ["process"], indirect=True)]
+
+READER = """
+import sqlite3, sys
+print("reading", flush=True)
+while True:
+    connection = sqlite3.connect(sys.argv[1], timeout=5, isolation_level=None)
+    connection.execute("SELECT count(*) FROM agent_messages").fetchone()
+    connection.close()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "agents.db"
+
+
+@contextmanager
+def outside_reader(path: Path) -> Iterator[None]:
+    with subprocess.Popen([sys.executable, "-c", READER, str(path)], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None and child.stdout.readline()
+            yield
+        finally:
+            child.kill()
+
+
+def open_and_close(path: Path, until: threading.Event, opened: list[int]) -> None:
+    """Open and close the file fifty times a second: each close drops the locks that this process has on it."""
+    while not until.wait(0.02):
+        connection = sqlite3.connect(path, timeout=5)
+        opened += connection.execute("SELECT count(*) FROM agents").fetchone()
+        connection.close()
+        path.read_bytes()
+
+
+def work(path: Path, messages: int) -> None:
+    """Emit from several agents while the file is opened and closed."""
+    is_done, opened = threading.Event(), list[int]()
+    opening = threading.Thread(target=open_and_close, args=(path, is_done, opened))
+    with AgentRuntime(path) as runtime, outside_reader(path):
+        agents = runtime.launch_many(4)
+        opening.start()
+        for number in range(messages):
+            for future in [agent.emit(f"{number}") for agent in agents]:
+                assert future.get(TIMEOUT_S).sequence == number + 1
+        is_done.set()
+        opening.join()
+        assert opened
+        assert runtime.failure is None
+    report = verify(path)
+    assert report.is_sound
+    assert report.messages == 4 * messages
+
+
+def test_it_opens_and_closes_the_file_beside_an_outside_reader(path: Path) -> None:
+    work(path, messages=50)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_fifty_runtimes_of_hosts_that_open_and_close_the_file(tmp_path: Path) -> None:
+    for number in range(50):
+        work(tmp_path / f"{number}.db", messages=100)
+
+
+@pytest.mark.delete_mode("a host opens no file")
+def test_it_uses_up_all_of_its_descriptors(path: Path) -> None:
+    with AgentRuntime(path) as runtime:
+        agent = runtime.launch(id="a")
+        agent.emit("before").get(TIMEOUT_S)
+        with every_descriptor_used():
+            futures = [agent.emit("x" * 100_000) for _ in range(5)]
+            assert [future.get(TIMEOUT_S).sequence for future in futures] == [2, 3, 4, 5, 6]
+            assert agent.messages()
+            assert runtime.launch(id="b").record().id == "b"
+        assert runtime.failure is None
+    assert verify(path).is_sound
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.delete_mode("it is about memory")
+def test_it_reads_nothing_of_what_it_asks_for_and_is_cut_while_others_go_on(path: Path) -> None:
+    with AgentRuntime(path) as runtime:
+        agent = runtime.launch(id="a")
+        for _ in range(4):
+            agent.emit("x" * 1_000_000)
+        agent.emit("y").get(TIMEOUT_S)
+        before = resident_bytes(server_of(runtime))
+
+        with speaking_host(path) as host:
+            for number in range(1, 201):
+                host.requests.send(Ask(number, "messages", ["a", 0, 1_000, 4_000_000]))
+            sequence = 5
+            while not is_forgotten(host.address, host.welcome.session):
+                sequence += 1
+                assert agent.emit("x").get(TIMEOUT_S).sequence == sequence
+                assert resident_bytes(server_of(runtime)) - before < UNSENT_BYTES + 128 * 1024 * 1024
+
+        assert agent.emit("x").get(TIMEOUT_S).sequence == sequence + 1
+        assert runtime.failure is None
