@@ -87,7 +87,8 @@ class AgentActor(Actor):
 
     def on_receive(self, command: messages.AgentCommand) -> Any:
         """Handle one command."""
-        if not self._is_loaded or self.is_foreign:  # that one may have ended meanwhile
+        self._is_last_chance = self._is_last_chance or isinstance(command, messages.RuntimeStopping)
+        if (not self._is_loaded or self.is_foreign) and not self._is_last_chance:  # a foreign one may have ended
             self._load(command)
         if self.is_foreign and self._has_forwarded(command):
             return None
@@ -319,7 +320,6 @@ class AgentActor(Actor):
         return log is not None and log.is_waited_for
 
     def _on_runtime_stopping(self, ending: messages.Terminate | messages.Fail) -> None:
-        self._is_last_chance = True
         if self._stored_status is not None and not self.status.is_terminal:
             self.on_receive(ending)
 

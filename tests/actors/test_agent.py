@@ -11,10 +11,11 @@ import pytest
 from by_hand import HandDispatcher, Listener, Office
 from commitcast.actors import AgentContext, AgentRuntime, AgentStatus
 from commitcast.actors.kernel.future import Future
-from commitcast.actors.messages import Complete, Patch
+from commitcast.actors.messages import Complete, Patch, Terminate
 from commitcast.persistence import verify
-from commitcast.persistence.errors import CommitcastError, NotOwnerError
+from commitcast.persistence.errors import CommitcastError, NotOwnerError, StoreReadError
 from commitcast.persistence.records import MessageRecord
+from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.writes import AgentPatch
 from stores import INITIALIZING, RUNNING, change, new_agent, of, opened
 from waiting import TIMEOUT_S, wait_until
@@ -116,6 +117,20 @@ def test_an_agent_whose_actor_met_a_defect_ends_failed_instead_of_running_for_ev
         runtime._running.directory.tell(agent.id, RuntimeError("a defect"))  # type: ignore[arg-type]
 
         assert agent.wait(2).status is AgentStatus.FAILED
+
+
+def test_a_stop_asks_nothing_of_a_store_that_is_closed_for_an_agent_that_was_never_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    office = Office(SqliteStore(":memory:"))
+    asked = office.emit("a", "x")
+    office.directory.end_all(Terminate(), deadline=0.0)
+
+    office.run()
+
+    assert isinstance(asked.exception(0), StoreReadError)
+    assert len(office.directory) == 0
+    assert "Unhandled exception" not in caplog.text
 
 
 def test_an_agent_of_another_runtime_that_ends_in_the_midst_of_a_turn_is_written_to_in_the_rest_of_it() -> None:
