@@ -160,8 +160,22 @@ class TestAsked:
 
         wait_until(lambda: not is_alive(server), "the server to end")
         assert host.ask("runtime.failure") is None
+
+    def test_by_a_signal_to_all_processes_it_stays_until_its_host_has_stopped_its_agents(
+        self, path: Path, hosts: Hosts
+    ) -> None:
+        host = hosts()
+        server = host.start()
+        host.ask("agent = runtime.launch(id='a'); import signal")
+        host.ask("signal.signal(signal.SIGTERM, lambda *_: (agent.emit('last'), runtime.stop(), os._exit(0)))")
+
+        os.kill(server, signal.SIGTERM)
+        host.send_signal(signal.SIGTERM)
+
+        assert host.process.wait(TIMEOUT_S) == 0
+        wait_until(lambda: not is_alive(server), "the server to end")
         with AgentRuntime(path) as again:
-            assert again.agent("a").record().status == "terminated"
+            assert (again.agent("a").record().status, again.agent("a").record().head) == ("terminated", 1)
 
     def test_a_host_that_comes_after_the_signal_gets_the_next_server(self, path: Path, hosts: Hosts) -> None:
         host = hosts()
