@@ -25,6 +25,8 @@ from commitcast.persistence.sqlite.store import SqliteStore
 
 logger: Final = logging.getLogger(__name__)
 
+HOSTS_S: Final = 1.0
+"""For hosts whose server was killed to kill the programs of their agents: it takes them some milliseconds."""
 SWITCH_S: Final = 0.001
 """Between two threads that both compute: the writer must not wait 5 ms, as long as a commit takes, for a gateway."""
 
@@ -59,7 +61,8 @@ def main(configuration: dict[str, Any]) -> None:
 
 
 def _serve(store: SqliteStore, settings: Settings, linger_s: float, forwarder: LogForwarder, report: "_Report") -> None:
-    server = Server(store, settings, recover(store), linger_s, forwarder, store.settle, store.announce)
+    recovered = recover(store, hosts_s=HOSTS_S)
+    server = Server(store, settings, recovered, linger_s, forwarder, store.settle, store.announce)
     store.on_waiting = server.on_waiting
     try:
         remove_leftover(store.note_found)

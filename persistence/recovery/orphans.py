@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from commitcast.persistence.recovery.census import Census, Owner, Process
 from commitcast.persistence.recovery.identity import names_boot, runtime_is_alive, start_text, this_runtime
-from commitcast.persistence.recovery.termination import Termination, carry_out
+from commitcast.persistence.recovery.termination import FIRST_PAUSE_S, LONGEST_PAUSE_S, Termination, carry_out
 
 IsAtWork = Callable[[str], bool]
 """Tells of an epoch whether this process itself runs a command of that agent now."""
@@ -74,6 +74,28 @@ def stop_orphans(
     }
     carry_out(list(terminations.values()))
     return {agent: termination.seen for agent, termination in terminations.items()}
+
+
+def await_end(epochs: Sequence[str], limit_s: float) -> int:
+    """Wait until no process of these agents is left; return how many there are when the time is over.
+
+    They are no orphans: their runtime lives. It has lost the server of its file, and kills them itself; or it is at
+    work on a file that this one is a copy of.
+
+    Raises:
+        OSError: the processes cannot be listed.
+
+    Threads: blocks for at most `limit_s`.
+    """
+    give_up_at = time.monotonic() + limit_s
+    pause_s = FIRST_PAUSE_S
+    while True:
+        marked = Census.take().marked
+        left = sum(process.is_alive for epoch in epochs for process in marked.get(epoch, ()))
+        if not left or time.monotonic() >= give_up_at:
+            return left
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def find_orphans(

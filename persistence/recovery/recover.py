@@ -11,7 +11,7 @@ from typing import Final
 from commitcast.persistence.errors import StoreCorruptError
 from commitcast.persistence.records import AgentRecord, AgentStatus
 from commitcast.persistence.recovery.interruption import PAGE, end_interrupted
-from commitcast.persistence.recovery.orphans import AtWork, IsAtWork, runs_no_commands, stop_orphans
+from commitcast.persistence.recovery.orphans import AtWork, IsAtWork, await_end, runs_no_commands, stop_orphans
 from commitcast.persistence.store import Reader, Store
 
 logger: Final = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ AGENTS_SHOWN: Final = 5
 PROBLEMS_SHOWN: Final = 3
 
 
-def recover(store: Store, is_at_work: IsAtWork = runs_no_commands) -> int:
+def recover(store: Store, is_at_work: IsAtWork = runs_no_commands, *, hosts_s: float = 0.0) -> int:
     """End every agent that is initializing or running, once all processes that agents left behind are stopped.
 
     Processes of ended agents are stopped too: the runtime may have crashed, or given up, before they were dead.
@@ -30,6 +30,7 @@ def recover(store: Store, is_at_work: IsAtWork = runs_no_commands) -> int:
     Args:
         store: open for writing; nothing else commits to it yet.
         is_at_work: tells of an epoch whether this process runs a command of that agent now.
+        hosts_s: seconds that hosts which have lost their server may take to kill the programs of their agents.
 
     Returns:
         How many agents there were.
@@ -39,7 +40,7 @@ def recover(store: Store, is_at_work: IsAtWork = runs_no_commands) -> int:
 
     Durability: on return every agent in the store has ended.
     """
-    _stop_processes(store, is_at_work)
+    _stop_processes(store, is_at_work, hosts_s)
     ended = 0
     for status in (AgentStatus.RUNNING, AgentStatus.INITIALIZING):
         while left_behind := store.agents(status=status, limit=PAGE):
@@ -63,14 +64,18 @@ def _contradiction(store: Store, record: AgentRecord, refusal: Exception) -> Sto
     )
 
 
-def _stop_processes(reader: Reader, is_at_work: IsAtWork) -> None:
+def _stop_processes(reader: Reader, is_at_work: IsAtWork, hosts_s: float) -> None:
     """Stop the processes that agents of this store have left behind, before the end of the agents is stored."""
     try:
         agents = list(_at_work(reader))
         stopped = stop_orphans(agents, lambda agent: _epoch(reader, agent), ORPHAN_GRACE_S, is_at_work)
+        left = await_end([agent.epoch for agent in agents], hosts_s) if hosts_s else 0
     except OSError as error:  # no /proc, or no descriptor: the agents have ended nevertheless
         logger.warning("%s: cannot look for processes that agents have left running: %s", reader.name, error)
         return
+    if left:
+        message = "%s: %d processes of interrupted agents are left to their runtime, which lives: is it stopped?"
+        logger.warning(message, reader.name, left)
     if stopped:
         names = ", ".join(list(stopped)[:AGENTS_SHOWN]) + (" and others" if len(stopped) > AGENTS_SHOWN else "")
         count = sum(stopped.values())

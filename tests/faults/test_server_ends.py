@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +147,34 @@ agent.record().epoch
         with AgentRuntime(path) as again:
             assert again.agent("a").record().error_name == "Interrupted"
             assert processes_of(epoch) == []
+
+    @pytest.mark.sampled(1)
+    @pytest.mark.parametrize("goes_on", [True, False])
+    def test_the_next_one_waits_for_a_host_that_is_about_to_kill_its_programs(
+        self, goes_on: bool, path: Path, hosts: Hosts
+    ) -> None:
+        host = hosts()
+        server = host.start()
+        epoch = host.ask(
+            """
+agent = runtime.launch(CommandSource(["/bin/sh", "-c", "echo up; sleep 600"], type="text"), id="a")
+next(agent.follow())
+agent.record().epoch
+"""
+        )
+        host.send_signal(signal.SIGSTOP)
+        os.kill(server, signal.SIGKILL)
+        going_on = threading.Timer(0.4, host.send_signal, [signal.SIGCONT] if goes_on else [signal.SIGSTOP])
+        going_on.start()
+
+        began = time.monotonic()
+        with AgentRuntime(path) as again:
+            assert time.monotonic() - began < 2 * WITHIN_S
+            assert again.agent("a").record().error_name == "Interrupted"
+            assert bool(processes_of(epoch)) is not goes_on
+        going_on.join()
+        host.send_signal(signal.SIGCONT)
+        wait_until(lambda: not processes_of(epoch), "its programs to die")
 
 
 class TestAsked:
