@@ -56,7 +56,10 @@ def form_of(wanted: Any, database: Database, *, needs_process: bool) -> str:
     is_file = isinstance(database, (str, os.PathLike)) and str(database) != MEMORY
     can_be_served = is_file and not needs_process and can_have_process()
     if wanted == PROCESS and not can_be_served:
-        why = "needs the path of a file, no gateway and no dispatcher of your own, and Linux with pidfds"
+        why = (
+            "needs the path of a file, no gateway and no dispatcher of your own, Linux with pidfds, and Python itself "
+            "as sys.executable"
+        )
         raise InvalidValueError(f"server={PROCESS!r} {why}: leave it out, or use server={IN_PROCESS!r}")
     return PROCESS if can_be_served and (wanted or PREFERRED) == PROCESS else IN_PROCESS
 
