@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from commands import is_alive
-from commitcast.actors import AgentRuntime
+from commitcast.actors import AgentRuntime, CommandSource
 from commitcast.persistence.errors import ForkedRuntimeError
 from forking import forked, refused
 from hosts import Hosts, hosts_on, server_of, servers_below
@@ -203,6 +203,33 @@ def test_a_host_that(how: str, hosts: Hosts) -> None:
         assert host.ask("runtime.launch().emit('x').get(10).sequence") == 1
         host.ask("runtime.stop()")
     host.ask("children = open('/proc/self/task/%d/children' % os.getpid()).read(); assert not children, children")
+
+
+STAYS = NO_LINGER + (
+    """
+import sys, time
+from commitcast import AgentRuntime
+runtime = AgentRuntime(sys.argv[1]).start()
+print(runtime.store.server_pid, flush=True)
+time.sleep(600)
+"""
+)
+
+
+def test_a_server_that_an_agents_program_has_started_stays_for_others_when_that_is_killed(
+    path: Path, tmp_path: Path
+) -> None:
+    program = CommandSource([sys.executable, "-c", STAYS, str(path)], type="text", grace_s=0.1)
+    with AgentRuntime(tmp_path / "outer.db", server="in_process") as outer:
+        agent = outer.launch(program)
+        server = int(next(agent.follow()).content)
+        with AgentRuntime(path) as other:
+            assert server_of(other) == server
+
+            agent.terminate().get(TIMEOUT_S)
+
+            assert other.launch().emit("x").get(TIMEOUT_S).sequence == 1
+            assert other.failure is None
 
 
 UNSHARE = [
