@@ -25,7 +25,7 @@ from commitcast.actors.form import PROCESS, door_of, form_of, in_process, served
 from commitcast.actors.given_gateway import GivenGateway, HasRef
 from commitcast.actors.handle import EMIT_TIMEOUT_S, AgentHandle
 from commitcast.actors.kernel.dispatch import Dispatcher
-from commitcast.actors.kernel.waiting import this_thread
+from commitcast.actors.kernel.waiting import Latch, this_thread
 from commitcast.actors.metrics import RuntimeCollector, RuntimeStats
 from commitcast.actors.sources.threads import MAX_RUNNING_SOURCES
 from commitcast.actors.system import ActorSystem
@@ -151,7 +151,7 @@ class AgentRuntime(AgentApi):
         )
         self._system: ActorSystem | None = None  # until it starts
         self._lock = threading.Lock()
-        self._state, self._stopped = "new", threading.Event()
+        self._state, self._stopped = "new", Latch()
         self.recovered_agents = 0
         """How many agents a crash had left behind at the start."""
 
@@ -179,7 +179,7 @@ class AgentRuntime(AgentApi):
             self.stop()  # which is under way
         with self._lock:
             if self._state == "stopped" and self._has_lost_server:
-                self._state, self._stopped = "new", threading.Event()
+                self._state, self._stopped = "new", Latch()
             if self._state != "new":
                 raise RuntimeStoppedError("a runtime can be started only once: create another")
             if self._given_gateway is not None:

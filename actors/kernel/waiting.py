@@ -68,6 +68,32 @@ class Signal:
         return self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
 
+class Latch:
+    """A one-shot event that any number of threads wait for. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_set = False
+        self._waiting: list[Signal] = []
+
+    def set(self) -> None:
+        """Release all threads that wait, and those that will. Idempotent."""
+        with self._lock:
+            self._is_set = True
+            waiting, self._waiting = self._waiting, []
+        for signal in waiting:
+            signal.set()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Block until it is set, or the seconds are over; return whether it was. See `Signal.wait`."""
+        signal = Signal()
+        with self._lock:
+            if self._is_set:
+                return True
+            self._waiting.append(signal)
+        return signal.wait(timeout)
+
+
 class Scheduler(Protocol):
     """Runs actors on the only thread there is, while that thread waits."""
 

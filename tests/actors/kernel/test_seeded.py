@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from commitcast.actors.kernel.waiting import Signal
+from commitcast.actors.kernel.waiting import Latch, Signal
 from commitcast.actors.testing import SeededDispatcher
 
 
@@ -60,6 +60,23 @@ def test_an_error_is_raised_where_the_call_was_resumed() -> None:
         dispatcher.spawn("fails", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             dispatcher.run()
+
+
+def test_any_number_may_wait_for_a_latch() -> None:
+    latch, log = Latch(), list[bool]()
+
+    with SeededDispatcher(1) as dispatcher:
+        for _ in range(3):
+            dispatcher.spawn("waits", lambda: log.append(latch.wait(None)))
+        dispatcher.spawn("gives up", lambda: log.append(latch.wait(1)))
+        dispatcher.run()
+        assert log == [False]
+        latch.set()
+        latch.set()
+        dispatcher.run()
+        assert latch.wait(0)
+
+    assert log == [False, True, True, True]
 
 
 def test_what_is_still_blocked_at_the_end_is_unwound() -> None:
