@@ -96,5 +96,7 @@ def served(database: Any, journal_mode: str, door: "ServerOptions | None", templ
     if door is None:
         return Served(store, None, None, templates)
     from commitcast.gateway.process.settings import DoorSettings
+    from commitcast.gateway.server.access.verifying import Verification
 
-    return Served(store, DoorSettings.of(door), door.verifier, templates)
+    verification = None if door.verifier is None else Verification(door.verifier)
+    return Served(store, DoorSettings.of(door), verification, templates)

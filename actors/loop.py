@@ -38,14 +38,18 @@ class LoopThread:
         self._stopping: asyncio.Future[float] | None = None
 
     def get(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop. Any thread."""
+        """Return the running loop. Any thread. Raises `RuntimeError` if the system has no thread for it."""
         with self._lock:
             if self._loop is None or self._thread is None or not self._thread.is_alive():
-                self._loop = asyncio.new_event_loop()
-                self._stopping = self._loop.create_future()
-                arguments = (self._loop, self._stopping)
-                self._thread = threading.Thread(target=_run, args=arguments, name=self._name, daemon=True)
-                self._thread.start()
+                loop = asyncio.new_event_loop()
+                stopping: asyncio.Future[float] = loop.create_future()
+                thread = threading.Thread(target=_run, args=(loop, stopping), name=self._name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has none
+                    loop.close()
+                    raise
+                self._loop, self._stopping, self._thread = loop, stopping, thread
             return self._loop
 
     def stop(self, timeout_s: float) -> bool:

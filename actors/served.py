@@ -20,14 +20,14 @@ from commitcast.actors.messages import GatewayCommand
 from commitcast.actors.metrics import CommitStats
 from commitcast.persistence.errors import CommitcastError, LinkError
 from commitcast.persistence.records import Committed
-from commitcast.persistence.remote.frames import Ask, Cast, Frame, News, Notify, Watch
+from commitcast.persistence.remote.frames import Ask, Cast, Frame, News, Notify, Watch, Withdraw
 from commitcast.persistence.remote.store import RemoteStore
 from commitcast.persistence.remote.streams import open_stream
 from commitcast.persistence.writes import AgentWrites, Outcome
 
 if TYPE_CHECKING:  # a runtime without subscribers loads none of it
     from commitcast.gateway.process.settings import DoorSettings
-    from commitcast.gateway.server.access.auth import Verifier
+    from commitcast.gateway.server.access.verifying import Verification
     from commitcast.gateway.server.metrics import Collector
     from commitcast.gateway.server.requests import AgentControl
 
@@ -108,7 +108,7 @@ class Served:
         self,
         store: RemoteStore,
         door: "DoorSettings | None",
-        verifier: "Verifier | None",
+        verifier: "Verification | None",
         templates: Sequence[str],
     ) -> None:
         """Put them together; nothing is started.
@@ -235,6 +235,9 @@ class Served:
             case Ask():
                 if self._requests is not None:
                     self._requests.perform(frame)
+            case Withdraw(id):
+                if self._requests is not None:
+                    self._requests.withdraw(id)
             case News(agent, is_end):
                 self._on_news(agent, is_end)
             case _:

@@ -61,7 +61,7 @@ async def asked(host: "Host", method: str, arguments: list[Any]) -> Any:
     try:
         answer = await answered
     finally:
-        host.asking.forget(number)
+        host.asking.withdraw(number)
     if isinstance(answer, Exception):
         raise answer
     return answer

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from commitcast.persistence.errors import CommitcastError, StoreReadTimeoutError
 from commitcast.persistence.remote.failures import error_of
-from commitcast.persistence.remote.frames import Answer, Ask, Frame, Progress
+from commitcast.persistence.remote.frames import Answer, Ask, Frame, Progress, Withdraw
 
 Then = Callable[[Any], object]
 """Takes the answer: a value, or an error. Called once, on the thread that receives; must not block."""
@@ -78,6 +78,13 @@ class Asking:
         """Do not wait for an answer any more."""
         with self._lock:
             self._waiting.pop(number, None)
+
+    def withdraw(self, number: int) -> None:
+        """Do not wait for an answer any more, and tell the other end, if it has not come."""
+        with self._lock:
+            waited = self._waiting.pop(number, None)
+        if waited is not None:
+            self._send(Withdraw(number))
 
     def on_answer(self, answer: Answer) -> None:
         """Take an answer."""

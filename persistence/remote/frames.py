@@ -226,6 +226,12 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, tag=15):
     of: int
 
 
+class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """Nobody waits for the answer to a request any more: it need not be finished, and may be answered or not."""
+
+    id: int
+
+
 class Abandon(msgspec.Struct, frozen=True, array_like=True, tag=16):
     """Give up batches of this host that wait for something outside. See `Store.abandon_waiting`."""
 
@@ -247,6 +253,7 @@ Frame = (
     | Ask
     | Answer
     | Progress
+    | Withdraw
     | Abandon
 )
 

@@ -12,15 +12,15 @@ import asyncio
 import hashlib
 import logging
 import time
-import traceback
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from commitcast.gateway.protocol.errors import ErrorCode
 from commitcast.gateway.server.access.auth import ANYBODY, Grant, Verifier
 from commitcast.gateway.server.access.limits import Bucket, origin_of
 from commitcast.gateway.server.access.turns import HasRoom, Turns
+from commitcast.gateway.server.access.verifying import VERIFY_TIMEOUT_S, FailureLog, SparseLog, late, shown, verified
 from commitcast.gateway.server.errors import TokenError, VerifierUnavailableError
 
 logger: Final = logging.getLogger(__name__)
@@ -29,35 +29,9 @@ MAX_ADDRESSES: Final = 4_096
 """Addresses whose refusals are counted; beyond it the one that was quiet for longest is forgotten."""
 MAX_ACCEPTED: Final = 10_000
 """Digests of accepted tokens that are kept; the default limit of connections."""
-VERIFY_TIMEOUT_S: Final = 5.0
-"""For a verifier to answer, the wait for a turn included; as long as a client may take to present its token."""
 KNOWN_AT_ONCE: Final = 64
 """Verifications under way for one address of tokens that were accepted before; further ones wait for their turn."""
-LOG_EVERY_S: Final = 10.0
-"""Between two log lines about refused tokens, and about the verifier: any client can cause one, and must not fill the
-log."""
-_SHOWN: Final = 200
-"""Characters of the reason that are logged."""
 _MINUTE_S: Final = 60.0
-
-
-class _SparseLog:
-    """When a kind of line may be logged again."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._logged_at = -LOG_EVERY_S
-        self._left_out = 0
-
-    def others(self) -> str | None:
-        """Return what to add to a line about the lines that were left out; None if this one is left out too."""
-        now = self._clock()
-        if now - self._logged_at < LOG_EVERY_S:
-            self._left_out += 1
-            return None
-        others = f", and {self._left_out} more since the last such line" if self._left_out else ""
-        self._logged_at, self._left_out = now, 0
-        return others
 
 
 class Authenticator:
@@ -75,7 +49,7 @@ class Authenticator:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
         self._accepted: OrderedDict[bytes, None] = OrderedDict()
         self._turns = Turns()
-        self._refusals, self._failures = _SparseLog(clock), _SparseLog(clock)
+        self._refusals, self._failures = SparseLog(clock), FailureLog(clock)
 
     @property
     def needs_token(self) -> bool:
@@ -103,7 +77,7 @@ class Authenticator:
             raise
         except VerifierUnavailableError as error:
             self.refused[ErrorCode.UNAVAILABLE.value] += 1
-            self._log_failure(error, token)
+            self._failures.log(error, token)
             raise
 
     async def _verified(self, verifier: Verifier, token: str, address: str) -> Grant:
@@ -124,8 +98,7 @@ class Authenticator:
         if not self._turns.take(kind, has_room):
             timeout_s -= await self._wait_for_turn(kind, has_room)
         try:
-            answer = _called(verifier, token)
-            return answer if isinstance(answer, Grant) else await _answer_of(answer, timeout_s)
+            return await verified(verifier, token, timeout_s)
         except TokenError as error:
             if error.error_code is ErrorCode.UNAUTHENTICATED:  # an expired token is not a guess
                 self._bucket_of(origin).take(self._clock(), 1.0)
@@ -140,7 +113,7 @@ class Authenticator:
             async with asyncio.timeout(VERIFY_TIMEOUT_S):
                 await self._turns.wait(kind, has_room)
         except TimeoutError:
-            raise VerifierUnavailableError from _late()
+            raise VerifierUnavailableError from late()
         return self._clock() - began
 
     def _room_for(self, digest: bytes, origin: str) -> HasRoom:
@@ -179,69 +152,5 @@ class Authenticator:
         """Log a refused token, at most once in `LOG_EVERY_S`."""
         others = self._refusals.others()
         if others is not None:
-            why = "the reason is not shown" if token in str(error) else ascii(str(error))[1:-1][:_SHOWN]
+            why = "the reason is not shown" if token in str(error) else shown(error)
             logger.warning("a token from %s was refused: %s%s", address or "an unknown address", why, others)
-
-    def _log_failure(self, error: VerifierUnavailableError, token: str) -> None:
-        """Log a failure of the verifier, at most once in `LOG_EVERY_S`, and where it happened: the host wrote it."""
-        others = self._failures.others()
-        if others is None:
-            return
-        cause = error.__cause__
-        trace = "".join(traceback.format_exception(cause))
-        is_safe = token not in trace and repr(token)[1:-1] not in trace
-        why = ascii(str(cause))[1:-1][:_SHOWN] if is_safe else "the reason is not shown"
-        message = "no token is accepted now, because the verifier failed: %s: %s%s"
-        logger.error(message, type(cause).__name__, why, others, exc_info=cause if is_safe else None)
-
-
-def _called(verifier: Verifier, token: str) -> Grant | Awaitable[Grant]:
-    try:
-        return verifier.verify(token)
-    except TokenError:
-        raise
-    except BaseException as error:  # the host's verifier must neither look like a lost connection nor end this loop
-        raise VerifierUnavailableError from error
-
-
-async def _answer_of(answer: Awaitable[Grant], timeout_s: float) -> Grant:
-    """Return a verifier's answer, or raise why it refuses, once that is there.
-
-    Raises:
-        VerifierUnavailableError: it failed, or has not come in time.
-    """
-    asked = asyncio.ensure_future(_awaited(answer))  # a task, because it may go on although it is cancelled
-    try:
-        await asyncio.wait({asked}, timeout=timeout_s)
-    finally:
-        if not asked.done():
-            asked.cancel()
-            asked.add_done_callback(_ignore)
-    if not asked.done():
-        raise VerifierUnavailableError from _late()
-    try:
-        return asked.result()
-    except TokenError:
-        raise
-    except BaseException as error:  # as above; a cancelled one was not cancelled by us
-        raise VerifierUnavailableError from error
-
-
-async def _awaited(answer: Awaitable[Grant]) -> Grant:
-    try:
-        grant = await answer
-    except (KeyboardInterrupt, SystemExit) as error:  # out of a task they would end the loop
-        raise RuntimeError("the verifier asked for the end of the program") from error
-    if not isinstance(grant, Grant):
-        raise TypeError(f"a verifier returns a Grant, not {type(grant).__name__}")
-    return grant
-
-
-def _ignore(abandoned: "asyncio.Future[Grant]") -> None:
-    """Take note of an answer that comes too late, so that asyncio does not report an error in it as forgotten."""
-    if not abandoned.cancelled():
-        abandoned.exception()
-
-
-def _late() -> TimeoutError:
-    return TimeoutError(f"it has not answered in {VERIFY_TIMEOUT_S:g} s")

@@ -1,6 +1,9 @@
 """Doors: what a client may launch by one of them runs in the runtime that offers it."""
 
 import asyncio
+import logging
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,8 @@ from typing import Any
 import pytest
 
 from commitcast.actors import AgentContext, AgentRuntime, Template
+from commitcast.gateway.server.access.auth import Grant
+from hostile import READ, allowed
 from subscribers import Fields, raw
 from waiting import TIMEOUT_S
 
@@ -42,3 +47,48 @@ def test_a_template_runs_in_a_runtime_that_offers_it_else_it_is_unavailable(tmp_
 
         assert answer_to_launch(door.url, "echo") == "unavailable"
         assert answer_to_launch(door.url, "other") == "not_found"
+
+
+class Checks:
+    """A verifier in a host, whose answer is awaited."""
+
+    def __init__(self) -> None:
+        self.begun, self.cancelled = threading.Event(), threading.Event()
+
+    async def verify(self, token: str) -> Grant:
+        if token.startswith("good"):
+            return allowed("good", ("*", [READ]))
+        if token.startswith("short"):
+            return allowed("short", ("*", [READ]), expires_at=time.time() + 0.3)
+        if token.startswith("bad"):
+            raise ConnectionError(f"nobody knows {token}")
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        raise AssertionError
+
+
+def test_a_verifier_in_a_host_is_told_when_nobody_waits_and_its_failure_is_logged_once_without_the_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checks = Checks()
+
+    async def scenario(url: str | None) -> None:
+        assert url is not None
+        async with raw(url, token="good-one") as client:
+            assert client.welcome["type"] == "welcome"
+        async with raw(url, token="bad-one") as client:
+            assert (await client.receive())["code"] == "unavailable"
+        async with raw(url, token="short-one") as client:
+            await client.send("hello", token="slow-one")
+            assert await asyncio.to_thread(checks.begun.wait, TIMEOUT_S)
+            assert await asyncio.to_thread(checks.cancelled.wait, 3.0), "only after the time limit of verifications"
+
+    with caplog.at_level(logging.INFO), AgentRuntime(tmp_path / "a.db", listen="127.0.0.1:0", token=checks) as runtime:
+        asyncio.run(scenario(runtime.url))
+    said = [logging.Formatter("%(message)s").format(record) for record in caplog.records]
+    assert len([line for line in said if "the verifier failed" in line]) == 1
+    assert not [line for line in said if "bad-one" in line]

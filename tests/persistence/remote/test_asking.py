@@ -18,7 +18,7 @@ from commitcast.persistence.errors import (
 )
 from commitcast.persistence.remote.asking import Asking, ThreadWaiter
 from commitcast.persistence.remote.failures import failure_of
-from commitcast.persistence.remote.frames import Answer, Ask, Failure, Frame, Progress, pack
+from commitcast.persistence.remote.frames import Answer, Ask, Failure, Frame, Progress, Withdraw, pack
 from waiting import TIMEOUT_S
 
 LOST = ServerLostError("a.db")
@@ -29,13 +29,17 @@ class Sent:
 
     def __init__(self) -> None:
         self.asks: list[Ask] = []
+        self.withdrawn: list[int] = []
         self.asking = Asking(self.send, ServerError)
         self.answers: list[Any] = []
 
     def send(self, frame: Frame) -> None:
         pack(frame)
-        assert isinstance(frame, Ask)
-        self.asks.append(frame)
+        if isinstance(frame, Withdraw):
+            self.withdrawn.append(frame.id)
+        else:
+            assert isinstance(frame, Ask)
+            self.asks.append(frame)
 
     def ask(self, method: str, *arguments: Any, **options: Any) -> int:
         return self.asking.ask(method, list(arguments), self.answers.append, **options)
@@ -86,6 +90,17 @@ def test_what_was_forgotten_gets_no_answer(sent: Sent) -> None:
     sent.asking.lose(LOST)
 
     assert sent.answers == []
+
+
+def test_the_other_end_is_told_what_nobody_waits_for_any_more(sent: Sent) -> None:
+    answered, unanswered = sent.ask("verify", "a"), sent.ask("verify", "b")
+    sent.asking.on_answer(Answer(answered, "1"))
+
+    for number in (answered, unanswered, unanswered):
+        sent.asking.withdraw(number)
+    sent.asking.on_answer(Answer(unanswered, "late"))
+
+    assert sent.withdrawn == [unanswered] and sent.answers == ["1"]
 
 
 def test_progress_goes_to_those_who_want_it(sent: Sent) -> None:

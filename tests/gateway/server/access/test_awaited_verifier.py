@@ -13,7 +13,7 @@ import pytest
 
 from commitcast.actors import AgentRuntime
 from commitcast.gateway.protocol.errors import ErrorCode
-from commitcast.gateway.server.access import authentication
+from commitcast.gateway.server.access import authentication, verifying
 from commitcast.gateway.server.access.auth import Grant
 from commitcast.gateway.server.access.authentication import Authenticator
 from commitcast.gateway.server.access.limits import Limits
@@ -337,7 +337,8 @@ async def _returns(answer: Any) -> Grant:
 class TestAVerifierThatFails:
     @pytest.fixture(autouse=True)
     def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(authentication, "VERIFY_TIMEOUT_S", 0.05)
+        for module in (authentication, verifying):
+            monkeypatch.setattr(module, "VERIFY_TIMEOUT_S", 0.05)
 
     def test_a_late_answer_lets_nobody_in_over_any_door(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
@@ -428,7 +429,7 @@ class TestAVerifierThatFails:
 
         alone(scenario)
         gc.collect()
-        assert [record.name for record in caplog.records] == [authentication.__name__], "asyncio reports nothing"
+        assert [record.name for record in caplog.records] == [verifying.__name__], "asyncio reports nothing"
 
     @pytest.mark.parametrize("text", ["no such key: {}", "it is down"])
     def test_the_log_says_why_at_most_once_and_never_with_a_token(
@@ -443,7 +444,7 @@ class TestAVerifierThatFails:
             for _ in range(3):
                 await outcome(door, "S3cr3t")
 
-        with caplog.at_level(logging.DEBUG, "commitcast.gateway.server.access.authentication"):
+        with caplog.at_level(logging.DEBUG, verifying.__name__):
             alone(scenario)
         (record,) = caplog.records
         shown = logging.Formatter("%(message)s").format(record)
