@@ -62,6 +62,8 @@ PURE = {
     "actors/lifecycle.py",
     "persistence/records.py",
     "persistence/writes.py",
+    *(f"persistence/remote/{name}.py" for name in ("failures", "frames", "outcomes", "owners", "unsendable", "values")),
+    "gateway/process/batches.py",
     *(str(path.relative_to(ROOT)) for path in (ROOT / "actors/sources/parsers").glob("*.py")),
     "actors/sources/lines.py",
     "actors/sources/draft.py",
