@@ -87,8 +87,7 @@ class AgentActor(Actor):
 
     def on_receive(self, command: messages.AgentCommand) -> Any:
         """Handle one command."""
-        self._is_last_chance = self._is_last_chance or isinstance(command, messages.RuntimeStopping)
-        if (not self._is_loaded or self.is_foreign) and not self._is_last_chance:  # a foreign one may have ended
+        if not self._is_loaded or self.is_foreign:  # a foreign one may have ended
             self._load(command)
         if self.is_foreign and self._has_forwarded(command):
             return None
@@ -237,6 +236,9 @@ class AgentActor(Actor):
     # Its life.
 
     def _load(self, command: messages.AgentCommand) -> None:
+        self._is_last_chance = self._is_last_chance or isinstance(command, messages.RuntimeStopping)
+        if self._is_last_chance:
+            return  # it is told to end, and nothing else is done for it
         try:
             record = self.services.reader.agent(self.agent)
         except BaseException:  # whatever it is, the credit is given back
@@ -320,6 +322,7 @@ class AgentActor(Actor):
         return log is not None and log.is_waited_for
 
     def _on_runtime_stopping(self, ending: messages.Terminate | messages.Fail) -> None:
+        self._is_last_chance = True
         if self._stored_status is not None and not self.status.is_terminal:
             self.on_receive(ending)
 

@@ -10,8 +10,9 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from time import perf_counter
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from commitcast.gateway.process.casting import Casting
 from commitcast.gateway.process.doors import Doors
@@ -91,7 +92,9 @@ class Server:
         self._lingering: Timer | None = None
         self._is_giving_up = False
         self._waits_for: str | None = None
-        self._left: Any = None
+        self._left = _fingerprint(store.name)
+        """The file when the last host was gone."""
+        self._inode = self._left.inode
         self._socket = HostSocket(self.loop, announce, self._on_connection)
         self._has_failed = False
 
@@ -195,7 +198,10 @@ class Server:
         """
         if any(ending.is_awaited for ending in self._endings.values()):
             return False
-        if self._hosts or self._left == _fingerprint(self.store.name):
+        if any(not host.is_gone for host in self.hosts):
+            return True
+        now = _fingerprint(self.store.name)
+        if now.inode == self._inode and (self._hosts or now == self._left):
             return True
         self.end_if_alone()
         return False
@@ -319,14 +325,18 @@ class Server:
             self.loop.call_later(max(next_s, LOOK_S), self._cast_late)
 
 
-def _fingerprint(path: str) -> list[tuple[int, int, int] | None]:
-    """Return what tells whether a file was replaced, or written by another program; of its log too."""
-    found: list[tuple[int, int, int] | None] = []
-    for name in (path, f"{path}-wal"):
-        try:
+class _Fingerprint(NamedTuple):
+    """What tells whether a file was replaced, or written by another program, itself or its log."""
+
+    inode: int | None
+    rest: tuple[int, ...]
+
+
+def _fingerprint(path: str) -> _Fingerprint:
+    inode, rest = None, []
+    for name in (f"{path}-wal", path):
+        with suppress(OSError):
             status = os.stat(name)
-        except OSError:
-            found.append(None)
-        else:
-            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
-    return found
+            inode = status.st_ino
+            rest += [status.st_ino, status.st_size, status.st_mtime_ns]
+    return _Fingerprint(inode, tuple(rest))

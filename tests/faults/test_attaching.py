@@ -1,6 +1,7 @@
 """Starting and attaching: many at once, while a server ends, over what earlier ones have left, and what is refused."""
 
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -26,7 +27,6 @@ from commitcast.persistence.remote.store import RemoteStore
 from commitcast.persistence.sqlite.lock import FileLock, holder_of
 from hosts import Hosts, hosts_on, server_of, servers_below
 from no_descriptors import every_descriptor_used
-from speaking import is_forgotten
 from waiting import wait_until
 
 pytestmark = [pytest.mark.fault, pytest.mark.parametrize("server", ["process"], indirect=True)]
@@ -48,6 +48,13 @@ def started(path: Path) -> int:
     with AgentRuntime(path) as runtime:
         runtime.launch()
         return server_of(runtime)
+
+
+def assert_is_the_other(path: Path) -> None:
+    """Assert that a file is the one that another program has written, and takes what an agent says."""
+    with AgentRuntime(path) as runtime:
+        assert "other" in {record.type for record in runtime.agents()}
+        runtime.launch().emit("x").get(10)
 
 
 class TestServers:
@@ -104,24 +111,32 @@ len(servers)
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(spawning, "LINGER_S", 60.0)
-        with AgentRuntime(path) as runtime:
-            runtime.launch()
-            assert isinstance(runtime.store, RemoteStore)
-            first, address, session = server_of(runtime), runtime.store.address, runtime.store.session
-        wait_until(lambda: is_forgotten(address, session), "the server to be alone")
+        first = started(path)
         monkeypatch.setattr(spawning, "LINGER_S", 0.0)
 
         def is_opened_anew() -> bool:
             with sqlite3.connect(path) as other:  # again, if the server had not looked at the file before
                 other.execute("UPDATE agents SET type = 'other'")
             other.close()
-            with AgentRuntime(path) as runtime:
-                return server_of(runtime) != first
+            return started(path) != first
 
         wait_until(is_opened_anew, "another server")
-        with AgentRuntime(path) as runtime:
-            assert [record.type for record in runtime.agents()] == ["other"]
-            runtime.launch().emit("x").get(10)
+        assert_is_the_other(path)
+
+    def test_so_is_one_that_was_replaced_as_soon_as_its_last_runtime_had_gone(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(spawning, "LINGER_S", 60.0)
+        first = started(path)
+        monkeypatch.setattr(spawning, "LINGER_S", 0.0)
+        copy = shutil.copy(path, path.with_name("copy.db"))
+        with sqlite3.connect(copy) as other:
+            other.execute("UPDATE agents SET type = 'other'")
+        other.close()
+        os.replace(copy, path)
+
+        assert started(path) != first
+        assert_is_the_other(path)
 
     def test_it_is_no_child_of_its_first_host(self, path: Path) -> None:
         with AgentRuntime(path) as runtime:

@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 def end(pair: tuple[socket.socket, socket.socket]) -> Iterator[End]:
     """One whose peer is a plain socket, with a loop that does not run yet."""
     end = End(pair[0], max_unsent_bytes=1_000_000)
+    pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)  # as where the system allows no more
     yield end
     end.loop.close()
 
@@ -315,23 +317,26 @@ def test_a_forked_child_has_nothing_of_it_and_the_parent_goes_on(end: End, peer:
         assert end.wait_for_end() is None
 
 
-def test_only_small_frames_are_sent_without_giving_the_interpreter_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[int] = []
+def test_a_frame_of_a_full_batch_is_sent_in_parts_while_the_peer_is_busy(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[int] = []
+    send = system_calls.send
 
-    def send(descriptor: int, data: bytes) -> int:
-        kept.append(len(data))
-        return len(data)
+    def counted(descriptor: int, data: bytes) -> int:
+        parts.append(len(data))
+        return send(descriptor, data)
 
-    monkeypatch.setattr(system_calls, "send", send)
-    one, other = socket.socketpair()
-    end = End(one)
-    for size in (links.KEEP_LOCK_BYTES, 10):
-        end.link.send(Answer(1, "x" * size))
+    monkeypatch.setattr(system_calls, "send", counted)
+    end = End(pair[0])
+    allowed = int(Path("/proc/sys/net/core/wmem_max").read_text())
+    frame = Answer(1, "x" * min(600_000, allowed))
+    end.link.send(frame)
+    assert end.link.unsent_bytes == 0
     end.loop.close()
-    one.close()
 
-    assert received(other, 1) and kept == [len(pack(Answer(1, "x" * 10)))]
-    other.close()
+    assert received(pair[1], len(pack(frame))) == pack(frame)
+    assert sum(parts) == len(pack(frame)) and max(parts) <= links.SEND_BYTES
 
 
 def test_the_process_at_the_other_end_is_known_and_of_this_user(
