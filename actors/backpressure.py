@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final, Protocol
@@ -85,7 +85,7 @@ class CreditLimiter:
         """What is still to be taken off the counts. To do so at once, the thread that acknowledges would wait for the
         senders' lock: a chain of 256 busy agents was a tenth slower."""
         self._waiters = 0
-        """Senders that wait, or are about to."""
+        """Senders that wait."""
 
     @property
     def messages(self) -> int:
@@ -114,13 +114,9 @@ class CreditLimiter:
 
         That call comes once, on any thread, and must not block.
         """
-        full: _Count | None = None
-        calls: Sequence[Call] = ()
+        if self._released:
+            self._settle()
         with self._lock:
-            if freed is not None:
-                self._waiters += 1  # before the look: who releases something after it looks for who waits
-            if self._released:
-                calls = self._take_released()
             count, all = self._counts.get(agent), self._all
             if count is not None and (count.messages >= self._agent_messages or count.size + size > self._agent_bytes):
                 full = count
@@ -133,14 +129,13 @@ class CreditLimiter:
                 count.size += size
                 all.messages += 1
                 all.size += size
-            if freed is not None:
-                if full is None:
-                    self._waiters -= 1
-                else:
-                    full.waiting = [*(full.waiting or ()), freed]
-        for call in calls:
-            call()
-        return full is None
+                return True
+            if freed is None:
+                return False
+            full.waiting = [*(full.waiting or ()), freed]
+            self._waiters += 1
+        self._settle()  # what was released between the two looks: who did it saw nobody wait
+        return False
 
     def force_acquire(self, agent: str, size: int) -> None:
         """Count one message whatever the bounds: for the few that the runtime itself adds."""
@@ -225,25 +220,27 @@ class CreditLimiter:
 
     def _settle(self) -> None:
         """Take what was released off the counts, and wake who waits for it."""
-        if self._released:
-            with self._lock:
-                calls = self._take_released()
-            for call in calls:
-                call()
-
-    def _take_released(self) -> list[Call]:
-        """Take what was released off the counts; return what is to be called. With the lock."""
         calls: list[Call] = []
-        while self._released:
-            agent, messages, size = self._released.popleft()
-            count = self._counts[agent]
-            _take_off(count, messages, size, self._agent_messages, self._agent_bytes, calls)
-            _take_off(self._all, messages, size, self._all_messages, self._all_bytes, calls)
-            if not count.messages:
-                assert not count.size
-                del self._counts[agent]
-        self._waiters -= len(calls)
-        return calls
+        with self._lock:
+            while self._released:
+                agent, messages, size = self._released.popleft()
+                own = self._counts[agent]
+                for count, max_messages, max_size in (
+                    (own, self._agent_messages, self._agent_bytes),
+                    (self._all, self._all_messages, self._all_bytes),
+                ):
+                    count.messages -= messages
+                    count.size -= size
+                    assert count.messages >= 0 and count.size >= 0
+                    if count.waiting and count.messages <= max_messages // 2 and count.size <= max_size // 2:
+                        calls += count.waiting
+                        count.waiting = None
+                if not own.messages:
+                    assert not own.size
+                    del self._counts[agent]
+            self._waiters -= len(calls)
+        for call in calls:
+            call()
 
     def _drop_in_child(self) -> None:
         self._lock = GONE
@@ -254,16 +251,6 @@ class CreditLimiter:
                 if count is not None and count.waiting is not None and call in count.waiting:
                     count.waiting.remove(call)
                     self._waiters -= 1
-
-
-def _take_off(count: _Count, messages: int, size: int, max_messages: int, max_size: int, calls: list[Call]) -> None:
-    """Take what was released off a count; if that leaves half of its bounds free, add who waits for it to `calls`."""
-    count.messages -= messages
-    count.size -= size
-    assert count.messages >= 0 and count.size >= 0
-    if count.waiting is not None and count.messages <= max_messages // 2 and count.size <= max_size // 2:
-        calls += count.waiting
-        count.waiting = None
 
 
 def _set(freed: Signal) -> None:

@@ -49,6 +49,8 @@ TOGETHER = {
 }
 """Files whose tests share something that takes long to start or to make."""
 TESTS_PER_DOT = 25
+MANY_SHAPES = 6
+"""The ordinary run takes this many shapes of a test that is not marked otherwise."""
 _passed = 0
 
 
@@ -108,7 +110,9 @@ def pytest_report_header() -> str:
     return f"commitcast: random order, COMMITCAST_SEED={SEED}"
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _mark_many_shapes(items)
     left_out = set() if EVERYTHING else _not_drawn(items)
     if not config.option.markexpr:  # `-m slow` runs those
         left_out |= {item for item in items if item.get_closest_marker("slow")}
@@ -123,6 +127,7 @@ def pytest_collection_finish() -> None:
     """Keep the collector from going through all that is loaded, in each of the hundreds of tests that collect."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)  # a test's own garbage is little: by default it took a fifteenth of the time
     gc.enable()
 
 
@@ -158,6 +163,18 @@ def _not_drawn(items: list[pytest.Item]) -> set[pytest.Item]:
         count = marker.args[0] if marker.args else len(shapes)
         left_out.update(shapes[count if count >= 1 else int(draw.random() < count) :])
     return left_out
+
+
+def _mark_many_shapes(items: list[pytest.Item]) -> None:
+    """Mark what has more than `MANY_SHAPES` of one test as `sampled`, unless it is marked."""
+    families: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if not item.get_closest_marker("sampled"):
+            families.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for shapes in families.values():
+        if len(shapes) > MANY_SHAPES:
+            for item in shapes:
+                item.add_marker(pytest.mark.sampled(MANY_SHAPES))
 
 
 @pytest.hookimpl(tryfirst=True)

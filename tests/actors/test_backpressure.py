@@ -174,6 +174,7 @@ def push(tmp_path: Path, messages: int, microseconds: int) -> None:
 
 
 class TestMemory:
+    @pytest.mark.sampled(1 / 2)
     def test_it_stays_flat_when_far_more_is_pushed_than_the_disk_takes(self, tmp_path: Path) -> None:
         push(tmp_path, 30_000, 40)
 

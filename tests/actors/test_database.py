@@ -73,6 +73,7 @@ def is_refused_itself(future: Future[MessageRecord]) -> bool:
 @given(STEPS)
 @example([("start", "c"), ("complete", "c"), ("bad", "c")])  # refused behind the completion, not before it
 @example([("start", "a"), *TURNS, ("bad", "a"), ("turn", 0), ("complete", "a"), ("turn", 0)])  # told before it is known
+@pytest.mark.sampled(1 / 2)
 def test_behind_a_refused_message_everything_in_flight_is_refused_and_nothing_else(
     steps: list[tuple[str, Any]],
 ) -> None:

@@ -329,9 +329,15 @@ class TestTokens:
     def test_one_that_nobody_waits_for_before_it_has_begun_is_cancelled(self, server: Server) -> None:
         checked: list[str] = []
         server.serve(Checks(checked.append))
-        go_on = threading.Event()
-        server.control.does = lambda: go_on.wait(TIMEOUT_S)  # it blocks the loop
+        begun, go_on = threading.Event(), threading.Event()
+
+        def block_the_loop() -> None:
+            begun.set()
+            go_on.wait(TIMEOUT_S)
+
+        server.control.does = block_the_loop
         server.ask(1, "send", "a", "hi", None)
+        assert begun.wait(TIMEOUT_S)
         server.ask(2, "verify", SECRET)
         server.requests.withdraw(2)
         go_on.set()

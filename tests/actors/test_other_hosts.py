@@ -23,7 +23,7 @@ from commitcast.persistence.errors import (
 from hosts import hosts_on
 from waiting import TIMEOUT_S, wait_until
 
-pytestmark = pytest.mark.parametrize("server", ["process"], indirect=True)
+pytestmark = [pytest.mark.parametrize("server", ["process"], indirect=True), pytest.mark.sampled(8, of_file=True)]
 
 
 @pytest.fixture

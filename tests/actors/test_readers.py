@@ -122,6 +122,7 @@ def test_a_waiter_is_given_the_record_of_an_end_that_nobody_asked_for(tmp_path: 
 
 
 @pytest.mark.both_forms
+@pytest.mark.sampled(1 / 2)
 def test_slow_followers_cost_a_cursor_and_get_everything(tmp_path: Path) -> None:
     count, followers = 20_000, 100
     with AgentRuntime(tmp_path / "a.db") as runtime, ExitStack() as open_ones:

@@ -333,6 +333,7 @@ class TestTheStop:
 
 
 class TestLaunchMany:
+    @pytest.mark.sampled(1 / 2)
     def test_more_than_fit_into_one_transaction_are_launched_in_several(self, tmp_path: Path) -> None:
         store = FailingStore(SqliteStore(tmp_path / "a.db"))
         with AgentRuntime(store) as runtime:

@@ -126,6 +126,7 @@ def test_nothing_but_a_store_can_make_a_committed() -> None:
         Committed()
 
 
+@pytest.mark.sampled(1 / 2)
 def test_the_fixtures_are_found_by_a_hosts_pytest(tmp_path: Path) -> None:
     (tmp_path / "test_host.py").write_text(
         "def test_host(agent_runtime, mock_gateway):\n"

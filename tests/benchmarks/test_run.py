@@ -16,6 +16,8 @@ from commands import run, running
 from run import main
 from waiting import wait_until
 
+pytestmark = pytest.mark.sampled(4, of_file=True)
+
 PROGRAM = (sys.executable, str(Path(__file__).with_name("run.py")))
 TINY = ("--rounds", "1", "--messages", "64", "--agents", "2", "--rows", "2000")
 RATIOS = {

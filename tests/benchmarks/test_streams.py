@@ -17,6 +17,8 @@ from stream_control import ControlWriter
 from stream_pace import dues_s, percentiles_ms
 from streams import StreamSample, plan, results_of
 
+pytestmark = pytest.mark.sampled(3, of_file=True)
+
 PROGRAM = (sys.executable, str(Path(__file__).with_name("run.py")))
 
 

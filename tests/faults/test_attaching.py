@@ -29,7 +29,11 @@ from hosts import Hosts, hosts_on, server_of, servers_below
 from no_descriptors import every_descriptor_used
 from waiting import wait_until
 
-pytestmark = [pytest.mark.fault, pytest.mark.parametrize("server", ["process"], indirect=True)]
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.parametrize("server", ["process"], indirect=True),
+    pytest.mark.sampled(12, of_file=True),
+]
 
 
 @pytest.fixture

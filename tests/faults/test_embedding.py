@@ -16,7 +16,11 @@ from forking import forked, refused
 from hosts import Hosts, hosts_on, server_of, servers_below
 from waiting import TIMEOUT_S, wait_until
 
-pytestmark = [pytest.mark.fault, pytest.mark.parametrize("server", ["process"], indirect=True)]
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.parametrize("server", ["process"], indirect=True),
+    pytest.mark.sampled(4, of_file=True),
+]
 
 NO_LINGER = "from commitcast.persistence.remote import spawning; spawning.LINGER_S = 0.0\n"
 WORK = NO_LINGER + (

@@ -17,7 +17,11 @@ from hosts import Host, Hosts, acknowledged, hosts_on, processes_of
 from subscribers import raw
 from waiting import SLOWNESS, TIMEOUT_S, wait_until
 
-pytestmark = [pytest.mark.fault, pytest.mark.parametrize("server", ["process"], indirect=True)]
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.parametrize("server", ["process"], indirect=True),
+    pytest.mark.sampled(4, of_file=True),
+]
 
 WITHIN_S = 1.0 * SLOWNESS
 """From a host's end to that of its agents, as promised."""

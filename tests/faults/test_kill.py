@@ -45,6 +45,7 @@ def kill(command: Running, folder: Path) -> None:
         os.kill(server, signal.SIGKILL)
 
 
+@pytest.mark.sampled(1 / 2)
 def test_after_kill_9_everything_seen_is_kept_and_the_subscriber_continues_after_the_next_start(
     tmp_path: Path, journal_mode: str
 ) -> None:
@@ -97,6 +98,7 @@ def test_after_kill_9_everything_seen_is_kept_and_the_subscriber_continues_after
 
 
 @pytest.mark.delete_mode("what is killed is a program, not a commit")
+@pytest.mark.sampled(1 / 2)
 def test_an_orphan_that_ignores_its_broken_pipe_is_killed_at_the_next_start(tmp_path: Path) -> None:
     stubborn = (
         "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"

@@ -18,7 +18,7 @@ from forking import in_a_child
 from stores import by_hand, commit, contents, new_agent, opened, problems, proof, text
 from waiting import TIMEOUT_S
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.sampled(12, of_file=True)]
 
 FRAMES = 20
 """After which the log is copied here, so that it is copied often."""

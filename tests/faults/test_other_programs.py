@@ -32,7 +32,11 @@ from modes import in_mode
 from stores import by_hand, commit, contents, new_agent, opened, problems, reader_value, text
 from waiting import TIMEOUT_S, wait_until
 
-pytestmark = [pytest.mark.fault, pytest.mark.both_modes]
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.both_modes,
+    pytest.mark.sampled(12, of_file=True),
+]
 
 READER = """
 import sqlite3, sys

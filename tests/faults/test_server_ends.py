@@ -19,7 +19,11 @@ from commitcast.persistence.sqlite.verify import verify
 from hosts import Hosts, acknowledged, hosts_on, processes_of, server_of
 from waiting import SLOWNESS, TIMEOUT_S, wait_until
 
-pytestmark = [pytest.mark.fault, pytest.mark.parametrize("server", ["process"], indirect=True)]
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.parametrize("server", ["process"], indirect=True),
+    pytest.mark.sampled(4, of_file=True),
+]
 
 WITHIN_S = 1.0 * SLOWNESS
 STUBBORN = "trap '' TERM; echo up; while :; do sleep 60; done"

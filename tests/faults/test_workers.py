@@ -135,6 +135,7 @@ def check(path: Path, seconds: float) -> None:
     print(f"{sum(map(len, stored.values())):,} messages of {len(stored):,} agents; 0 lost, 0 refused")
 
 
+@pytest.mark.sampled(1 / 3)
 @pytest.mark.delete_mode("it is about processes")
 def test_they_share_a_file(tmp_path: Path) -> None:
     check(tmp_path / "a.db", 1.0)

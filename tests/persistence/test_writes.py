@@ -116,6 +116,7 @@ class TestJson:
     @example({1: 2})
     @example([1.0, 1, True])
     @example([-0.0, 5e-324, 1.7976931348623157e308, 2**53 + 1, 1e400])
+    @pytest.mark.sampled(1 / 2)
     def test_what_is_accepted_comes_back_equal_and_what_is_not_is_refused_with_one_sentence(self, value: Any) -> None:
         try:
             encoded = encode_json(value, "metadata")

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from commitcast.gateway.server.http import tunnel_frames
 from commitcast.gateway.server.http.asgi import Served
 from commitcast.gateway.server.http.tunnel import Streams
@@ -19,7 +21,7 @@ from commitcast.gateway.server.http.tunnel_stream import FrameStream
 from commitcast.gateway.server.server import GatewayServer
 from waiting import TIMEOUT_S
 
-FORMS: Final = ("in this process", "through a tunnel")
+FORMS: Final = ("in this process", pytest.param("through a tunnel", marks=pytest.mark.sampled(1 / 3)))
 
 
 def served(gateway: GatewayServer | None, form: str) -> Served | None:

@@ -86,6 +86,7 @@ class TestFramesSchema:
 
     @pytest.mark.parametrize("union", ["ClientFrame", "ServerFrame"])
     @given(data=st.data(), other=values, is_left_out=st.booleans())
+    @pytest.mark.sampled(1 / 2)
     def test_what_is_changed_anywhere_is_valid_if_the_decoder_accepts_it(
         self, union: str, data: st.DataObject, other: Any, is_left_out: bool
     ) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from commitcast.actors import AgentRuntime
 
+pytestmark = pytest.mark.sampled(6, of_file=True)
+
 Start = Callable[[str, str | None], Any]
 SECONDS = 10.0
 

@@ -7,6 +7,8 @@ import pytest
 
 from scripted_server import Fields, ScriptedServer, answering, end, messages
 
+pytestmark = pytest.mark.sampled(8, of_file=True)
+
 Start = Callable[[str, str | None], Any]
 
 COLLECT = """

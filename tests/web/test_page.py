@@ -41,7 +41,7 @@ HOSTILE = "<script>document.title='ran'</script><img src=x onerror=\"document.ti
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: the page is tested in it"),
-    pytest.mark.sampled(12, of_file=True),  # a browser takes a fifth of the whole suite's time
+    pytest.mark.sampled(6, of_file=True),  # a browser takes a fifth of the whole suite's time
 ]
 expect.set_options(timeout=TIMEOUT_S * 1000)
 

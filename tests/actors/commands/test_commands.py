@@ -23,6 +23,8 @@ from commitcast.persistence import SqliteStore
 from stores import by_hand
 from waiting import TIMEOUT_S, wait_until
 
+pytestmark = pytest.mark.sampled(30, of_file=True)
+
 TRANSCRIPTS = Path(__file__).parent.parent / "sources" / "transcripts"
 
 

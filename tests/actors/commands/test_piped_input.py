@@ -17,6 +17,8 @@ from commands import COMMAND, Done, Running, running
 from commitcast.actors.commands.piped_input import copy, piped_input
 from waiting import TIMEOUT_S, wait_until
 
+pytestmark = pytest.mark.sampled(5, of_file=True)
+
 PROMPT_AND_INPUT = ["sh", "-c", 'printf "%s|" "$1"; cat', "sh", "{prompt}"]
 
 

@@ -14,6 +14,8 @@ from growth import is_linear
 from texts import CASES, Case
 from transcripts import encode
 
+pytestmark = pytest.mark.sampled(14, of_file=True)
+
 Read = pytest.CaptureFixture[str]
 
 

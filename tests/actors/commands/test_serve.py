@@ -17,6 +17,8 @@ from commitcast.gateway import BlockingClient
 from subscribers import raw
 from waiting import wait_until
 
+pytestmark = pytest.mark.sampled(3, of_file=True)
+
 SECRET = "a secret of more than thirty-two bytes"
 
 

@@ -14,6 +14,8 @@ from commitcast.actors.commands.stopping import stopping_on_signals
 from commitcast.persistence import AgentRecord, SqliteStore
 from waiting import TIMEOUT_S, wait_until
 
+pytestmark = pytest.mark.sampled(4, of_file=True)
+
 OBEDIENT = "echo $$; exec sleep 600"
 
 BLOCKS_SIGTERM = (

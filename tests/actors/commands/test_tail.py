@@ -12,6 +12,8 @@ import pytest
 from commands import COMMAND, Running, run, running
 from waiting import TIMEOUT_S
 
+pytestmark = pytest.mark.sampled(3, of_file=True)
+
 SPEAKER = "for n in range(2000):\n    print(n, 'x' * 200, flush=True)\nimport signal; signal.pause()"
 
 

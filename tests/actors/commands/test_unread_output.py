@@ -19,6 +19,8 @@ from commitcast.persistence.errors import StoreOpenError
 from stores import commit, new_agent, opened
 from waiting import TIMEOUT_S, wait_until
 
+pytestmark = pytest.mark.sampled(3, of_file=True)
+
 HURRIED: Final = (
     "from commitcast.actors.commands import stopping; stopping.READ_S = 0.1; from commitcast.actors.cli import main; "
     "main()"

@@ -28,6 +28,7 @@ MIB = 1024 * 1024
 # Stopping.
 
 
+@pytest.mark.sampled(1 / 2)
 def test_cancelling_stops_a_program_in_mid_stream(agent: Agent) -> None:
     spoken = threading.Event()
     agent.recorder.on_put = lambda _: spoken.set()
@@ -81,6 +82,7 @@ def test_a_program_that_ignores_sigterm_is_killed_after_the_grace(agent: Agent) 
     assert agent.ending() == Ending(status=AgentStatus.TERMINATED)
 
 
+@pytest.mark.sampled(1 / 2)
 def test_a_program_that_says_much_when_it_is_stopped_is_not_blocked(agent: Agent, tmp_path: Path) -> None:
     spoken = threading.Event()
     agent.recorder.on_put = lambda _: spoken.set()

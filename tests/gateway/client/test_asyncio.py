@@ -391,6 +391,7 @@ def test_a_window_bounds_what_the_real_server_sends_and_everything_comes(tmp_pat
     in_time(scenario)
 
 
+@pytest.mark.sampled(1 / 2)
 def test_an_application_that_takes_nothing_makes_the_server_wait() -> None:
     count, progress = 400, threading.Event()
     sent: list[int] = []

@@ -27,6 +27,8 @@ from commitcast.persistence import CommitcastError
 from scripted_server import blocking_server
 from waiting import TIMEOUT_S, wait_until
 
+pytestmark = pytest.mark.sampled(15, of_file=True)
+
 Fields = dict[str, Any]
 
 

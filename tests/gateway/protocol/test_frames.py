@@ -368,6 +368,7 @@ class TestWhateverComes:
 
     @given(data=whatever)
     @settings(max_examples=300)
+    @pytest.mark.sampled(1 / 2)
     def test_a_client_frame_is_decoded_or_refused_and_nothing_else(self, data: str | bytes) -> None:
         try:
             frame = decoding.decode_client(data)
@@ -383,6 +384,7 @@ class TestWhateverComes:
 
     @given(data=whatever)
     @settings(max_examples=300)
+    @pytest.mark.sampled(1 / 2)
     def test_a_server_frame_is_decoded_ignored_or_refused_and_nothing_else(self, data: str | bytes) -> None:
         self._decode(data)
 

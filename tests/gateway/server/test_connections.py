@@ -33,6 +33,8 @@ from moments import (
 )
 from waiting import SLOWNESS, wait_until
 
+pytestmark = pytest.mark.sampled(6, of_file=True)
+
 SHORT_S: Final = 0.5 * SLOWNESS
 
 

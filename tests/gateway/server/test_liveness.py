@@ -107,7 +107,7 @@ class TestSlowReader:
                 await slow.ask("subscribe", agent="a")
                 await say(agent, *["x" * 25_000] * 10)
                 cursor, unread = 0, bytearray()
-                while cursor < 2:
+                while cursor < 3:
                     unread += await slow.reader.read(1_000)
                     await asyncio.sleep(0.025)  # this is its speed
                     while (taken := _first_frame(unread)) is not None:
@@ -120,7 +120,7 @@ class TestSlowReader:
                         else:
                             assert frame["type"] != "goodbye", frame
 
-        play(tmp_path, scenario, heartbeat_s=0.05, limits=Limits(stall_timeout_s=0.5))
+        play(tmp_path, scenario, heartbeat_s=0.05, limits=Limits(stall_timeout_s=1.0))
 
     def test_who_pings_and_reads_nothing_is_read_no_more_and_dropped(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:

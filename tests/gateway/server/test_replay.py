@@ -63,6 +63,7 @@ class TestUnboundedReplay:
 
 
 class TestReconnectStorm:
+    @pytest.mark.sampled(1 / 2)
     def test_two_hundred_who_come_back_at_once_share_their_pages(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
             await spoken(runtime, "a", 1_000)

@@ -27,6 +27,8 @@ from commitcast.persistence.sqlite.store import SqliteStore
 from hostile import LAUNCH, READ, SEND, TERMINATE, Passes, allowed, get, opened, play, spoken
 from subscribers import Fields, raw
 
+pytestmark = pytest.mark.sampled(25, of_file=True)
+
 MIB: Final = 1024 * 1024
 EVERYTHING: Final = tuple(Permission)
 CALLERS: Final = {

@@ -278,6 +278,7 @@ class TestAccess:
 
 
 class TestSlowAndGone:
+    @pytest.mark.sampled(1 / 2)
     def test_who_never_reads_delays_nobody_and_costs_bounded_memory(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
             agent = await runtime.alaunch(id="a1")

@@ -142,7 +142,7 @@ def test_sigterm_is_sent_once(children: Children) -> None:
         if not heard:
             heard.append(read_line(child))
 
-    assert end(child, 0.05, then=hear)
+    assert end(child, 0.5, then=hear)
 
     assert child.stdout is not None
     assert heard + child.stdout.readlines() == [b"term\n"]

@@ -15,6 +15,8 @@ from commitcast.persistence.remote.spawning import KEPT_VARIABLES, _absolute, _o
 from commitcast.persistence.remote.store import RemoteStore
 from commitcast.persistence.sqlite.journal import DELETE
 
+pytestmark = pytest.mark.sampled(6, of_file=True)
+
 SECRET: Final = "sk-S3cr3t"
 Says = Callable[..., bool]
 

@@ -15,6 +15,8 @@ from commitcast.persistence.sqlite.store import SqliteStore
 from faulty_disk import DATABASE, JOURNAL, FaultyDisk
 from stores import commit, contents, new_agent, opened, problems, text
 
+pytestmark = pytest.mark.sampled(3, of_file=True)
+
 SUPPORT = Path(faulty_disk.__file__).parent
 
 # Dies when the pages of a commit are in the file and the journal is still there. With no agent: during the creation.

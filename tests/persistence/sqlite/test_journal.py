@@ -125,7 +125,7 @@ class TestSwitching:
         with opened(other, journal_mode=mode) as store:
             assert contents(store, "a") == [(1, "first")]
 
-    @pytest.mark.sampled(1)
+    @pytest.mark.sampled(1 / 4)
     @pytest.mark.parametrize("again", [DELETE, WAL])
     def test_one_that_is_cut_off_anywhere_loses_nothing(
         self, path: Path, disk: FaultyDisk, mode: str, again: str

@@ -27,8 +27,9 @@ SCRIPT = """
 
     def wait_until(predicate):
         deadline = time.monotonic() + {timeout_s}
-        while not predicate() and time.monotonic() < deadline:
+        while not (is_so := predicate()) and time.monotonic() < deadline:
             time.sleep(0.01)
+        return is_so
 
     hosts = [subprocess.Popen(["sh", "-c", "exit 7"], start_new_session=alone) for alone in (True, False)]
     wait_until(lambda: len(zombies()) == 2)
@@ -36,12 +37,11 @@ SCRIPT = """
         script = "for n in 1 2 3; do (sleep 0.01 &) ; done; (setsid sleep 60 >/dev/null 2>&1 &); echo; read x <$0"
         agent = runtime.launch(CommandSource(["bash", "-c", script, {gate!r}], type="text", grace_s=0.2))
         wait_until(lambda: agent.messages())
-        wait_until(lambda: len(zombies()) == 2)
-        print("while it runs", len(zombies()))
+        print("the host's two while it runs", wait_until(lambda: len(zombies()) == 2))
         open({gate!r}, "w").write("go on\\n")
         record = agent.wait({timeout_s})
         print(record.status, record.result["exit_code"])
-    print("at the end", len(zombies()), [host.wait() for host in hosts])
+    print("and at the end", wait_until(lambda: len(zombies()) == 2), [host.wait() for host in hosts])
 """
 
 UNSHARE = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--pid", "--fork", "--mount-proc"]
@@ -59,7 +59,12 @@ def test_zombies_that_nobody_waits_for_are_reaped_and_all_exit_codes_are_kept(tm
     )
 
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["while it runs 2", "completed 0", "at the end 2 [7, 7]"]
+    said = done.stdout.splitlines()
+    assert said == [
+        "the host's two while it runs True",
+        "completed 0",
+        "and at the end True [7, 7]",
+    ]
 
 
 def zombie(session: int, *, pid: int = 7, parent: int | None = None, is_alive: bool = False) -> Process:

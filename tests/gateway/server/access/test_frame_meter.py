@@ -24,6 +24,8 @@ from commitcast.gateway.tls import server_context
 from hostile import CONT, PING, PONG, TEXT, Wire, masked, nobody_is_left, opened, play, server_of
 from waiting import TIMEOUT_S, wait_until
 
+pytestmark = pytest.mark.sampled(15, of_file=True)
+
 TOKEN: Final = "S3cr3t-Tok3n"
 BURST: Final = 200.0
 SPLIT: Final = masked(TEXT, '{"type":"ping"}', first=0) + masked(CONT, b"", first=0) * 62 + masked(CONT, b"")

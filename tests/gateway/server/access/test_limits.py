@@ -89,6 +89,7 @@ class TestRate:
 
         play(tmp_path, scenario, limits=Limits(requests_per_s=0.001, burst=3))
 
+    @pytest.mark.sampled(1 / 2)
     def test_a_burst_of_all_subscriptions_is_fine(self, tmp_path: Path) -> None:
         async def scenario(runtime: AgentRuntime) -> None:
             ids = [f"a{number}" for number in range(1_024)]
@@ -293,6 +294,7 @@ def _close_writing(enemy: Wire) -> None:
 
 
 @pytest.mark.parametrize("kind", ["frames", "handshakes"])
+@pytest.mark.sampled(1 / 2)
 def test_whatever_bytes_come_nothing_is_left_and_nobody_is_harmed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:

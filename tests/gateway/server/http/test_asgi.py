@@ -267,6 +267,7 @@ class TestWebSockets:
 
             play(scenario)
 
+    @pytest.mark.sampled(1 / 2)
     def test_a_hundred_subscribers_get_the_same_and_nothing_is_left_of_them(self, tmp_path: Path) -> None:
         with mounted(tmp_path) as (runtime, address):
             agent = spoken(runtime, "a1")
@@ -310,6 +311,7 @@ class TestWebSockets:
 
                 play(scenario)
 
+    @pytest.mark.sampled(1 / 2)
     def test_a_frame_that_is_none_is_refused_and_the_connection_goes_on(self, tmp_path: Path) -> None:
         with mounted(tmp_path) as (_, address):
 

@@ -20,6 +20,8 @@ from hosting import hosted
 from tunnels import FORMS, served
 from waiting import TIMEOUT_S
 
+pytestmark = pytest.mark.sampled(3, of_file=True)
+
 PAGE: Final = Path(__file__).parents[4] / "docs/serving.md"
 TESTS_TIMEOUT_S: Final = 45.0
 

@@ -495,6 +495,7 @@ class TestSlowReaders:
                     assert gateway.core.traffic.closes[4002] == 1
                     assert slow.status == 200
 
+    @pytest.mark.sampled(1 / 2)
     def test_who_reads_slowly_but_reads_one_large_event_is_not_dropped(self, tmp_path: Path) -> None:
         with mounted(tmp_path, limits=Limits(stall_timeout_s=1.5)) as (runtime, address):
             gateway = runtime.gateway
@@ -509,6 +510,7 @@ class TestSlowReaders:
                 assert slow.response.read().endswith(b"\n\n")
             assert gateway.core.traffic.closes[4002] == 0
 
+    @pytest.mark.sampled(1 / 2)
     def test_a_hundred_streams_get_the_same(self, tmp_path: Path) -> None:
         with mounted(tmp_path) as (runtime, address):
             agent = spoken(runtime, "first")

@@ -207,6 +207,7 @@ class TestNumbers:
 
 
 class TestCommands:
+    @pytest.mark.sampled(1 / 2)
     def test_they_raise_the_soft_limit(self, tmp_path: Path) -> None:
         hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65_536)
         lowered = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))}
@@ -222,6 +223,7 @@ class TestCommands:
                 server.errors
             )
 
+    @pytest.mark.sampled(1 / 2)
     def test_the_programs_of_agents_get_the_one_that_was_given(self, tmp_path: Path) -> None:
         hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65_536)
         program = "ulimit -Sn; ulimit -Hn; (ulimit -Sn)"
