@@ -62,9 +62,9 @@ class Crowd:
         self.refused: list[str] = []
 
     async def call(self, client: httpx.AsyncClient, caller: int, ends_at: float) -> None:
-        """Have agents say something until it is time."""
+        """Have agents say something until it is time, and every worker has taken a call: the kernel chooses which."""
         number = 0
-        while time.monotonic() < ends_at:
+        while (now := time.monotonic()) < ends_at or (len(self.workers) < WORKERS and now < ends_at + TIMEOUT_S):
             number += 1
             words = [f"{caller} {number} {word}" for word in range(20)]
             answer = await client.post("/say", json={"words": words}, headers={"Connection": "close"})
