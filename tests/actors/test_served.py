@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from commitcast.actors import AgentContext, AgentRuntime
+from commitcast.actors import AgentContext, AgentHandle, AgentRuntime
 from waiting import TIMEOUT_S
 
 
@@ -33,3 +33,27 @@ def test_a_callback_of_what_another_runtime_has_answered_may_read(both: tuple[Ag
     sequence, head = seen.get(timeout=TIMEOUT_S)
     assert sequence == 1 and head >= 1
     assert handle.wait(TIMEOUT_S).status == "completed"
+
+
+def test_agents_that_go_on_when_they_are_acknowledged_share_each_commit(
+    both: tuple[AgentRuntime, AgentRuntime],
+) -> None:
+    """Else half of them would always wait for the commit of the other half."""
+    one, _ = both
+    agents = one.launch_many(8)
+    before, rounds = one.stats().commits, 40
+    done: SimpleQueue[int] = SimpleQueue()
+
+    def say(agent: AgentHandle, number: int) -> None:
+        if number == rounds:
+            done.put(number)
+        else:
+            agent.emit(str(number)).add_done_callback(lambda _: say(agent, number + 1))
+
+    for agent in agents:
+        say(agent, 0)
+    for _ in agents:
+        done.get(timeout=TIMEOUT_S)
+
+    commits = one.stats().commits - before
+    assert commits < 1.5 * rounds, commits

@@ -79,6 +79,9 @@ def draw_streams(pyplot: ModuleType, path: Path, machine: dict[str, Any], result
                 agents = [one.agents for one in series]
                 axes.plot(agents, [one.p50_ms for one in series], style, label=way.replace("_", ", in a "))
             axes.set(xscale="log", yscale="log", xlabel="agents", title=f"{host_us} µs of the host's own a token")
+            sizes = sorted({one.agents for one in results})
+            axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axes.minorticks_off()
             axes.grid(True, which="major", alpha=0.3)
         panels[0][0].set_ylabel("from saying to acknowledged or heard, p50 ms")
         panels[0][0].legend(fontsize="small")
