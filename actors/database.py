@@ -40,9 +40,9 @@ SMALL_BATCH_AGENTS: Final = 64
 """The acknowledgements of up to this many agents are handled on the writer's own thread: handing a few of them to
 another takes longer than handling them, and what those agents say next belongs into one batch."""
 FEW_AGENTS: Final = 16
-"""Up to this many agents are acknowledged before the next batch is given to the writer, so that what they say next is in
-it. Else half of the agents of a closed loop would always wait for the commit of the other half: 16 of them were half as
-fast. With more agents the writer would be idle meanwhile for too long."""
+"""Up to this many agents are acknowledged before the next batch is given to the writer, so that it has what they say
+next. Else half of the agents of a closed loop would always wait for the commit of the other half: 16 of them were half
+as fast. With more agents the writer would be idle meanwhile for too long."""
 NO_ACTOR: Final = 0
 """In place of an actor's number, for the creation of an agent, which has none yet."""
 REMEMBERED_REFUSALS: Final = 65_536
