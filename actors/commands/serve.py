@@ -76,6 +76,7 @@ def serve(
     Agents that a crash interrupted become failed at the start; subscribers resume at their cursors. Without tokens the
     server is read-only and serves this machine only.
     """
+    uvicorn_server = _uvicorn_server() if asgi else None
     verifier = listening.verifier(token_file, jwt_key, jwt_algorithm, jwt_audience, jwt_issuer)
     listening.address(listen, verifier)
     listening.raise_file_limit(listens=True)
@@ -92,11 +93,11 @@ def serve(
         redact=redact or (),
         redact_except=redact_except or (),
     )
-    serving = _listening(runtime, listen, certificate, key, asgi=asgi)
+    serving = _listening(runtime, listen, certificate, key, uvicorn_server)
     with stopping_on_signals(limit_s=drain_s + LIMIT_S) as stopping, runtime, serving as address:
         _announce(runtime, db, address, tls=tls is not None, json=json)
-        stopping.wait()
-        if drain_s:
+        stopping.wait(lambda: runtime.failure is not None)
+        if drain_s and runtime.failure is None:
             runtime.drain()
             threading.Event().wait(drain_s)
     if runtime.failure is not None:
@@ -104,19 +105,23 @@ def serve(
     raise typer.Exit(0)
 
 
+def _uvicorn_server() -> Any:
+    """Return the module, before anything is started: only this option needs its packages."""
+    try:
+        return importlib.import_module("commitcast.actors.commands.uvicorn_server")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("--asgi", "http") from error
+
+
 @contextmanager
 def _listening(
-    runtime: AgentRuntime, listen: str, certificate: Path | None, key: Path | None, *, asgi: bool
+    runtime: AgentRuntime, listen: str, certificate: Path | None, key: Path | None, uvicorn_server: Any
 ) -> Iterator[str]:
     """Listen while inside; yields the address, HOST:PORT."""
-    if not asgi:
+    if uvicorn_server is None:
         assert runtime.address is not None
         yield runtime.address
         return
-    try:  # by name, because only this option needs its packages
-        uvicorn_server: Any = importlib.import_module("commitcast.actors.commands.uvicorn_server")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("--asgi", "http") from error
     with uvicorn_server.serving(runtime, parse_address(listen), certificate, key) as address:
         yield address
 

@@ -29,7 +29,7 @@ _MAY_BE_IGNORED: Final = (signal.SIGHUP, signal.SIGQUIT)
 READ_S: Final = 2.0
 """How long after a signal the output waits for a reader."""
 LOOK_S: Final = 0.1
-"""The seconds between two checks from then on."""
+"""The seconds between two checks from then on, and whether what the program does has failed."""
 LIMIT_S: Final = 30.0
 """How long an ordered stop may take in all. The runtime's own limits add up to less; this covers everything else."""
 
@@ -44,9 +44,9 @@ class Stopping:
         self._asked = threading.Event()
         self._over = threading.Event()
 
-    def wait(self) -> None:
-        """Block until a signal comes."""
-        while not self._asked.wait(3600):
+    def wait(self, has_failed: Callable[[], bool] = lambda: False) -> None:
+        """Block until a signal comes, or what the program does has failed."""
+        while not self._asked.wait(LOOK_S) and not has_failed():
             pass
 
     async def wait_async(self) -> None:

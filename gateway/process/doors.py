@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -18,9 +19,9 @@ import msgspec
 from commitcast.gateway.process.settings import DoorSettings
 from commitcast.gateway.protocol.errors import ErrorCode, ListenError
 from commitcast.gateway.server.access.auth import Grant
-from commitcast.gateway.server.errors import TemplateUnavailableError, TokenError
+from commitcast.gateway.server.errors import MissingExtraError, TemplateUnavailableError, TokenError
 from commitcast.gateway.server.metrics import Metric
-from commitcast.gateway.server.options import ServerOptions
+from commitcast.gateway.server.options import ASGI, ServerOptions
 from commitcast.gateway.server.server import GatewayServer
 from commitcast.gateway.server.tasks import BackgroundTasks
 from commitcast.persistence.errors import CommitcastError, HostError, InvalidValueError
@@ -150,7 +151,9 @@ class Door:
     """The gateway of one host."""
 
     def __init__(self, host: "Host", server: "Server", settings: DoorSettings) -> None:
-        """Make it; nothing listens yet. Raises what `ServerOptions` raises."""
+        """Make it; nothing listens yet. Raises `ListenError`, and what `ServerOptions` raises."""
+        if settings.listen == ASGI:
+            _tunnel_server()
         verifier: Any = HostVerifier(host) if settings.has_verifier else None
         options = ServerOptions(
             listen=settings.listen,
@@ -183,14 +186,29 @@ class Door:
 
 
 async def _serve_tunnel(gateway: GatewayServer, connection: socket.socket) -> None:
-    from commitcast.gateway.server.http.tunnel_server import serve_tunnel
-
     try:
+        serve_tunnel = _tunnel_server().serve_tunnel
         reader, writer = await asyncio.open_unix_connection(sock=connection)
+    except ListenError as error:
+        logger.error("a request to a web app cannot be answered: %s", error)
+        connection.close()
     except OSError:  # the host has given it up meanwhile
         connection.close()
     else:
         await serve_tunnel(gateway, reader, writer)
+
+
+def _tunnel_server() -> Any:
+    """Return the module that serves requests of web apps.
+
+    Raises:
+        ListenError: this process has no libraries for it.
+    """
+    try:
+        return import_module("commitcast.gateway.server.http.tunnel_server")
+    except MissingExtraError as error:
+        why = "the program that has started the server process of this file has not installed the libraries for it"
+        raise ListenError("a web app", f"{why}: {error.advice} there, and restart all programs on the file") from error
 
 
 class Doors:

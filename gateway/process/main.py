@@ -29,6 +29,14 @@ HOSTS_S: Final = 1.0
 """For hosts whose server was killed to kill the programs of their agents: it takes them some milliseconds."""
 SWITCH_S: Final = 0.001
 """Between two threads that both compute: the writer must not wait 5 ms, as long as a commit takes, for a gateway."""
+_LIMITS: Final = {
+    resource.RLIMIT_NOFILE: 65_536,  # each subscriber is one
+    resource.RLIMIT_FSIZE: resource.RLIM_INFINITY,
+    resource.RLIMIT_CPU: resource.RLIM_INFINITY,
+    resource.RLIMIT_AS: resource.RLIM_INFINITY,
+    resource.RLIMIT_DATA: resource.RLIM_INFINITY,
+}
+"""Of what this process uses, each with what is enough."""
 
 
 def main(configuration: dict[str, Any]) -> None:
@@ -39,7 +47,7 @@ def main(configuration: dict[str, Any]) -> None:
     """
     report = _Report()
     _close_standard_streams()
-    _raise_file_limit()
+    _lift_limits()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the host's may block those that ask to end
     sys.setswitchinterval(SWITCH_S)
     forwarder = LogForwarder()
@@ -96,8 +104,16 @@ def _close_standard_streams() -> None:
     os.close(null)
 
 
-def _raise_file_limit() -> None:
-    """Allow as many open files as the system does: each subscriber is one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def _lift_limits() -> None:
+    """Lift, as far as the system allows, what the host that has started this process is limited to: others are not."""
+    os.umask(0o077)
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    for limit, enough in _LIMITS.items():
+        _, hard = resource.getrlimit(limit)
+        if hard != resource.RLIM_INFINITY and (enough == resource.RLIM_INFINITY or hard < enough):
+            with suppress(OSError, ValueError):  # it takes a privilege
+                resource.setrlimit(limit, (enough, enough))
+                continue
+        with suppress(OSError, ValueError):
+            resource.setrlimit(limit, (hard, hard))

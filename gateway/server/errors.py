@@ -53,5 +53,10 @@ class MissingExtraError(CommitcastError, ImportError):
         self.what = what
         self.extra = extra
 
+    @property
+    def advice(self) -> str:
+        """The command that installs them."""
+        return f'pip install "commitcast[{self.extra}]"'
+
     def __str__(self) -> str:
-        return f'{self.what} needs libraries that are not installed: pip install "commitcast[{self.extra}]"'
+        return f"{self.what} needs libraries that are not installed: {self.advice}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from commitcast.persistence import fork
-from commitcast.persistence.errors import ServerStartError
+from commitcast.persistence.errors import ServerStartError, StoreOpenError
 from commitcast.persistence.recovery.identity import this_runtime
 from commitcast.persistence.remote.attaching import EndingError, attach, greet
 from commitcast.persistence.remote.frames import COMMITS, PROTOCOL, Frame, Hello, Settings, Welcome
@@ -181,8 +181,10 @@ def connect(path: Path, settings: Settings, receivers: Receivers) -> SocketConne
         except EndingError:  # between the two
             requests.close()
             continue
-        except BaseException:
+        except BaseException as error:
             requests.close()
+            if isinstance(error, OSError) and not isinstance(error, StoreOpenError):
+                raise ServerStartError(str(path), f"its server process cannot be used ({error})") from error
             raise
         try:
             return SocketConnections(requests, commits, welcome, address, receivers)

@@ -195,7 +195,7 @@ def _open_lock(path: Path, flags: int) -> int:
     """Open `FILE.lock`, which must not be a link: a link would be the lock of two databases, or of none."""
     lock = path.with_name(path.name + ".lock")
     try:
-        file = os.open(lock, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        file = os.open(lock, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise StorePathError(str(path), f"{lock} is a symbolic link: remove it") from error

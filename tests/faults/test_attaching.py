@@ -312,6 +312,11 @@ def a_folder_for_a_lock(path: Path) -> Path:
     return path
 
 
+def a_pipe_for_a_lock(path: Path) -> Path:
+    os.mkfifo(path.with_name("agents.db.lock"))
+    return path
+
+
 def a_name_that_sqlite_cannot_use(path: Path) -> Path:
     return path.with_name("agents.db-journal")
 
@@ -329,6 +334,7 @@ BAD: list[Callable[[Path], Path]] = [
     linked_to_nothing,
     a_link_for_a_lock,
     a_folder_for_a_lock,
+    a_pipe_for_a_lock,
     a_name_that_sqlite_cannot_use,
     on_a_file_system_without_files,
 ]

@@ -1,6 +1,8 @@
 """Hosts of every kind: scripts, threads, forks, pools of workers, process 1, and those that wait for all children."""
 
 import os
+import re
+import resource
 import subprocess
 import sys
 import threading
@@ -264,3 +266,22 @@ def test_a_host_that_becomes_another_program_is_gone(hosts: Hosts, path: Path) -
         host.tell("os.execv('/bin/sleep', ['sleep', '600'])")
 
         assert other.agent("a").wait(TIMEOUT_S).error_name == "Interrupted"
+
+
+def limited() -> None:
+    """In a host that is about to be started: limit it, and what it starts."""
+    for limit, least in ((resource.RLIMIT_FSIZE, 200 * 1024), (resource.RLIMIT_CPU, 600), (resource.RLIMIT_NOFILE, 64)):
+        resource.setrlimit(limit, (least, resource.getrlimit(limit)[1]))
+    os.umask(0o777)
+
+
+def test_what_its_first_host_is_limited_to_does_not_limit_the_server(hosts: Hosts) -> None:
+    host = hosts(preexec_fn=limited)
+    server = host.start()
+
+    limits = Path(f"/proc/{server}/limits").read_text()
+    for name, least in (("Max file size", 200 * 1024), ("Max cpu time", 600), ("Max open files", 64)):
+        soft = re.search(rf"^{name} +(\S+)", limits, re.MULTILINE)
+        assert soft is not None and (soft[1] == "unlimited" or int(soft[1]) > least), limits
+    assert "Umask:\t0077" in Path(f"/proc/{server}/status").read_text()
+    assert host.ask("[runtime.launch().emit('x' * 100_000).get(10).sequence for _ in range(5)]") == [1] * 5

@@ -114,7 +114,7 @@ class Grant(msgspec.Struct, frozen=True):
 
     def has_expired(self, now: float) -> bool:
         """Whether the grant has expired at a time in Unix seconds."""
-        return self.expires_at is not None and now >= self.expires_at
+        return self.expires_at is not None and not now < self.expires_at  # nor does NaN grant anything
 
 
 EVERYTHING: Final = Capability(_ANY, frozenset(Permission))

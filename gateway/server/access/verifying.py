@@ -5,6 +5,7 @@ a host whose gateway is in another process.
 """
 
 import asyncio
+import inspect
 import logging
 import time
 import traceback
@@ -33,7 +34,11 @@ async def verified(verifier: Verifier, token: str, timeout_s: float) -> Grant:
         VerifierUnavailableError: the verifier failed, or has not answered in time; its cause is why.
     """
     answer = _called(verifier, token)
-    return answer if isinstance(answer, Grant) else await _answer_of(answer, timeout_s)
+    if isinstance(answer, Grant):
+        return answer
+    if not inspect.isawaitable(answer):
+        raise VerifierUnavailableError from _wrong(answer)
+    return await _answer_of(answer, timeout_s)
 
 
 def late() -> TimeoutError:
@@ -141,8 +146,12 @@ async def _awaited(answer: Awaitable[Grant]) -> Grant:
     except (KeyboardInterrupt, SystemExit) as error:  # out of a task they would end the loop
         raise RuntimeError("the verifier asked for the end of the program") from error
     if not isinstance(grant, Grant):
-        raise TypeError(f"a verifier returns a Grant, not {type(grant).__name__}")
+        raise _wrong(grant)
     return grant
+
+
+def _wrong(answer: object) -> TypeError:
+    return TypeError(f"a verifier returns a Grant, not {type(answer).__name__}")
 
 
 def _ignore(abandoned: "asyncio.Future[Grant]") -> None:

@@ -20,6 +20,7 @@ from commitcast.actors.cli import main
 from commitcast.actors.sources.parsers import PARSERS
 from commitcast.gateway.client.asyncio import subscribe
 from commitcast.persistence import SqliteStore
+from commitcast.persistence.remote import spawning
 from stores import by_hand
 from waiting import TIMEOUT_S, wait_until
 
@@ -323,6 +324,19 @@ class TestReading:
 
         assert found.returncode == 1
         assert json.loads(found.stdout)["problems"]
+
+    def test_verify_checks_all_as_soon_as_the_last_program_has_gone(
+        self, run: Run, db: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(spawning, "LINGER_S", 60.0)  # its server stays
+        with AgentRuntime(db, server="process") as runtime:
+            runtime.launch()
+            during = run("verify", "--db", db, "--json")
+
+        after = run("verify", "--db", db, "--json")
+
+        assert json.loads(during.stdout)["notes"] != []
+        assert (after.returncode, json.loads(after.stdout)["notes"]) == (0, [])
 
 
 class TestHelp:

@@ -3,6 +3,8 @@
 import asyncio
 import http.client
 import json
+import os
+import signal
 import ssl
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from certificates import write_certificate
 from commands import run, running
 from commitcast.actors import AgentRuntime
 from commitcast.gateway import BlockingClient
+from commitcast.persistence.sqlite.lock import holder_of
 from subscribers import raw
 from waiting import wait_until
 
@@ -113,3 +116,17 @@ def test_while_it_drains_it_is_no_longer_ready_and_readers_are_still_answered(tm
         wait_until(lambda: get(address, "/readyz")[0] == 503, "it to drain")
         assert get(address, "/v1/agents")[0] == 200
         assert get(address, "/v1/ws")[0] == 503
+
+
+@pytest.mark.parametrize("options", [[], ["--asgi"]], ids=["alone", "by uvicorn"])
+def test_it_ends_when_its_server_process_is_killed(tmp_path: Path, options: list[str]) -> None:
+    db = tmp_path / "a.db"
+    with running("serve", "--db", str(db), "--listen", "127.0.0.1:0", *options) as server:
+        assert server.url
+        holder = holder_of(db)
+        assert holder is not None and holder.pid is not None and holder.note
+        os.kill(holder.pid, signal.SIGKILL)
+
+        assert server.wait() == 1
+
+    assert "has ended: start a runtime again" in "".join(server.errors)

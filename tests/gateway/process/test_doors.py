@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,12 @@ from typing import Any
 import pytest
 
 from commitcast.actors import AgentContext, AgentRuntime, Template
+from commitcast.gateway.process import doors
+from commitcast.gateway.process.settings import DoorSettings
+from commitcast.gateway.protocol.errors import ListenError
 from commitcast.gateway.server.access.auth import Grant
+from commitcast.gateway.server.errors import MissingExtraError
+from commitcast.gateway.server.options import ASGI, ServerOptions
 from hostile import READ, allowed
 from subscribers import Fields, raw
 from waiting import TIMEOUT_S
@@ -92,3 +98,32 @@ def test_a_verifier_in_a_host_is_told_when_nobody_waits_and_its_failure_is_logge
     said = [logging.Formatter("%(message)s").format(record) for record in caplog.records]
     assert len([line for line in said if "the verifier failed" in line]) == 1
     assert not [line for line in said if "bad-one" in line]
+
+
+def without_libraries(name: str) -> Any:
+    raise MissingExtraError("serving through ASGI", "http")
+
+
+def test_a_web_app_is_refused_at_its_start_where_the_server_has_no_libraries_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doors, "import_module", without_libraries)
+    host, server = object(), object()
+
+    with pytest.raises(
+        ListenError, match=r'not installed the libraries for it: pip install "commitcast\[http\]" there'
+    ):
+        doors.Door(host, server, DoorSettings.of(ServerOptions(listen=ASGI)))  # type: ignore[arg-type]  # it asks nothing
+
+
+def test_a_request_of_one_that_is_mounted_all_the_same_is_closed_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(doors, "import_module", without_libraries)
+    ours, theirs = socket.socketpair()
+
+    asyncio.run(doors._serve_tunnel(object(), ours))  # type: ignore[arg-type]  # it is not asked
+
+    assert theirs.recv(1) == b""
+    assert "a request to a web app cannot be answered" in caplog.text
+    theirs.close()

@@ -143,6 +143,7 @@ class TestAGrant:
         assert not grant.has_expired(99.999)
         assert grant.has_expired(100.0)
         assert not Grant("ann", ()).has_expired(1e300)
+        assert Grant("ann", (), expires_at=float("nan")).has_expired(0.0)
 
 
 def test_anybody_may_read_and_see_metrics_and_do_nothing_else() -> None:
