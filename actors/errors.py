@@ -25,6 +25,8 @@ CommitcastError
     └── VerdictMissingError
 """
 
+from typing import Self
+
 from commitcast.actors.kernel.errors import (
     BackpressureError,
     FutureCancelledError,
@@ -109,6 +111,11 @@ class RuntimeStoppedError(CommitcastError, RuntimeError):
     def __init__(self, why: str = "it was stopped") -> None:
         super().__init__(why)
         self.why = why
+
+    @classmethod
+    def after(cls, failure: Exception | None) -> Self:
+        """Return the error of what is called after a stop, with the failure that has caused it."""
+        return cls() if failure is None else cls(str(failure))
 
     def __str__(self) -> str:
         return f"the runtime is not running: {self.why}"

@@ -252,7 +252,7 @@ class AgentHandle:
         try:
             return self._system.reader.entries(self.id, after, 0, max_bytes=PAGE_BYTES)
         except StoreClosedError as error:
-            raise RuntimeStoppedError from error
+            raise RuntimeStoppedError.after(self._system.fatal) from error
 
     def wait(self, timeout: float | None = None) -> AgentRecord:
         """Return the agent's record once it has ended. Blocks.
@@ -304,7 +304,7 @@ class AgentHandle:
         try:
             return self.record()
         except StoreClosedError as error:
-            raise RuntimeStoppedError from error
+            raise RuntimeStoppedError.after(self._system.fatal) from error
 
 
 class _Deadline:

@@ -43,6 +43,8 @@ class AgentLog:
         self.record: AgentRecord | None = None
         """Of the agent after its end, if the writer has returned it."""
         self.is_closed = False
+        self.failure: Exception | None = None
+        """Why it is closed, if that is a failure of the runtime."""
         """Whether the runtime has stopped, so that nothing more comes."""
         self.is_watched = False
         """Whether another runtime may have the agent, whose commits are told by `on_news`."""
@@ -133,9 +135,10 @@ class AgentLog:
                 drop += 1
             self._recent = start + drop, messages[drop:]
 
-    def close(self) -> None:
+    def close(self, failure: Exception | None) -> None:
         """Wake all readers, because nothing more comes."""
         with self._lock:
+            self.failure = failure
             self.is_closed = True
             waiting = self._waiting + self._waiting_for_end
             self._waiting, self._waiting_for_end = [], []
@@ -242,7 +245,7 @@ class Follower:
         if is_over or self._store_has_end:
             return Step.END
         if is_closed:
-            raise RuntimeStoppedError
+            raise RuntimeStoppedError.after(self._log.failure)
         return Step.WAIT
 
     def take(self, page: AgentPage) -> None:
@@ -271,6 +274,7 @@ class Readers:
         self._watch = watch
         self._lock = threading.Lock()
         self._is_closed = False
+        self._failure: Exception | None = None
         self._logs: dict[str, AgentLog] = {}
         self.get: Final = self._logs.get
         """Return the log of an agent, if it has readers. Any thread."""
@@ -287,7 +291,7 @@ class Readers:
             if follows and not log.followers:
                 log.begin()
             log.followers += follows
-            log.is_closed = self._is_closed
+            log.is_closed, log.failure = self._is_closed, self._failure
         try:
             yield log
         finally:
@@ -311,13 +315,13 @@ class Readers:
         """How many bytes of messages the log of each agent may keep."""
         return min(LOG_BYTES, ALL_LOGS_BYTES // (len(self._logs) or 1))
 
-    def close(self) -> None:
-        """Wake all readers, because nothing more comes."""
+    def close(self, failure: Exception | None = None) -> None:
+        """Wake all readers, because nothing more comes; `failure` is why, unless the host has stopped the runtime."""
         with self._lock:
-            self._is_closed = True
+            self._is_closed, self._failure = True, failure
             logs = list(self._logs.values())
         for log in logs:
-            log.close()
+            log.close(failure)
 
     def _drop_in_child(self) -> None:
         """Let a wait in a child end without another error than the store's."""

@@ -273,7 +273,7 @@ class AgentRuntime(AgentApi):
         self._state = "stopped"
         fork.forget(self)
         atexit.unregister(self.stop)
-        self._system.readers.close()
+        self._system.readers.close(self._system.fatal)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -376,8 +376,7 @@ class AgentRuntime(AgentApi):
             return self._system
         if self._state in ("new", "starting"):
             raise RuntimeStoppedError("call `start()` first, or use `with`")
-        fatal = None if self._system is None else self._system.fatal
-        raise RuntimeStoppedError() if fatal is None else RuntimeStoppedError(str(fatal))
+        raise RuntimeStoppedError.after(None if self._system is None else self._system.fatal)
 
     @property
     def _reader(self) -> Reader:

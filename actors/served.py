@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # a runtime without subscribers loads none of it
 
 logger: Final = logging.getLogger(__name__)
 
+DRAIN_S: Final = 1.0
+"""For the server to take note. It does so at once, unless it is stopped."""
 CLOSE_S: Final = 10.0
 """For the server to close the door, after subscribers had their time to catch up."""
 
@@ -132,6 +134,8 @@ class Served:
         self.owns = store.commits.owns
         self.forward = Forwarder(store.asking.ask).forward
         self._door = door
+        self._answers = True
+        """Whether the server has answered when it was last told something of the door."""
         self._verifier = verifier
         self._templates = list(templates)
         self._gateway = ServedGateway(self)
@@ -176,20 +180,23 @@ class Served:
 
     def drain(self) -> None:
         """Refuse new subscribers. See `Backend.drain`."""
-        self._tell_door("drain")
+        self._answers = self._tell_door("drain", timeout=DRAIN_S)
 
     def stop_serving(self, *, catch_up_s: float) -> None:
         """Close the door. See `Backend.stop_serving`."""
-        self._tell_door("close_door", catch_up_s, timeout=catch_up_s + CLOSE_S)
+        self._tell_door("close_door", catch_up_s, timeout=catch_up_s + CLOSE_S if self._answers else DRAIN_S)
         if self._requests is not None:
             self._requests.stop()
 
-    def _tell_door(self, method: str, *arguments: Any, timeout: float | None = CLOSE_S) -> None:
+    def _tell_door(self, method: str, *arguments: Any, timeout: float) -> bool:
+        """Return whether the server has answered."""
         if self._door is not None:
             try:
                 self.store.ask(method, *arguments, timeout=timeout)
             except CommitcastError as error:  # the server is gone, and the door with it; or it is stopped
                 logger.info("the door was not closed in order: %s", error)
+                return False
+        return True
 
     # Casting. In the turns of the GatewayActor.
 

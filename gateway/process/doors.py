@@ -39,6 +39,8 @@ LEAVE_S: Final = 10.0
 """For the door of a host that is gone to leave its address, when the next host wants that."""
 LEAVE_PAUSE_S: Final = 0.05
 """Between two attempts to bind it. It is left before the last connection is closed."""
+ANSWER_S: Final = 15.0
+"""For a host to do what a client asks for. One that is stopped would keep the client's connection from being read."""
 METRICS_S: Final = 1.0
 """How long a host may take to tell its metrics; then they are left out."""
 
@@ -66,6 +68,25 @@ async def asked(host: "Host", method: str, arguments: list[Any]) -> Any:
     if isinstance(answer, Exception):
         raise answer
     return answer
+
+
+async def done(host: "Host", method: str, arguments: list[Any]) -> Any:
+    """Have a host do what a client asks for.
+
+    Raises:
+        HostError: it does not answer in time.
+        CommitcastError: the host's own, or it is gone.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            return await asked(host, method, arguments)
+    except TimeoutError:
+        raise HostError(
+            f"the runtime in process {host.pid} has not answered for {ANSWER_S:g} s, so it is not known whether it has"
+            " done this: try again with the same key",
+            "unavailable",
+            True,
+        ) from None
 
 
 class HostVerifier:
@@ -103,17 +124,17 @@ class DoorControl:
             host = next(others, None)
         if host is None:
             raise TemplateUnavailableError(template)
-        return _agent(await asked(host, "launch", [template, prompt, key, prefix]))
+        return _agent(await done(host, "launch", [template, prompt, key, prefix]))
 
     async def send(self, agent: str, content: str, *, key: str | None) -> MessageRecord:
         """Send to an agent by its host."""
-        record = unpack_record(await asked(self._host_of(agent), "send", [agent, content, key]))
+        record = unpack_record(await done(self._host_of(agent), "send", [agent, content, key]))
         assert isinstance(record, MessageRecord)
         return record
 
     async def terminate(self, agent: str, reason: str | None) -> AgentRecord:
         """End an agent by its host."""
-        return _agent(await asked(self._host_of(agent), "terminate", [agent, reason]))
+        return _agent(await done(self._host_of(agent), "terminate", [agent, reason]))
 
     def _host_of(self, agent: str) -> "Host":
         """Return the host that has an agent; of one that has ended any can answer."""

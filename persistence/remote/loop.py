@@ -1,24 +1,28 @@
 """An event loop of descriptors on one thread, for the connections between a host and its server.
 
 asyncio's loop spends some 30 us on each event, which all agents of a host would wait for; this one spends about 5. Owns
-the thread's wait and the calls that other threads want made on it. Linux: epoll, eventfd.
+the thread's wait and the calls that other threads want made on it. Linux: epoll.
 """
 
 import heapq
 import itertools
 import logging
-import os
 import select
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from commitcast.persistence.remote import system_calls
+
 logger: Final = logging.getLogger(__name__)
 
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
+
+_WAKE_BYTES: Final = 4_096
 
 OnEvents = Callable[[int], object]
 """Takes the events of a descriptor, as epoll has them."""
@@ -51,8 +55,12 @@ class Loop:
         self._epoll = select.epoll()
         self._handlers: dict[int, OnEvents] = {}
         self._calls: deque[Callable[[], object]] = deque()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._wake, READ)
+        # Sockets: an eventfd would write into a file that has its number, once the host has closed what is not its own.
+        self._woken, self._waking = socket.socketpair()
+        for end in (self._woken, self._waking):
+            end.setblocking(False)
+        self._wake = self._waking.fileno()
+        self._epoll.register(self._woken, READ)
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
         self._is_stopping = False
@@ -67,7 +75,7 @@ class Loop:
         self._calls.append(function)
         is_elsewhere = self._is_polling or self._thread != threading.get_ident()  # the former in a signal handler
         if is_elsewhere and not self._is_closed:
-            os.eventfd_write(self._wake, 1)
+            system_calls.send(self._wake, b"\0")
 
     def stop(self) -> None:
         """End `run` after what is under way."""
@@ -104,8 +112,8 @@ class Loop:
             ready = self._epoll.poll(0 if self._calls else timeout_s)
             self._is_polling = False
             for descriptor, events in ready:
-                if descriptor == self._wake:
-                    os.eventfd_read(self._wake)
+                if descriptor == self._woken.fileno():
+                    self._woken.recv(_WAKE_BYTES)
                 elif (handler := self._handlers.get(descriptor)) is not None:  # None: an earlier one has closed it
                     _attempt(handler, events)
             for _ in range(len(self._calls)):
@@ -118,14 +126,15 @@ class Loop:
         if not self._is_closed:
             self._is_closed = True
             self._epoll.close()
-            os.close(self._wake)
+            self._woken.close()
+            self._waking.close()
 
     def drop_in_child(self) -> list[int]:
         """Forget what it holds, in a forked child; return the descriptors. A thread of its own that has forked ends."""
         if self._is_closed:
             return []
         self._is_closed = self._is_stopping = True
-        return [self._epoll.fileno(), self._wake]
+        return [self._epoll.fileno(), self._woken.detach(), self._waking.detach()]
 
     def _stop(self) -> None:
         self._is_stopping = True

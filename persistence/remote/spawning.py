@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +24,9 @@ import msgspec
 from commitcast.persistence.errors import LinkError, ServerStartError, StoreOpenError
 from commitcast.persistence.remote.failures import error_of
 from commitcast.persistence.remote.frames import Deframer, Frame, Refused, Settings, Welcome, unpack
+from commitcast.persistence.remote.spawned import Spawned
 from commitcast.persistence.sqlite.journal import WAL
+from commitcast.persistence.sqlite.lock import is_locked
 
 logger: Final = logging.getLogger(__name__)
 
@@ -49,9 +50,16 @@ KEPT_VARIABLES: Final = (
     "XDG_RUNTIME_DIR",
 )
 """Of the environment: what an interpreter needs to start, and where files are put. No marks of agents, no keys."""
-_READ_BYTES: Final = 64 * 1024
+TELL_S: Final = 30.0
+"""For a server to read its configuration. It does so at once."""
+LOOK_S: Final = 0.5
+"""Between two looks whether a server that says nothing is at work: its file may need a long migration."""
+LOOKS: Final = 20
+"""In a row without its lock, after which it is taken for dead: it takes the lock as soon as it is loaded."""
 _START: Final = (
-    "import os; os.fork() and os._exit(0); "  # an orphan: nobody ends it with the processes of a host, or waits for it
+    "import os; os.closerange(3, os.sysconf('SC_OPEN_MAX')); os.chdir('/'); "
+    # An orphan: nobody ends it with the processes of a host, or waits for it.
+    "os.fork() and os._exit(0); os.setsid(); "
     "import json, sys; c = json.loads(sys.stdin.buffer.readline()); "
     "sys.path[:] = [os.fsdecode(place.encode('latin-1')) for place in c.pop('path')]; "
     "from commitcast.gateway.process.main import main; main(c)"
@@ -92,24 +100,14 @@ def spawn(path: Path, settings: Settings) -> bool:
         "linger_s": 0.0 if settings.journal_mode == WAL else LINGER_S,  # the log beside the file goes with it
         **msgspec.to_builtins(settings),
     }
+    command = [sys.executable, *_options(), "-c", _START]
     try:
-        process = subprocess.Popen(
-            [sys.executable, *_options(), "-c", _START],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd="/",
-            env=_environment(os.environ),
-            start_new_session=True,
-        )
+        process = Spawned(command, _environment(os.environ))
     except OSError as error:
         raise ServerStartError(str(path), f"its server process cannot be started ({error})") from error
     try:
         return _hear(process, path, json.dumps(configuration).encode() + b"\n")
     finally:
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
         process.wait()  # it has forked the server, and ended
 
 
@@ -137,14 +135,9 @@ def _sendable(path: str | Path) -> str:
     return os.fsencode(path).decode("latin-1")
 
 
-def _hear(process: "subprocess.Popen[bytes]", path: Path, configuration: bytes) -> bool:
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-    try:
-        process.stdin.write(configuration)
-        process.stdin.close()
-    except BrokenPipeError:  # it has ended: its error output says why
-        pass
-    frame = _first_frame(process.stdout.fileno())
+def _hear(process: Spawned, path: Path, configuration: bytes) -> bool:
+    process.tell(configuration, TELL_S)
+    frame = _first_frame(process, path)
     match frame:
         case Welcome(pid=pid):
             process.wait()
@@ -156,15 +149,17 @@ def _hear(process: "subprocess.Popen[bytes]", path: Path, configuration: bytes) 
         case Refused():
             return False
         case _:
-            why = process.stderr.read(_READ_BYTES).decode(errors="replace").strip().rpartition("\n")[2]
-            raise ServerStartError(str(path), f"its server process ended at once: {why or 'it was killed'}")
+            why = process.complaint().strip().rpartition("\n")[2]
+            raise ServerStartError(str(path), f"its server process ended at once: {why or 'it did not say why'}")
 
 
-def _first_frame(descriptor: int) -> Frame | None:
+def _first_frame(process: Spawned, path: Path) -> Frame | None:
     deframer = Deframer()
-    while data := os.read(descriptor, _READ_BYTES):
+    looks = 0
+    while looks < LOOKS and (data := process.hear(LOOK_S)) != b"":
+        looks = looks + 1 if data is None and not is_locked(path) else 0
         try:
-            for payload in deframer.feed(memoryview(data)):
+            for payload in deframer.feed(memoryview(data or b"")):
                 return unpack(payload)
         except LinkError:
             return None

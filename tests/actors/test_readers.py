@@ -188,7 +188,7 @@ def test_the_end_of_the_runtime_wakes_who_follows_and_who_waits(tmp_path: Path) 
         async with asyncio.timeout(TIMEOUT_S):
             while (used := log.get("a")) is None or not (used.is_waited_for and used._waiting):
                 await asyncio.sleep(0.001)
-        log.close()
+        log.close(None)
         runtime._backend.close()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(runtime.stop)

@@ -60,7 +60,7 @@ class TestKilled:
 
             began = time.monotonic()
             os.kill(server_of(runtime), signal.SIGKILL)
-            with pytest.raises(RuntimeStoppedError):
+            with pytest.raises(RuntimeStoppedError, match="has ended: start a runtime again"):
                 agent.wait(TIMEOUT_S)
 
             assert time.monotonic() - began < WITHIN_S

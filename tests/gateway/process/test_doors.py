@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from commitcast.gateway.protocol.errors import ListenError
 from commitcast.gateway.server.access.auth import Grant
 from commitcast.gateway.server.errors import MissingExtraError
 from commitcast.gateway.server.options import ASGI, ServerOptions
+from commitcast.persistence.errors import HostError
 from hostile import READ, allowed
 from subscribers import Fields, raw
 from waiting import TIMEOUT_S
@@ -127,3 +129,21 @@ def test_a_request_of_one_that_is_mounted_all_the_same_is_closed_and_logged(
     assert theirs.recv(1) == b""
     assert "a request to a web app cannot be answered" in caplog.text
     theirs.close()
+
+
+def test_a_host_that_does_not_answer_keeps_no_client_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the connection of a client would not be read any more, and be closed, also for its other agents."""
+    withdrawn: list[int] = []
+
+    class Stopped:
+        pid = 7
+        asking = SimpleNamespace(ask=lambda *_: 3, withdraw=withdrawn.append)
+
+    monkeypatch.setattr(doors, "ANSWER_S", 0.01)
+
+    with pytest.raises(
+        HostError, match=r"process 7 has not answered for 0\.01 s.*try again with the same key"
+    ) as caught:
+        asyncio.run(doors.done(Stopped(), "send", []))  # type: ignore[arg-type]  # all that is used of a host
+
+    assert (caught.value.code, caught.value.retryable, withdrawn) == ("unavailable", True, [3])

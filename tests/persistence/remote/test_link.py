@@ -307,7 +307,7 @@ def test_a_forked_child_has_nothing_of_it_and_the_parent_goes_on(end: End, peer:
 
     with running(end.loop):
         with forked(in_child) as child:
-            assert child.answer() == "/dev/null /dev/null /dev/null"
+            assert child.answer() == "/dev/null /dev/null /dev/null /dev/null"
             end.link.send(Cast([1]))
             assert received(peer, len(pack(Cast([1])))) == pack(Cast([1]))
             peer.sendall(pack(Cast([2])))

@@ -226,16 +226,30 @@ def test_a_call_after_its_end_writes_to_nothing_that_has_its_descriptor_now() ->
         number = loop._wake
     others = []
     while number not in others:
-        others.append(os.eventfd(0, os.EFD_NONBLOCK))
+        others.append(os.memfd_create("of the host"))
     try:
         loop.call(lambda: None)
         loop.stop()
 
-        with pytest.raises(BlockingIOError):
-            os.eventfd_read(number)
+        assert os.fstat(number).st_size == 0
     finally:
         for other in others:
             os.close(other)
+
+
+def test_a_call_writes_into_no_file_of_the_host_that_has_closed_its_descriptor() -> None:
+    loop = Loop()
+    os.close(loop._wake)
+    file = os.memfd_create("of the host")
+    try:
+        assert file == loop._wake
+        with pytest.raises(OSError, match="Socket operation on non-socket"):
+            loop.call(lambda: None)
+
+        assert os.fstat(file).st_size == 0
+    finally:
+        os.close(loop._waking.detach())
+        loop.close()
 
 
 def test_a_thread_of_its_own_that_forks_ends_in_the_child_and_goes_on_in_the_parent() -> None:

@@ -1,14 +1,16 @@
 """Starting a server: what it is given of its first host, what others on the machine can see, and how it fails."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from commitcast.persistence.errors import CommitcastError, ServerStartError, StoreOpenError, StorePathError
+from commitcast.persistence.remote import spawning
 from commitcast.persistence.remote.failures import failure_of
 from commitcast.persistence.remote.frames import Frame, Refused, Settings, Welcome, pack
 from commitcast.persistence.remote.spawning import KEPT_VARIABLES, _absolute, _options, spawn, spawn_turn
@@ -128,8 +130,32 @@ class TestWhatItSays:
         assert isinstance(caught.value, StoreOpenError)
 
     def test_nothing_at_all(self, says: Says) -> None:
-        with pytest.raises(ServerStartError, match="ended at once: it was killed"):
+        with pytest.raises(ServerStartError, match="ended at once: it did not say why"):
             says()
+
+    def test_a_forked_child_that_has_its_pipes_delays_nothing(
+        self, says: Says, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another thread of the host may fork while the server is started."""
+        children, start = [], os.posix_spawn
+
+        def start_beside_a_fork(*arguments: Any, **options: Any) -> int:
+            if (child := os.fork()) == 0:
+                signal.pause()
+                os._exit(0)
+            children.append(child)
+            return start(*arguments, **options)
+
+        monkeypatch.setattr(os, "posix_spawn", start_beside_a_fork)
+        monkeypatch.setattr(spawning, "LOOK_S", 0.01)
+        try:
+            assert says(Welcome("", 2**22, 0, True)) is True
+            with pytest.raises(ServerStartError, match="ended at once: no room"):
+                says(complaint="no room")
+        finally:
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
 
     def test_there_is_no_interpreter(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
