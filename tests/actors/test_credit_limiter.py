@@ -109,3 +109,30 @@ def test_a_loop_awaits_without_blocking_and_a_cancelled_wait_counts_nothing() ->
     asyncio.run(scenario())
     credit.release("a", 1, 1)
     assert credit.is_idle("a")
+
+
+class ReleasedBefore:
+    """The limiter's lock, before which something is released by who still sees nobody wait."""
+
+    def __init__(self, credit: CreditLimiter) -> None:
+        self._credit, self._lock = credit, credit._lock
+
+    def __enter__(self) -> None:
+        self._credit._lock = self._lock
+        self._credit.release("a", 1, 1)
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_what_is_released_while_a_sender_begins_to_wait_wakes_it() -> None:
+    credit = CreditLimiter(agent_messages=1)
+    assert credit.try_acquire("a", 1)
+    credit._lock = ReleasedBefore(credit)  # type: ignore[assignment]
+    freed: list[bool] = []
+
+    assert not credit.try_acquire("a", 1, lambda: freed.append(True))
+
+    assert freed == [True] and not credit.has_waiters
+    assert credit.try_acquire("a", 1)

@@ -1,5 +1,8 @@
 """A runtime on a file that a server process serves, and a second one on it: what each sees and may do."""
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -7,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from commitcast.actors import AgentContext, AgentHandle, AgentRuntime
+from commitcast.actors import AgentContext, AgentHandle, AgentRuntime, served
+from hosts import server_of
 from waiting import TIMEOUT_S
 
 
@@ -57,3 +61,20 @@ def test_agents_that_go_on_when_they_are_acknowledged_share_each_commit(
 
     commits = one.stats().commits - before
     assert commits < 1.5 * rounds, commits
+
+
+@pytest.mark.sampled(1 / 3)
+def test_a_stop_beside_a_server_that_is_stopped_waits_for_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "DRAIN_S", 0.1)
+    with AgentRuntime(tmp_path / "agents.db", server="process", listen="127.0.0.1:0") as runtime:
+        server = server_of(runtime)
+        os.kill(server, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            runtime.stop(0.2)
+
+            assert time.monotonic() - began < served.CLOSE_S
+        finally:
+            os.kill(server, signal.SIGCONT)

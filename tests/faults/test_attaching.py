@@ -1,5 +1,6 @@
 """Starting and attaching: many at once, while a server ends, over what earlier ones have left, and what is refused."""
 
+import errno
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Never
 
 import pytest
 
@@ -21,7 +23,7 @@ from commitcast.persistence.errors import (
     StoreLockedError,
     StoreOpenError,
 )
-from commitcast.persistence.remote import attaching, spawning
+from commitcast.persistence.remote import attaching, connections, spawning
 from commitcast.persistence.remote.frames import PROTOCOL, REQUESTS, Hello, Settings
 from commitcast.persistence.remote.store import RemoteStore
 from commitcast.persistence.sqlite.lock import FileLock, holder_of
@@ -441,3 +443,15 @@ def test_options_of_the_interpreter(options: tuple[str, ...], hosts: Hosts) -> N
     host = hosts(python=(sys.executable, *options))
     assert host.start()
     assert host.ask("runtime.launch().emit('x').get(10).sequence") == 1
+
+
+def test_without_a_descriptor_for_its_second_connection_a_host_is_told_which_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greet(address: str, hello: Hello) -> Never:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(connections, "greet", greet)
+
+    with pytest.raises(ServerStartError, match=r"agents\.db: its server process cannot be used.*Too many open files"):
+        AgentRuntime(path).start()

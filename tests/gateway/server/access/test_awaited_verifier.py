@@ -569,3 +569,14 @@ class TestHowManyAreAsked:
     def test_the_code_of_a_failure_is_one_of_the_protocol(self) -> None:
         error = VerifierUnavailableError()
         assert (ErrorCode(error.code), error.retryable) == (ErrorCode.UNAVAILABLE, True)
+
+
+@pytest.mark.parametrize("answer", [None, True, {"sub": "ann"}])
+def test_what_is_no_grant_is_refused_with_one_sentence(answer: Any) -> None:
+    class Wrong:
+        def verify(self, token: str) -> Any:
+            return answer
+
+    with pytest.raises(VerifierUnavailableError) as caught:
+        asyncio.run(verifying.verified(Wrong(), "token", TIMEOUT_S))
+    assert str(caught.value.__cause__) == f"a verifier returns a Grant, not {type(answer).__name__}"
