@@ -173,7 +173,7 @@ agent.record().epoch
 
         began = time.monotonic()
         with AgentRuntime(path) as again:
-            assert time.monotonic() - began < 2 * WITHIN_S
+            assert time.monotonic() - began < TIMEOUT_S  # a second for the host, and the start of an interpreter
             assert again.agent("a").record().error_name == "Interrupted"
             assert bool(processes_of(epoch)) is not goes_on
         going_on.join()
