@@ -294,7 +294,8 @@ def without_folder(path: Path) -> Path:
 
 
 def hard_linked(path: Path) -> Path:
-    started(path)
+    server = started(path)
+    wait_until(lambda: not is_alive(server), "the server to end, which would go on with the file that it has")
     os.link(path, path.with_name("other.db"))
     return path
 
