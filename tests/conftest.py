@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
 from commitcast.actors import AgentRuntime, form
 from commitcast.actors.form import IN_PROCESS, PROCESS
 from commitcast.persistence.remote import spawning
 from commitcast.persistence.sqlite.journal import DELETE
-from examples import EVERYTHING
+from examples import EVERYTHING, THE_REST, examples
 from modes import FORMS, MODES, used_mode
 from processes import children
 from waiting import wait_until
@@ -33,8 +33,11 @@ os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).parent.parent / 
 sys.dont_write_bytecode = False
 sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"]
 
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")  # how long an example takes is the machine's business
+# How long an example takes is the machine's business.
+settings.register_profile(
+    "untimed", max_examples=examples(30, 100), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("untimed")
 
 SEED = int(os.environ.get("COMMITCAST_SEED") or random.SystemRandom().randrange(2**32))
 os.environ["COMMITCAST_SEED"] = str(SEED)  # for those who run a part of the tests each: the order is theirs too
@@ -112,9 +115,11 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    _mark_many_shapes(items)
+    _mark_what_is_cut_down(items)
     left_out = set() if EVERYTHING else _not_drawn(items)
-    if not config.option.markexpr:  # `-m slow` runs those
+    if THE_REST:
+        left_out = {item for item in items if _is_of_few_shapes(item)} - _not_drawn(items)
+    if "slow" not in config.option.markexpr:
         left_out |= {item for item in items if item.get_closest_marker("slow")}
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
@@ -165,16 +170,24 @@ def _not_drawn(items: list[pytest.Item]) -> set[pytest.Item]:
     return left_out
 
 
-def _mark_many_shapes(items: list[pytest.Item]) -> None:
-    """Mark what has more than `MANY_SHAPES` of one test as `sampled`, unless it is marked."""
+def _is_of_few_shapes(item: pytest.Item) -> bool:
+    """Say whether the ordinary run shows all of what it takes of this test: not if it takes few examples."""
+    marker = item.get_closest_marker("sampled")
+    return marker is not None and bool(marker.args) and not is_hypothesis_test(getattr(item, "obj", None))
+
+
+def _mark_what_is_cut_down(items: list[pytest.Item]) -> None:
+    """Mark what has examples, or more than `MANY_SHAPES` of one test, as `sampled`, unless it is marked."""
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
         if not item.get_closest_marker("sampled"):
             families.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for shapes in families.values():
-        if len(shapes) > MANY_SHAPES:
-            for item in shapes:
+        for item in shapes:
+            if len(shapes) > MANY_SHAPES:
                 item.add_marker(pytest.mark.sampled(MANY_SHAPES))
+            elif is_hypothesis_test(getattr(item, "obj", None)):
+                item.add_marker(pytest.mark.sampled)
 
 
 @pytest.hookimpl(tryfirst=True)

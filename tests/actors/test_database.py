@@ -16,6 +16,7 @@ from commitcast.persistence import AgentNotFoundError, AgentStatus
 from commitcast.persistence.errors import PrecedingRefusedError
 from commitcast.persistence.records import MessageRecord
 from commitcast.persistence.writes import NewMessage
+from examples import examples
 from stores import bad_text, commit, contents, new_agent, of, opened, text
 
 KNOWN = ("a", "b", "c")
@@ -69,7 +70,7 @@ def is_refused_itself(future: Future[MessageRecord]) -> bool:
     return error is not None and not isinstance(error, PrecedingRefusedError)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(40, 80), deadline=None)
 @given(STEPS)
 @example([("start", "c"), ("complete", "c"), ("bad", "c")])  # refused behind the completion, not before it
 @example([("start", "a"), *TURNS, ("bad", "a"), ("turn", 0), ("complete", "a"), ("turn", 0)])  # told before it is known

@@ -136,7 +136,7 @@ def small_batches() -> Iterator[None]:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(120, 3_000), deadline=None)
+@settings(max_examples=examples(80, 600), deadline=None)
 @given(steps=STEPS)
 @example(steps=[("bad", "a"), TURN, TURN, ("say", "a"), TURN, TURN, *[STEP] * 4])
 @example(  # a message that was sent after its agent knew of the first refusal, and before it knew of the second
@@ -173,7 +173,7 @@ def test_behind_a_refused_message_everything_in_flight_is_refused_and_nothing_el
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(120, 3_000), deadline=None)
+@settings(max_examples=examples(80, 600), deadline=None)
 @given(steps=STEPS, lost_at=st.integers(0, 80))
 def test_when_the_server_is_lost_every_answer_is_true(steps: list[tuple[str, Any]], lost_at: int) -> None:
     with small_batches(), opened(":memory:") as store:
@@ -197,7 +197,7 @@ def test_when_the_server_is_lost_every_answer_is_true(steps: list[tuple[str, Any
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(60, 1_000), deadline=None)
+@settings(max_examples=examples(50, 300), deadline=None)
 @given(
     agents=st.lists(st.sampled_from(KNOWN), min_size=1, max_size=30),
     steps=st.lists(st.sampled_from(("turn", "arrive", "commit", "answer")), max_size=40),

@@ -140,7 +140,7 @@ class World:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(150, 900), deadline=None)
+@settings(max_examples=examples(80, 300), deadline=None)
 @given(seed=SEEDS, operations=OPERATIONS, rest_first=st.booleans())
 def test_order_and_truth_are_kept_at_rest_and_when_stopped_under_load(
     seed: int, operations: list[tuple[str, str]], rest_first: bool
@@ -153,7 +153,7 @@ def test_order_and_truth_are_kept_at_rest_and_when_stopped_under_load(
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(80, 500), deadline=None)
+@settings(max_examples=examples(50, 200), deadline=None)
 @given(seed=SEEDS, operations=OPERATIONS, rest_first=st.booleans(), bound=st.integers(1, 3))
 def test_they_are_kept_at_the_bound_too_where_everybody_waits_for_everybody(
     seed: int, operations: list[tuple[str, str]], rest_first: bool, bound: int
@@ -171,7 +171,7 @@ RUNS: Final = st.lists(
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(100, 600), deadline=None)
+@settings(max_examples=examples(50, 200), deadline=None)
 @given(seed=SEEDS, runs=RUNS, intensity=st.integers(0, 4), kind=st.sampled_from(("never", "on_failure")))
 def test_a_source_is_run_again_within_its_limits_and_its_sequence_goes_on(
     seed: int, runs: list[tuple[int, str]], intensity: int, kind: Any

@@ -205,7 +205,7 @@ def _until_stored(launch: Callable[[], object]) -> None:
 
 @pytest.mark.sampled
 @pytest.mark.timeout(300)
-@settings(max_examples=examples(60, 500), deadline=None)
+@settings(max_examples=examples(40, 200), deadline=None)
 @given(seed=SEEDS, operations=OPERATIONS, rest_first=st.booleans(), refuses=st.sampled_from((0.0, 0.0, 0.2)))
 def test_no_hole_no_lie_and_one_end_in_any_order(
     seed: int, operations: Operations, rest_first: bool, refuses: float
@@ -219,7 +219,7 @@ def test_no_hole_no_lie_and_one_end_in_any_order(
 
 @pytest.mark.sampled
 @pytest.mark.timeout(300)
-@settings(max_examples=examples(60, 500), deadline=None)
+@settings(max_examples=examples(40, 200), deadline=None)
 @given(seed=SEEDS, operations=OPERATIONS, rest_first=st.booleans(), crashes_after=st.integers(0, 39))
 def test_when_the_server_is_gone_at_any_step_nothing_acknowledged_is_lost_and_nothing_else_was_cast(
     seed: int, operations: Operations, rest_first: bool, crashes_after: int

@@ -25,7 +25,8 @@ pytestmark = [
     pytest.mark.sampled(4, of_file=True),
 ]
 
-WITHIN_S = 1.0 * SLOWNESS
+WITHIN_S = 5.0 * SLOWNESS
+"""A second, on a machine that runs other tests meanwhile; `test_kill_rounds` holds it to the second."""
 STUBBORN = "trap '' TERM; echo up; while :; do sleep 60; done"
 
 

@@ -23,6 +23,7 @@ from commitcast.persistence.writes import (
     encode_text,
     new_message,
 )
+from examples import examples
 from stores import AT, text
 
 
@@ -106,7 +107,7 @@ def nested(levels: int, kind: str = "list") -> Any:
 
 
 class TestJson:
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=examples(100, 400), deadline=None)
     @given(values)
     @example({"a\nb": float("nan")})
     @example({"a\nb": {"c\u2028d": (1, object())}})

@@ -340,7 +340,7 @@ MAKES: dict[str, Any] = {
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(60, 600))
+@settings(max_examples=examples(50, 300))
 @given(moves=moves)
 def test_no_hole_no_repeat_and_nothing_of_anothers_agent(moves: list[Any]) -> None:
     """Three hosts that know more or less of what was refused; each word is another."""

@@ -172,7 +172,7 @@ moves = st.lists(
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(60, 1_000))
+@settings(max_examples=examples(50, 500))
 @given(moves=moves, bound=st.sampled_from([module.KEPT_BYTES, 3_000]))
 def test_everything_is_cast_once_in_the_order_of_each_agent_and_nothing_waits_too_long(
     moves: list[tuple[str, object, int]], bound: int

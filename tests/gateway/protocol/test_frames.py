@@ -14,6 +14,7 @@ from commitcast.gateway.protocol import decoding, frames
 from commitcast.gateway.protocol.errors import ErrorCode, FrameError
 from commitcast.gateway.protocol.frames import ClientFrame, ServerFrame
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord, StatusChange
+from examples import examples
 from subscribers import raw_bytes
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -367,7 +368,7 @@ class TestWhateverComes:
         assert frames.encode(frames.Error(id=caught.value.id, code="bad_request", message="no", retry=False))
 
     @given(data=whatever)
-    @settings(max_examples=300)
+    @settings(max_examples=examples(100, 300))
     @pytest.mark.sampled(1 / 2)
     def test_a_client_frame_is_decoded_or_refused_and_nothing_else(self, data: str | bytes) -> None:
         try:
@@ -383,7 +384,7 @@ class TestWhateverComes:
         self._decode(data)
 
     @given(data=whatever)
-    @settings(max_examples=300)
+    @settings(max_examples=examples(100, 300))
     @pytest.mark.sampled(1 / 2)
     def test_a_server_frame_is_decoded_ignored_or_refused_and_nothing_else(self, data: str | bytes) -> None:
         self._decode(data)

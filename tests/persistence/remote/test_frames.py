@@ -90,7 +90,7 @@ def received(pieces: list[bytes], deframer: Deframer | None = None) -> list[byte
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(150, 2_000))
+@settings(max_examples=examples(80, 800))
 @given(frame=any_frame)
 def test_every_frame_survives(frame: Frame) -> None:
     (payload,) = received([pack(frame)])
@@ -131,7 +131,7 @@ def test_writes_come_as_the_types_that_the_store_takes() -> None:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(200, 3_000))
+@settings(max_examples=examples(80, 1_000))
 @given(
     payloads=st.lists(st.binary(max_size=40), max_size=6),
     places=st.lists(st.integers(0, 2**16), max_size=12),

@@ -80,7 +80,7 @@ def check(there: Outcome, here: Outcome) -> None:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(80, 500))
+@settings(max_examples=examples(50, 300))
 @given(batches=batches, with_own_epochs=st.booleans())
 def test_the_outcome_is_that_of_the_store(batches: list[dict[str, list[Write]]], with_own_epochs: bool) -> None:
     with opened(MEMORY) as store:

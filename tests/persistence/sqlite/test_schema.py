@@ -19,6 +19,7 @@ from commitcast.persistence.sqlite.journal import DELETE, WAL
 from commitcast.persistence.sqlite.opening import MEMORY
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.writes import check_agent_id
+from examples import examples
 from stores import AT, by_hand, opened, problems, reader_value
 
 WANTED = {
@@ -212,7 +213,7 @@ class TestSchemaAndPythonSayTheSame:
         assert types == set(MESSAGE_TYPES)
         assert contents == set(CONTENT_TYPES)
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=examples(100, 300))
     @example("a\x00b")
     @example("")
     @example("a" * 128)

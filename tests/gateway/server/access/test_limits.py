@@ -19,6 +19,7 @@ from commitcast.gateway.server.sockets import websocket
 from commitcast.gateway.tls import server_context
 from commitcast.persistence.errors import CommitcastError, InvalidValueError
 from commitcast.persistence.records import AgentRecord, MessageRecord
+from examples import examples
 from hostile import (
     BINARY,
     CLOSE,
@@ -281,7 +282,7 @@ SOUP: Final = st.lists(
     max_size=12,
 )
 GREETINGS: Final = st.sampled_from([b"", b"GET / HTTP/1.1\r\n", b"POST /v1/ws HTTP/1.1\r\n\r\n", b"\x16\x03\x01"])
-FUZZ: Final = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ: Final = settings(max_examples=examples(20, 60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def _close_writing(enemy: Wire) -> None:

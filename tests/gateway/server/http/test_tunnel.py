@@ -378,6 +378,7 @@ class Client:
         self.heard = 0
         """Messages of it that the app has received."""
         self.is_full = asyncio.Event()
+        self._is_answered = asyncio.Event()
         self._said = iter(said)
         self._takes = takes
 
@@ -390,6 +391,7 @@ class Client:
         self.heard += 1
         if self.heard == 1:
             return {"type": "websocket.connect"}
+        await self._is_answered.wait()  # before that it has no WebSocket
         for message in self._said:
             return message
         return await asyncio.get_running_loop().create_future()
@@ -399,6 +401,7 @@ class Client:
         if self.is_full.is_set():
             await asyncio.get_running_loop().create_future()
         self.got.append(message)
+        self._is_answered.set()
         if len(self.got) == self._takes:
             self.is_full.set()
 
