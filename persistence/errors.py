@@ -352,11 +352,15 @@ class StoreClosedError(StoreError):
 
 
 class ServerLostError(StoreClosedError):
-    """The server process of the file has ended. What was acknowledged is on disk; the next start recovers the rest."""
+    """The server process of the file is lost. What was acknowledged is on disk; the next start recovers the rest."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, why: str | None = None) -> None:
+        super().__init__(path, why)
         self.path = path
+        self.why = why
+        """What has ended the connection; None: the server process has ended."""
 
     def __str__(self) -> str:
-        return f"the server process of {self.path} has ended: start a runtime again, which starts another"
+        if self.why is None:
+            return f"the server process of {self.path} has ended: start a runtime again, which starts another"
+        return f"the connection with the server process of {self.path} is lost ({self.why}): start a runtime again"

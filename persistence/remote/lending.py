@@ -7,12 +7,12 @@ answer was left lying, because the loop is blocked, stopped or closed, and takes
 """
 
 import asyncio
-import os
 import threading
 from typing import Final
 
 from commitcast.persistence.remote.link import Link
 from commitcast.persistence.remote.loop import Loop
+from commitcast.persistence.remote.own_socket import OwnSocket
 
 LOOK_S: Final = 0.05
 """Between two looks: how long an answer may lie, twice as long at most. A loop with hundreds of agents may be busy for
@@ -29,9 +29,9 @@ class Loan:
     Only the loop's own thread may close what its selector knows; unless the loop is closed, and with it the selector.
     """
 
-    def __init__(self, borrower: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    def __init__(self, borrower: asyncio.AbstractEventLoop, lent: OwnSocket) -> None:
         self.borrower = borrower
-        self.descriptor = descriptor
+        self.lent = lent
 
     def end(self) -> None:
         """Have the loop give it back, soon. Any thread."""
@@ -42,17 +42,14 @@ class Loan:
 
     def reclaim(self) -> bool:
         """Take it from a loop that is closed; return whether it is back."""
-        if self.descriptor >= 0 and self.borrower.is_closed():
-            self._close()
-        return self.descriptor < 0
+        if self.borrower.is_closed():
+            self.lent.close()
+        return self.lent.descriptor < 0
 
     def _give_back(self) -> None:
-        self.borrower.remove_reader(self.descriptor)
-        self._close()
-
-    def _close(self) -> None:
-        descriptor, self.descriptor = self.descriptor, -1
-        os.close(descriptor)
+        if self.lent.is_ours():
+            self.borrower.remove_reader(self.lent.descriptor)
+        self.lent.close()
 
 
 class Lending:
@@ -89,16 +86,16 @@ class Lending:
             self._loop.call(self._look_later)
 
     def _lend(self, borrower: asyncio.AbstractEventLoop) -> bool:
-        descriptor = self._link.lend()
-        if descriptor is None:
+        lent = self._link.lend()
+        if lent is None:
             return False
         try:
-            borrower.add_reader(descriptor, self._receive)
+            borrower.add_reader(lent.descriptor, self._receive)
         except (NotImplementedError, RuntimeError, OSError):  # a loop that has no readers
-            os.close(descriptor)
+            lent.close()
             self._link.take_back()
             return False
-        self._borrower, self._loan = borrower, Loan(borrower, descriptor)
+        self._borrower, self._loan = borrower, Loan(borrower, lent)
         return True
 
     def _receive(self) -> None:
@@ -153,4 +150,4 @@ class Lending:
         self._lock = threading.Lock()
         loans, self._ended = [*self._ended, *([] if self._loan is None else [self._loan])], []
         self._borrower = self._loan = None
-        return [loan.descriptor for loan in loans if loan.descriptor >= 0]
+        return [descriptor for loan in loans if (descriptor := loan.lent.drop()) >= 0]

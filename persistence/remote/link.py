@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from commitcast.persistence.errors import LinkError
-from commitcast.persistence.remote import system_calls
 from commitcast.persistence.remote.frames import Deframer, Frame, Packed, pack, unpack
-from commitcast.persistence.remote.loop import READ, WRITE, Loop
+from commitcast.persistence.remote.loop import GONE, READ, WRITE, Loop
+from commitcast.persistence.remote.own_socket import CLOSED, OwnSocket
 from commitcast.persistence.remote.system_calls import Receiver
 
 logger: Final = logging.getLogger(__name__)
@@ -67,10 +67,8 @@ class Link:
             on_end: called once on the loop when the connection has ended, with an error if that is not an ordinary end.
             max_unsent_bytes: the bound of what is kept for a peer that does not read.
         """
-        connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-        self._socket = connection
-        self._descriptor = connection.fileno()
+        self._socket = OwnSocket(connection)
         self._loop = loop
         self._on_frame = on_frame
         self._on_end = on_end
@@ -99,7 +97,7 @@ class Link:
 
     def begin(self) -> None:
         """Begin to receive."""
-        self._loop.watch(self._descriptor, self._on_events)
+        self._loop.watch(self._socket.descriptor, self._on_events)
 
     def send(self, frame: Frame) -> None:
         """Send a frame without waiting. After the end of the connection it is dropped."""
@@ -135,12 +133,14 @@ class Link:
         try:
             while sent < len(data):
                 part = data if len(data) <= SEND_BYTES else data[sent : sent + SEND_BYTES]
-                sent += (taken := system_calls.send(self._descriptor, bytes(part)))
+                sent += (taken := self._socket.send(bytes(part)))
                 if taken < len(part):
                     break
         except OSError:  # the peer is gone
             self._has_more = True
             self._fail(None)
+        except LinkError as error:
+            self._fail(error)
         return sent
 
     def _fail(self, error: Exception | None) -> None:
@@ -152,6 +152,8 @@ class Link:
     # On the loop.
 
     def _on_events(self, events: int) -> None:
+        if events == GONE:
+            self._end_after(LinkError(CLOSED))
         if events & WRITE:
             self._flush()
         if events & ~WRITE:
@@ -173,7 +175,7 @@ class Link:
 
     def _watch(self) -> None:
         """Watch for what is waited for. With the lock."""
-        self._loop.change(self._descriptor, (0 if self._is_lent else READ) | (WRITE if self._unsent else 0))
+        self._loop.change(self._socket.descriptor, (0 if self._is_lent else READ) | (WRITE if self._unsent else 0))
 
     def receive(self) -> None:
         """Receive what has come, unless another thread does so at this moment. On the loop, or its borrower's."""
@@ -188,21 +190,21 @@ class Link:
         if not self.is_open:
             return False
         waiting = select.poll()  # `select` itself takes no descriptor beyond 1,023
-        waiting.register(self._descriptor, select.POLLIN)
+        waiting.register(self._socket.descriptor, select.POLLIN)
         return bool(waiting.poll(0))
 
-    def lend(self) -> int | None:
-        """Have another loop receive in place of this one; return a descriptor for it, None if that cannot be had."""
+    def lend(self) -> OwnSocket | None:
+        """Have another loop receive in place of this one; return a duplicate for it, None if that cannot be had."""
         with self._lock:
             if not self.is_open or self._is_lent:
                 return None
             try:
-                descriptor = os.dup(self._descriptor)
-            except OSError:  # none is free
+                lent = self._socket.duplicate()
+            except (OSError, LinkError):  # no number is free; or it was closed, and the loop is about to notice
                 return None
             self._is_lent = True
             self._watch()
-            return descriptor
+            return lent
 
     def take_back(self) -> None:
         """Receive again on the own loop."""
@@ -212,21 +214,24 @@ class Link:
                 self._watch()
 
     def _receive(self) -> None:
-        if self._descriptor < 0:
+        if self._socket.descriptor < 0:
             return
         self.received += 1
         for _ in range(ROUNDS):
             try:
-                data = self._receiver.receive(self._descriptor)
+                data = self._socket.receive(self._receiver)
             except OSError:  # the peer has closed with frames unread
                 data = memoryview(b"")
+            except LinkError as error:
+                self._end_after(error)
+                return
             if data is None:
                 return
             if not data:
                 self.end()
                 return
             self._take(data)
-            if self._failure is not None or self._descriptor < 0 or len(data) < RECEIVE_BYTES:
+            if self._failure is not None or self._socket.descriptor < 0 or len(data) < RECEIVE_BYTES:
                 return
 
     def _take(self, data: memoryview) -> None:
@@ -234,7 +239,7 @@ class Link:
         try:
             for payload in self._deframer.feed(data):
                 self._on_frame(unpack(payload), len(payload))
-                if self._descriptor < 0:  # it was handed over
+                if self._socket.descriptor < 0:  # it was handed over
                     return
         except LinkError as error:
             self._end_after(error)
@@ -248,14 +253,13 @@ class Link:
             self._fail(error)
 
     def _finish(self) -> None:
-        if self._descriptor < 0:
+        if self._socket.descriptor < 0:
             return
-        self._loop.forget(self._descriptor)
+        self._loop.forget(self._socket.descriptor)
         with self._receiving:  # a borrower may be at it
             if self._has_more:
                 self._receive_the_rest()
-            self._descriptor = -1
-        self._socket.close()
+            self._socket.close()
         with self._lock:
             self._unsent.clear()
             self._unsent_bytes = 0
@@ -263,25 +267,22 @@ class Link:
 
     def _receive_the_rest(self) -> None:
         try:
-            while self._failure is None and (data := self._receiver.receive(self._descriptor)):
+            while self._failure is None and (data := self._socket.receive(self._receiver)):
                 self._take(data)
-        except OSError:  # the peer has closed with frames unread
+        except (OSError, LinkError):  # the peer has closed with frames unread, or this process has
             pass
 
     def hand_over(self) -> socket.socket:
         """Give the connection away, before anything after its first frame is received. On the loop."""
-        self._loop.forget(self._descriptor)
-        self._descriptor = -1
+        self._loop.forget(self._socket.descriptor)
         self.is_open = False
-        return self._socket
+        return self._socket.give()
 
     def drop_in_child(self) -> int:
-        """Forget the connection in a forked child; return its descriptor."""
-        descriptor, self._descriptor = self._descriptor, -1
+        """Forget the connection in a forked child; return its descriptor, -1 if there is none."""
         self.is_open = False
         self._lock, self._receiving = threading.Lock(), threading.Lock()
-        self._socket.detach()
-        return descriptor
+        return self._socket.drop()
 
 
 def credentials_of(connection: socket.socket) -> Credentials:

@@ -13,16 +13,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
-from commitcast.persistence.remote import system_calls
+from commitcast.persistence.errors import LinkError
+from commitcast.persistence.remote.own_socket import OwnSocket
+from commitcast.persistence.remote.system_calls import Receiver
 
 logger: Final = logging.getLogger(__name__)
 
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
 
+GONE: Final = 0
+"""What a handler gets instead of events when nothing is watched any more, because the host has closed descriptors that
+are not its own."""
+
+CHECK_S: Final = 1.0
+"""Between two looks whether the host has done that: the kernel says nothing."""
 _WAKE_BYTES: Final = 4_096
+_GONE_POLL_S: Final = 0.02
+"""Between two looks for calls when none can wake the thread any more."""
+_not_ours: Final[list[select.epoll]] = []
+"""Those whose number may be another file's. They are kept: to collect one closes its number."""
 
 OnEvents = Callable[[int], object]
 """Takes the events of a descriptor, as epoll has them."""
@@ -56,15 +69,14 @@ class Loop:
         self._handlers: dict[int, OnEvents] = {}
         self._calls: deque[Callable[[], object]] = deque()
         # Sockets: an eventfd would write into a file that has its number, once the host has closed what is not its own.
-        self._woken, self._waking = socket.socketpair()
-        for end in (self._woken, self._waking):
-            end.setblocking(False)
-        self._wake = self._waking.fileno()
-        self._epoll.register(self._woken, READ)
+        self._woken, self._waking = map(OwnSocket, socket.socketpair())
+        self._wakes = Receiver(_WAKE_BYTES)
+        self._epoll.register(self._woken.descriptor, READ)
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
         self._is_stopping = False
         self._is_closed = False
+        self._is_gone = False
         self._thread: int | None = None
         self._is_polling = False
 
@@ -75,7 +87,8 @@ class Loop:
         self._calls.append(function)
         is_elsewhere = self._is_polling or self._thread != threading.get_ident()  # the former in a signal handler
         if is_elsewhere and not self._is_closed:
-            system_calls.send(self._wake, b"\0")
+            with suppress(OSError, LinkError):  # the thread finds out by itself, and makes the call then
+                self._waking.send(b"\0")
 
     def stop(self) -> None:
         """End `run` after what is under way."""
@@ -88,14 +101,16 @@ class Loop:
 
     def change(self, descriptor: int, events: int) -> None:
         """Watch a descriptor for other events."""
-        self._epoll.modify(descriptor, events)
+        with suppress(OSError):  # the host has closed it: the thread finds out
+            self._epoll.modify(descriptor, events)
 
     # On the loop's thread.
 
     def forget(self, descriptor: int) -> None:
         """Stop watching a descriptor, before it is closed. Idempotent."""
         if self._handlers.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
+            with suppress(OSError):  # the host has closed it
+                self._epoll.unregister(descriptor)
 
     def call_later(self, delay_s: float, function: Callable[[], object]) -> Timer:
         """Call a function after a time. Before `run` on any thread."""
@@ -107,13 +122,10 @@ class Loop:
         """Watch until the stop."""
         self._thread = threading.get_ident()
         while not self._is_stopping:
-            timeout_s = -1.0 if not self._timers else max(0.0, self._timers[0][0] - time.monotonic())
-            self._is_polling = True
-            ready = self._epoll.poll(0 if self._calls else timeout_s)
-            self._is_polling = False
-            for descriptor, events in ready:
-                if descriptor == self._woken.fileno():
-                    self._woken.recv(_WAKE_BYTES)
+            due_s = self._timers[0][0] - time.monotonic() if self._timers else CHECK_S
+            for descriptor, events in self._poll(0 if self._calls else min(max(due_s, 0.0), CHECK_S)):
+                if descriptor == self._woken.descriptor:
+                    self._woken.receive(self._wakes)
                 elif (handler := self._handlers.get(descriptor)) is not None:  # None: an earlier one has closed it
                     _attempt(handler, events)
             for _ in range(len(self._calls)):
@@ -121,11 +133,31 @@ class Loop:
             self._fire()
             _attempt(self.after_events)
 
+    def _poll(self, timeout_s: float) -> list[tuple[int, int]]:
+        if self._is_gone:
+            time.sleep(min(timeout_s, _GONE_POLL_S))
+            return []
+        self._is_polling = True
+        try:
+            ready = self._epoll.poll(timeout_s)
+        except OSError:  # its number is closed, or another file's
+            ready = []
+            self._is_gone = True
+        self._is_polling = False
+        self._is_gone = self._is_gone or not self._is_intact()
+        return [(descriptor, GONE) for descriptor in self._handlers] if self._is_gone else ready
+
+    def _is_intact(self) -> bool:
+        return not self._is_gone and self._woken.is_ours() and self._waking.is_ours()
+
     def close(self) -> None:
         """Close what it holds, after `run`. Idempotent."""
         if not self._is_closed:
             self._is_closed = True
-            self._epoll.close()
+            if self._is_intact():
+                self._epoll.close()
+            else:
+                _not_ours.append(self._epoll)
             self._woken.close()
             self._waking.close()
 
@@ -134,7 +166,10 @@ class Loop:
         if self._is_closed:
             return []
         self._is_closed = self._is_stopping = True
-        return [self._epoll.fileno(), self._woken.detach(), self._waking.detach()]
+        if self._is_intact():
+            return [self._epoll.fileno(), self._woken.drop(), self._waking.drop()]
+        _not_ours.append(self._epoll)
+        return []
 
     def _stop(self) -> None:
         self._is_stopping = True

@@ -189,9 +189,8 @@ class RemoteStore:
 
     def on_end(self, error: Exception | None) -> None:
         """Take note that a connection has ended: the server is gone, or this is closed. Any thread."""
-        if error is not None:
-            logger.error("the connection with the server process of %s failed: %s", self.name, error)
-        self._lose(StoreClosedError() if self._is_closing else ServerLostError(self.name))
+        why = None if error is None else str(error)
+        self._lose(StoreClosedError() if self._is_closing else ServerLostError(self.name, why))
 
     def _lose(self, error: CommitcastError) -> None:
         """Refuse everything from now on, if this is the first time, and answer what waits."""

@@ -24,8 +24,8 @@ pytestmark = [
 ]
 
 WITHIN_S = 5.0 * SLOWNESS
-"""A second, on a machine that runs other tests meanwhile; `test_kill_rounds` holds it to the second."""
-"""From a host's end to that of its agents, as promised."""
+"""From a host's end to that of its agents: a second, on a machine that runs other tests meanwhile. `test_kill_rounds`
+holds it to the second."""
 STUBBORN = (
     "trap '' TERM; setsid sh -c 'trap \"\" TERM; while :; do sleep 60; done' & echo up; while :; do sleep 60; done"
 )

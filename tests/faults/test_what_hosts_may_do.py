@@ -15,7 +15,8 @@ from commitcast.actors import AgentRuntime
 from commitcast.persistence.remote.frames import Ask
 from commitcast.persistence.remote.link import UNSENT_BYTES
 from commitcast.persistence.sqlite.verify import verify
-from hosts import server_of
+from host_program import ANSWERS
+from hosts import hosts_on, server_of
 from no_descriptors import every_descriptor_used
 from speaking import is_forgotten, speaking_host
 from waiting import TIMEOUT_S
@@ -97,6 +98,44 @@ def test_it_uses_up_all_of_its_descriptors(path: Path) -> None:
             assert agent.messages()
             assert runtime.launch(id="b").record().id == "b"
         assert runtime.failure is None
+    assert verify(path).is_sound
+
+
+LOOP = """
+import asyncio
+async def emit():
+    await agent.emit("on a loop")
+asyncio.run(emit())
+"""
+CLOSING = f"""
+os.closerange(3, {ANSWERS})
+files = [open(f"{{path}}.{{number}}", "w+") for number in range(30)]
+"""
+THEIR_BYTES = """
+[os.fstat(file.fileno()).st_size for file in files]
+"""
+
+
+@pytest.mark.delete_mode("a host opens no file")
+@pytest.mark.parametrize("before", ["", LOOP], ids=["plain", "after a loop"])
+def test_it_closes_all_descriptors_and_has_files_under_their_numbers(path: Path, before: str) -> None:
+    with hosts_on(path) as start, AgentRuntime(path) as other:
+        host = start()
+        host.start()
+        host.ask("agent = runtime.launch(id='a'); agent.emit('kept').get(10).sequence")
+        host.ask(before + CLOSING)
+
+        assert host.refusal("agent.emit('unknown').get(10)") in ("StoreUnknownError", "ServerLostError")
+        assert host.refusal("agent.record()") == "ServerLostError"
+        assert host.refusal("agent.wait(10)") == "RuntimeStoppedError"
+        assert "this process has closed a descriptor that was not its own" in host.ask("str(runtime.failure)")
+        host.ask("runtime.stop()", timeout_s=TIMEOUT_S / 2)
+
+        assert host.ask(THEIR_BYTES) == [0] * 30, "all are open, and nothing was written into them"
+        assert other.agent("a").wait(TIMEOUT_S).error_name == "Interrupted"
+        assert other.agent("a").messages()[0].content == "kept"
+        assert host.ask("with AgentRuntime(path) as runtime:\n    pass\nruntime.failure") is None
+        host.end()
     assert verify(path).is_sound
 
 

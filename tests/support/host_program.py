@@ -5,6 +5,7 @@ of the last expression. All lines share one set of names. See `hosts.py`.
 """
 
 import ast
+import fcntl
 import json
 import os
 import sys
@@ -17,6 +18,9 @@ from commitcast.persistence.remote import spawning
 
 LINGER = "HOST_LINGER_S"
 """The environment variable with `spawning.LINGER_S`."""
+
+ANSWERS = 900
+"""The descriptor for answers, or the next free one: above those that the host's own files get."""
 
 failures: list[str] = []
 
@@ -78,7 +82,7 @@ def answer(line: str) -> dict[str, Any]:
 def main() -> None:
     """Answer lines until there are no more."""
     spawning.LINGER_S = float(os.environ.get(LINGER, "0"))  # type: ignore[misc]  # the tests need not wait for it
-    answers = os.dup(1)
+    answers = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, ANSWERS)
     os.dup2(2, 1)  # what a source prints
     for line in sys.stdin:
         os.write(answers, (json.dumps(answer(line), default=str) + "\n").encode())

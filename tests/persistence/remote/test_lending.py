@@ -18,6 +18,7 @@ from commitcast.persistence.remote.frames import Cast, Frame, pack
 from commitcast.persistence.remote.lending import Lending
 from commitcast.persistence.remote.link import Link
 from commitcast.persistence.remote.loop import Loop
+from commitcast.persistence.remote.own_socket import OwnSocket
 from forking import forked
 from looping import on_loop, running
 from no_descriptors import every_descriptor_used
@@ -224,9 +225,9 @@ def test_without_a_free_descriptor_its_own_thread_goes_on(lent: Lent, when: str)
 def test_beyond_descriptor_1023_what_lies_is_found_too(lent: Lent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lending, "LOOK_S", 0.001)
     with lent_connection() as high:
-        on_loop(high.loop, lambda: high.loop.forget(high.link._descriptor))
-        number = os.dup2(high.link._descriptor, 1_500, inheritable=False)
-        old, high.link._descriptor = high.link._descriptor, number
+        old = high.link._socket
+        on_loop(high.loop, lambda: high.loop.forget(old.descriptor))
+        high.link._socket = OwnSocket(socket.socket(fileno=os.dup2(old.descriptor, 1_500, inheritable=False)))
         high.link.begin()
 
         async def host() -> None:
@@ -235,8 +236,7 @@ def test_beyond_descriptor_1023_what_lies_is_found_too(lent: Lent, monkeypatch: 
             high.wait()  # blocks this loop
 
         asyncio.run(host())
-    os.close(number)
-    assert old != number
+    old.close()
 
 
 def test_a_loop_without_readers_is_lent_nothing(lent: Lent) -> None:

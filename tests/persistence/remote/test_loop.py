@@ -13,7 +13,8 @@ from functools import partial
 import pytest
 
 from commitcast.persistence import fork
-from commitcast.persistence.remote.loop import READ, WRITE, Loop
+from commitcast.persistence.remote import loop as loops
+from commitcast.persistence.remote.loop import GONE, READ, WRITE, Loop
 from looping import each, on_loop, running
 from waiting import TIMEOUT_S, wait_until
 
@@ -223,7 +224,7 @@ def test_it_watches_for_what_it_is_told(loop: Loop, pair: tuple[socket.socket, s
 def test_a_call_after_its_end_writes_to_nothing_that_has_its_descriptor_now() -> None:
     loop = Loop()
     with running(loop):
-        number = loop._wake
+        number = loop._waking.descriptor
     others = []
     while number not in others:
         others.append(os.memfd_create("of the host"))
@@ -237,19 +238,32 @@ def test_a_call_after_its_end_writes_to_nothing_that_has_its_descriptor_now() ->
             os.close(other)
 
 
-def test_a_call_writes_into_no_file_of_the_host_that_has_closed_its_descriptor() -> None:
-    loop = Loop()
-    os.close(loop._wake)
-    file = os.memfd_create("of the host")
-    try:
-        assert file == loop._wake
-        with pytest.raises(OSError, match="Socket operation on non-socket"):
-            loop.call(lambda: None)
-
-        assert os.fstat(file).st_size == 0
-    finally:
-        os.close(loop._waking.detach())
-        loop.close()
+@pytest.mark.parametrize("closed", ["woken", "waking", "epoll"])
+def test_when_the_host_has_closed_what_is_not_its_own_the_handlers_are_told_and_calls_are_made(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[socket.socket, socket.socket], closed: str
+) -> None:
+    monkeypatch.setattr(loops, "CHECK_S", 0.01)
+    loop, seen = Loop(), list[int]()
+    with running(loop):
+        on_loop(loop, lambda: loop.watch(pair[0].fileno(), seen.append))
+        number = loop._epoll.fileno() if closed == "epoll" else getattr(loop, f"_{closed}").descriptor
+        os.close(number)
+        file = os.memfd_create("of the host")
+        try:
+            assert file == number
+            wait_until(lambda: seen, "the handler to be told")
+            assert on_loop(loop, lambda: "called") == "called"
+            on_loop(loop, lambda: loop.change(pair[0].fileno(), WRITE))
+            on_loop(loop, lambda: loop.forget(pair[0].fileno()))
+        finally:
+            loop.stop()
+            wait_until(lambda: loop._is_stopping, "its end")
+            loop.close()
+            assert os.fstat(file).st_size == 0
+            os.close(file)
+            loops._not_ours.remove(loop._epoll)
+            loop._epoll.close()  # now its number may be closed
+    assert seen == [GONE]
 
 
 def test_a_thread_of_its_own_that_forks_ends_in_the_child_and_goes_on_in_the_parent() -> None:
