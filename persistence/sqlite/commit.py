@@ -156,6 +156,8 @@ class Committer:
                     raise self._unknown(
                         f"{self._path} is damaged ({error}): restore a backup, and restart the runtime"
                     ) from error
+                if isinstance(error, apsw.SQLError) and self._watch is not None:  # a table or column is gone
+                    raise self._watch.changed(str(error)) from error
                 raise commit_errors.explain(error, code, self._path) from error
             except BaseException as error:  # whatever it is, nothing of the transaction may stay
                 self._roll_back(error)

@@ -151,7 +151,7 @@ class FileWatch:
             else:
                 different = min(damage, default=None)
         if different is not None:
-            raise self._changed(different)
+            raise self.changed(different)
         if is_foreign:
             if self._log is not None:
                 self._log.forget()
@@ -180,7 +180,7 @@ class FileWatch:
         else:
             self._check_length()
         if self._is_touched and self._is_due() and (damage := self._find_damage()):
-            raise self._changed(min(damage))
+            raise self.changed(min(damage))
 
     def before_checkpoint(self) -> None:
         """Look at the files before the log is copied into one of them. Raises `StoreUnknownError` if one is gone."""
@@ -197,9 +197,9 @@ class FileWatch:
         self._changes, size = self._counters()
         if (commits := (self._changes - before) % 2**32) > 1:
             made = "its header counts {:,} commits since the last one of this program, which has made one"
-            raise self._changed(made.format(commits))
+            raise self.changed(made.format(commits))
         if size != self._file.size:
-            raise self._changed(f"it has {self._file.size:,} bytes, but its header says {size:,}")
+            raise self.changed(f"it has {self._file.size:,} bytes, but its header says {size:,}")
 
     def _check_length(self) -> None:
         """In WAL mode, check that file and log are as long as their writer has made them. Inside a transaction."""
@@ -210,7 +210,7 @@ class FileWatch:
                 ("its log", self._log_file.size, self._log.size),
             ):
                 if size < least:
-                    raise self._changed(f"{what} has {size:,} bytes instead of {least:,}")
+                    raise self.changed(f"{what} has {size:,} bytes instead of {least:,}")
 
     def rolled_back(self) -> None:
         """Forget the state of the file: a rollback writes too."""
@@ -223,7 +223,8 @@ class FileWatch:
             os.close(self._events)
             self._events = -1
 
-    def _changed(self, how: str) -> StoreUnknownError:
+    def changed(self, how: str) -> StoreUnknownError:
+        """Return the error for a file that is not as it was committed. Every read is refused from now on."""
         why = f"another program has changed {self._path} while it was open ({how})"
         todo = "stop that program, check the file with `commitcast verify`, and start again"
         return self._pool.refuse(StoreUnknownError(f"{why}: {todo}"))

@@ -134,6 +134,20 @@ def cut_it(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
+def empty_it(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def drop_a_table(path: Path) -> None:
+    with by_hand(path) as other:
+        other.execute("DROP TABLE positions")
+
+
+def drop_a_column(path: Path) -> None:
+    with by_hand(path) as other:
+        other.execute("ALTER TABLE agent_messages DROP COLUMN metadata")
+
+
 def zero_its_tail(path: Path) -> None:
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -148,8 +162,8 @@ def flip_a_word(path: Path) -> None:
         file.write(b"FIRST")
 
 
-WITHOUT_SQLITE = [put_a_backup_back, cut_it, zero_its_tail, flip_a_word]
-WITH_SQLITE = [delete_the_end, delete_messages, add_a_message]
+WITHOUT_SQLITE = [put_a_backup_back, cut_it, empty_it, zero_its_tail, flip_a_word]
+WITH_SQLITE = [delete_the_end, delete_messages, add_a_message, drop_a_table, drop_a_column]
 
 
 class TestChangesInPlace:
