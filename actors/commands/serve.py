@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -19,6 +19,9 @@ from commitcast.gateway.server.errors import MissingExtraError
 from commitcast.gateway.server.options import ASGI
 from commitcast.gateway.tls import server_context
 from commitcast.persistence.sqlite.journal import DELETE
+
+LOOPBACKS: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+"""By the address that means all of a machine's: the one that this machine itself can open."""
 
 
 def serve(
@@ -134,4 +137,10 @@ def _announce(runtime: AgentRuntime, db: Path, address: str, *, tls: bool, json:
         return
     if runtime.recovered_agents:
         note(f"marked as failed after a crash: {counted(runtime.recovered_agents, 'agent')} in {db}")
-    note(f"serving {db} on {url}   page: http{secure}://{address}/   stop: Ctrl-C")
+    note(f"serving {db} on {url}   page: http{secure}://{_on_this_machine(address)}/   stop: Ctrl-C")
+
+
+def _on_this_machine(address: str) -> str:
+    """Return an address that a browser can open: one that means all addresses of the machine is none."""
+    host, port = parse_address(address)
+    return f"{LOOPBACKS[host]}:{port}" if host in LOOPBACKS else address

@@ -1,9 +1,7 @@
 """`commitcast verify`: proves a file."""
 
-import os
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +11,7 @@ from rich.progress import Progress
 from commitcast.actors.commands import options
 from commitcast.actors.commands.output import counted, print_json, say
 from commitcast.persistence.errors import StoreOpenError
+from commitcast.persistence.paths import real
 from commitcast.persistence.sqlite.lock import wait_for_server
 from commitcast.persistence.sqlite.verify import verify as verify_file
 from commitcast.persistence.store import Report
@@ -32,7 +31,7 @@ def verify(
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty() or json) as progress:
         task = progress.add_task("verifying", total=None)
         with suppress(OSError, StoreOpenError):  # what is wrong with the file is said below
-            wait_for_server(Path(os.path.realpath(db)))  # it stays for a second after the last program has gone
+            wait_for_server(real(db))  # it stays for a second after the last program has gone
         report = verify_file(
             db, deep=deep, progress=lambda done, of: progress.update(task, completed=done, total=max(done, of))
         )

@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from pathlib import Path
 from typing import Any, Final
 
 from commitcast.persistence import fork
@@ -22,6 +21,7 @@ from commitcast.persistence.errors import (
     StoreClosedError,
     StoreReadTimeoutError,
 )
+from commitcast.persistence.paths import absolute, real
 from commitcast.persistence.read_timeout import remaining_s
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.remote.asking import Asking, ThreadWaiter, Waiter
@@ -76,7 +76,7 @@ class RemoteStore:
             connect: opens the connections with the server.
             waiter: makes what waits for an answer.
         """
-        self._path = Path(path).absolute()
+        self._path = absolute(path)
         self._settings = Settings(journal_mode)
         self._connect = connect
         self._waiter = waiter
@@ -140,7 +140,7 @@ class RemoteStore:
         """
         if isinstance(self._refusal, ForkedRuntimeError):
             raise copy(self._refusal)
-        self._path = Path(os.path.realpath(self._path))
+        self._path = real(self._path)
         connections = self._connect(self._path, self._settings, self)
         welcome = connections.welcome
         self.recovered, self.is_casting, self.waits_for = welcome.recovered, welcome.is_casting, welcome.waits_for
@@ -302,7 +302,7 @@ class RemoteStore:
         """Have the server copy what is committed. See `Store.backup`."""
         self._check_open()
         with self._long:
-            self.ask("backup", os.path.abspath(path), progress=progress)
+            self.ask("backup", str(absolute(path)), progress=progress)
 
     # Reading.
 

@@ -17,6 +17,7 @@ import apsw
 
 from commitcast.persistence import fork
 from commitcast.persistence.errors import StorePathError
+from commitcast.persistence.paths import absolute
 from commitcast.persistence.sqlite import opening
 from commitcast.persistence.store import Progress
 
@@ -30,7 +31,7 @@ def target_of(path: str | os.PathLike[str]) -> Path:
     """Return the path of a copy that can be made, or raise `StorePathError`."""
     if str(path) == opening.MEMORY:
         raise StorePathError(str(path), "a copy in memory would be lost: give the path of a file")
-    target = Path(path).absolute()
+    target = absolute(path)
     opening.check_name(target)
     if not target.parent.is_dir():
         raise StorePathError(str(target), f"there is no folder {target.parent}: create it first")

@@ -27,6 +27,7 @@ from commitcast.persistence.errors import (
     StorePathError,
     StoreUnavailableError,
 )
+from commitcast.persistence.paths import absolute, real
 from commitcast.persistence.sqlite import connections, journal, opening
 from commitcast.persistence.sqlite.backup import back_up, target_of
 from commitcast.persistence.sqlite.commit import Committer
@@ -69,7 +70,7 @@ class SqliteStore(SqliteReader):
         """
         super().__init__(ReaderPool(self._connect_reader))
         self._in_memory = str(path) == opening.MEMORY
-        self._path = Path(path).absolute()
+        self._path = absolute(path)
         self._read_only = read_only
         self._journal_mode = journal.checked_mode(journal_mode)
         self._vfs = vfs
@@ -175,7 +176,7 @@ class SqliteStore(SqliteReader):
     def _prepare_file(self) -> None:
         """Check the file, take its lock, and create it if it is missing."""
         opening.check_name(self._path)
-        self._path = Path(os.path.realpath(self._path))  # the lock and the identity are of the file, not of a link
+        self._path = real(self._path)  # the lock and the identity are of the file, not of a link
         self._source = str(self._path)
         opening.check_folder(self._path)
         opening.check_name(self._path)

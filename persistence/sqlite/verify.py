@@ -5,7 +5,6 @@ one sentence. What SQLite itself cannot detect (a flipped byte inside a row, a l
 each row, by the stored heads, and by counting the positions.
 """
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -18,6 +17,7 @@ import msgspec
 
 from commitcast.persistence import fork
 from commitcast.persistence.errors import StoreOpenError
+from commitcast.persistence.paths import real
 from commitcast.persistence.records import AgentStatus
 from commitcast.persistence.sqlite import connections, journal, opening
 from commitcast.persistence.sqlite.chain import BY_CHAIN, find_position, layout_of
@@ -79,7 +79,7 @@ def verify(path: str | Path, *, deep: bool = False, progress: Progress = lambda 
 
     Threads: any; blocks until it is done. Reads in short transactions, so that commits of a runtime come between.
     """
-    target = Path(os.path.realpath(path))  # the lock lies beside the file, not beside a link to it
+    target = real(path)  # the lock lies beside the file, not beside a link to it
     report = Report(str(target))
     try:
         opening.inspect(target, write=False)

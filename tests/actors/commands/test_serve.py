@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import signal
 import ssl
 import time
@@ -130,3 +131,15 @@ def test_it_ends_when_its_server_process_is_killed(tmp_path: Path, options: list
         assert server.wait() == 1
 
     assert "has ended: start a runtime again" in "".join(server.errors)
+
+
+def test_beyond_this_machine_it_names_a_page_that_a_browser_here_can_open(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.touch(0o600)
+    tokens.write_text("a-token-of-more-than-thirty-two-characters\n")
+    options = ["--listen", "0.0.0.0:0", "--token-file", str(tokens)]
+    with running("serve", "--db", str(tmp_path / "a.db"), *options) as server:
+        assert server.url.startswith("ws://0.0.0.0:")
+        url = re.search(r"page: http://(127\.0\.0\.1:\d+)/ ", "".join(server.errors))
+        assert url is not None
+        assert get(url[1], "/")[0] == 200
