@@ -77,7 +77,7 @@ class DirectWriter:
             answer: list[Outcome] | Exception = self._commit(work, rows)
         except Exception as error:  # also one of our own: then it may be stored or not
             answer = error
-        except BaseException as error:
+        except BaseException as error:  # also of a thread that is told to exit: nobody may wait for ever
             answer = StoreUnknownError(f"the writer of {self.name} failed: {error!r}")
         answered(answer)
         return 0  # the caller knows of every refusal

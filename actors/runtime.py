@@ -188,7 +188,7 @@ class AgentRuntime(AgentApi):
         fork.register(self)
         try:
             system = self._system = self._open()
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             self._state = "stopped" if self._has_lost_server else "starting"  # the former may try again
             raise
         self._state = "running"

@@ -272,7 +272,7 @@ class Doors:
             self._open = (*self._open, door)
         try:
             door.gateway.start()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing stays open
             self._forget(door)
             raise
         return door

@@ -199,7 +199,7 @@ def greet(address: str, hello: Hello) -> tuple[socket.socket, Welcome]:
         if error.errno in _GONE:
             raise EndingError from error
         raise ServerStartError(address, f"its server process cannot be reached ({error})") from error
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing stays open
         connection.close()
         raise
     if isinstance(answer, Welcome):

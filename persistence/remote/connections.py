@@ -79,7 +79,7 @@ class ThreadedLink:
         try:
             self.link = Link(connection, self.loop, on_frame, on_end)
             self.link.begin()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing stays open
             self.loop.close()
             raise
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -131,7 +131,7 @@ class SocketConnections:
         self._requests = ThreadedLink(requests, "requests", receivers.on_request, receivers.on_end)
         try:
             self._commits = ThreadedLink(commits, "commits", receivers.on_commit, receivers.on_end)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing stays open
             self._requests.close()
             raise
         self.send_request = self._requests.link.send
@@ -181,14 +181,14 @@ def connect(path: Path, settings: Settings, receivers: Receivers) -> SocketConne
         except EndingError:  # between the two
             requests.close()
             continue
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C too: nothing stays open
             requests.close()
             if isinstance(error, OSError) and not isinstance(error, StoreOpenError):
                 raise ServerStartError(str(path), f"its server process cannot be used ({error})") from error
             raise
         try:
             return SocketConnections(requests, commits, welcome, address, receivers)
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C too: nothing stays open
             requests.close()
             commits.close()
             if isinstance(error, OSError):

@@ -36,7 +36,7 @@ class Spawned:
                 (self._ours, theirs)[writes].append(writing)
             streams = [(os.POSIX_SPAWN_DUP2, end, stream) for stream, end in enumerate(theirs)]
             self.pid = os.posix_spawn(arguments[0], arguments, environment, file_actions=streams)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing stays open
             self._close(self._ours)
             raise
         finally:

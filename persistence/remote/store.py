@@ -248,7 +248,7 @@ class RemoteStore:
         )
         try:
             return waiter.wait(timeout, progress)
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             self.asking.forget(number)
             raise
 

@@ -33,7 +33,7 @@ async def open_stream(store: RemoteStore) -> tuple[asyncio.StreamReader, asyncio
         check_same_user(writer.get_extra_info("socket"))
         writer.write(pack(Hello(PROTOCOL, TUNNEL, session=store.session)))
         answer = await _first_frame(reader)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing stays open
         writer.close()
         raise
     if isinstance(answer, Welcome):

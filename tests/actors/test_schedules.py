@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from commitcast.actors import AgentRuntime
 from commitcast.actors.kernel.future import Future
 from commitcast.actors.kernel.supervision import RestartPolicy
-from commitcast.actors.lifecycle import TRANSITIONS
 from commitcast.actors.sources.context import AgentContext
 from commitcast.actors.testing import MockGateway, SeededDispatcher
 from commitcast.persistence.errors import CommitcastError
 from commitcast.persistence.records import AgentRecord, AgentStatus, MessageRecord
 from commitcast.persistence.sqlite.store import SqliteStore
 from examples import examples
+from lives import status_after
 
 AGENTS: Final = ("a", "b", "c")
 SEEDS: Final = st.integers(0, 2**32)
@@ -115,12 +115,7 @@ class World:
 
     def _check_life(self, agent: str, record: AgentRecord) -> None:
         changes = [change for change in self.gateway.changes if change.agent == agent]
-        status = AgentStatus.INITIALIZING
-        for change in changes:
-            assert change.previous is status and change.status in TRANSITIONS[status]
-            before = [message for message in self.store.kept[agent] if message.position < change.position]
-            assert change.sequence == len(before)
-            status = change.status
+        status = status_after(changes, self.store.kept[agent])
         assert record.status is status and status.is_terminal
         assert [change.status.is_terminal for change in changes].count(True) == 1
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from commitcast.actors import AgentContext, AgentRuntime, database
 from commitcast.actors.kernel.future import Future
-from commitcast.actors.lifecycle import TRANSITIONS
 from commitcast.actors.sources import runner
 from commitcast.actors.testing import SeededDispatcher
 from commitcast.persistence.errors import CommitcastError, NotStoredError, StoreUnknownError
@@ -23,6 +22,7 @@ from commitcast.persistence.remote import commits
 from commitcast.persistence.remote.frames import MAX_BATCHES
 from commitcast.persistence.writes import NewMessage, Write
 from examples import examples
+from lives import status_after
 from seeded_server import SeededServer, Step
 
 HOSTS: Final = 2
@@ -167,12 +167,7 @@ class World:
 
     def _check_life(self, agent: str, record: AgentRecord) -> None:
         changes = [change for one in self.server.cast if one.agent == agent for change in one.changes]
-        status = AgentStatus.INITIALIZING
-        for change in changes:
-            assert change.previous is status and change.status in TRANSITIONS[status]
-            before = [message for message in self.kept[agent] if message.position < change.position]
-            assert change.sequence == len(before)
-            status = change.status
+        status = status_after(changes, self.kept[agent])
         if not self.server.is_gone:
             assert record.status is status and status.is_terminal
             assert [change.status.is_terminal for change in changes].count(True) == 1

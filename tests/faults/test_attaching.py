@@ -27,7 +27,7 @@ from commitcast.persistence.remote import attaching, connections, spawning
 from commitcast.persistence.remote.frames import PROTOCOL, REQUESTS, Hello, Settings
 from commitcast.persistence.remote.store import RemoteStore
 from commitcast.persistence.sqlite.lock import FileLock, holder_of
-from hosts import Hosts, hosts_on, server_of, servers_below
+from hosts import Hosts, server_of, servers_below
 from no_descriptors import every_descriptor_used
 from waiting import wait_until
 
@@ -36,17 +36,6 @@ pytestmark = [
     pytest.mark.parametrize("server", ["process"], indirect=True),
     pytest.mark.sampled(12, of_file=True),
 ]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agents.db"
-
-
-@pytest.fixture
-def hosts(path: Path) -> Iterator[Hosts]:
-    with hosts_on(path) as hosts:
-        yield hosts
 
 
 def started(path: Path) -> int:

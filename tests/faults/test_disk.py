@@ -54,11 +54,6 @@ WRITTEN = {DELETE: DATABASE, WAL: LOG}
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agents.db"
-
-
-@pytest.fixture
 def disk() -> Iterator[FaultyDisk]:
     with faulty_disk() as disk:
         yield disk

@@ -15,7 +15,7 @@ from commands import is_alive
 from commitcast.actors import AgentRuntime, CommandSource
 from commitcast.persistence.errors import ForkedRuntimeError
 from forking import forked, refused
-from hosts import Hosts, hosts_on, server_of, servers_below
+from hosts import Hosts, server_of, servers_below
 from waiting import TIMEOUT_S, wait_until
 
 pytestmark = [
@@ -54,17 +54,6 @@ if __name__ == "__main__":
         print(done, len(runtime.agents()))
 """
 )
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agents.db"
-
-
-@pytest.fixture
-def hosts(path: Path) -> Iterator[Hosts]:
-    with hosts_on(path) as hosts:
-        yield hosts
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from commitcast.actors import AgentRuntime
 from commitcast.persistence.records import AgentStatus
 from commitcast.persistence.sqlite.verify import verify
 from forking import forked
-from hosts import Host, Hosts, acknowledged, hosts_on, processes_of
+from hosts import Host, Hosts, acknowledged, processes_of
 from subscribers import raw
 from waiting import SLOWNESS, TIMEOUT_S, wait_until
 
@@ -49,17 +48,6 @@ if not child:
 child
 """,
 }
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agents.db"
-
-
-@pytest.fixture
-def hosts(path: Path) -> Iterator[Hosts]:
-    with hosts_on(path) as hosts:
-        yield hosts
 
 
 @pytest.fixture

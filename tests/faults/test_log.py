@@ -25,11 +25,6 @@ FRAMES = 20
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agents.db"
-
-
-@pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that is copied into the file after a few commits."""
     monkeypatch.setattr(log, "CHECKPOINT_FRAMES", FRAMES)

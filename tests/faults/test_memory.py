@@ -22,11 +22,6 @@ LARGE = "x" * 4_000_000
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agents.db"
-
-
-@pytest.fixture
 def disk() -> Iterator[FaultyDisk]:
     with faulty_disk() as disk:
         yield disk

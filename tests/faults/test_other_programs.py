@@ -3,14 +3,12 @@
 import asyncio
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -29,6 +27,7 @@ from commitcast.persistence.sqlite.verify import verify
 from commitcast.persistence.sqlite.watch import FileWatch
 from commitcast.persistence.store import Report
 from modes import in_mode
+from outside import outside, outside_reader
 from stores import by_hand, commit, contents, new_agent, opened, problems, reader_value, text
 from waiting import TIMEOUT_S, wait_until
 
@@ -37,33 +36,6 @@ pytestmark = [
     pytest.mark.both_modes,
     pytest.mark.sampled(12, of_file=True),
 ]
-
-READER = """
-import sqlite3, sys
-print("reading", flush=True)
-while True:
-    connection = sqlite3.connect(sys.argv[1], timeout=5, isolation_level=None)
-    connection.execute("SELECT count(*) FROM agent_messages").fetchone()
-    connection.close()
-"""
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agents.db"
-
-
-@contextmanager
-def process(script: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """A Python program beside us that has printed its first line."""
-    command = [sys.executable, "-c", script, *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        try:
-            assert child.stdout is not None
-            assert child.stdout.readline()
-            yield child
-        finally:
-            child.kill()
 
 
 def look_by_verify(path: Path) -> None:
@@ -86,7 +58,7 @@ class TestReaders:
     def test_a_look_from_inside_beside_a_reader_outside_harms_no_commit(
         self, path: Path, look: Callable[[Path], None]
     ) -> None:
-        with AgentRuntime(path) as runtime, process(READER, str(path)), process(READER, str(path)):
+        with AgentRuntime(path) as runtime, outside_reader(path), outside_reader(path):
             agent = runtime.launch(id="a")
             for number in range(100):
                 future = agent.emit("x" * 3_000)
@@ -343,7 +315,7 @@ sys.stdin.read()
         with opened(path) as store:
             commit(store, "a", new_agent("first"))
             assert contents(store, "a")
-            with process(self.TURN, str(path)):
+            with outside(self.TURN, str(path)):
                 pass
 
             commit(store, "a", text("second"))
@@ -361,7 +333,7 @@ sys.stdin.read()
             assert runtime.store._writer is not None
             runtime.store._writer.set_busy_timeout(10)
             agent = runtime.launch(id="a")
-            with process(self.TURN, str(path)) as other:
+            with outside(self.TURN, str(path)) as other:
                 future = agent.emit("waits")
                 wait_until(lambda: "to another journal mode and has it open" in caplog.text, "the switch to be noticed")
                 assert not future.done()
@@ -446,7 +418,7 @@ class TestHeld:
             agent = runtime.launch(id="a")
             agent.start().get(TIMEOUT_S)
             assert status_of(runtime, "/readyz") == 200
-            with process(HOLD[kind], str(path)) as holder:
+            with outside(HOLD[kind], str(path)) as holder:
                 future = agent.emit("waits")
                 wait_until(lambda: runtime.stats().waits_for, "the commit to be kept waiting")
 
@@ -478,7 +450,7 @@ class TestHeld:
                     return
                 commit_until_stored()
 
-            with process(HOLD[kind], str(path)) as holder:
+            with outside(HOLD[kind], str(path)) as holder:
                 committing = threading.Thread(target=commit_until_stored)
                 committing.start()
                 reason = told.get(timeout=TIMEOUT_S)
@@ -495,7 +467,7 @@ class TestHeld:
         with AgentRuntime(path) as runtime:
             agent = runtime.launch(id="a")
             agent.start().get(TIMEOUT_S)
-            with process(HOLD[kind], str(path)) as holder:
+            with outside(HOLD[kind], str(path)) as holder:
                 agent.emit("waits")
 
                 waits: list[Callable[[], object]] = [
@@ -515,7 +487,7 @@ class TestHeld:
         runtime = AgentRuntime(path, stop_timeout_s=0.5).start()
         agent = runtime.launch(id="a")
         agent.start().get(TIMEOUT_S)
-        with process(HOLD[kind], str(path)) as holder:
+        with outside(HOLD[kind], str(path)) as holder:
             agent.emit("waits")
             began = time.monotonic()
 
@@ -557,7 +529,7 @@ class TestRoom:
     def test_what_the_system_refuses_for_the_moment_is_kept_and_stored_when_it_can_be(
         self, path: Path, what: str, why: str, journal_mode: str
     ) -> None:
-        with process(NO_ROOM, what, str(path), journal_mode) as child:
+        with outside(NO_ROOM, what, str(path), journal_mode) as child:
             assert child.stdin is not None and child.stdout is not None
             assert why in child.stdout.readline()
             child.stdin.write("\n")

@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from commitcast.persistence.errors import NotStoredError, ServerLostError, Store
 from commitcast.persistence.records import AgentRecord
 from commitcast.persistence.remote.store import RemoteStore
 from commitcast.persistence.sqlite.verify import verify
-from hosts import Hosts, acknowledged, hosts_on, processes_of, server_of
+from hosts import Hosts, acknowledged, processes_of, server_of
 from waiting import SLOWNESS, TIMEOUT_S, wait_until
 
 pytestmark = [
@@ -28,17 +27,6 @@ pytestmark = [
 WITHIN_S = 5.0 * SLOWNESS
 """A second, on a machine that runs other tests meanwhile; `test_kill_rounds` holds it to the second."""
 STUBBORN = "trap '' TERM; echo up; while :; do sleep 60; done"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agents.db"
-
-
-@pytest.fixture
-def hosts(path: Path) -> Iterator[Hosts]:
-    with hosts_on(path) as hosts:
-        yield hosts
 
 
 def run_stubborn(runtime: AgentRuntime) -> AgentRecord:

@@ -2,11 +2,7 @@
 
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,34 +14,11 @@ from commitcast.persistence.sqlite.verify import verify
 from host_program import ANSWERS
 from hosts import hosts_on, server_of
 from no_descriptors import every_descriptor_used
+from outside import outside_reader
 from speaking import is_forgotten, speaking_host
 from waiting import TIMEOUT_S
 
 pytestmark = [pytest.mark.fault, pytest.mark.both_modes, pytest.mark.parametrize("server", ["process"], indirect=True)]
-
-READER = """
-import sqlite3, sys
-print("reading", flush=True)
-while True:
-    connection = sqlite3.connect(sys.argv[1], timeout=5, isolation_level=None)
-    connection.execute("SELECT count(*) FROM agent_messages").fetchone()
-    connection.close()
-"""
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agents.db"
-
-
-@contextmanager
-def outside_reader(path: Path) -> Iterator[None]:
-    with subprocess.Popen([sys.executable, "-c", READER, str(path)], stdout=subprocess.PIPE) as child:
-        try:
-            assert child.stdout is not None and child.stdout.readline()
-            yield
-        finally:
-            child.kill()
 
 
 def open_and_close(path: Path, until: threading.Event, opened: list[int]) -> None:
