@@ -167,10 +167,11 @@ class RemoteStore:
             self.ask("detach", timeout=DETACH_S)
         except CommitcastError:  # it is gone, or stopped: the end of the connection says the same
             pass
-        self._end(connections)
+        finally:  # Ctrl-C too: a later call would find it closing
+            self._end(connections)
 
     def _end(self, connections: Connections) -> None:
-        self._is_closing = True
+        self._is_closing, self._has_abandoned = True, False
         self._lose(StoreClosedError())
         connections.close()
         self._connections = None
