@@ -8,6 +8,7 @@ import ast
 import fcntl
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -82,7 +83,8 @@ def answer(line: str) -> dict[str, Any]:
 def main() -> None:
     """Answer lines until there are no more."""
     spawning.LINGER_S = float(os.environ.get(LINGER, "0"))  # type: ignore[misc]  # the tests need not wait for it
-    answers = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, ANSWERS)
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    answers = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, min(ANSWERS, most // 2))
     os.dup2(2, 1)  # what a source prints
     for line in sys.stdin:
         os.write(answers, (json.dumps(answer(line), default=str) + "\n").encode())
