@@ -98,7 +98,8 @@ def test_it_closes_all_descriptors_and_has_files_under_their_numbers(path: Path,
         host.ask("agent = runtime.launch(id='a'); agent.emit('kept').get(10).sequence")
         host.ask(before + CLOSING)
 
-        assert host.refusal("agent.emit('unknown').get(10)") in ("StoreUnknownError", "ServerLostError")
+        # The latter if the loop of connections has looked before.
+        assert host.refusal("agent.emit('unknown').get(10)") in ("StoreUnknownError", "RuntimeStoppedError")
         assert host.refusal("agent.record()") == "ServerLostError"
         assert host.refusal("agent.wait(10)") == "RuntimeStoppedError"
         assert "this process has closed a descriptor that was not its own" in host.ask("str(runtime.failure)")
