@@ -43,9 +43,9 @@ class AgentLog:
         self.record: AgentRecord | None = None
         """Of the agent after its end, if the writer has returned it."""
         self.is_closed = False
+        """Whether the runtime has stopped, so that nothing more comes."""
         self.failure: Exception | None = None
         """Why it is closed, if that is a failure of the runtime."""
-        """Whether the runtime has stopped, so that nothing more comes."""
         self.is_watched = False
         """Whether another runtime may have the agent, whose commits are told by `on_news`."""
         self.users = self.followers = 0

@@ -12,9 +12,15 @@ from time import monotonic_ns, perf_counter
 from typing import Final, Protocol
 
 from commitcast.gateway.process.batches import Batch, Batches, Transaction
-from commitcast.persistence.errors import LinkError, NotStoredError, StoreUnavailableError, StoreUnknownError
+from commitcast.persistence.errors import (
+    InvalidValueError,
+    LinkError,
+    NotStoredError,
+    StoreUnavailableError,
+    StoreUnknownError,
+)
 from commitcast.persistence.remote.failures import failure_of
-from commitcast.persistence.remote.frames import MAX_BATCHES, Commit, Frame, NotStored
+from commitcast.persistence.remote.frames import MAX_BATCHES, Commit, Frame, NotStored, Stored
 from commitcast.persistence.remote.loop import Loop, Timer
 from commitcast.persistence.remote.owners import Owners
 from commitcast.persistence.store import Store
@@ -147,7 +153,7 @@ class Writer:
             self.busy_s += perf_counter() - began
             for batch, answer, stored in transaction.answers(outcomes, committed_ns):
                 self._tell_stored(batch, stored)
-                _host(batch).answer(answer)
+                self._answer_stored(batch, answer)
             if self._is_refused:
                 self._is_refused = False
                 self._on_waiting(None)
@@ -157,6 +163,17 @@ class Writer:
             self._on_stored(_host(batch), batch.work, stored)
         except Exception:  # a defect of ours: it is stored, so its host, and those after it, must be told
             logger.exception("what was committed could not be passed on to subscribers, who find it in the store")
+
+    def _answer_stored(self, batch: Batch, answer: Stored) -> None:
+        """Answer a batch, whatever else: one that is stored and not answered would be waited for without end."""
+        try:
+            _host(batch).answer(answer)
+        except InvalidValueError as error:  # it has many large records in it, and is longer than a frame may be
+            logger.error("a batch of %s was stored, and its answer is too long to be sent: %s", self._store.name, error)
+            unknown = StoreUnknownError(
+                f"what was written is stored, but cannot be told ({error}): start a runtime again"
+            )
+            _host(batch).answer(NotStored(batch.number, failure_of(unknown)))
 
     def _wait(self, batches: Sequence[Batch], error: StoreUnavailableError) -> None:
         """Keep the batches for another attempt, but for those of hosts that give up."""

@@ -18,7 +18,7 @@ LOOK_S: Final = 0.05
 """Between two looks: how long an answer may lie, twice as long at most. A loop with hundreds of agents may be busy for
 20 ms at a time; to take the connection from it would only make both slower."""
 IDLE_LOOKS: Final = 20
-"""Looks without a batch after which the next batch has to wake the thread that looks."""
+"""Looks since the last batch, after which nobody looks until the next."""
 RECLAIM_S: Final = 1.0
 """Between two looks whether a loop has closed without giving back what it was lent."""
 
@@ -66,20 +66,25 @@ class Lending:
         self._ended: list[Loan] = []
         """Those that are not given back yet."""
         self._looks_left = 0
+        self._latest = self._seen = object()
+        """Stand for the latest batch, and for the one that was the latest at the last look."""
         self._received = 0
         """How many times something was received, at the last look."""
 
     def offer(self) -> None:
         """Lend the connection to the loop that runs on this thread, unless it is lent already. With each batch."""
         borrower, present = asyncio._get_running_loop(), self._borrower
+        self._latest = object()  # before it is looked whether somebody looks
         if borrower is None:
-            if present is not None and not present.is_running():  # it has ended: the answer is not to wait for a look
+            if present is None:
+                return
+            if not present.is_running():  # it has ended: the answer is not to wait for a look
                 self.end()
-            return
-        if borrower is present and self._looks_left:
+                return
+        if self._looks_left and (borrower is None or borrower is present):
             return
         with self._lock:
-            is_new = self._borrower is None and self._lend(borrower)
+            is_new = borrower is not None and self._borrower is None and self._lend(borrower)
             is_asleep = self._borrower is not None and not self._looks_left
             self._looks_left = IDLE_LOOKS
         if is_new or is_asleep:
@@ -114,8 +119,9 @@ class Lending:
             if is_left_lying or not self._borrower.is_running():
                 self._end()
                 return
-            self._looks_left -= 1
-            if not self._looks_left:
+            before, self._seen = self._seen, self._latest
+            self._looks_left = self._looks_left - 1 if before is self._seen else IDLE_LOOKS
+            if self._looks_left <= 0 and self._latest is self._seen:
                 return
         self._look_later()
 

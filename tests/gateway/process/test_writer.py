@@ -16,6 +16,7 @@ from commitcast.persistence.errors import (
     StoreFullError,
     StoreUnknownError,
 )
+from commitcast.persistence.remote import frames
 from commitcast.persistence.remote.failures import error_of
 from commitcast.persistence.remote.frames import MAX_BATCHES, Commit, Frame, NotStored, Stored
 from commitcast.persistence.remote.outcomes import outcome_of
@@ -23,7 +24,7 @@ from commitcast.persistence.sqlite.opening import MEMORY
 from commitcast.persistence.sqlite.store import SqliteStore
 from commitcast.persistence.writes import AgentWrites, Outcome
 from looping import on_loop
-from stores import contents, errors, new_agent, of, text
+from stores import FAILED, INITIALIZING, change, contents, errors, new_agent, of, text
 from waiting import TIMEOUT_S, wait_until
 
 FULL = StoreFullError("the disk is full")
@@ -246,6 +247,28 @@ def test_what_fails_after_the_commit_keeps_no_answer_back(desk: Desk, caplog: py
     (outcome,) = desk.one.write(of("a", text("x")))
 
     assert errors(outcome) == [None] and "could not be passed on to subscribers" in caplog.text
+
+
+def test_an_answer_that_is_too_long_to_be_sent_is_given_as_unknown_and_the_next_ones_are_given(
+    desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.one.write(of("c", new_agent(prompt="x" * 10_000)))
+    pack = desk.one.answer
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 5_000)
+
+    def answer(frame: Frame) -> None:
+        frames.pack(frame)  # as its link does
+        pack(frame)
+
+    monkeypatch.setattr(desk.one, "answer", answer)
+    unknown = desk.one.write(of("c", change(INITIALIZING, FAILED)))
+    (outcome,) = desk.one.write(of("a", text("x")))
+
+    assert isinstance(unknown, StoreUnknownError) and "cannot be told" in str(unknown)
+    assert errors(outcome) == [None]
+    record = desk.store.agent("c")
+    assert record is not None and record.status is FAILED
+    assert len(desk.stored) == 5 and "its answer is too long to be sent" in caplog.text
 
 
 def test_a_host_with_more_batches_than_it_may_have_is_cut(desk: Desk) -> None:

@@ -187,6 +187,37 @@ def test_a_loop_that_sends_nothing_for_a_while_is_not_looked_at_until_the_next_b
     asyncio.run(host())
 
 
+def test_a_batch_of_another_thread_wakes_the_one_that_looks(lent: Lent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending, "LOOK_S", 0.001)
+
+    def emit() -> None:
+        lent.lending.offer()
+        lent.send()
+
+    async def host() -> None:
+        lent.lending.offer()
+        await eventually(lambda: not lent.lending._looks_left)
+        thread = threading.Thread(target=emit)
+        thread.start()
+        thread.join(TIMEOUT_S)
+        lent.wait()  # blocks this loop
+
+    asyncio.run(host())
+
+
+def test_looks_are_counted_from_the_last_batch(lent: Lent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending, "LOOK_S", 0.001)
+
+    async def host() -> None:
+        lent.lending.offer()
+        await eventually(lambda: lent.lending._looks_left < lending.IDLE_LOOKS - 2)
+        left = lent.lending._looks_left
+        lent.lending.offer()
+        await eventually(lambda: lent.lending._looks_left > left)
+
+    asyncio.run(host())
+
+
 def test_one_loop_at_a_time_is_lent_it(lent: Lent) -> None:
     threads: set[int] = set()
 

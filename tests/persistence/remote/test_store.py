@@ -409,6 +409,33 @@ def test_waiting_is_given_up_also_before_it_is_open(closed: Server) -> None:
     assert [closed.requests.next() for _ in range(2)] == [Abandon(), Abandon()]
 
 
+def test_one_that_is_opened_again_waits_again(served: Server) -> None:
+    served.store.abandon_waiting()
+    assert served.requests.next() == Abandon()
+    served.leave()
+    wait_until(lambda: served.lost, "the loss to be noticed")
+    served.store.close()
+
+    served.begin()
+    served.open()
+    reading = Beside(lambda: served.store.agent("a"))
+
+    ask = served.requests.ask("agent")  # and nothing before it
+    served.requests.send(Answer(ask.id, None))
+    assert reading.result() is None
+
+
+def test_closing_that_is_interrupted_ends_both_connections(served: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(served.store, "ask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        served.store.close()
+
+    assert served.requests.has_ended() and served.commits.has_ended()
+
+
 def test_a_forked_child_is_refused_every_use_and_the_parent_goes_on(served: Server) -> None:
     """Also if another thread reads at the moment of the fork: then it has what that thread has taken."""
     calls = [Beside(lambda: served.store.agent("a")) for _ in range(READS_AT_ONCE)]
