@@ -24,7 +24,8 @@ NOTE_BYTES: Final = 512
 """Of the lock file: a number, the path of a socket, which has at most 107 bytes, and empty lines."""
 SHARED_LOCK_POLL_S: Final = 0.001
 SHARED_LOCK_WAIT_S: Final = 1.0
-"""How long the lock is waited for while only probes of `is_locked` hold it."""
+"""How long the lock is waited for while only probes of `is_locked` hold it, or one without a note, who has just taken
+it or is about to release it."""
 
 
 class FileLock:
@@ -68,9 +69,12 @@ class FileLock:
     def _take(self) -> bool:
         deadline = time.monotonic() + SHARED_LOCK_WAIT_S
         while not _try_lock(self._file, fcntl.LOCK_EX):
-            if not _try_lock(self._file, fcntl.LOCK_SH) or time.monotonic() > deadline:
+            if _try_lock(self._file, fcntl.LOCK_SH):
+                fcntl.flock(self._file, fcntl.LOCK_UN)  # a probe of `is_locked` had it, which ends in a moment
+            elif _read_holder(self._file).pid is not None:
                 return False
-            fcntl.flock(self._file, fcntl.LOCK_UN)  # a probe of `is_locked` had it, which ends in a moment
+            if time.monotonic() > deadline:
+                return False
             time.sleep(SHARED_LOCK_POLL_S)
         return True
 
@@ -185,8 +189,11 @@ def refuse_if_locked(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        if not _try_lock(file, fcntl.LOCK_SH):
-            raise StoreLockedError(str(path), _describe_holder(file, path))
+        deadline = time.monotonic() + SHARED_LOCK_WAIT_S
+        while not _try_lock(file, fcntl.LOCK_SH):
+            if _read_holder(file).pid is not None or time.monotonic() > deadline:
+                raise StoreLockedError(str(path), _describe_holder(file, path))
+            time.sleep(SHARED_LOCK_POLL_S)
     finally:
         _unlock(file)
 
